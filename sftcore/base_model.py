@@ -1,0 +1,171 @@
+"""The base model: where its files are, its tokenizer, its weights, its fingerprint."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sftcore.components import Method
+from sftcore.config import ModelConfig
+from sftcore.document import Document
+from sftcore.errors import ConfigError, SftError
+from sftcore.report import say
+
+_WHOLE = 64 << 20
+"""Files up to this many bytes go into a fingerprint whole; of larger ones only both ends and the size."""
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A base model that is at hand.
+
+    Attributes:
+        name: as the configuration names it.
+        location: the folder, or the hub id, that ``from_pretrained`` takes.
+    """
+
+    name: str
+    location: str
+    config: ModelConfig
+
+    def options(self) -> dict[str, Any]:
+        """Return the arguments that every ``from_pretrained`` of this model takes."""
+        return {"revision": self.config.revision, "trust_remote_code": self.config.trust_remote_code}
+
+    def tokenizer(self) -> Any:
+        """Return the tokenizer, with a padding token.
+
+        Raises:
+            ConfigError: there is none, or it cannot be loaded.
+        """
+        from transformers import AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.location, **self.options())
+        except Exception as error:  # missing files, no network, unknown classes: transformers raises many kinds
+            raise ConfigError(f"the tokenizer of {self.name} cannot be loaded: {_first_line(error)}") from error
+        if tokenizer.pad_token_id is None:
+            if tokenizer.eos_token is None:
+                raise ConfigError(f"the tokenizer of {self.name} has neither a padding nor an end-of-sequence token")
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+
+    def load(self, method: Method) -> Any:
+        """Return the model with its weights, as *method* wants them.
+
+        Raises:
+            ConfigError: the weights cannot be loaded.
+        """
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        options = self.options()
+        if self.config.attn_implementation != "auto":
+            options["attn_implementation"] = self.config.attn_implementation
+        dtype: Any = self.config.dtype
+        try:
+            if dtype == "auto":
+                dtype = getattr(AutoConfig.from_pretrained(self.location, **self.options()), "dtype", None) or torch.float32
+            else:
+                dtype = getattr(torch, dtype)
+            options.update(method.load_options(dtype))
+            return AutoModelForCausalLM.from_pretrained(self.location, dtype=dtype, **options)
+        except SftError:
+            raise
+        except Exception as error:
+            raise ConfigError(f"the model {self.name} cannot be loaded: {_first_line(error)}") from error
+
+    def fingerprint(self, model: Any) -> str:
+        """Return what identifies the weights: the hub's commit, or a SHA-256 over the folder's files."""
+        commit = getattr(model.config, "_commit_hash", None)
+        if commit:
+            return f"commit:{commit}"
+        folder, digest = Path(self.location), hashlib.sha256()
+        for file in sorted(path for path in folder.iterdir() if path.is_file()):
+            digest.update(f"{file.name}:{file.stat().st_size}:".encode())
+            with file.open("rb") as data:
+                if file.stat().st_size <= _WHOLE:
+                    digest.update(data.read())
+                else:
+                    digest.update(data.read(_WHOLE // 2))
+                    data.seek(-_WHOLE // 2, os.SEEK_END)
+                    digest.update(data.read())
+        return f"sha256:{digest.hexdigest()}"
+
+
+def find(config: ModelConfig, document: Document) -> BaseModel:
+    """Return the base model that *config* names; a GGUF file is made a folder first.
+
+    Raises:
+        ConfigError: there is no such file or package.
+    """
+    keys = ("model", "name_or_path")
+    try:
+        path = document.locate(config.name_or_path)
+    except ConfigError as error:
+        raise document.error(keys, str(error)) from None
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise document.error(keys, f"there is no file {path}")
+        return BaseModel(config.name_or_path, str(_from_gguf(path)), config)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise document.error(keys, f"the folder {path} holds no model (no config.json)")
+        return BaseModel(config.name_or_path, str(path), config)
+    if path.is_file() or config.name_or_path.startswith((".", "/", "~")) or config.name_or_path.count("/") > 1:
+        raise document.error(keys, f"{config.name_or_path} is neither a folder with a model, a .gguf file nor a hub id")
+    return BaseModel(config.name_or_path, config.name_or_path, config)
+
+
+def cache_folder() -> Path:
+    """Return where sftcore keeps what it can make again: ``$SFTCORE_CACHE``, or ``~/.cache/sftcore``."""
+    return Path(os.environ.get("SFTCORE_CACHE") or Path.home() / ".cache" / "sftcore")
+
+
+def _from_gguf(path: Path) -> Path:
+    """Return a folder with the model in the GGUF file *path*, de-quantized to float32.
+
+    It is made once per content of the file and kept, so that all that works with an ordinary
+    folder (quantizing anew, sharding, many processes, loading an adapter later) works with it.
+    """
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    folder = cache_folder() / "gguf" / f"{path.stem}-{digest}"
+    if (folder / "config.json").is_file():
+        return folder
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
+    say("model", f"de-quantizing {path.name}, once; it is kept in {folder.parent}")
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # its progress bar cannot be switched off otherwise
+            tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+            model = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32)
+        # the weights are plain now, but transformers still holds them for GGUF and would refuse to save
+        model.hf_quantizer, model.is_quantized = None, False
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        model.save_pretrained(staging)
+        tokenizer.save_pretrained(staging)
+        try:
+            staging.rename(folder)
+        except OSError:  # another process was faster; its folder is the same
+            if not (folder / "config.json").is_file():
+                raise
+    except Exception as error:
+        raise ConfigError(f"the GGUF file {path} cannot be converted: {_first_line(error)}") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return folder
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

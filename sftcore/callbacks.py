@@ -1,0 +1,199 @@
+"""What happens beside the steps: metrics written and tracked, progress shown, questions asked, packing proven."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from tqdm.auto import tqdm
+from transformers import TrainerCallback
+
+from sftcore.components import Tracker
+from sftcore.errors import ConfigError
+from sftcore.report import say, warn
+from sftcore.types import Example
+
+
+class TrackerGroup:
+    """The trackers of a run. One that raises is told once and left out from then on; training goes on."""
+
+    def __init__(self, trackers: Sequence[Tracker]) -> None:
+        self._active = list(trackers)
+
+    def start(self, run: Mapping[str, Any]) -> None:
+        """Begin in all trackers."""
+        self._each("start", run)
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Send *metrics* to all trackers."""
+        self._each("log", metrics, step)
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """End in all trackers."""
+        self._each("finish", error)
+        self._active = []
+
+    def _each(self, call: str, *args: Any) -> None:
+        for tracker in list(self._active):
+            try:
+                getattr(tracker, call)(*args)
+            except Exception as error:  # a tracker must not hurt the run, whatever it raises
+                warn(f"the tracker {type(tracker).__name__} failed in {call} and is left out: {type(error).__name__}: {error}")
+                self._active.remove(tracker)
+
+
+class Metrics(TrainerCallback):  # type: ignore[misc]
+    """Writes every log to ``metrics.jsonl``, flushed line by line, and hands it to the trackers."""
+
+    def __init__(self, folder: Path, trackers: TrackerGroup) -> None:
+        self.path = folder / "metrics.jsonl"
+        self.trackers = trackers
+        self._file: TextIO | None = None
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if not state.is_world_process_zero or not logs:
+            return
+        metrics = {key: value for key, value in logs.items() if isinstance(value, (int, float))}
+        if self._file is None:
+            self._file = self.path.open("a", encoding="utf-8")
+        self._file.write(json.dumps({"step": state.global_step, "time": time.time(), **metrics}) + "\n")
+        self._file.flush()
+        self.trackers.log(metrics, state.global_step)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+class Progress(TrainerCallback):  # type: ignore[misc]
+    """A bar with loss, tokens per second and time left; plain lines where there is no terminal."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._loss: float | None = None
+        self._began = 0.0
+        self._tokens_before = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._began, self._tokens_before = time.monotonic(), state.num_input_tokens_seen
+        if state.is_world_process_zero:
+            hidden = True if args.disable_tqdm else None  # None: shown on a terminal only
+            self._bar = tqdm(
+                total=state.max_steps, initial=state.global_step, desc="training", unit="step", dynamic_ncols=True, disable=hidden
+            )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._bar is not None:
+            self._bar.set_postfix_str(self._numbers(state), refresh=False)
+            self._bar.update(1)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        logs = logs or {}
+        self._loss = logs.get("loss", self._loss)
+        if self._bar is None:
+            return
+        if "eval_loss" in logs:
+            self._line(f"step {state.global_step}/{state.max_steps}: evaluation loss {logs['eval_loss']:.4f}")
+        elif "loss" in logs and self._bar.disable:
+            left = (time.monotonic() - self._began) / max(state.global_step, 1) * (state.max_steps - state.global_step)
+            self._line(f"step {state.global_step}/{state.max_steps}: {self._numbers(state)}, {left:.0f} s left")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _numbers(self, state: Any) -> str:
+        rate = (state.num_input_tokens_seen - self._tokens_before) / max(time.monotonic() - self._began, 1e-9)
+        loss = "" if self._loss is None else f"loss {self._loss:.4f}, "
+        return f"{loss}{rate:,.0f} tokens/s"
+
+    def _line(self, text: str) -> None:
+        self._bar.clear()
+        say("train", text)
+
+
+class Ask(TrainerCallback):  # type: ignore[misc]
+    """Puts questions to the model before and after training, and keeps the answers.
+
+    ``answers`` has a ``{"question", "before", "after"}`` for each.
+    """
+
+    def __init__(self, questions: Sequence[str], max_new_tokens: int, tokenizer: Any) -> None:
+        self.answers: list[dict[str, str]] = [{"question": question} for question in questions]
+        self.max_new_tokens = max_new_tokens
+        self.tokenizer = tokenizer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        self._ask(model, "before")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        self._ask(model, "after")
+        for answer in self.answers:
+            say("asked", f"{answer['question']}\nbefore: {answer['before']}\nafter:  {answer['after']}")
+
+    def _ask(self, model: Any, when: str) -> None:
+        training = model.training
+        model.eval()
+        for answer in self.answers:  # on every rank: weights may be spread over them
+            answer[when] = self._answer(model, answer["question"])
+        model.train(training)
+
+    def _answer(self, model: Any, question: str) -> str:
+        messages = [{"role": "user", "content": question}]
+        prompt = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        prompt = prompt.to(model.device)
+        with torch.no_grad():
+            tokens = model.generate(
+                input_ids=prompt["input_ids"],
+                attention_mask=prompt["attention_mask"],
+                max_new_tokens=self.max_new_tokens,
+                do_sample=False,
+                pad_token_id=self.tokenizer.pad_token_id,
+            )
+        answer = self.tokenizer.decode(tokens[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+        return " ".join(str(answer).split())
+
+
+class PackingCheck(TrainerCallback):  # type: ignore[misc]
+    """Proves on the model itself, before the first step, that packed documents do not see each other."""
+
+    LENGTH = 16
+    """Tokens taken of each of the two documents that are compared."""
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self._row = next((example for example in examples if len(example.lengths) > 1), None)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if self._row is None:
+            return
+        first, second = self._row.lengths[0], self._row.lengths[1]
+        one = list(self._row.input_ids[: min(first, self.LENGTH)])
+        two = list(self._row.input_ids[first : first + min(second, self.LENGTH)])
+        training = model.training
+        model.eval()
+        alone = _logits(model, two, [len(two)])
+        packed = _logits(model, one + two, [len(one), len(two)])[len(one) :]
+        mixed = _logits(model, one + two, [len(one) + len(two)])[len(one) :]
+        model.train(training)
+        error, effect = float((packed - alone).abs().max()), float((mixed - alone).abs().max())
+        if not error <= 0.1 * effect:
+            kernel = getattr(model.config, "_attn_implementation", "its")
+            raise ConfigError(
+                f"data.packing: with the attention '{kernel}' of {type(model).__name__} packed documents see each other "
+                f"(logits differ by {error:.3g} from the document alone, by {effect:.3g} without any border); set packing to false"
+            )
+
+
+@torch.no_grad()
+def _logits(model: Any, ids: list[int], lengths: list[int]) -> torch.Tensor:
+    """Return the logits of *ids*, float32 of shape (length, vocabulary); positions start anew as *lengths* say."""
+    positions = [at for length in lengths for at in range(length)]
+    batch = {"input_ids": torch.tensor([ids]).to(model.device), "position_ids": torch.tensor([positions]).to(model.device)}
+    logits: torch.Tensor = model(**batch, use_cache=False).logits[0].float().cpu()
+    return logits

@@ -1,0 +1,188 @@
+"""The command line. ``--help`` and ``list-plugins`` import nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sftcore import __version__
+from sftcore.errors import PluginError, SftError
+
+if TYPE_CHECKING:
+    from sftcore.document import Document
+    from sftcore.plugins import Registry
+
+DEFAULT_CONFIG = "config/finetune.yaml"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0, or 2 for what the user can mend."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(argv)
+    except SftError as error:
+        rank = os.environ.get("RANK", "0")
+        where = "" if rank == "0" else f" [rank {rank}]"
+        print(f"sft{where}: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("sft: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _dispatch(argv: list[str]) -> int:
+    registry: Registry | None = None
+    flags: dict[str, str] = {}
+    if argv[:1] == ["run"]:
+        from sftcore.plugins import Registry
+
+        registry = Registry.discover()
+        flags = _backend_flags(registry)
+    options = _parser(flags).parse_args(argv)
+    if options.command == "run":
+        assert registry is not None
+        return _run(options, registry, flags, argv)
+    if options.command == "list-plugins":
+        from sftcore.plugins import Registry
+
+        return _list_plugins(Registry.discover(), as_json=options.json, verbose=options.verbose)
+    _parser(flags).print_help()
+    return 0
+
+
+def _parser(backend_flags: dict[str, str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sft", description="Supervised fine-tuning of language models, every part a plugin.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"sftcore {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+
+    run = commands.add_parser("run", help="fine-tune a model", description="Fine-tune a model.", allow_abbrev=False)
+    run.add_argument(
+        "--config", default=DEFAULT_CONFIG, metavar="PATH", help="YAML file, or package:NAME/file (default: %(default)s)"
+    )
+    run.add_argument("--trace", metavar="TRACKER", help="use this tracker (or several: a,b) in place of the configuration's")
+    for name in backend_flags:
+        run.add_argument(f"--{name}", metavar="FILE", help=f"use the {name} backend, with this file as its configuration")
+    run.add_argument("--local_rank", "--local-rank", type=int, default=-1, metavar="N", help="set by launchers; not for you")
+    run.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="override a key of the YAML: training_args.max_steps=20")
+
+    plugins = commands.add_parser(
+        "list-plugins", help="show every installed component", description="Show every installed component.", allow_abbrev=False
+    )
+    plugins.add_argument("--json", action="store_true", help="print a JSON list of objects")
+    plugins.add_argument("--verbose", action="store_true", help="show the options of each, with type, default and meaning")
+    return parser
+
+
+def _backend_flags(registry: Registry) -> dict[str, str]:
+    """Return flag and qualified name of each backend that is configured by a file: those with the option ``config``."""
+    flags: dict[str, str] = {}
+    for entry in registry.of_kind("backend"):
+        try:
+            options = {field.name for field in dataclasses.fields(entry.component_class())}
+        except (PluginError, TypeError):  # listed as broken, and an error once it is selected
+            continue
+        if "config" in options and not registry.is_ambiguous(entry):
+            flags[entry.name] = entry.qualified
+    return flags
+
+
+def _run(options: argparse.Namespace, registry: Registry, flags: dict[str, str], argv: list[str]) -> int:
+    from sftcore.document import Document
+    from sftcore.paths import locate
+    from sftcore.run import run
+
+    document = Document.load(Path(locate(options.config)))
+    for assignment in options.overrides:
+        document.override(assignment)
+    if options.trace is not None:
+        _override_trackers(document, options.trace.split(","))
+    for name, qualified in flags.items():
+        if (file := getattr(options, name.replace("-", "_"))) is not None:
+            _override_backend(document, name, qualified, file)
+    if options.local_rank >= 0:
+        os.environ.setdefault("LOCAL_RANK", str(options.local_rank))
+    return run(document, registry, argv)
+
+
+def _override_trackers(document: Document, names: list[str]) -> None:
+    """Track with *names* alone; one that the configuration has keeps its options."""
+    before = document.data.get("trackers") or []
+    given = {item["name"]: item for item in before if isinstance(item, dict) and "name" in item} if isinstance(before, list) else {}
+    document.set(("trackers",), [given.get(name, name) for name in names], "--trace")
+
+
+def _override_backend(document: Document, name: str, qualified: str, file: str) -> None:
+    """Select the backend *name* with the configuration *file*; its other options stay as the YAML has them."""
+    before = document.data.get("backend")
+    kept = dict(before) if isinstance(before, dict) and before.get("name") in (name, qualified) else {}
+    document.set(("backend",), {**kept, "name": name, "config": file}, f"--{name}")
+
+
+def _list_plugins(registry: Registry, as_json: bool, verbose: bool) -> int:
+    rows = [_listed(registry, entry, verbose) for entry in registry.entries]
+    rows += [
+        {
+            "kind": "plugin",
+            "name": item.entry_point,
+            "distribution": item.distribution,
+            "version": item.version,
+            "status": "broken",
+            "error": item.error,
+        }
+        for item in registry.broken
+    ]
+    if as_json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return 0
+    if not rows:
+        print("no plugins found; install the package, for example with `pip install -e .`")
+    widths = {key: max([len(str(row[key])) for row in rows] or [0]) for key in ("kind", "name", "distribution", "version")}
+    for row in rows:
+        line = "  ".join(str(row[key]).ljust(width) for key, width in widths.items())
+        print(f"{line}  {row['status']}".rstrip() + (f": {row['error']}" if "error" in row else ""))
+        if verbose and row.get("description"):
+            print(f"    {row['description']}")
+        options = row.get("options", [])
+        assert isinstance(options, list)
+        for option in options:
+            head = f"{option['name']}: {option['type']} = {option['default']}" if option["type"] else option["name"]
+            print(f"      {head}" + (f"\n          {option['description']}" if option["description"] else ""))
+    return 0
+
+
+def _listed(registry: Registry, entry: object, verbose: bool) -> dict[str, object]:
+    """Return what is shown of one component."""
+    from sftcore.plugins import Entry
+
+    assert isinstance(entry, Entry)
+    status = f"ambiguous, write {entry.qualified}" if registry.is_ambiguous(entry) else "ok"
+    row: dict[str, object] = {
+        "kind": entry.kind,
+        "name": entry.name,
+        "distribution": entry.distribution,
+        "version": entry.version,
+        "status": status,
+    }
+    if not verbose:
+        return row
+    from sftcore.options import describe
+
+    try:
+        cls = entry.component_class()
+    except PluginError as error:
+        return {**row, "status": "broken", "error": str(error)}
+    if isinstance(entry.target, Path):
+        return {**row, "description": str(entry.target), "options": []}
+    first = (cls.__doc__ or "").strip().splitlines()[:1]
+    return {**row, "description": first[0] if first else "", "options": [option._asdict() for option in describe(cls)]}

@@ -1,0 +1,183 @@
+"""The five kinds of component. A component is a plain dataclass whose fields are its options.
+
+The YAML names a component and fills its fields; the core validates the values against the
+annotations and never knows which component it holds. Write a string literal below a field
+and it becomes the option's description in ``sft list-plugins --verbose``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from sftcore.errors import RowError, json_type
+from sftcore.types import Conversation, Message
+
+
+def further_options(target: str) -> Any:
+    """Declare a field that takes every option of another dataclass, checked against it.
+
+    Args:
+        target: ``"package.module:Class"`` of that dataclass, imported when a run selects the
+            component. Its fields become options beside the component's own, so a wrapper of a
+            library's configuration need not copy it.
+    """
+    return field(default_factory=dict, metadata={"further_options": target})
+
+
+@dataclass
+class Component:
+    """What all components share."""
+
+    requires: ClassVar[tuple[str, ...]] = ()
+    """Packages that must be importable when a run selects this component."""
+
+
+@dataclass
+class Format(Component):
+    """Turns one row of a data source into a conversation."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """Keys that a row of this format has; ``format: auto`` goes by them."""
+
+    def matches(self, row: Mapping[str, Any]) -> bool:
+        """Tell whether *row* looks like this format. A format without ``needs`` is never guessed."""
+        return bool(self.needs) and self.needs <= row.keys()
+
+    def parse(self, row: Mapping[str, Any]) -> Sequence[Message]:
+        """Return the messages of *row*.
+
+        Raises:
+            RowError: the row does not fit; say which key and why, the core adds file and line.
+        """
+        raise NotImplementedError
+
+    def read(self, row: Mapping[str, Any]) -> Conversation:
+        """Return the conversation of *row*; its ``system`` and ``tools`` fields work in every format.
+
+        Raises:
+            RowError: as :meth:`parse`, or nothing could be trained on the messages.
+        """
+        messages = tuple(self.parse(row))
+        if not messages:
+            raise RowError("the conversation is empty")
+        system = row.get("system")
+        if system is not None and not isinstance(system, str):
+            raise RowError(f"'system' must be a string, not {json_type(system)}")
+        if system:
+            if any(message.role == "system" and message.content != system for message in messages):
+                raise RowError("has a 'system' field and a different system message; keep one of them")
+            if messages[0].role != "system":
+                messages = (Message("system", system), *messages)
+        if not any(message.role == "assistant" for message in messages):
+            raise RowError("the conversation has no assistant message, so there is nothing to train")
+        return Conversation(messages, _tools(row.get("tools")))
+
+
+def _tools(value: object) -> tuple[Mapping[str, Any], ...]:
+    """Return the tool schemas of a row's ``tools`` field: a list, or its JSON text."""
+    if isinstance(value, str) and value.strip():
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise RowError(f"'tools' is not valid JSON: {error}") from None
+    if value is None or value == "" or value == []:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(tool, Mapping) for tool in value):
+        raise RowError(f"'tools' must be a list of objects, not {json_type(value)}")
+    return tuple(tool if "function" in tool else {"type": "function", "function": tool} for tool in value)
+
+
+@dataclass
+class Template(Component):
+    """A chat template: how a conversation is written for the model."""
+
+    def jinja(self) -> str:
+        """Return the Jinja source, as ``tokenizer.chat_template`` takes it."""
+        raise NotImplementedError
+
+    def stop(self) -> Sequence[str]:
+        """Return the strings that end an assistant turn, beside the tokenizer's end-of-sequence token."""
+        return ()
+
+
+@dataclass
+class Method(Component):
+    """How a base model becomes one that is trained: which weights, of what precision."""
+
+    def load_options(self, dtype: Any) -> dict[str, Any]:
+        """Return further arguments for ``AutoModelForCausalLM.from_pretrained``.
+
+        Args:
+            dtype: the ``torch.dtype`` that computations will use.
+        """
+        return {}
+
+    def prepare(self, model: Any, args: Any) -> Any:
+        """Return *model* ready to train: adapters added, ``requires_grad`` set.
+
+        Args:
+            model: the ``transformers.PreTrainedModel``.
+            args: the ``transformers.TrainingArguments`` of the run.
+        """
+        raise NotImplementedError
+
+    def optimizer(self, model: Any, args: Any) -> Any | None:
+        """Return a ``torch.optim.Optimizer`` of the method's own, or None for the one that *args* names."""
+        return None
+
+
+@dataclass
+class Tracker(Component):
+    """Receives what happens in a run. Only rank 0 tracks."""
+
+    def start(self, run: Mapping[str, Any]) -> None:
+        """Begin. *run* holds ``name``, ``output_dir``, ``config`` (secrets redacted) and ``versions``."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Take the *metrics* of optimizer step *step*."""
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """End. *error* is what ended the run early, or None."""
+
+
+@dataclass
+class Backend(Component):
+    """How the processes of a run are started and work together."""
+
+    owns: ClassVar[tuple[str, ...]] = ()
+    """Training arguments that only this backend sets; in ``training_args`` they are refused."""
+
+    def launched(self, environ: Mapping[str, str]) -> bool:
+        """Tell whether this process was started by the backend's launcher; ``backend: auto`` goes by it."""
+        return False
+
+    def command(self, argv: Sequence[str]) -> list[str] | None:
+        """Return the command that runs ``python argv...`` on all processes, or None for this process.
+
+        It must be pure, and is only asked for where no launcher is at work yet.
+        """
+        return None
+
+    def start(self, environ: Mapping[str, str], cpu: bool) -> None:
+        """Set up this process, before any training argument or model exists.
+
+        Raises:
+            SftError: the processes that were started are not those the backend stands for.
+        """
+
+    def training_args(self) -> dict[str, Any]:
+        """Return what the backend sets in ``transformers.TrainingArguments``."""
+        return {}
+
+
+KINDS: Mapping[str, type[Component]] = {
+    "format": Format,
+    "template": Template,
+    "method": Method,
+    "tracker": Tracker,
+    "backend": Backend,
+}
+"""The kinds, by the name that the configuration and ``sft list-plugins`` use."""

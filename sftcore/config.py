@@ -1,0 +1,266 @@
+"""The configuration: every key a YAML file may have, and its way to a checked :class:`Config`."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from sftcore.components import Backend, Component, Method, Template, Tracker
+from sftcore.document import Document, Keys, dotted
+from sftcore.errors import PluginError
+from sftcore.options import fill
+from sftcore.plugins import Entry, Registry
+from sftcore.template_file import FileTemplate
+
+AUTO = "auto"
+
+
+@dataclass
+class ModelConfig:
+    """The base model."""
+
+    name_or_path: str
+    """A hub id, a folder, a GGUF file, or `package:NAME/file` for one inside an installed Python package."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of the weights; `auto` keeps the checkpoint's own."""
+    attn_implementation: str = "auto"
+    """Attention kernel as transformers names it: `sdpa`, `eager`, `flash_attention_2`, ...; `auto` lets it choose."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. It can do anything you can: read it first."""
+
+
+@dataclass
+class SourceConfig:
+    """One source of rows."""
+
+    path: str
+    """A file, a glob, or the id of a hub data set. Files end in `.jsonl`, `.json`, `.parquet` or `.csv`."""
+    format: Any = AUTO
+    """A format's name, or `{name: ..., options}`; `auto` decides by the first rows."""
+    split: str = "train"
+    """Which split of a hub data set; a file has none."""
+
+
+@dataclass
+class EvalFraction:
+    """An evaluation set that is held back from the training rows."""
+
+    fraction: float
+    """Share of the rows, between 0 and 1; chosen by content, so equal rows stay on one side."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction < 1:
+            raise ValueError(f"the fraction must be between 0 and 1, not {self.fraction:g}")
+
+
+@dataclass
+class DataConfig:
+    """What is trained and evaluated on."""
+
+    train: list[SourceConfig]
+    """One source or a list of them; a bare string is a path."""
+    eval: list[SourceConfig] | EvalFraction | None = None
+    """Sources as for `train`, or `{fraction: 0.05}` to hold rows back; null for no evaluation."""
+    max_length: int = 2048
+    """Longest row in tokens. What is longer is cut at the end, counted and told."""
+    packing: bool = False
+    """Join short conversations into rows of `max_length`, each seeing only itself."""
+
+    def __post_init__(self) -> None:
+        if self.max_length < 1:
+            raise ValueError(f"max_length must be at least 1, not {self.max_length}")
+
+
+@dataclass
+class AskConfig:
+    """Questions put to the model before and after training."""
+
+    questions: list[str] = field(default_factory=list)
+    """Each is asked alone, as a user's first message; the answers are shown and kept in run.json."""
+    max_new_tokens: int = 48
+    """Length of an answer, in tokens."""
+
+
+@dataclass
+class Config:
+    """A whole, checked configuration; its fields are the top-level keys of the YAML file."""
+
+    model: ModelConfig
+    """The base model."""
+    data: DataConfig
+    """What is trained and evaluated on."""
+    method: Method
+    """Which weights are trained: a method's name, or `{name: ..., options}`."""
+    template: Template | None = None
+    """A template's name; it always wins. null: the tokenizer's own, else `template_path`."""
+    template_path: Path | None = None
+    """A template file (.json or .jinja), used where the tokenizer has no template of its own."""
+    trackers: list[Tracker] = field(default_factory=list)
+    """Names of experiment trackers, or `{name: ..., options}`."""
+    backend: Backend = field(default_factory=Backend)
+    """How processes are started; `auto` goes by the launcher that started this one, if any."""
+    seed: int = 42
+    """Seed of everything random: new weights, the order of rows, dropout."""
+    ask: AskConfig = field(default_factory=AskConfig)
+    """Questions put to the model before and after training."""
+    training_args: dict[str, Any] = field(default_factory=dict)
+    """Arguments of transformers.TrainingArguments, under their own names."""
+
+
+@dataclass
+class Loaded:
+    """A configuration with where it came from.
+
+    Attributes:
+        config: what was asked for, checked.
+        document: the YAML as written, overrides applied; knows the line of every key.
+        selected: the plugin entries that the run uses, by the key that names them.
+    """
+
+    config: Config
+    document: Document
+    selected: dict[str, Entry]
+
+    def resolved(self) -> dict[str, Any]:
+        """Return the configuration with every default filled in, as one could write it in YAML."""
+        values: dict[str, Any] = self._plain(self.config, ())
+        return values
+
+    def _plain(self, value: Any, keys: Keys) -> Any:
+        if is_dataclass(value):
+            inner = {item.name: self._plain(getattr(value, item.name), (*keys, item.name)) for item in fields(value)}
+            entry = self.selected.get(dotted(keys))
+            return {"name": entry.qualified, **inner} if entry else inner
+        if isinstance(value, Mapping):
+            return {key: self._plain(item, (*keys, key)) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self._plain(item, (*keys, index)) for index, item in enumerate(value)]
+        return str(value) if isinstance(value, Path) else value
+
+
+def load(document: Document, registry: Registry, environ: Mapping[str, str]) -> Loaded:
+    """Check *document* and resolve every component that it names.
+
+    Raises:
+        ConfigError, PluginError: with the place in the file and what to do.
+    """
+    return _Loader(document, registry).load(environ)
+
+
+class _Loader:
+    """Resolves names to components, and remembers which were used."""
+
+    def __init__(self, document: Document, registry: Registry) -> None:
+        self.document = document
+        self.registry = registry
+        self.selected: dict[str, Entry] = {}
+
+    def load(self, environ: Mapping[str, str]) -> Loaded:
+        raw = self.document.data
+        ready: dict[str, Any] = {}
+        if "data" in raw:
+            ready["data"] = self._data(raw["data"])
+        if "method" in raw:
+            ready["method"] = self.component("method", raw["method"], ("method",))
+        if "template" in raw:
+            ready["template"] = None if raw["template"] is None else self.component("template", raw["template"], ("template",))
+        if "trackers" in raw:
+            ready["trackers"] = self._trackers(raw["trackers"])
+        ready["backend"] = self._backend(raw.get("backend", AUTO), environ)
+        config = fill(Config, raw, self.document, (), known=ready)
+        self._refuse_owned(config.training_args)
+        return Loaded(config, self.document, self.selected)
+
+    def component(self, kind: str, reference: object, keys: Keys, slot: Keys | None = None) -> Component:
+        """Return the component that *reference*, a name or ``{name: ..., options}``, stands for.
+
+        *slot* is the key that the record of selected plugins uses, where it differs from *keys*.
+        """
+        name, options = self._name_and_options(kind, reference, keys)
+        try:
+            entry = self.registry.find(kind, name)
+            cls = entry.component_class()
+        except PluginError as error:
+            raise PluginError(str(self.document.error(keys, str(error)))) from None
+        missing = [package for package in cls.requires if importlib.util.find_spec(package) is None]
+        if missing:
+            wanted = " ".join(missing)
+            raise self.document.error(keys, f"the {kind} '{name}' needs what is not installed: pip install {wanted}")
+        known = {"path": entry.target} if isinstance(entry.target, Path) else None
+        component = fill(cls, options, self.document, keys, known=known)
+        self.selected[dotted(slot or keys)] = entry
+        return component
+
+    def _name_and_options(self, kind: str, reference: object, keys: Keys) -> tuple[str, dict[str, Any]]:
+        if isinstance(reference, str):
+            return reference, {}
+        if isinstance(reference, Mapping):
+            if not isinstance(name := reference.get("name"), str):
+                raise self.document.error(keys, f"which {kind}? give its 'name' beside the options")
+            return name, {key: value for key, value in reference.items() if key != "name"}
+        raise self.document.error(keys, f"must be the name of a {kind}, or a mapping with 'name' and options, not {reference!r}")
+
+    def _data(self, raw: object) -> DataConfig:
+        if not isinstance(raw, Mapping):
+            raise self.document.error(("data",), "must be a mapping with 'train'")
+        known: dict[str, Any] = {}
+        if "train" in raw:
+            known["train"] = self._sources(raw["train"], ("data", "train"))
+        held_back = raw.get("eval")
+        if isinstance(held_back, Mapping) and "path" not in held_back:
+            known["eval"] = fill(EvalFraction, held_back, self.document, ("data", "eval"))
+        elif held_back is not None:
+            known["eval"] = self._sources(held_back, ("data", "eval"))
+        return fill(DataConfig, raw, self.document, ("data",), known=known)
+
+    def _sources(self, raw: object, keys: Keys) -> list[SourceConfig]:
+        if isinstance(raw, list) and not raw:
+            raise self.document.error(keys, "names no source")
+        if isinstance(raw, list):
+            return [self._source(item, (*keys, index), (*keys, index)) for index, item in enumerate(raw)]
+        return [self._source(raw, keys, (*keys, 0))]
+
+    def _source(self, raw: object, keys: Keys, slot: Keys) -> SourceConfig:
+        source = fill(SourceConfig, {"path": raw} if isinstance(raw, str) else raw, self.document, keys)
+        if source.format != AUTO:
+            source.format = self.component("format", source.format, (*keys, "format"), (*slot, "format"))
+        return source
+
+    def _trackers(self, raw: object) -> list[Component]:
+        references = raw if isinstance(raw, list) else [] if raw is None else [raw]
+        return [self.component("tracker", reference, ("trackers", index)) for index, reference in enumerate(references)]
+
+    def _backend(self, reference: object, environ: Mapping[str, str]) -> Component:
+        if reference != AUTO:
+            return self.component("backend", reference, ("backend",))
+        claims = [entry.qualified for entry, backend in self._backends() if backend.launched(environ)]
+        if len(claims) > 1:
+            raise self.document.error(("backend",), f"several backends claim this process ({', '.join(claims)}); name one")
+        return self.component("backend", claims[0], ("backend",)) if claims else Backend()
+
+
+    def _backends(self) -> Iterator[tuple[Entry, Backend]]:
+        """Yield every backend, with its default options."""
+        for entry in self.registry.of_kind("backend"):
+            try:
+                yield entry, cast("type[Backend]", entry.component_class())()
+            except (PluginError, TypeError):  # broken, or not usable without options: it has to be named
+                continue
+
+    def _refuse_owned(self, training_args: Mapping[str, Any]) -> None:
+        """Raise for a training argument that is a backend's own."""
+        for entry, backend in self._backends():
+            for key in training_args.keys() & set(backend.owns):
+                raise self.document.error(("training_args", key), f"is set by the backend '{entry.name}': select it under 'backend'")
+
+
+def load_template(path: Path, document: Document) -> FileTemplate:
+    """Return the template in the file *path*, which ``template_path`` names."""
+    if not path.is_file():
+        raise document.error(("template_path",), f"there is no file {path}")
+    return FileTemplate(path)

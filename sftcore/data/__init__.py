@@ -1,0 +1,8 @@
+"""The way of a row: source, conversation, labelled example, packed row, batch."""
+
+from sftcore.data.collate import Collator
+from sftcore.data.conversations import parse_sources
+from sftcore.data.labels import Summary, label
+from sftcore.data.prepare import Prepared, check_rows, prepare
+
+__all__ = ["Collator", "Prepared", "Summary", "check_rows", "label", "parse_sources", "prepare"]

@@ -1,0 +1,117 @@
+"""From rows to conversations: which format a source has, and every bad row told at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from typing import NamedTuple, cast
+
+from sftcore.components import Format
+from sftcore.config import AUTO, Loaded, SourceConfig
+from sftcore.data.sources import Row, read
+from sftcore.document import Keys, dotted
+from sftcore.errors import DataError, PluginError, RowError
+from sftcore.plugins import Entry, Registry
+from sftcore.types import Conversation, Origin
+
+SAMPLE = 50
+"""How many rows ``format: auto`` looks at."""
+
+SHOWN = 10
+"""How many bad rows a message lists before it only counts."""
+
+
+class Parsed(NamedTuple):
+    """A conversation and the place of its row."""
+
+    conversation: Conversation
+    origin: Origin
+
+
+class Source(NamedTuple):
+    """What was read of one source.
+
+    ``chosen`` names the format, and says so if it was found by looking at the rows.
+    """
+
+    path: str
+    chosen: str
+    rows: list[Parsed]
+
+
+def parse_sources(sources: Sequence[SourceConfig], keys: Keys, loaded: Loaded, registry: Registry) -> list[Source]:
+    """Read and parse all rows of *sources*, which stand at *keys* of the configuration.
+
+    A format that is found by looking at the rows is added to the selected plugins.
+
+    Raises:
+        DataError: one message with the first bad rows, file:line and reason of each, and their number.
+    """
+    parsed: list[Source] = []
+    problems: list[str] = []
+    for index, source in enumerate(sources):
+        rows = read(source, loaded.document)
+        place = dotted((*keys, index, "format"))
+        if source.format == AUTO:
+            sample = list(islice(rows, SAMPLE))
+            entry, reader = detect(source.path, sample, registry)
+            loaded.selected[place] = entry
+            chosen, rows = f"{entry.name} (auto)", chain(sample, rows)
+        else:
+            reader = cast(Format, source.format)
+            chosen = loaded.selected[place].name
+        kept = list(_parse(rows, reader, problems))
+        parsed.append(Source(source.path, chosen, kept))
+    if problems:
+        raise DataError(bad_rows(problems))
+    return parsed
+
+
+def bad_rows(problems: list[str]) -> str:
+    """Return the message about *problems*, each ``file:line: reason``."""
+    more = f"\n  ... and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    rows = "1 row" if len(problems) == 1 else f"{len(problems)} rows"
+    return f"{rows} cannot be used; mend or remove:\n  " + "\n  ".join(problems[:SHOWN]) + more
+
+
+def _parse(rows: Iterable[Row], reader: Format, problems: list[str]) -> Iterator[Parsed]:
+    for origin, row in rows:
+        if isinstance(row, ValueError):
+            problems.append(f"{origin}: {row}")
+        elif not isinstance(row, Mapping):
+            problems.append(f"{origin}: expected one JSON object, not {type(row).__name__}")
+        else:
+            try:
+                yield Parsed(reader.read(row), origin)
+            except RowError as error:
+                problems.append(f"{origin}: {error}")
+
+
+def detect(path: str, sample: list[Row], registry: Registry) -> tuple[Entry, Format]:
+    """Return the one format that rows of *sample* have: its entry, and the format with default options.
+
+    Raises:
+        DataError: none or several fit; the message names rows and what was looked for.
+    """
+    formats: dict[str, tuple[Entry, Format]] = {}
+    for entry in registry.of_kind("format"):
+        try:
+            reader = cast(Format, entry.component_class()())
+        except (PluginError, TypeError):  # broken, or not usable without options: it has to be named
+            continue
+        formats[entry.qualified if registry.is_ambiguous(entry) else entry.name] = entry, reader
+    rows = [(origin, row) for origin, row in sample if isinstance(row, Mapping)]
+    if not sample:
+        raise DataError(f"data source {path}: has no rows")
+    if not rows:
+        origin, first = sample[0]
+        raise DataError(f"{origin}: {first if isinstance(first, ValueError) else 'expected one JSON object'}")
+    fits = {name: origin for name, (_, reader) in formats.items() for origin, row in reversed(rows) if reader.matches(row)}
+    if len(fits) == 1:
+        return formats[next(iter(fits))]
+    if fits:
+        seen = ", ".join(f"{name} (row {origin})" for name, origin in fits.items())
+        raise DataError(f"data source {path}: several formats fit its rows: {seen}; name one with 'format'")
+    origin, row = rows[0]
+    wanted = "; ".join(f"{name}: {', '.join(sorted(reader.needs))}" for name, (_, reader) in formats.items() if reader.needs)
+    raise DataError(f"{origin}: no format fits the keys of this row ({', '.join(map(str, row)) or 'none'}); known formats need {wanted}")

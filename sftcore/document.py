@@ -1,0 +1,166 @@
+"""A configuration as written: its values, and the file and line of each."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sftcore.errors import ConfigError
+from sftcore.paths import locate
+
+Keys = tuple[str | int, ...]
+"""The way to a value: ``("data", "train", 0, "path")``."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 as PyYAML reads it, but ``2e-4`` is a number, as YAML 1.2 has it, not a string."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"), list("-+.0123456789")
+)
+
+
+class Document:
+    """One YAML file with overrides applied.
+
+    Attributes:
+        data: the values, as plain dicts and lists.
+        folder: where relative paths may start.
+    """
+
+    def __init__(self, data: dict[str, Any], name: str = "<config>", folder: Path | None = None) -> None:
+        self.data = data
+        self.name = name
+        self.folder = folder
+        self._lines: dict[Keys, int] = {}
+        self._overridden: dict[Keys, str] = {}
+
+    @classmethod
+    def load(cls, path: Path) -> Document:
+        """Read *path*.
+
+        Raises:
+            ConfigError: it is missing, not YAML, not a mapping, or has a key twice.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise ConfigError(f"there is no configuration file {path}; name one with --config PATH") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} cannot be read: {error}") from None
+        document = cls({}, str(path), path.resolve().parent)
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            data = document._construct(loader, node, (), ()) if node else {}
+        except yaml.MarkedYAMLError as error:
+            line = error.problem_mark.line + 1 if error.problem_mark else 1
+            raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem or error.context}") from None
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path}: not valid YAML: {error}") from None
+        finally:
+            loader.dispose()
+        if not isinstance(data, dict):
+            raise ConfigError(f"{path}:1: must be a mapping of keys to values")
+        document.data = data
+        return document
+
+    def _construct(self, loader: _Loader, node: yaml.Node, keys: Keys, above: tuple[int, ...]) -> Any:
+        """Return the value of *node*, and note the line of everything in it."""
+        line = node.start_mark.line + 1
+        self._lines.setdefault(keys, line)
+        if id(node) in above:
+            raise ConfigError(f"{self.name}:{line}: an alias that contains itself")
+        above = (*above, id(node))
+        if isinstance(node, yaml.MappingNode):
+            self._refuse_twice(node)
+            loader.flatten_mapping(node)  # what comes by `<<` stands first, so the mapping's own keys win
+            values: dict[str, Any] = {}
+            for key_node, value_node in node.value:
+                key, place = loader.construct_object(key_node), key_node.start_mark.line + 1
+                if not isinstance(key, str):
+                    raise ConfigError(f"{self.name}:{place}: the key {key!r} must be a string; put it in quotes")
+                self._lines[(*keys, key)] = place
+                values[key] = self._construct(loader, value_node, (*keys, key), above)
+            return values
+        if isinstance(node, yaml.SequenceNode):
+            return [self._construct(loader, item, (*keys, index), above) for index, item in enumerate(node.value)]
+        return loader.construct_object(node, deep=True)
+
+    def _refuse_twice(self, node: yaml.MappingNode) -> None:
+        """Raise for a key that stands twice in one mapping; YAML parsers keep the last without a word."""
+        first: dict[str, int] = {}
+        for key_node, _ in node.value:
+            line = key_node.start_mark.line + 1
+            if (key := str(key_node.value)) in first:
+                raise ConfigError(f"{self.name}:{line}: the key '{key}' is here a second time (first in line {first[key]})")
+            first[key] = line
+
+    def override(self, assignment: str) -> None:
+        """Apply one ``KEY=VALUE`` of the command line: a dotted key, a YAML value.
+
+        Raises:
+            ConfigError: it has another form, or the key leads through a value that has no keys.
+        """
+        key, equals, text = assignment.partition("=")
+        if not equals or not key or key.startswith("-"):
+            raise ConfigError(f"'{assignment}': expected KEY=VALUE, for example training_args.max_steps=20")
+        try:
+            value = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        except yaml.YAMLError:
+            raise ConfigError(f"'{assignment}': the value is not valid YAML") from None
+        self.set(tuple(int(part) if part.isdigit() else part for part in key.split(".")), value, f"'{assignment}'")
+
+    def set(self, keys: Keys, value: Any, place: str) -> None:
+        """Put *value* at *keys*; *place* is what messages about it will name."""
+        data = copy.deepcopy(self.data)
+        at: Any = {"": data}
+        way: Keys = ("", *keys)
+        for depth, key in enumerate(way):
+            if isinstance(at, list):
+                if not isinstance(key, int) or key >= len(at):
+                    name = dotted(keys[: depth - 1])
+                    raise ConfigError(f"{place}: {name} is a list of {len(at)}; write {name}.0 for its first item")
+            elif not isinstance(at, dict):
+                raise ConfigError(f"{place}: {dotted(keys[: depth - 1])} has no keys")
+            if depth == len(way) - 1:
+                at[key] = value
+                break
+            below = at[key] if isinstance(at, list) else at.get(key)
+            if below is None:
+                below = {}
+            elif isinstance(below, str):  # the short form of a source or a component
+                below = {"path" if "data" in keys[:1] and key in ("train", "eval") else "name": below}
+            at[key] = below
+            at = below
+        self.data = data
+        self._overridden[keys] = place
+
+    def where(self, keys: Keys) -> str:
+        """Return the place of the value at *keys*: ``file:line``, or the argument that set it."""
+        for end in range(len(keys), -1, -1):
+            if keys[:end] in self._overridden:
+                return self._overridden[keys[:end]]
+            if keys[:end] in self._lines:
+                return f"{self.name}:{self._lines[keys[:end]]}"
+        return self.name
+
+    def error(self, keys: Keys, problem: str) -> ConfigError:
+        """Return the error that says where *keys* stands and what is wrong with it."""
+        name = dotted(keys)
+        return ConfigError(f"{self.where(keys)}: {name + ': ' if name else ''}{problem}")
+
+    def locate(self, text: str) -> Path:
+        """Return the path that *text*, a value of this document, stands for."""
+        return locate(text, self.folder)
+
+
+def dotted(keys: Sequence[str | int]) -> str:
+    """Return *keys* as a user writes them."""
+    return ".".join(map(str, keys))

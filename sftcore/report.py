@@ -1,0 +1,28 @@
+"""What a run says to the person at the terminal: one aligned line per fact, on rank 0 only."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def is_main_process() -> bool:
+    """Tell whether this process speaks for the run: rank 0, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say(topic: str, text: str) -> None:
+    """Print *text* under *topic* to standard error."""
+    if is_main_process():
+        first, *rest = text.splitlines() or [""]
+        print(f"{topic:>10}  {first}", *(f"{'':>10}  {line}" for line in rest), sep="\n", file=sys.stderr, flush=True)
+
+
+def warn(text: str) -> None:
+    """Print a warning."""
+    say("warning", text)
+
+
+def count(number: int, noun: str) -> str:
+    """Return *number* with its noun: ``1 row``, ``1,234 rows``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

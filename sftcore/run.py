@@ -1,0 +1,138 @@
+"""The story of a run, top to bottom."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sftcore import base_model, chat_template
+from sftcore.config import load
+from sftcore.data import Prepared, check_rows, prepare
+from sftcore.document import Document
+from sftcore.errors import SftError
+from sftcore.plugins import Registry
+from sftcore.record import RunRecord, redact, versions
+from sftcore.report import count, is_main_process, say, warn
+
+INTERRUPTED = 130
+"""Exit code of a run that the user stopped (128 + SIGINT)."""
+
+
+def run(document: Document, registry: Registry, argv: Sequence[str]) -> int:
+    """Fine-tune as *document* says.
+
+    Args:
+        argv: the command-line arguments, for the processes that a backend starts.
+
+    Returns:
+        The exit code; where a backend starts processes, this one becomes its launcher.
+
+    Raises:
+        SftError: the user can mend it; the message says how.
+    """
+    loaded = load(document, registry, os.environ)
+    say("config", document.name)
+    rows = check_rows(loaded, registry)
+    command = None if _is_launched(os.environ) else loaded.config.backend.command(argv)
+    if command is not None:
+        _become(command)
+    for source in rows.sources:
+        say("data", f"{source.path}: {count(len(source.rows), 'row')}, format {source.chosen}")
+
+    _quiet_libraries()
+    import torch
+
+    cpu = not torch.accelerator.is_available()
+    loaded.config.backend.start(os.environ, cpu)
+    from sftcore import checkpoint, train, training_args
+
+    args = training_args.build(loaded, cpu, bool(rows.eval), os.environ)
+    base = base_model.find(loaded.config.model, document)
+    tokenizer = base.tokenizer()
+    template = chat_template.choose_template(loaded, tokenizer, base)
+    say("template", template.reason)
+    prepared = prepare(rows, loaded.config.data, tokenizer, template.stops)
+    _tell(prepared)
+
+    folder = Path(args.output_dir)
+    resume = checkpoint.resume_from(args, folder)
+    record = RunRecord(folder, loaded, list(argv), os.environ)
+    trackers = train.TrackerGroup(loaded.config.trackers if is_main_process() else [])
+    model = train.load_model(base, loaded.config, args)
+    stop_ids, stop_texts = chat_template.stop_token_ids(tokenizer, template.stops)
+    for text in stop_texts:
+        warn(f"the stop string {text!r} is no token of this tokenizer: whoever serves the model has to stop at it")
+    train.set_stops(model, stop_ids, tokenizer.pad_token_id)
+    trainer, ask = train.build_trainer(model, loaded.config, args, tokenizer, prepared, trackers)
+    if is_main_process():
+        record.begin(resuming=resume is not None)
+        record.write(
+            training_args=redact(args.to_dict()),
+            base_model={"name": base.name, "fingerprint": base.fingerprint(model)},
+            data={"fingerprint": rows.fingerprint(), "train": vars(prepared.train_summary), "eval": vars(prepared.eval_summary)},
+            template={"chosen": template.reason, "fingerprint": template.fingerprint, "stops": template.stops},
+        )
+    trackers.start(
+        {
+            "name": args.run_name or folder.name,
+            "output_dir": str(folder),
+            "config": redact(loaded.resolved()),
+            "versions": versions(loaded),
+        }
+    )
+    try:
+        result = trainer.train(resume_from_checkpoint=resume)
+        checkpoint.save(trainer, tokenizer, folder)
+    except BaseException as error:
+        trackers.finish(error)
+        if is_main_process():
+            stopped = isinstance(error, KeyboardInterrupt)
+            record.end("interrupted" if stopped else "failed", error=f"{type(error).__name__}: {error}")
+        raise
+    trackers.finish()
+    if is_main_process():
+        record.end("finished", steps=result.global_step, metrics=result.metrics, asked=ask.answers)
+    say("saved", f"{folder} ({count(result.global_step, 'step')}, loss {result.training_loss:.4f})")
+    return 0
+
+
+def _is_launched(environ: Mapping[str, str]) -> bool:
+    """Tell whether some launcher started this process: all of them set torch's rendezvous variables."""
+    return "RANK" in environ and "WORLD_SIZE" in environ
+
+
+def _become(command: Sequence[str]) -> None:
+    """Replace this process by *command*, so that signals and the exit code are the launcher's."""
+    say("launch", " ".join(command))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        os.execvp(command[0], list(command))
+    except OSError as error:
+        raise SftError(f"the launcher cannot be started: {command[0]}: {error}") from None
+
+
+def _tell(prepared: Prepared) -> None:
+    """Say what became of the rows."""
+    for name, summary in (("train", prepared.train_summary), ("eval", prepared.eval_summary)):
+        if summary.rows:
+            share = summary.trained / max(summary.tokens, 1)
+            say(name, f"{count(summary.kept, 'row')}, {count(summary.tokens, 'token')}, {summary.trained:,} of them trained ({share:.0%})")
+        for note in summary.notes:
+            say(name, note)
+
+
+def _quiet_libraries() -> None:
+    """Leave the terminal to the run: of the libraries only errors show, and what `warnings` of ours say."""
+    import logging
+    import warnings
+
+    for name in ("transformers", "bitsandbytes", "accelerate", "peft", "DeepSpeed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"(transformers|peft|accelerate|bitsandbytes|torch|deepspeed)\.")
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()

@@ -1,0 +1,94 @@
+"""Training: from a base model, a method and examples to a fine-tuned model, by transformers' Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from sftcore.base_model import BaseModel
+from sftcore.callbacks import Ask, Metrics, PackingCheck, Progress, TrackerGroup
+from sftcore.config import Config
+from sftcore.data import Collator, Prepared
+from sftcore.loss import TokenMean
+from sftcore.report import count, say
+
+
+class SftTrainer(transformers.Trainer):  # type: ignore[misc]
+    """The Trainer with the method's optimizer and an evaluation loss that is a mean over tokens."""
+
+    def __init__(self, *, loss: TokenMean, method: Any, **kwargs: Any) -> None:
+        super().__init__(compute_loss_func=loss, **kwargs)
+        self._loss = loss
+        self._method = method
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the method's own optimizer, or the one that the training arguments name."""
+        if self.optimizer is None:
+            self.optimizer = self._method.optimizer(self.model, self.args)
+        return super().create_optimizer(*args, **kwargs)
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate, and put the mean over all tokens in place of the mean of the batches' means."""
+        self._loss.take_evaluated()
+        output = super().evaluation_loop(*args, **kwargs)
+        sums = torch.tensor([self._loss.take_evaluated()], dtype=torch.float32, device=self.args.device)
+        total, tokens = self.accelerator.gather(sums).sum(dim=0).tolist()
+        prefix = kwargs.get("metric_key_prefix", "eval")
+        if tokens:
+            output.metrics[f"{prefix}_loss"] = total / tokens
+        return output
+
+
+def load_model(base: BaseModel, config: Config, args: transformers.TrainingArguments) -> Any:
+    """Return the base model, made ready by the method.
+
+    Raises:
+        ConfigError: the weights cannot be loaded, or the method cannot use them.
+    """
+    transformers.set_seed(config.seed)
+    model = config.method.prepare(base.load(config.method), args)
+    sizes = [(getattr(weight, "ds_numel", weight.numel()), weight.requires_grad) for weight in model.parameters()]
+    total, trained = sum(size for size, _ in sizes), sum(size for size, train in sizes if train)
+    say("model", f"{base.name}: {count(trained, 'parameter')} trained, {trained / total:.2%} of what is in memory")
+    return model
+
+
+def build_trainer(
+    model: Any,
+    config: Config,
+    args: transformers.TrainingArguments,
+    tokenizer: Any,
+    prepared: Prepared,
+    trackers: TrackerGroup,
+) -> tuple[SftTrainer, Ask]:
+    """Return the trainer of a run, and the callback that holds the answers to its questions."""
+    ask = Ask(config.ask.questions, config.ask.max_new_tokens, tokenizer)
+    callbacks: list[transformers.TrainerCallback] = [Metrics(Path(args.output_dir), trackers), Progress(), ask]
+    if config.data.packing:
+        callbacks.insert(0, PackingCheck(prepared.train))
+    trainer = SftTrainer(
+        loss=TokenMean(label_smoothing=args.label_smoothing_factor),
+        method=config.method,
+        model=model,
+        args=args,
+        train_dataset=prepared.train,
+        eval_dataset=prepared.eval or None,
+        data_collator=Collator(tokenizer.pad_token_id, packed=config.data.packing),
+        processing_class=tokenizer,
+        callbacks=callbacks,
+    )
+    for shown_elsewhere in (transformers.PrinterCallback, transformers.ProgressCallback):
+        trainer.remove_callback(shown_elsewhere)
+    return trainer, ask
+
+
+def set_stops(model: Any, ids: Sequence[int], pad_token_id: int) -> None:
+    """Make generation end where a trained turn ends, whatever the base model's settings were."""
+    settings = model.generation_config
+    own = settings.eos_token_id
+    settings.eos_token_id = list(dict.fromkeys([*ids, *([own] if isinstance(own, int) else own or [])]))
+    settings.pad_token_id = pad_token_id

@@ -1,0 +1,80 @@
+"""``training_args``: passed on to ``transformers.TrainingArguments``, each name and value checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import transformers
+
+from sftcore.config import Loaded
+from sftcore.errors import SftError
+from sftcore.options import check
+from sftcore.report import warn
+
+_ELSEWHERE = {
+    "seed": "it is the top-level key 'seed'",
+    "report_to": "name trackers under the top-level key 'trackers'",
+    "project": "it is an option of a tracker, under 'trackers'",
+    "trackio_space_id": "it is read by transformers' own tracking only; use 'trackers'",
+    "do_train": "`sft run` always trains",
+    "do_eval": "it follows from 'data.eval'",
+    "do_predict": "`sft run` does not predict",
+    "remove_unused_columns": "sftcore makes the batches itself",
+    "label_names": "sftcore makes the batches itself",
+    "average_tokens_across_devices": "the loss is always the mean over all trained tokens of a step",
+}
+"""Arguments that nothing would read here, or that would break the run, and what to write instead."""
+
+
+def build(loaded: Loaded, cpu: bool, has_eval: bool, environ: Mapping[str, str]) -> transformers.TrainingArguments:
+    """Return the checked ``TrainingArguments`` of a run.
+
+    Args:
+        cpu: no accelerator is there, so that ranks have to be told to use the CPU.
+        has_eval: there are rows to evaluate on.
+
+    Raises:
+        ConfigError: an unknown name, a wrong value, or one that has its place elsewhere.
+        SftError: the processes that work together are not those the launcher started.
+    """
+    document, given = loaded.document, loaded.config.training_args
+    for key in given.keys() & _ELSEWHERE.keys():
+        raise document.error(("training_args", key), f"cannot be set here: {_ELSEWHERE[key]}")
+    values = {**_defaults(loaded, cpu, has_eval), **check(transformers.TrainingArguments, given, document, ("training_args",))}
+    if values["eval_strategy"] != "no" and not has_eval:
+        raise document.error(("training_args", "eval_strategy"), "there is nothing to evaluate on; give 'data.eval'")
+    try:
+        args = transformers.TrainingArguments(**values, **loaded.config.backend.training_args())
+    except (ValueError, TypeError, ImportError, NotImplementedError) as error:
+        raise document.error(("training_args",), f"transformers refuses them: {error}") from None
+    _check_world(args, environ)
+    return args
+
+
+def _defaults(loaded: Loaded, cpu: bool, has_eval: bool) -> dict[str, Any]:
+    """Return what is set where the user says nothing; docs/config.md lists them."""
+    return {
+        "output_dir": "outputs/sft",
+        "seed": loaded.config.seed,
+        "use_cpu": cpu,
+        "report_to": "none",
+        "remove_unused_columns": False,
+        "logging_steps": 10,
+        "logging_nan_inf_filter": False,
+        "eval_strategy": "epoch" if has_eval else "no",
+        "include_num_input_tokens_seen": "all" if loaded.config.data.packing else "non_padding",
+    }
+
+
+def _check_world(args: transformers.TrainingArguments, environ: Mapping[str, str]) -> None:
+    """Refuse ranks that would each train alone, and keep one process to one device."""
+    launched = int(environ.get("WORLD_SIZE", "1"))
+    if args.world_size != launched:
+        raise SftError(
+            f"the launcher started {launched} processes, but {args.world_size} would work together; "
+            "on a machine without an accelerator leave training_args.use_cpu unset or true"
+        )
+    if args.n_gpu > 1:
+        warn(f"one process uses one of the {args.n_gpu} GPUs; select a backend, or a launcher, to use them all")
+        args._n_gpu = 1

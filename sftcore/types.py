@@ -1,0 +1,93 @@
+"""What flows through sftcore: messages, conversations, and the labelled examples made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from sftcore.errors import RowError, nearest
+
+Role = Literal["system", "user", "assistant", "tool"]
+
+IGNORE_INDEX = -100
+"""The label of a token that is not trained (the convention of torch's cross entropy)."""
+
+ROLES: Mapping[str, Role] = {
+    "system": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+}
+"""Every spelling of a role that data may use, and the one role it stands for."""
+
+
+def role_of(spelling: object) -> Role:
+    """Return the role that *spelling* stands for.
+
+    Raises:
+        RowError: it stands for none; the message names the nearest known spelling.
+    """
+    if isinstance(spelling, str) and spelling in ROLES:
+        return ROLES[spelling]
+    known = ", ".join(ROLES)
+    hint = nearest(spelling, ROLES) if isinstance(spelling, str) else ""
+    raise RowError(f"unknown role {spelling!r}{hint or f' (known: {known})'}")
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn, in the fields that Hugging Face chat templates read."""
+
+    role: Role
+    content: str
+    reasoning_content: str | None = None
+    tool_calls: Sequence[Mapping[str, Any]] = ()
+    """``{"type": "function", "function": {"name": ..., "arguments": {...}}}``, as OpenAI spells them."""
+    name: str | None = None
+    tool_call_id: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the mapping a Jinja template gets; a field that is not set is absent."""
+        fields: dict[str, Any] = {"role": self.role, "content": self.content}
+        for field in ("reasoning_content", "tool_calls", "name", "tool_call_id"):
+            if value := getattr(self, field):
+                fields[field] = list(value) if field == "tool_calls" else value
+        return fields
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """The messages of one row, and the tools the model may call in it (JSON schemas)."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[Mapping[str, Any], ...] = ()
+
+
+class Origin(NamedTuple):
+    """Where a row was read: the file (or hub id) and its line or row number, counted from 1."""
+
+    path: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}"
+
+
+@dataclass(frozen=True)
+class Example:
+    """One labelled training row.
+
+    ``input_ids`` and ``labels`` have the same length (tokens); a label is its token, or
+    ``IGNORE_INDEX`` where the token is not trained. ``lengths`` are those of the documents
+    in it, in order: one, unless rows were packed.
+    """
+
+    input_ids: Sequence[int]
+    labels: Sequence[int]
+    lengths: Sequence[int]
+    origins: Sequence[Origin]
