@@ -76,11 +76,19 @@ class BaseModel:
             else:
                 dtype = getattr(torch, dtype)
             options.update(method.load_options(dtype))
-            return AutoModelForCausalLM.from_pretrained(self.location, dtype=dtype, **options)
+            model, info = AutoModelForCausalLM.from_pretrained(
+                self.location, dtype=dtype, output_loading_info=True, **options
+            )
         except SftError:
             raise
         except Exception as error:
             raise ConfigError(f"the model {self.name} cannot be loaded: {_first_line(error)}") from error
+        if missing := sorted(info["missing_keys"]):
+            raise ConfigError(
+                f"the model {self.name} lacks {len(missing)} weights of its architecture ({', '.join(missing[:3])}, ...); "
+                "training would start from random ones"
+            )
+        return model
 
     def fingerprint(self, model: Any) -> str:
         """Return what identifies the weights: the hub's commit, or a SHA-256 over the folder's files."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sftcore import __version__
-from sftcore.errors import PluginError, SftError
+from sftcore.errors import ConfigError, PluginError, SftError
 
 if TYPE_CHECKING:
     from sftcore.document import Document
@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(argv: list[str]) -> int:
+    argv = _take_local_rank(argv)
     registry: Registry | None = None
     flags: dict[str, str] = {}
     if argv[:1] == ["run"]:
@@ -47,16 +48,38 @@ def _dispatch(argv: list[str]) -> int:
 
         registry = Registry.discover()
         flags = _backend_flags(registry)
-    options = _parser(flags).parse_args(argv)
+    parser = _parser(flags)
+    options, rest = parser.parse_known_args(argv)
+    # overrides may stand anywhere between the flags, which argparse's positionals cannot
+    strangers = [word for word in rest if options.command != "run" or word.startswith("-") or "=" not in word]
+    if strangers:
+        parser.error(f"unrecognized arguments: {' '.join(strangers)}")
     if options.command == "run":
         assert registry is not None
-        return _run(options, registry, flags, argv)
+        return _run(options, rest, registry, flags, argv)
     if options.command == "list-plugins":
         from sftcore.plugins import Registry
 
         return _list_plugins(Registry.discover(), as_json=options.json, verbose=options.verbose)
-    _parser(flags).print_help()
+    parser.print_help()
     return 0
+
+
+def _take_local_rank(argv: list[str]) -> list[str]:
+    """Return *argv* without ``--local_rank N``, which launchers put anywhere, and tell torch of it by its variable."""
+    rest: list[str] = []
+    words = iter(argv)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag in ("--local_rank", "--local-rank"):
+            value = value if equals else next(words, "")
+            if not value.lstrip("-").isdigit():
+                raise ConfigError(f"{flag} takes a number, not '{value}'")
+            if int(value) >= 0:
+                os.environ.setdefault("LOCAL_RANK", value)
+        else:
+            rest.append(word)
+    return rest
 
 
 def _parser(backend_flags: dict[str, str]) -> argparse.ArgumentParser:
@@ -66,15 +89,19 @@ def _parser(backend_flags: dict[str, str]) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sftcore {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
 
-    run = commands.add_parser("run", help="fine-tune a model", description="Fine-tune a model.", allow_abbrev=False)
+    run = commands.add_parser(
+        "run",
+        help="fine-tune a model",
+        usage="sft run [options] [KEY=VALUE ...]",
+        description="Fine-tune a model. KEY=VALUE overrides a key of the YAML file: method.r=8 training_args.max_steps=20",
+        allow_abbrev=False,
+    )
     run.add_argument(
         "--config", default=DEFAULT_CONFIG, metavar="PATH", help="YAML file, or package:NAME/file (default: %(default)s)"
     )
     run.add_argument("--trace", metavar="TRACKER", help="use this tracker (or several: a,b) in place of the configuration's")
     for name in backend_flags:
         run.add_argument(f"--{name}", metavar="FILE", help=f"use the {name} backend, with this file as its configuration")
-    run.add_argument("--local_rank", "--local-rank", type=int, default=-1, metavar="N", help="set by launchers; not for you")
-    run.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="override a key of the YAML: training_args.max_steps=20")
 
     plugins = commands.add_parser(
         "list-plugins", help="show every installed component", description="Show every installed component.", allow_abbrev=False
@@ -97,21 +124,19 @@ def _backend_flags(registry: Registry) -> dict[str, str]:
     return flags
 
 
-def _run(options: argparse.Namespace, registry: Registry, flags: dict[str, str], argv: list[str]) -> int:
+def _run(options: argparse.Namespace, overrides: list[str], registry: Registry, flags: dict[str, str], argv: list[str]) -> int:
     from sftcore.document import Document
     from sftcore.paths import locate
     from sftcore.run import run
 
     document = Document.load(Path(locate(options.config)))
-    for assignment in options.overrides:
-        document.override(assignment)
     if options.trace is not None:
         _override_trackers(document, options.trace.split(","))
     for name, qualified in flags.items():
         if (file := getattr(options, name.replace("-", "_"))) is not None:
             _override_backend(document, name, qualified, file)
-    if options.local_rank >= 0:
-        os.environ.setdefault("LOCAL_RANK", str(options.local_rank))
+    for assignment in overrides:
+        document.override(assignment)
     return run(document, registry, argv)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -32,6 +34,7 @@ def run(document: Document, registry: Registry, argv: Sequence[str]) -> int:
     Raises:
         SftError: the user can mend it; the message says how.
     """
+    _quiet_libraries()
     loaded = load(document, registry, os.environ)
     say("config", document.name)
     rows = check_rows(loaded, registry)
@@ -41,13 +44,14 @@ def run(document: Document, registry: Registry, argv: Sequence[str]) -> int:
     for source in rows.sources:
         say("data", f"{source.path}: {count(len(source.rows), 'row')}, format {source.chosen}")
 
-    _quiet_libraries()
     import torch
+    import transformers
 
     cpu = not torch.accelerator.is_available()
     loaded.config.backend.start(os.environ, cpu)
     from sftcore import checkpoint, train, training_args
 
+    transformers.utils.logging.disable_progress_bar()
     args = training_args.build(loaded, cpu, bool(rows.eval), os.environ)
     base = base_model.find(loaded.config.model, document)
     tokenizer = base.tokenizer()
@@ -125,14 +129,8 @@ def _tell(prepared: Prepared) -> None:
 
 
 def _quiet_libraries() -> None:
-    """Leave the terminal to the run: of the libraries only errors show, and what `warnings` of ours say."""
-    import logging
-    import warnings
-
-    for name in ("transformers", "bitsandbytes", "accelerate", "peft", "DeepSpeed"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    """Leave the terminal to the run: of the libraries only errors show."""
+    logging.disable(logging.WARNING)
     warnings.filterwarnings("ignore", module=r"(transformers|peft|accelerate|bitsandbytes|torch|deepspeed)\.")
-    import transformers
-
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -62,6 +62,7 @@ def _defaults(loaded: Loaded, cpu: bool, has_eval: bool) -> dict[str, Any]:
         "remove_unused_columns": False,
         "logging_steps": 10,
         "logging_nan_inf_filter": False,
+        "ddp_find_unused_parameters": False,
         "eval_strategy": "epoch" if has_eval else "no",
         "include_num_input_tokens_seen": "all" if loaded.config.data.packing else "non_padding",
     }
