@@ -72,7 +72,9 @@ class BaseModel:
         dtype: Any = self.config.dtype
         try:
             if dtype == "auto":
-                dtype = getattr(AutoConfig.from_pretrained(self.location, **self.options()), "dtype", None) or torch.float32
+                dtype = (
+                    getattr(AutoConfig.from_pretrained(self.location, **self.options()), "dtype", None) or torch.float32
+                )
             else:
                 dtype = getattr(torch, dtype)
             options.update(method.load_options(dtype))
@@ -85,8 +87,8 @@ class BaseModel:
             raise ConfigError(f"the model {self.name} cannot be loaded: {_first_line(error)}") from error
         if missing := sorted(info["missing_keys"]):
             raise ConfigError(
-                f"the model {self.name} lacks {len(missing)} weights of its architecture ({', '.join(missing[:3])}, ...); "
-                "training would start from random ones"
+                f"the model {self.name} lacks {len(missing)} weights of its architecture, "
+                f"which would start random: {', '.join(missing[:3])}, ..."
             )
         return model
 

@@ -1,4 +1,4 @@
-"""What happens beside the steps: metrics written and tracked, progress shown, questions asked, packing proven."""
+"""What happens beside the steps: metrics, trackers, progress, questions, the proof of packing."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ class TrackerGroup:
             try:
                 getattr(tracker, call)(*args)
             except Exception as error:  # a tracker must not hurt the run, whatever it raises
-                warn(f"the tracker {type(tracker).__name__} failed in {call} and is left out: {type(error).__name__}: {error}")
+                told = f"{type(error).__name__}: {error}"
+                warn(f"the tracker {type(tracker).__name__} failed in {call} and is left out: {told}")
                 self._active.remove(tracker)
 
 
@@ -84,7 +85,12 @@ class Progress(TrainerCallback):  # type: ignore[misc]
         if state.is_world_process_zero:
             hidden = True if args.disable_tqdm else None  # None: shown on a terminal only
             self._bar = tqdm(
-                total=state.max_steps, initial=state.global_step, desc="training", unit="step", dynamic_ncols=True, disable=hidden
+                total=state.max_steps,
+                initial=state.global_step,
+                desc="training",
+                unit="step",
+                dynamic_ncols=True,
+                disable=hidden,
             )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -146,7 +152,9 @@ class Ask(TrainerCallback):  # type: ignore[misc]
 
     def _answer(self, model: Any, question: str) -> str:
         messages = [{"role": "user", "content": question}]
-        prompt = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        prompt = self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
         prompt = prompt.to(model.device)
         with torch.no_grad():
             tokens = model.generate(
@@ -185,15 +193,16 @@ class PackingCheck(TrainerCallback):  # type: ignore[misc]
         if not error <= 0.1 * effect:
             kernel = getattr(model.config, "_attn_implementation", "its")
             raise ConfigError(
-                f"data.packing: with the attention '{kernel}' of {type(model).__name__} packed documents see each other "
-                f"(logits differ by {error:.3g} from the document alone, by {effect:.3g} without any border); set packing to false"
+                f"data.packing: with the attention '{kernel}' of {type(model).__name__} packed documents see each "
+                f"other (logits differ by {error:.3g} from those of the document alone); set packing to false"
             )
 
 
-@torch.no_grad()
 def _logits(model: Any, ids: list[int], lengths: list[int]) -> torch.Tensor:
     """Return the logits of *ids*, float32 of shape (length, vocabulary); positions start anew as *lengths* say."""
     positions = [at for length in lengths for at in range(length)]
-    batch = {"input_ids": torch.tensor([ids]).to(model.device), "position_ids": torch.tensor([positions]).to(model.device)}
-    logits: torch.Tensor = model(**batch, use_cache=False).logits[0].float().cpu()
+    batch = {"input_ids": torch.tensor([ids]), "position_ids": torch.tensor([positions])}
+    with torch.no_grad():
+        output = model(**{name: values.to(model.device) for name, values in batch.items()}, use_cache=False)
+    logits: torch.Tensor = output.logits[0].float().cpu()
     return logits

@@ -57,7 +57,9 @@ def render_conversation(conversation: Conversation, render: Render, stops: Seque
     try:
         text = render(messages, False)
         spans = tuple(
-            _turn(messages, index, text, render, stops) for index, message in enumerate(messages) if message["role"] == "assistant"
+            _turn(messages, index, text, render, stops)
+            for index, message in enumerate(messages)
+            if message["role"] == "assistant"
         )
     except RowError:
         raise
@@ -66,22 +68,28 @@ def render_conversation(conversation: Conversation, render: Render, stops: Seque
     return Rendered(text, spans)
 
 
-def _turn(messages: list[dict[str, Any]], index: int, text: str, render: Render, stops: Sequence[str]) -> tuple[int, int]:
+def _turn(
+    messages: list[dict[str, Any]], index: int, text: str, render: Render, stops: Sequence[str]
+) -> tuple[int, int]:
     """Return where in *text* the model's own words of assistant turn *index* begin and end."""
     prompt = render(messages[:index], True)
     if not text.startswith(prompt):
         raise RowError(
-            f"message {index + 1}: at serving time its prompt would read otherwise than it does in the whole "
-            "conversation (the template writes earlier turns differently later), so it cannot be trained as it would be served"
+            f"message {index + 1}: at serving time its prompt would read otherwise than in the whole conversation "
+            "(the template writes earlier turns differently later), so it cannot be trained as it would be served"
         )
     start = len(prompt)
     block_end, stop_pending = _block_end(messages, index, text, render, stops)
     if block_end < start:
-        raise RowError(f"message {index + 1}: the template adds to the generation prompt what it does not print for the turn")
+        raise RowError(
+            f"message {index + 1}: the template adds to the generation prompt what it does not print for the turn"
+        )
     block = text[start:block_end].rstrip()
     content = messages[index]["content"].strip()
     if content not in block:
-        raise RowError(f"message {index + 1}: the template changes the assistant's text, so it cannot be located with certainty")
+        raise RowError(
+            f"message {index + 1}: the template changes the assistant's text, so it cannot be located with certainty"
+        )
     if any(block.endswith(stop) for stop in stops):
         return start, start + len(block)
     for stop in stops:  # the stop string may be what opens the next turn
@@ -93,7 +101,9 @@ def _turn(messages: list[dict[str, Any]], index: int, text: str, render: Render,
     raise RowError(f"message {index + 1}: the template prints no stop string after the turn (looked for: {known})")
 
 
-def _block_end(messages: list[dict[str, Any]], index: int, text: str, render: Render, stops: Sequence[str]) -> tuple[int, bool]:
+def _block_end(
+    messages: list[dict[str, Any]], index: int, text: str, render: Render, stops: Sequence[str]
+) -> tuple[int, bool]:
     """Return where the rendering of turn *index* ends in *text*.
 
     The second value tells that the template ends the turn with a stop string only where it
@@ -108,5 +118,5 @@ def _block_end(messages: list[dict[str, Any]], index: int, text: str, render: Re
         if until.endswith(stop) and text.startswith(until.removesuffix(stop)):
             return len(until) - len(stop), True
     raise RowError(
-        f"message {index + 1}: the template writes it differently once the conversation goes on, so its end cannot be located"
+        f"message {index + 1}: the template writes it otherwise once the conversation goes on, so its end is uncertain"
     )

@@ -93,21 +93,33 @@ def _parser(backend_flags: dict[str, str]) -> argparse.ArgumentParser:
         "run",
         help="fine-tune a model",
         usage="sft run [options] [KEY=VALUE ...]",
-        description="Fine-tune a model. KEY=VALUE overrides a key of the YAML file: method.r=8 training_args.max_steps=20",
+        description="Fine-tune a model. KEY=VALUE overrides a key of the YAML: method.r=8 training_args.max_steps=20",
         allow_abbrev=False,
     )
     run.add_argument(
-        "--config", default=DEFAULT_CONFIG, metavar="PATH", help="YAML file, or package:NAME/file (default: %(default)s)"
+        "--config",
+        default=DEFAULT_CONFIG,
+        metavar="PATH",
+        help="YAML file, or package:NAME/file (default: %(default)s)",
     )
-    run.add_argument("--trace", metavar="TRACKER", help="use this tracker (or several: a,b) in place of the configuration's")
+    run.add_argument(
+        "--trace", metavar="TRACKER", help="use this tracker (or several: a,b) in place of the configuration's"
+    )
     for name in backend_flags:
-        run.add_argument(f"--{name}", metavar="FILE", help=f"use the {name} backend, with this file as its configuration")
+        run.add_argument(
+            f"--{name}", metavar="FILE", help=f"use the {name} backend, with this file as its configuration"
+        )
 
     plugins = commands.add_parser(
-        "list-plugins", help="show every installed component", description="Show every installed component.", allow_abbrev=False
+        "list-plugins",
+        help="show every installed component",
+        description="Show every installed component.",
+        allow_abbrev=False,
     )
     plugins.add_argument("--json", action="store_true", help="print a JSON list of objects")
-    plugins.add_argument("--verbose", action="store_true", help="show the options of each, with type, default and meaning")
+    plugins.add_argument(
+        "--verbose", action="store_true", help="show the options of each, with type, default and meaning"
+    )
     return parser
 
 
@@ -124,7 +136,9 @@ def _backend_flags(registry: Registry) -> dict[str, str]:
     return flags
 
 
-def _run(options: argparse.Namespace, overrides: list[str], registry: Registry, flags: dict[str, str], argv: list[str]) -> int:
+def _run(
+    options: argparse.Namespace, overrides: list[str], registry: Registry, flags: dict[str, str], argv: list[str]
+) -> int:
     from sftcore.document import Document
     from sftcore.paths import locate
     from sftcore.run import run
@@ -143,7 +157,11 @@ def _run(options: argparse.Namespace, overrides: list[str], registry: Registry, 
 def _override_trackers(document: Document, names: list[str]) -> None:
     """Track with *names* alone; one that the configuration has keeps its options."""
     before = document.data.get("trackers") or []
-    given = {item["name"]: item for item in before if isinstance(item, dict) and "name" in item} if isinstance(before, list) else {}
+    given = (
+        {item["name"]: item for item in before if isinstance(item, dict) and "name" in item}
+        if isinstance(before, list)
+        else {}
+    )
     document.set(("trackers",), [given.get(name, name) for name in names], "--trace")
 
 
@@ -172,7 +190,9 @@ def _list_plugins(registry: Registry, as_json: bool, verbose: bool) -> int:
         return 0
     if not rows:
         print("no plugins found; install the package, for example with `pip install -e .`")
-    widths = {key: max([len(str(row[key])) for row in rows] or [0]) for key in ("kind", "name", "distribution", "version")}
+    widths = {
+        key: max([len(str(row[key])) for row in rows] or [0]) for key in ("kind", "name", "distribution", "version")
+    }
     for row in rows:
         line = "  ".join(str(row[key]).ljust(width) for key, width in widths.items())
         print(f"{line}  {row['status']}".rstrip() + (f": {row['error']}" if "error" in row else ""))

@@ -168,7 +168,9 @@ class _Loader:
         if "method" in raw:
             ready["method"] = self.component("method", raw["method"], ("method",))
         if "template" in raw:
-            ready["template"] = None if raw["template"] is None else self.component("template", raw["template"], ("template",))
+            ready["template"] = (
+                None if raw["template"] is None else self.component("template", raw["template"], ("template",))
+            )
         if "trackers" in raw:
             ready["trackers"] = self._trackers(raw["trackers"])
         ready["backend"] = self._backend(raw.get("backend", AUTO), environ)
@@ -203,7 +205,9 @@ class _Loader:
             if not isinstance(name := reference.get("name"), str):
                 raise self.document.error(keys, f"which {kind}? give its 'name' beside the options")
             return name, {key: value for key, value in reference.items() if key != "name"}
-        raise self.document.error(keys, f"must be the name of a {kind}, or a mapping with 'name' and options, not {reference!r}")
+        raise self.document.error(
+            keys, f"must be the name of a {kind}, or a mapping with 'name' and options, not {reference!r}"
+        )
 
     def _data(self, raw: object) -> DataConfig:
         if not isinstance(raw, Mapping):
@@ -240,9 +244,10 @@ class _Loader:
             return self.component("backend", reference, ("backend",))
         claims = [entry.qualified for entry, backend in self._backends() if backend.launched(environ)]
         if len(claims) > 1:
-            raise self.document.error(("backend",), f"several backends claim this process ({', '.join(claims)}); name one")
+            raise self.document.error(
+                ("backend",), f"several backends claim this process ({', '.join(claims)}); name one"
+            )
         return self.component("backend", claims[0], ("backend",)) if claims else Backend()
-
 
     def _backends(self) -> Iterator[tuple[Entry, Backend]]:
         """Yield every backend, with its default options."""
@@ -256,7 +261,9 @@ class _Loader:
         """Raise for a training argument that is a backend's own."""
         for entry, backend in self._backends():
             for key in training_args.keys() & set(backend.owns):
-                raise self.document.error(("training_args", key), f"is set by the backend '{entry.name}': select it under 'backend'")
+                raise self.document.error(
+                    ("training_args", key), f"is set by the backend '{entry.name}': select it under 'backend'"
+                )
 
 
 def load_template(path: Path, document: Document) -> FileTemplate:

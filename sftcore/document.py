@@ -25,7 +25,9 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"), list("-+.0123456789")
 )
@@ -91,8 +93,9 @@ class Document:
                 key, place = loader.construct_object(key_node), key_node.start_mark.line + 1
                 if not isinstance(key, str):
                     raise ConfigError(f"{self.name}:{place}: the key {key!r} must be a string; put it in quotes")
-                self._lines[(*keys, key)] = place
-                values[key] = self._construct(loader, value_node, (*keys, key), above)
+                way = (*keys, key)
+                self._lines[way] = place
+                values[key] = self._construct(loader, value_node, way, above)
             return values
         if isinstance(node, yaml.SequenceNode):
             return [self._construct(loader, item, (*keys, index), above) for index, item in enumerate(node.value)]
@@ -104,7 +107,9 @@ class Document:
         for key_node, _ in node.value:
             line = key_node.start_mark.line + 1
             if (key := str(key_node.value)) in first:
-                raise ConfigError(f"{self.name}:{line}: the key '{key}' is here a second time (first in line {first[key]})")
+                raise ConfigError(
+                    f"{self.name}:{line}: the key '{key}' is here a second time (first in line {first[key]})"
+                )
             first[key] = line
 
     def override(self, assignment: str) -> None:
@@ -137,7 +142,7 @@ class Document:
             if depth == len(way) - 1:
                 at[key] = value
                 break
-            below = at[key] if isinstance(at, list) else at.get(key)
+            below = at.get(key) if isinstance(at, dict) else at[int(key)]
             if below is None:
                 below = {}
             elif isinstance(below, str):  # the short form of a source or a component

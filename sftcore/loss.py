@@ -37,7 +37,11 @@ class TokenMean:
         logits = outputs["logits"].float()
         targets = torch.nn.functional.pad(labels, (0, 1), value=IGNORE_INDEX)[:, 1:].to(logits.device)
         total = cross_entropy(
-            logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum", label_smoothing=self.label_smoothing
+            logits.flatten(0, 1),
+            targets.flatten(),
+            ignore_index=IGNORE_INDEX,
+            reduction="sum",
+            label_smoothing=self.label_smoothing,
         )
         tokens = int(targets.ne(IGNORE_INDEX).sum())
         if not torch.is_grad_enabled():

@@ -10,6 +10,7 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import itertools
 import textwrap
 import types
 import typing
@@ -48,7 +49,12 @@ def fill(cls: type[T], values: object, document: Document, keys: Keys, known: Ma
 
 
 def check(
-    cls: type, values: object, document: Document, keys: Keys, ready: Mapping[str, Any] | None = None, further: str | None = None
+    cls: type,
+    values: object,
+    document: Document,
+    keys: Keys,
+    ready: Mapping[str, Any] | None = None,
+    further: str | None = None,
 ) -> dict[str, Any]:
     """Return *values* checked against the fields of the dataclass *cls* and converted to them.
 
@@ -115,7 +121,9 @@ def _convert(hint: Any, value: Any, document: Document, keys: Keys) -> Any:
     from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
     try:
-        converted = TypeAdapter(hint, config=None if _has_config(hint) else ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+        converted = TypeAdapter(
+            hint, config=None if _has_config(hint) else ConfigDict(arbitrary_types_allowed=True)
+        ).validate_python(value)
     except ValidationError as error:
         problem = error.errors()[0]["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
         raise document.error(keys, f"should be {problem}, got {value!r}") from None
@@ -184,8 +192,8 @@ def _docstrings(cls: type) -> dict[str, str]:
         except (OSError, TypeError, SyntaxError):
             continue
         body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
-        for field, text in zip(body, body[1:], strict=False):
-            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
-                if isinstance(text.value, ast.Constant) and isinstance(text.value.value, str):
-                    texts[field.target.id] = inspect.cleandoc(text.value.value)
+        for field, text in itertools.pairwise(body):
+            match field, text:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(doc))):
+                    texts[name] = inspect.cleandoc(doc)
     return texts

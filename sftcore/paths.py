@@ -27,7 +27,9 @@ def locate(text: str, folder: Path | None = None) -> Path:
         except (ImportError, ValueError):
             spec = None
         if spec is None or not spec.submodule_search_locations:
-            raise ConfigError(f"{text}: the Python package '{name}' is not installed (pip install {name.replace('_', '-')})")
+            raise ConfigError(
+                f"{text}: the Python package '{name}' is not installed (pip install {name.replace('_', '-')})"
+            )
         return Path(next(iter(spec.submodule_search_locations)), inner)
     path = Path(text).expanduser()
     if folder is not None and not path.is_absolute() and not path.exists() and (folder / path).exists():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import Distribution, EntryPoint, distributions
 from pathlib import Path
@@ -36,6 +36,9 @@ class Entry:
     version: str
     target: str | type[Component] | Path
 
+    def __str__(self) -> str:
+        return f"the {self.kind} '{self.name}' of {self.distribution} {self.version}"
+
     @property
     def qualified(self) -> str:
         """The name that is never ambiguous."""
@@ -55,14 +58,9 @@ class Entry:
             try:
                 cls = getattr(importlib.import_module(module), attribute)
             except Exception as error:
-                raise PluginError(
-                    f"the {self.kind} '{self.name}' of {self.distribution} {self.version} cannot be loaded: {_told(error)}"
-                ) from error
+                raise PluginError(f"{self} cannot be loaded: {_told(error)}") from error
         if not (isinstance(cls, type) and issubclass(cls, KINDS[self.kind])):
-            raise PluginError(
-                f"the {self.kind} '{self.name}' of {self.distribution} {self.version} is {cls!r}, "
-                f"not a subclass of sftcore.{KINDS[self.kind].__name__}"
-            )
+            raise PluginError(f"{self} is {cls!r}, not a subclass of sftcore.{KINDS[self.kind].__name__}")
         return cls
 
 
@@ -80,7 +78,9 @@ class Registry:
     """Every component that the installed plugins offer."""
 
     def __init__(self, entries: Iterable[Entry] = (), broken: Iterable[Broken] = ()) -> None:
-        self.entries = sorted(entries, key=lambda entry: (list(KINDS).index(entry.kind), entry.name, entry.distribution))
+        self.entries = sorted(
+            entries, key=lambda entry: (list(KINDS).index(entry.kind), entry.name, entry.distribution)
+        )
         self.broken = sorted(broken, key=lambda item: (item.distribution, item.entry_point))
 
     @classmethod
@@ -95,7 +95,9 @@ class Registry:
             for point in points:
                 try:
                     if point.group == TEMPLATE_GROUP:
-                        entries.extend(Entry("template", path.stem, name, version, path) for path in _files(point.value))
+                        entries.extend(
+                            Entry("template", path.stem, name, version, path) for path in _files(point.value)
+                        )
                     else:
                         found = _components(manager, point, f"{name}:{point.name}")
                         entries.extend(Entry(kind, key, name, version, target) for kind, key, target in found)
@@ -124,7 +126,8 @@ class Registry:
             choices = ", ".join(entry.qualified for entry in found)
             raise PluginError(f"the {kind} '{name}' is ambiguous; write one of: {choices}")
         names = [entry.name for entry in self.of_kind(kind)]
-        message = f"no installed plugin offers the {kind} '{name}'{nearest(name, names)} (installed: {', '.join(names) or 'none'})"
+        known = ", ".join(names) or "none"
+        message = f"no installed plugin offers the {kind} '{name}'{nearest(name, names)} (installed: {known})"
         if not self.entries:
             message += "; no plugins were found at all: install the package, for example with `pip install -e .`"
         for item in self.broken:
@@ -156,7 +159,7 @@ def _components(
         for impl in caller.get_hookimpls():
             if impl.plugin is not module:
                 continue
-            offered = impl.function()
+            offered: Mapping[str, str | type[Component]] = impl.function()  # type: ignore[assignment]
             for key, target in offered.items():
                 if not isinstance(key, str) or not isinstance(target, (str, type)):
                     raise PluginError(f"{caller.name} must return a mapping of names to classes or 'module:Class'")
@@ -179,7 +182,9 @@ def _files(package: str) -> list[Path]:
     folders = list(spec.submodule_search_locations or ()) if spec else []
     if not folders:
         raise PluginError(f"{package} is not an importable package")
-    files = [path for folder in folders for path in sorted(Path(folder).iterdir()) if path.suffix in (".json", ".jinja")]
+    files = [
+        path for folder in folders for path in sorted(Path(folder).iterdir()) if path.suffix in (".json", ".jinja")
+    ]
     if not files:
         raise PluginError(f"the package {package} holds no *.json or *.jinja (were they left out of the wheel?)")
     return files

@@ -49,7 +49,7 @@ def run(document: Document, registry: Registry, argv: Sequence[str]) -> int:
 
     cpu = not torch.accelerator.is_available()
     loaded.config.backend.start(os.environ, cpu)
-    from sftcore import checkpoint, train, training_args
+    from sftcore import callbacks, checkpoint, train, training_args
 
     transformers.utils.logging.disable_progress_bar()
     args = training_args.build(loaded, cpu, bool(rows.eval), os.environ)
@@ -63,7 +63,7 @@ def run(document: Document, registry: Registry, argv: Sequence[str]) -> int:
     folder = Path(args.output_dir)
     resume = checkpoint.resume_from(args, folder)
     record = RunRecord(folder, loaded, list(argv), os.environ)
-    trackers = train.TrackerGroup(loaded.config.trackers if is_main_process() else [])
+    trackers = callbacks.TrackerGroup(loaded.config.trackers if is_main_process() else [])
     model = train.load_model(base, loaded.config, args)
     stop_ids, stop_texts = chat_template.stop_token_ids(tokenizer, template.stops)
     for text in stop_texts:
@@ -75,7 +75,11 @@ def run(document: Document, registry: Registry, argv: Sequence[str]) -> int:
         record.write(
             training_args=redact(args.to_dict()),
             base_model={"name": base.name, "fingerprint": base.fingerprint(model)},
-            data={"fingerprint": rows.fingerprint(), "train": vars(prepared.train_summary), "eval": vars(prepared.eval_summary)},
+            data={
+                "fingerprint": rows.fingerprint(),
+                "train": vars(prepared.train_summary),
+                "eval": vars(prepared.eval_summary),
+            },
             template={"chosen": template.reason, "fingerprint": template.fingerprint, "stops": template.stops},
         )
     trackers.start(
@@ -123,7 +127,8 @@ def _tell(prepared: Prepared) -> None:
     for name, summary in (("train", prepared.train_summary), ("eval", prepared.eval_summary)):
         if summary.rows:
             share = summary.trained / max(summary.tokens, 1)
-            say(name, f"{count(summary.kept, 'row')}, {count(summary.tokens, 'token')}, {summary.trained:,} of them trained ({share:.0%})")
+            rows, tokens = count(summary.kept, "row"), count(summary.tokens, "token")
+            say(name, f"{rows}, {tokens}, {summary.trained:,} of them trained ({share:.0%})")
         for note in summary.notes:
             say(name, note)
 

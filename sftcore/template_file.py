@@ -24,7 +24,18 @@ from typing import Any
 from sftcore.components import Template
 from sftcore.errors import ConfigError, nearest
 
-_STRINGS = {"description", "source", "begin", "default_system", "generation_prompt", "end", "system", "user", "assistant", "tool"}
+_STRINGS = {
+    "description",
+    "source",
+    "begin",
+    "default_system",
+    "generation_prompt",
+    "end",
+    "system",
+    "user",
+    "assistant",
+    "tool",
+}
 _KEYS = _STRINGS | {"trim", "stop"}
 _ROLES = ("system", "user", "assistant", "tool")
 

@@ -28,7 +28,7 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """Return the method's own optimizer, or the one that the training arguments name."""
         if self.optimizer is None:
-            self.optimizer = self._method.optimizer(self.model, self.args)
+            self.optimizer: Any = self._method.optimizer(self.model, self.args)
         return super().create_optimizer(*args, **kwargs)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:

@@ -41,7 +41,10 @@ def build(loaded: Loaded, cpu: bool, has_eval: bool, environ: Mapping[str, str])
     document, given = loaded.document, loaded.config.training_args
     for key in given.keys() & _ELSEWHERE.keys():
         raise document.error(("training_args", key), f"cannot be set here: {_ELSEWHERE[key]}")
-    values = {**_defaults(loaded, cpu, has_eval), **check(transformers.TrainingArguments, given, document, ("training_args",))}
+    values = {
+        **_defaults(loaded, cpu, has_eval),
+        **check(transformers.TrainingArguments, given, document, ("training_args",)),
+    }
     if values["eval_strategy"] != "no" and not has_eval:
         raise document.error(("training_args", "eval_strategy"), "there is nothing to evaluate on; give 'data.eval'")
     try:

@@ -1,4 +1,4 @@
-"""DeepSpeed: ZeRO shards optimizer state, gradients and weights over the processes (Rajbhandari et al., 2019, arXiv:1910.02054)."""
+"""DeepSpeed: ZeRO spreads optimizer state, gradients and weights over processes (Rajbhandari, arXiv:1910.02054)."""
 
 from __future__ import annotations
 
@@ -65,7 +65,9 @@ class DeepSpeed(Backend):
         os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), environ.get("PATH", "")])
         import deepspeed
 
-        deepspeed.init_distributed("gloo")  # before the training arguments, or their batch size is computed for one rank
+        deepspeed.init_distributed(
+            "gloo"
+        )  # before the training arguments, or their batch size is computed for one rank
 
     def training_args(self) -> dict[str, Any]:
         return {"deepspeed": str(self.config or _shipped("deepspeed/ds_config.json"))}
@@ -73,5 +75,6 @@ class DeepSpeed(Backend):
 
 def _shipped(name: str) -> Path:
     spec = importlib.util.find_spec(SHIPPED)
-    assert spec is not None and spec.submodule_search_locations
+    assert spec is not None
+    assert spec.submodule_search_locations
     return Path(spec.submodule_search_locations[0], name)

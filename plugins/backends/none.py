@@ -17,4 +17,6 @@ class OneProcess(Backend):
 
     def start(self, environ: Mapping[str, str], cpu: bool) -> None:
         if (size := environ.get("WORLD_SIZE", "1")) != "1":
-            raise SftError(f"a launcher started {size} processes, but the backend is 'none'; set it to auto, or to the launcher's")
+            raise SftError(
+                f"a launcher started {size} processes, but the backend is 'none'; set it to auto, or to the launcher's"
+            )

@@ -8,6 +8,7 @@ from typing import Any
 
 from sftcore import Message, Role, RowError, json_type, role_of
 
+
 def text(row: Mapping[str, Any], key: str, where: str = "") -> str:
     """Return the string at *key*.
 

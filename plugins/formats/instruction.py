@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from sftcore import Format, Message
+
 from ._fields import single_turn, text
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from sftcore import Format, Message, RowError, json_type
+
 from ._fields import role, text, tool_call, turns
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from sftcore import Format, Message, RowError
+
 from ._fields import role, text, tool_call, turns
 
 CALL_ROLE = "function_call"
@@ -39,5 +40,7 @@ def _calls(value: str, where: str) -> tuple[dict[str, Any], ...]:
         raise RowError(f"{where}the value of a {CALL_ROLE} is not valid JSON: {error}") from None
     calls = found if isinstance(found, list) else [found]
     if not calls or not all(isinstance(call, Mapping) for call in calls):
-        raise RowError(f"{where}the value of a {CALL_ROLE} must be an object with 'name' and 'arguments', or a list of them")
+        raise RowError(
+            f"{where}the value of a {CALL_ROLE} must be an object with 'name' and 'arguments', or a list of them"
+        )
     return tuple(tool_call(text(call, "name", where), call.get("arguments", {}), where) for call in calls)

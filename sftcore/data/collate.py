@@ -24,7 +24,7 @@ class Collator:
     packed: bool = False
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
-        """Return ``input_ids``, ``labels`` and ``attention_mask`` or ``position_ids``, all int64 of shape (batch, length)."""
+        """Return ``input_ids``, ``labels`` and ``attention_mask`` or ``position_ids``: int64, (batch, length)."""
         import torch
 
         longest = max(len(example.input_ids) for example in examples)

@@ -58,7 +58,7 @@ def parse_sources(sources: Sequence[SourceConfig], keys: Keys, loaded: Loaded, r
             loaded.selected[place] = entry
             chosen, rows = f"{entry.name} (auto)", chain(sample, rows)
         else:
-            reader = cast(Format, source.format)
+            reader = cast("Format", source.format)
             chosen = loaded.selected[place].name
         kept = list(_parse(rows, reader, problems))
         parsed.append(Source(source.path, chosen, kept))
@@ -96,7 +96,7 @@ def detect(path: str, sample: list[Row], registry: Registry) -> tuple[Entry, For
     formats: dict[str, tuple[Entry, Format]] = {}
     for entry in registry.of_kind("format"):
         try:
-            reader = cast(Format, entry.component_class()())
+            reader = cast("Format", entry.component_class()())
         except (PluginError, TypeError):  # broken, or not usable without options: it has to be named
             continue
         formats[entry.qualified if registry.is_ambiguous(entry) else entry.name] = entry, reader
@@ -106,12 +106,17 @@ def detect(path: str, sample: list[Row], registry: Registry) -> tuple[Entry, For
     if not rows:
         origin, first = sample[0]
         raise DataError(f"{origin}: {first if isinstance(first, ValueError) else 'expected one JSON object'}")
-    fits = {name: origin for name, (_, reader) in formats.items() for origin, row in reversed(rows) if reader.matches(row)}
+    fits = {
+        name: origin for name, (_, reader) in formats.items() for origin, row in reversed(rows) if reader.matches(row)
+    }
     if len(fits) == 1:
         return formats[next(iter(fits))]
     if fits:
         seen = ", ".join(f"{name} (row {origin})" for name, origin in fits.items())
         raise DataError(f"data source {path}: several formats fit its rows: {seen}; name one with 'format'")
     origin, row = rows[0]
-    wanted = "; ".join(f"{name}: {', '.join(sorted(reader.needs))}" for name, (_, reader) in formats.items() if reader.needs)
-    raise DataError(f"{origin}: no format fits the keys of this row ({', '.join(map(str, row)) or 'none'}); known formats need {wanted}")
+    wanted = "; ".join(
+        f"{name}: {', '.join(sorted(reader.needs))}" for name, (_, reader) in formats.items() if reader.needs
+    )
+    keys = ", ".join(map(str, row)) or "none"
+    raise DataError(f"{origin}: no format fits the keys of this row ({keys}); known formats need {wanted}")

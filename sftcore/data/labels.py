@@ -34,7 +34,9 @@ class Summary:
     """What a person should know about these rows."""
 
 
-def label(rows: Sequence[Parsed], tokenizer: Any, stops: Sequence[str], max_length: int) -> tuple[list[Example], Summary]:
+def label(
+    rows: Sequence[Parsed], tokenizer: Any, stops: Sequence[str], max_length: int
+) -> tuple[list[Example], Summary]:
     """Tokenize *rows* and label the tokens that the model must produce.
 
     Returns:
@@ -68,11 +70,13 @@ def label(rows: Sequence[Parsed], tokenizer: Any, stops: Sequence[str], max_leng
         raise DataError(bad_rows(problems))
     if rows and not examples:
         places = ", ".join(str(row.origin) for row in rows[:3])
-        raise DataError(f"no trained token is left in any of {len(rows)} rows within max_length {max_length} (see {places})")
+        raise DataError(
+            f"no trained token is left in any of {len(rows)} rows within max_length {max_length} (see {places})"
+        )
     if summary.truncated or summary.dropped:
         summary.notes.append(
-            f"{summary.truncated} rows were cut at max_length {max_length} and {summary.dropped} dropped because the cut left "
-            f"nothing to train; the longest has {summary.longest} tokens"
+            f"{summary.truncated} rows were cut at max_length {max_length}, and {summary.dropped} dropped because the "
+            f"cut left nothing to train; the longest has {summary.longest} tokens"
         )
     if any(row.conversation.tools for row in rows) and not _reads_tools(tokenizer):
         count = sum(bool(row.conversation.tools) for row in rows)
@@ -122,11 +126,12 @@ def _boundary(tokenizer: Any, ids: list[int], prefix: str) -> int:
     """Return how many of *ids* the text *prefix* is, for a tokenizer that gives no offsets."""
     head = _encode(tokenizer, prefix)
     if ids[: len(head)] != head:
-        raise RowError("a token crosses the border of a trained span, and this tokenizer does not tell where its tokens lie")
+        raise RowError(
+            "a token crosses the border of a trained span, and this tokenizer does not tell where its tokens lie"
+        )
     return len(head)
 
 
 def _reads_tools(tokenizer: Any) -> bool:
     """Tell whether the chat template has a use for tools at all."""
     return "tools" in str(tokenizer.chat_template)
-

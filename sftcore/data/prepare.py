@@ -85,7 +85,9 @@ def prepare(rows: Rows, config: DataConfig, tokenizer: Any, stops: Sequence[str]
 def _split(rows: list[Parsed], fraction: float, seed: int) -> tuple[list[Parsed], list[Parsed]]:
     """Hold back about *fraction* of *rows*, chosen by content and *seed*; equal rows stay together."""
     if len(rows) < 2:
-        raise DataError(f"data.eval: cannot hold back a share of {len(rows)} row; give more rows, or evaluation sources")
+        raise DataError(
+            f"data.eval: cannot hold back a share of {len(rows)} row; give more rows, or evaluation sources"
+        )
     keys = [hashlib.sha256(f"{seed}:{_hash(row)}".encode()).hexdigest() for row in rows]
     limit = sorted(keys)[max(1, round(len(rows) * fraction)) - 1]
     held_back = [row for row, key in zip(rows, keys, strict=True) if key <= limit]

@@ -35,7 +35,9 @@ def files_of(source: SourceConfig, document: Document) -> list[Path]:
         found = [path]
     else:
         patterns = [str(path)] if document.folder is None else [str(path), str(document.folder / path)]
-        found = next((sorted(map(Path, names)) for pattern in patterns if (names := glob.glob(pattern, recursive=True))), [])
+        found = next(
+            (sorted(map(Path, names)) for pattern in patterns if (names := glob.glob(pattern, recursive=True))), []
+        )
     if not found and _is_hub_id(source.path):
         return []
     if not found:
@@ -48,8 +50,11 @@ def files_of(source: SourceConfig, document: Document) -> list[Path]:
 
 def _is_hub_id(text: str) -> bool:
     """Tell whether *text* can only be ``owner/name`` on a hub: no suffix, no wildcard, one slash."""
-    return text.count("/") == 1 and not text.startswith((".", "/", "~")) and not any(mark in text for mark in "*?[:") and (
-        Path(text).suffix not in SUFFIXES
+    return (
+        text.count("/") == 1
+        and not text.startswith((".", "/", "~"))
+        and not any(mark in text for mark in "*?[:")
+        and (Path(text).suffix not in SUFFIXES)
     )
 
 
@@ -91,7 +96,9 @@ def _read_json(path: Path) -> Iterator[Row]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"data source {path}: not valid JSON: {error} (one object a line? then name it .jsonl)") from None
+        raise DataError(
+            f"data source {path}: not valid JSON: {error} (one object a line? then name it .jsonl)"
+        ) from None
     if not isinstance(rows, list):
         raise DataError(f"data source {path}: expected a list of objects")
     for number, row in enumerate(rows, start=1):
@@ -110,7 +117,10 @@ def _read_csv(path: Path) -> Iterator[Row]:
             except (csv.Error, UnicodeDecodeError) as error:
                 raise DataError(f"data source {path}:{line}: not valid CSV: {error}") from None
             if None in row or None in row.values():
-                yield Origin(str(path), line), ValueError(f"the row has not the {len(reader.fieldnames or ())} columns of the header")
+                yield (
+                    Origin(str(path), line),
+                    ValueError(f"the row has not the {len(reader.fieldnames or ())} columns of the header"),
+                )
             else:
                 yield Origin(str(path), line), row
 
@@ -138,7 +148,7 @@ def _read_hub(source: SourceConfig) -> Iterator[Row]:
     except Exception as error:  # the hub's client raises many kinds: no network, no such set, no access, ...
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
-            f"data source {source.path}: no such file here, and the hub data set (split '{source.split}') cannot be loaded: {text}"
+            f"data source {source.path}: no such file here, and no hub data set (split '{source.split}'): {text}"
         ) from None
     for number, row in enumerate(rows, start=1):
         yield Origin(source.path, number), _without_nulls(row)
