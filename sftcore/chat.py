@@ -72,6 +72,8 @@ def _turn(
     messages: list[dict[str, Any]], index: int, text: str, render: Render, stops: Sequence[str]
 ) -> tuple[int, int]:
     """Return where in *text* the model's own words of assistant turn *index* begin and end."""
+    if not index:
+        raise RowError("message 1: the assistant speaks first, so there is no prompt to serve the turn with")
     prompt = render(messages[:index], True)
     if not text.startswith(prompt):
         raise RowError(
@@ -90,8 +92,18 @@ def _turn(
         raise RowError(
             f"message {index + 1}: the template changes the assistant's text, so it cannot be located with certainty"
         )
-    if any(block.endswith(stop) for stop in stops):
-        return start, start + len(block)
+    for call in messages[index].get("tool_calls", ()):
+        if (name := call["function"]["name"]) not in block:
+            raise RowError(f"message {index + 1}: the template does not print the call of '{name}'")
+    words, stop = _split_stop(block, content, stops)
+    plain = content and not messages[index].keys() & {"reasoning_content", "tool_calls"}
+    header = words[: max(words.rfind(content), 0)].strip() if plain else ""
+    if header and prompt == render(messages[:index], False):
+        raise RowError(
+            f"message {index + 1}: the template has no generation prompt, yet prints {header!r} before the turn"
+        )
+    if stop:
+        return start, start + len(words) + len(stop)
     for stop in stops:  # the stop string may be what opens the next turn
         if text.startswith(stop, block_end):
             return start, block_end + len(stop)
@@ -99,6 +111,21 @@ def _turn(
         return start, block_end
     known = ", ".join(map(repr, stops)) or "none is known"
     raise RowError(f"message {index + 1}: the template prints no stop string after the turn (looked for: {known})")
+
+
+def _split_stop(block: str, content: str, stops: Sequence[str]) -> tuple[str, str]:
+    """Return what stands in *block* before the stop string that ends it, and that string; if none does, all and "".
+
+    Where several follow each other it is the first, at which the model ends: Phi-3, for one, closes
+    a turn with ``<|end|>`` and the whole conversation with a second token.
+    """
+    stop = max((stop for stop in stops if block.endswith(stop)), key=len, default="")
+    words = block.removesuffix(stop)
+    if stop:
+        earlier = _split_stop(words.rstrip(), content, stops)
+        if earlier[1] and content in earlier[0]:
+            return earlier
+    return words, stop
 
 
 def _block_end(

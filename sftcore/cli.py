@@ -131,7 +131,7 @@ def _backend_flags(registry: Registry) -> dict[str, str]:
             options = {field.name for field in dataclasses.fields(entry.component_class())}
         except (PluginError, TypeError):  # listed as broken, and an error once it is selected
             continue
-        if "config" in options and not registry.is_ambiguous(entry):
+        if "config" in options and entry.name not in ("help", "config", "trace") and not registry.is_ambiguous(entry):
             flags[entry.name] = entry.qualified
     return flags
 

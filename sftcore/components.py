@@ -15,6 +15,9 @@ from typing import Any, ClassVar
 from sftcore.errors import RowError, json_type
 from sftcore.types import Conversation, Message
 
+FURTHER = "further_options"
+"""Key in the metadata of a field that collects another dataclass's options."""
+
 
 def further_options(target: str) -> Any:
     """Declare a field that takes every option of another dataclass, checked against it.
@@ -24,7 +27,7 @@ def further_options(target: str) -> Any:
             component. Its fields become options beside the component's own, so a wrapper of a
             library's configuration need not copy it.
     """
-    return field(default_factory=dict, metadata={"further_options": target})
+    return field(default_factory=dict, metadata={FURTHER: target})
 
 
 @dataclass
@@ -78,12 +81,12 @@ class Format(Component):
 
 def _tools(value: object) -> tuple[Mapping[str, Any], ...]:
     """Return the tool schemas of a row's ``tools`` field: a list, or its JSON text."""
-    if isinstance(value, str) and value.strip():
+    if isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = json.loads(value) if value.strip() else []
         except ValueError as error:
             raise RowError(f"'tools' is not valid JSON: {error}") from None
-    if value is None or value == "" or value == []:
+    if value is None or value == []:
         return ()
     if not isinstance(value, list) or not all(isinstance(tool, Mapping) for tool in value):
         raise RowError(f"'tools' must be a list of objects, not {json_type(value)}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from sftcore.components import Backend, Component, Method, Template, Tracker
+from sftcore.components import FURTHER, Backend, Component, Method, Template, Tracker
 from sftcore.document import Document, Keys, dotted
 from sftcore.errors import PluginError
 from sftcore.options import fill
@@ -132,10 +132,17 @@ class Loaded:
         return values
 
     def _plain(self, value: Any, keys: Keys) -> Any:
+        entry = self.selected.get(dotted(keys))
+        if isinstance(value, FileTemplate) and entry:
+            return entry.qualified
+        if isinstance(value, Component) and not entry:
+            return AUTO
         if is_dataclass(value):
-            inner = {item.name: self._plain(getattr(value, item.name), (*keys, item.name)) for item in fields(value)}
-            entry = self.selected.get(dotted(keys))
-            return {"name": entry.qualified, **inner} if entry else inner
+            inner = {"name": entry.qualified} if entry else {}
+            for item in fields(value):
+                plain = self._plain(getattr(value, item.name), (*keys, item.name))
+                inner.update(plain if FURTHER in item.metadata else {item.name: plain})
+            return inner
         if isinstance(value, Mapping):
             return {key: self._plain(item, (*keys, key)) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
@@ -193,8 +200,12 @@ class _Loader:
         if missing:
             wanted = " ".join(missing)
             raise self.document.error(keys, f"the {kind} '{name}' needs what is not installed: pip install {wanted}")
-        known = {"path": entry.target} if isinstance(entry.target, Path) else None
-        component = fill(cls, options, self.document, keys, known=known)
+        if isinstance(entry.target, Path):
+            for key in options:
+                raise self.document.error((*keys, key), "unknown key; this template is a file and has no options")
+            component: Component = FileTemplate(entry.target)
+        else:
+            component = fill(cls, options, self.document, keys)
         self.selected[dotted(slot or keys)] = entry
         return component
 
@@ -254,7 +265,7 @@ class _Loader:
         for entry in self.registry.of_kind("backend"):
             try:
                 yield entry, cast("type[Backend]", entry.component_class())()
-            except (PluginError, TypeError):  # broken, or not usable without options: it has to be named
+            except Exception:  # noqa: S112 (broken, or not usable without options: it has to be named)
                 continue
 
     def _refuse_owned(self, training_args: Mapping[str, Any]) -> None:

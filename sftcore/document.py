@@ -18,19 +18,33 @@ Keys = tuple[str | int, ...]
 
 
 class _Loader(yaml.SafeLoader):
-    """Scalars as YAML 1.2 has them: ``2e-4`` is a number and ``no`` a string (``save_strategy: no``)."""
+    """Scalars as YAML 1.2 has them, and no key twice in one mapping.
+
+    ``2e-4`` is a number; ``no`` (``save_strategy: no``), ``1:4`` (``nnodes: 1:4``) and
+    ``2026-01-31`` are strings.
+    """
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        first: dict[str, int] = {}
+        for key_node, _ in node.value:
+            if (key := str(key_node.value)) in first:
+                problem = f"the key '{key}' is here a second time (first in line {first[key]})"
+                raise yaml.composer.ComposerError(None, None, problem, key_node.start_mark)
+            first[key] = key_node.start_mark.line + 1
+        return node
 
 
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"), list("-+.0123456789")
-)
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("merge", r"<<", "<"),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?(?:0|[1-9][0-9]*)|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    ("float", r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+", "-+.0123456789"),
+    ("float", r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", "-+."),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), list(_first))
 
 
 class Document:
@@ -62,17 +76,15 @@ class Document:
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} cannot be read: {error}") from None
         document = cls({}, str(path), path.resolve().parent)
-        loader = _Loader(text)
         try:
+            loader = _Loader(text)
             node = loader.get_single_node()
             data = document._construct(loader, node, (), ()) if node else {}
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
             raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem or error.context}") from None
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path}: not valid YAML: {error}") from None
-        finally:
-            loader.dispose()
+        except (yaml.YAMLError, ValueError, AttributeError) as error:  # the last two: of a tag such as !!int
+            raise ConfigError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
         if not isinstance(data, dict):
             raise ConfigError(f"{path}:1: must be a mapping of keys to values")
         document.data = data
@@ -86,7 +98,6 @@ class Document:
             raise ConfigError(f"{self.name}:{line}: an alias that contains itself")
         above = (*above, id(node))
         if isinstance(node, yaml.MappingNode):
-            self._refuse_twice(node)
             loader.flatten_mapping(node)  # what comes by `<<` stands first, so the mapping's own keys win
             values: dict[str, Any] = {}
             for key_node, value_node in node.value:
@@ -101,17 +112,6 @@ class Document:
             return [self._construct(loader, item, (*keys, index), above) for index, item in enumerate(node.value)]
         return loader.construct_object(node, deep=True)
 
-    def _refuse_twice(self, node: yaml.MappingNode) -> None:
-        """Raise for a key that stands twice in one mapping; YAML parsers keep the last without a word."""
-        first: dict[str, int] = {}
-        for key_node, _ in node.value:
-            line = key_node.start_mark.line + 1
-            if (key := str(key_node.value)) in first:
-                raise ConfigError(
-                    f"{self.name}:{line}: the key '{key}' is here a second time (first in line {first[key]})"
-                )
-            first[key] = line
-
     def override(self, assignment: str) -> None:
         """Apply one ``KEY=VALUE`` of the command line: a dotted key, a YAML value.
 
@@ -123,9 +123,9 @@ class Document:
             raise ConfigError(f"'{assignment}': expected KEY=VALUE, for example training_args.max_steps=20")
         try:
             value = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, AttributeError):
             raise ConfigError(f"'{assignment}': the value is not valid YAML") from None
-        self.set(tuple(int(part) if part.isdigit() else part for part in key.split(".")), value, f"'{assignment}'")
+        self.set(tuple(int(part) if part.isdecimal() else part for part in key.split(".")), value, f"'{assignment}'")
 
     def set(self, keys: Keys, value: Any, place: str) -> None:
         """Put *value* at *keys*; *place* is what messages about it will name."""
@@ -146,10 +146,13 @@ class Document:
             if below is None:
                 below = {}
             elif isinstance(below, str):  # the short form of a source or a component
-                below = {"path" if "data" in keys[:1] and key in ("train", "eval") else "name": below}
+                source = keys[0] == "data" and (isinstance(key, int) or key in ("train", "eval"))
+                below = {"path" if source else "name": below}
             at[key] = below
             at = below
         self.data = data
+        self._lines = {way: line for way, line in self._lines.items() if way[: len(keys)] != keys}
+        self._overridden = {way: text for way, text in self._overridden.items() if way[: len(keys)] != keys}
         self._overridden[keys] = place
 
     def where(self, keys: Keys) -> str:

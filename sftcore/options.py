@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from sftcore.components import FURTHER
 from sftcore.document import Document, Keys
 from sftcore.errors import SftError, nearest
 
@@ -69,7 +70,7 @@ def check(
         raise document.error(keys, f"must be a mapping of options, not {values!r}")
     fields, _ = _fields(cls)
     hints = _hints(cls)
-    other = _load(fields[further].metadata["further_options"], document, keys) if further else None
+    other = _load(fields[further].metadata[FURTHER], document, keys) if further else None
     others = _fields(other)[0] if other else {}
     given: dict[str, Any] = {}
     handed: dict[str, Any] = {}
@@ -91,7 +92,7 @@ def check(
 def _fields(cls: type) -> tuple[dict[str, dataclasses.Field[Any]], str | None]:
     """Return the fields that may be given, and the name of the one that takes further options."""
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
-    further = next((name for name, field in fields.items() if "further_options" in field.metadata), None)
+    further = next((name for name, field in fields.items() if FURTHER in field.metadata), None)
     return fields, further
 
 
@@ -129,7 +130,12 @@ def _convert(hint: Any, value: Any, document: Document, keys: Keys) -> Any:
         raise document.error(keys, f"should be {problem}, got {value!r}") from None
     except PydanticUserError:  # an annotation that pydantic has no schema for
         return value
-    return document.locate(str(value)) if isinstance(converted, Path) else converted
+    if not isinstance(converted, Path):
+        return converted
+    try:
+        return document.locate(str(value))
+    except SftError as error:
+        raise document.error(keys, str(error)) from None
 
 
 def _has_config(hint: Any) -> bool:
@@ -161,7 +167,7 @@ def describe(cls: type) -> list[Option]:
     texts = _docstrings(cls)
     options: list[Option] = []
     for name, field in _fields(cls)[0].items():
-        if target := field.metadata.get("further_options"):
+        if target := field.metadata.get(FURTHER):
             options.append(Option("...", "", "", f"every option of {target.replace(':', '.')}, under its own name"))
             continue
         default = "required"

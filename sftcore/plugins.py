@@ -57,10 +57,12 @@ class Entry:
             module, _, attribute = cls.partition(":")
             try:
                 cls = getattr(importlib.import_module(module), attribute)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise PluginError(f"{self} cannot be loaded: {_told(error)}") from error
         if not (isinstance(cls, type) and issubclass(cls, KINDS[self.kind])):
             raise PluginError(f"{self} is {cls!r}, not a subclass of sftcore.{KINDS[self.kind].__name__}")
+        if "name" in cls.__dataclass_fields__:
+            raise PluginError(f"{self} has an option 'name', which in a configuration is the component's own name")
         return cls
 
 
@@ -101,7 +103,7 @@ class Registry:
                     else:
                         found = _components(manager, point, f"{name}:{point.name}")
                         entries.extend(Entry(kind, key, name, version, target) for kind, key, target in found)
-                except Exception as error:  # a plugin may fail in any way; it must not take the others along
+                except (Exception, SystemExit) as error:  # a plugin may fail in any way, but not take others along
                     broken.append(Broken(name, version, f"{point.group}:{point.name}", _told(error)))
         return cls(entries, broken)
 
@@ -126,7 +128,7 @@ class Registry:
             choices = ", ".join(entry.qualified for entry in found)
             raise PluginError(f"the {kind} '{name}' is ambiguous; write one of: {choices}")
         names = [entry.name for entry in self.of_kind(kind)]
-        known = ", ".join(names) or "none"
+        known = ", ".join(names) or "nothing"
         message = f"no installed plugin offers the {kind} '{name}'{nearest(name, names)} (installed: {known})"
         if not self.entries:
             message += "; no plugins were found at all: install the package, for example with `pip install -e .`"
@@ -139,7 +141,10 @@ def _entry_points() -> Iterator[tuple[Distribution, list[EntryPoint]]]:
     """Yield each distribution with its entry points in our groups; the first on ``sys.path`` wins."""
     seen: set[str] = set()
     for dist in distributions():
-        points = [point for point in dist.entry_points if point.group in (PROJECT, TEMPLATE_GROUP)]
+        try:
+            points = [point for point in dist.entry_points if point.group in (PROJECT, TEMPLATE_GROUP)]
+        except Exception:  # noqa: S112 (some package, of whatever kind, whose entry points cannot be read)
+            continue
         if points and (name := dist.metadata["Name"]) not in seen:
             seen.add(name)
             yield dist, points

@@ -13,26 +13,46 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from sftcore import __version__
 from sftcore.config import Loaded
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors")
 """Libraries whose versions every record holds; a component's own are added from ``requires``."""
 
-_SECRET_KEY = re.compile(r"(^|_|-)(api_?key|key|token|secret|password|passwd|credentials?)$", re.IGNORECASE)
-_URL_LOGIN = re.compile(r"(\w+://)[^/\s:@]+:[^/\s@]+@")
+_SECRET_KEY = re.compile(r"(^|_|-|\.)(api_?key|key|token|secret|password|passwd|credentials?)$", re.IGNORECASE)
+_SPECIAL_TOKEN = re.compile(r"(^|\.)(bos|eos|pad|unk|sep|cls|mask|stop)_token$", re.IGNORECASE)
+_URL_LOGIN = re.compile(r"(\w://)[^/\s]+@")
 REDACTED = "(redacted)"
 
 
 def redact(value: Any, key: str = "") -> Any:
     """Return *value* with passwords, keys and tokens replaced: by the name of their key, and in URLs."""
+    if value not in (None, "") and _SECRET_KEY.search(key) and not _SPECIAL_TOKEN.search(key):
+        return value if isinstance(value, bool) else REDACTED
     if isinstance(value, Mapping):
         return {name: redact(item, str(name)) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [redact(item, key) for item in value]
-    if isinstance(value, str):
-        return REDACTED if _SECRET_KEY.search(key) else _URL_LOGIN.sub(rf"\1{REDACTED}@", value)
-    return value
+        return [redact(item) for item in value]
+    return _URL_LOGIN.sub(rf"\1{REDACTED}@", value) if isinstance(value, str) else value
+
+
+def redact_argument(argument: str) -> str:
+    """Return a command-line *argument* with what :func:`redact` would hide in ``KEY=VALUE`` replaced."""
+    key, equals, value = argument.partition("=")
+    if not equals:
+        return str(redact(argument))
+    try:
+        given = yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError):
+        given = value
+    hidden = redact(given, key)
+    return (
+        argument
+        if hidden == given
+        else f"{key}={hidden if isinstance(hidden, str) else json.dumps(hidden, default=str)}"
+    )
 
 
 def versions(loaded: Loaded) -> dict[str, str]:
@@ -56,7 +76,7 @@ class RunRecord:
         self.content: dict[str, Any] = {
             "status": "running",
             "started": now(),
-            "command": redact([Path(sys.executable).name, "-m", "sftcore", *argv]),
+            "command": [Path(sys.executable).name, "-m", "sftcore", *map(redact_argument, argv)],
             "config": redact(loaded.resolved()),
             "plugins": {
                 key: {"component": entry.qualified, "kind": entry.kind, "version": entry.version}

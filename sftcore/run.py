@@ -136,6 +136,6 @@ def _tell(prepared: Prepared) -> None:
 def _quiet_libraries() -> None:
     """Leave the terminal to the run: of the libraries only errors show."""
     logging.disable(logging.WARNING)
-    warnings.filterwarnings("ignore", module=r"(transformers|peft|accelerate|bitsandbytes|torch|deepspeed)\.")
+    warnings.filterwarnings("ignore", module=r"(transformers|peft|accelerate|bitsandbytes|torch)\.")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

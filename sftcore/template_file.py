@@ -81,6 +81,8 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
             raise ConfigError(f"template {path}: '{key}' must be a string")
         if key in _ROLES and "{content}" not in value:
             raise ConfigError(f"template {path}: '{key}' must have {{content}} in it")
+        if key in ("begin", "generation_prompt", "end") and "{content}" in value:
+            raise ConfigError(f"template {path}: '{key}' cannot have {{content}} in it; only a role has")
     for key in ("user", "assistant", "generation_prompt"):
         if key not in form:
             raise ConfigError(f"template {path}: '{key}' is missing")
@@ -97,7 +99,7 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
 def compile_template(form: dict[str, Any]) -> str:
     """Return the Jinja source of a template's checked JSON form.
 
-    A role that the form does not have, and tools, end the rendering with an error that
+    A role that the form does not have, tools and their calls, end the rendering with an error that
     says so: what a template has no place for is never dropped without a word.
     """
     content = "message['content'] | trim" if form.get("trim") else "message['content']"
@@ -110,6 +112,8 @@ def compile_template(form: dict[str, Any]) -> str:
         lines.append(_print(form["system"], _quote(form["default_system"])))
         lines.append("{%- endif %}")
     lines.append("{%- for message in messages %}")
+    refusal = "{{ raise_exception('this template has no place for tool calls') }}"
+    lines.append(f"{{%- if message['tool_calls'] %}}{refusal}{{% endif %}}")
     branch = "if"
     for role in (role for role in _ROLES if role in form):
         lines.append(f"{{%- {branch} message['role'] == '{role}' %}}")

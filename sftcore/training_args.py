@@ -61,7 +61,7 @@ def _defaults(loaded: Loaded, cpu: bool, has_eval: bool) -> dict[str, Any]:
         "output_dir": "outputs/sft",
         "seed": loaded.config.seed,
         "use_cpu": cpu,
-        "report_to": "none",
+        "report_to": [],
         "remove_unused_columns": False,
         "logging_steps": 10,
         "logging_nan_inf_filter": False,

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import sys
 import sysconfig
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,7 @@ class DeepSpeed(Backend):
         return [sys.executable, "-m", "deepspeed.launcher.runner", *given, "--module", "sftcore", *argv]
 
     def start(self, environ: Mapping[str, str], cpu: bool) -> None:
+        warnings.filterwarnings("ignore", module=r"deepspeed\.")
         if not cpu:
             return
         # DeepSpeed builds its CPU collectives with ninja, which pip puts beside this interpreter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -27,33 +28,34 @@ def _message(turn: Mapping[str, Any], where: str) -> Message:
         raise RowError(f"{where}'tool_calls' must be a list, not {json_type(calls)}")
     if calls and turn.get("content") is None:  # what OpenAI's API returns for a bare call
         turn = {**turn, "content": ""}
-    content, reasoning = _content(turn, where)
+    content, reasoning, further_calls = _content(turn, where)
     return Message(
         role=role(turn, "role", where),
         content=content,
         reasoning_content=reasoning,
-        tool_calls=tuple(_call(call, where) for call in calls),
+        tool_calls=tuple(_call(call, where) for call in [*calls, *further_calls]),
         name=_optional(turn, "name", where),
         tool_call_id=_optional(turn, "tool_call_id", where),
     )
 
 
-def _content(turn: Mapping[str, Any], where: str) -> tuple[str, str | None]:
-    """Return content and reasoning; content may be a string, or a list of text parts, joined."""
+def _content(turn: Mapping[str, Any], where: str) -> tuple[str, str | None, list[object]]:
+    """Return content, reasoning and tool calls; content may be a string, or a list of parts."""
     reasoning = _optional(turn, "reasoning_content", where)
     if not isinstance(turn.get("content"), list):
-        return text(turn, "content", where), reasoning
-    texts: list[str] = []
+        return text(turn, "content", where), reasoning, []
+    found: dict[str, list[str]] = {"text": [], "reasoning": [], "tool_call": []}
     for part in turn["content"]:
         kind = part.get("type") if isinstance(part, Mapping) else None
         value = (part.get("text", part.get("value"))) if isinstance(part, Mapping) else None
-        if kind not in ("text", "reasoning") or not isinstance(value, str):
+        if kind not in found or not isinstance(value, str):
             raise RowError(f"{where}'content' has a part that is no text ({kind or json_type(part)})")
-        if kind == "reasoning":
-            reasoning = (reasoning or "") + value
-        else:
-            texts.append(value)
-    return "".join(texts), reasoning
+        found[kind].append(value)
+    try:
+        calls = [json.loads(value) for value in found["tool_call"]]
+    except ValueError as error:
+        raise RowError(f"{where}a part of 'content' is a tool call that is not valid JSON: {error}") from None
+    return "".join(found["text"]), "".join([reasoning or "", *found["reasoning"]]) or None, calls
 
 
 def _call(call: object, where: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ class SwanLab(Tracker):
     """Project the run belongs to."""
     workspace: str | None = None
     """User or team; by default that of the login."""
-    name: str | None = None
+    run_name: str | None = None
     """Name of the run; by default training_args.run_name, else the output folder's."""
     description: str | None = None
     """A sentence about the run."""
@@ -32,7 +32,7 @@ class SwanLab(Tracker):
         self._run = swanlab.init(
             project=self.project,
             workspace=self.workspace,
-            name=self.name or run["name"],
+            name=self.run_name or run["name"],
             description=self.description,
             mode=self.mode,
             log_dir=f"{run['output_dir']}/swanlab",

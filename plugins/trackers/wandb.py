@@ -19,7 +19,7 @@ class WandB(Tracker):
     """Project the run belongs to."""
     entity: str | None = None
     """User or team; by default that of the login."""
-    name: str | None = None
+    run_name: str | None = None
     """Name of the run; by default training_args.run_name, else the output folder's."""
     group: str | None = None
     """Group of runs it is shown with."""
@@ -34,7 +34,7 @@ class WandB(Tracker):
         self._run = wandb.init(
             project=self.project,
             entity=self.entity,
-            name=self.name or run["name"],
+            name=self.run_name or run["name"],
             group=self.group,
             tags=self.tags,
             mode=self.mode,

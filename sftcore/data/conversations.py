@@ -10,7 +10,7 @@ from sftcore.components import Format
 from sftcore.config import AUTO, Loaded, SourceConfig
 from sftcore.data.sources import Row, read
 from sftcore.document import Keys, dotted
-from sftcore.errors import DataError, PluginError, RowError
+from sftcore.errors import DataError, PluginError, RowError, json_type
 from sftcore.plugins import Entry, Registry
 from sftcore.types import Conversation, Origin
 
@@ -76,15 +76,18 @@ def bad_rows(problems: list[str]) -> str:
 
 def _parse(rows: Iterable[Row], reader: Format, problems: list[str]) -> Iterator[Parsed]:
     for origin, row in rows:
-        if isinstance(row, ValueError):
-            problems.append(f"{origin}: {row}")
-        elif not isinstance(row, Mapping):
-            problems.append(f"{origin}: expected one JSON object, not {type(row).__name__}")
+        if not isinstance(row, Mapping):
+            problems.append(_unusable(origin, row))
         else:
             try:
                 yield Parsed(reader.read(row), origin)
             except RowError as error:
                 problems.append(f"{origin}: {error}")
+
+
+def _unusable(origin: Origin, row: object) -> str:
+    """Return the problem of a row that is no mapping."""
+    return f"{origin}: {row if isinstance(row, ValueError) else f'expected one JSON object, not {json_type(row)}'}"
 
 
 def detect(path: str, sample: list[Row], registry: Registry) -> tuple[Entry, Format]:
@@ -104,8 +107,7 @@ def detect(path: str, sample: list[Row], registry: Registry) -> tuple[Entry, For
     if not sample:
         raise DataError(f"data source {path}: has no rows")
     if not rows:
-        origin, first = sample[0]
-        raise DataError(f"{origin}: {first if isinstance(first, ValueError) else 'expected one JSON object'}")
+        raise DataError(bad_rows([_unusable(origin, row) for origin, row in sample]))
     fits = {
         name: origin for name, (_, reader) in formats.items() for origin, row in reversed(rows) if reader.matches(row)
     }
@@ -114,9 +116,8 @@ def detect(path: str, sample: list[Row], registry: Registry) -> tuple[Entry, For
     if fits:
         seen = ", ".join(f"{name} (row {origin})" for name, origin in fits.items())
         raise DataError(f"data source {path}: several formats fit its rows: {seen}; name one with 'format'")
-    origin, row = rows[0]
     wanted = "; ".join(
         f"{name}: {', '.join(sorted(reader.needs))}" for name, (_, reader) in formats.items() if reader.needs
     )
-    keys = ", ".join(map(str, row)) or "none"
-    raise DataError(f"{origin}: no format fits the keys of this row ({keys}); known formats need {wanted}")
+    problems = [f"{origin}: no format fits its keys ({', '.join(map(str, row)) or 'no keys'})" for origin, row in rows]
+    raise DataError(f"{bad_rows(problems)}\n  known formats need {wanted}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,6 +81,9 @@ def label(
     if any(row.conversation.tools for row in rows) and not _reads_tools(tokenizer):
         count = sum(bool(row.conversation.tools) for row in rows)
         summary.notes.append(f"{count} rows have tools, which this chat template does not print")
+    if any(_has_reasoning(row) for row in rows) and "reasoning_content" not in str(tokenizer.chat_template):
+        count = sum(map(_has_reasoning, rows))
+        summary.notes.append(f"{count} rows have reasoning, which this chat template does not print")
     return examples, summary
 
 
@@ -93,10 +96,14 @@ def label_one(row: Parsed, tokenizer: Any, stops: Sequence[str]) -> tuple[list[i
         RowError: a turn cannot be labelled with certainty.
     """
     text, spans = render_conversation(row.conversation, renderer(tokenizer, row.conversation), stops)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RowError(f"the text has {text[error.start]!r}, half of a surrogate pair, which is no character") from None
     if getattr(tokenizer, "is_fast", False):
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
-        return ids, _labels(ids, offsets, spans)
+        return ids, _labels(ids, offsets, spans, lambda token: token in tokenizer.added_tokens_decoder)
     ids = _encode(tokenizer, text)
     labels = [IGNORE_INDEX] * len(ids)
     for start, end in spans:
@@ -105,12 +112,21 @@ def label_one(row: Parsed, tokenizer: Any, stops: Sequence[str]) -> tuple[list[i
     return ids, labels
 
 
-def _labels(ids: Sequence[int], offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> list[int]:
-    """Return *ids* where a token's characters touch one of the ordered *spans*, elsewhere the ignored label."""
+def _labels(
+    ids: Sequence[int],
+    offsets: Sequence[tuple[int, int]],
+    spans: Sequence[tuple[int, int]],
+    is_added: Callable[[int], bool],
+) -> list[int]:
+    """Return *ids* where a token's characters touch one of the ordered *spans*, elsewhere the ignored label.
+
+    A token that begins before a span is trained with it, unless it is an added token: such a marker
+    belongs to the prompt, and only took the white space that follows it (``rstrip=True``).
+    """
     labels = [IGNORE_INDEX] * len(ids)
     token = 0
     for start, end in spans:
-        while token < len(ids) and offsets[token][1] <= start:
+        while token < len(ids) and (offsets[token][1] <= start or (offsets[token][0] < start and is_added(ids[token]))):
             token += 1
         while token < len(ids) and offsets[token][0] < end:
             labels[token] = ids[token]
@@ -135,3 +151,7 @@ def _boundary(tokenizer: Any, ids: list[int], prefix: str) -> int:
 def _reads_tools(tokenizer: Any) -> bool:
     """Tell whether the chat template has a use for tools at all."""
     return "tools" in str(tokenizer.chat_template)
+
+
+def _has_reasoning(row: Parsed) -> bool:
+    return any(message.reasoning_content for message in row.conversation.messages)

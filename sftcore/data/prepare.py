@@ -89,7 +89,7 @@ def _split(rows: list[Parsed], fraction: float, seed: int) -> tuple[list[Parsed]
             f"data.eval: cannot hold back a share of {len(rows)} row; give more rows, or evaluation sources"
         )
     keys = [hashlib.sha256(f"{seed}:{_hash(row)}".encode()).hexdigest() for row in rows]
-    limit = sorted(keys)[max(1, round(len(rows) * fraction)) - 1]
+    limit = sorted(keys)[max(1, min(round(len(rows) * fraction), len(rows) - 1)) - 1]
     held_back = [row for row, key in zip(rows, keys, strict=True) if key <= limit]
     train = [row for row, key in zip(rows, keys, strict=True) if key > limit]
     if not train:

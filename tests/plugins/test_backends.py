@@ -1,0 +1,116 @@
+"""Every backend trains on two real processes, and to the same losses as one."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from sftcore_plugins.backends.deepspeed import DeepSpeed
+from sftcore_plugins.backends.none import OneProcess
+from sftcore_plugins.backends.torchrun import Torchrun
+
+from sftcore import SftError
+
+STEPS = 10
+ZERO2, ZERO3 = (
+    "package:sftcore_config/deepspeed/ds_config.json",
+    "package:sftcore_config/deepspeed/ds_config_zero3.json",
+)
+BY_TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "sftcore")
+BY_DEEPSPEED = ("-m", "deepspeed.launcher.runner", "--num_gpus=2", "--module", "sftcore")
+
+
+def start(sft, batch, **config):
+    sft.config["training_args"] |= {"max_steps": STEPS, "per_device_train_batch_size": batch, "learning_rate": 1e-3}
+    sft.config |= config
+    return sft
+
+
+@pytest.fixture(scope="module")
+def alone(make_sft, tmp_path_factory):
+    """The losses of one process."""
+    sft = start(make_sft(tmp_path_factory.mktemp("alone")), 8)
+    sft.train()
+    return sft.losses()
+
+
+@pytest.mark.parametrize(
+    ("backend", "args", "launcher"),
+    [
+        ({"name": "torchrun", "nproc_per_node": 2}, (), ("-m", "sftcore")),
+        ("auto", (), BY_TORCHRUN),
+        ({"name": "deepspeed", "num_gpus": 2, "config": ZERO2}, (), ("-m", "sftcore")),
+        ({"name": "deepspeed", "num_gpus": 2, "config": ZERO3}, (), ("-m", "sftcore")),
+        ("auto", ("--deepspeed", ZERO3), BY_DEEPSPEED),
+    ],
+    ids=["torchrun by sft", "torchrun itself", "zero-2 by sft", "zero-3 by sft", "zero-3 by deepspeed itself"],
+)
+def test_two_processes_reach_the_losses_of_one(sft, alone, backend, args, launcher):
+    start(sft, 4, backend=backend).train_apart(*args, launcher=launcher, OMP_NUM_THREADS="1")
+    assert sft.losses() == pytest.approx(alone, rel=1e-4)
+    assert len(alone) == STEPS
+    assert sft.record()["world_size"] == 2
+    assert (sft.out / "model.safetensors").is_file()
+
+
+def test_accumulation_reaches_the_losses_of_one_batch(sft, alone):
+    start(sft, 2)
+    sft.config["training_args"]["gradient_accumulation_steps"] = 4
+    sft.train()
+    assert sft.losses() == pytest.approx(alone, rel=1e-4)
+
+
+def test_ranks_that_would_train_alone_are_refused(sft):
+    sft.config["training_args"]["use_cpu"] = False
+    done = sft.run(launcher=BY_TORCHRUN)
+    assert done.code != 0
+    assert "started 2 processes, but 1 would work together" in done.said
+
+
+def test_one_process_refuses_a_launcher(sft):
+    sft.config["backend"] = "none"
+    done = sft.run(launcher=BY_TORCHRUN)
+    assert done.code != 0
+    assert "a launcher started 2 processes, but the backend is 'none'" in done.said
+
+
+def test_bad_rows_are_told_before_any_process_starts(sft, tmp_path):
+    (tmp_path / "bad.jsonl").write_text('{"messages": 3}\n')
+    sft.config |= {"backend": {"name": "torchrun", "nproc_per_node": 2}, "data": {"train": "bad.jsonl"}}
+    done = sft.run()
+    assert done.code == 2
+    assert "bad.jsonl:1: 'messages' must be a list, not a number" in done.said
+    assert "launch" not in done.said
+
+
+@pytest.mark.parametrize(
+    ("environ", "claims"),
+    [
+        ({}, ["none"]),
+        ({"RANK": "0", "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "x"}, ["torchrun"]),
+        ({"RANK": "0", "WORLD_SIZE": "2", "CROSS_SIZE": "1"}, ["deepspeed"]),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, ["torchrun"]),
+    ],
+)
+def test_each_environment_is_claimed_once(environ, claims):
+    backends = {"none": OneProcess(), "torchrun": Torchrun(), "deepspeed": DeepSpeed()}
+    assert [name for name, backend in backends.items() if backend.launched(environ)] == claims
+
+
+def test_commands():
+    assert OneProcess().command(["run"]) is None
+    torchrun = Torchrun(nproc_per_node=4, nnodes=2, rdzv_backend="c10d", rdzv_endpoint="host:29400").command(
+        ["run", "a=1"]
+    )
+    assert torchrun[:3] == [sys.executable, "-m", "torch.distributed.run"]
+    assert {"--nproc_per_node=4", "--nnodes=2", "--rdzv_backend=c10d", "--rdzv_endpoint=host:29400"} <= set(torchrun)
+    assert torchrun[-4:] == ["-m", "sftcore", "run", "a=1"]
+    deepspeed = DeepSpeed(num_gpus=4, hostfile="hosts").command(["run", "a=1"])
+    assert {"--num_gpus=4", "--hostfile=hosts"} <= set(deepspeed)
+    assert deepspeed[-4:] == ["--module", "sftcore", "run", "a=1"]
+
+
+def test_one_process_needs_a_world_of_one():
+    OneProcess().start({"WORLD_SIZE": "1"}, cpu=True)
+    with pytest.raises(SftError, match="started 4 processes"):
+        OneProcess().start({"WORLD_SIZE": "4"}, cpu=True)

@@ -1,0 +1,347 @@
+"""The five formats: the same conversation in each, every malformed row told with its place, and ``format: auto``."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from sftcore_plugins.formats.alpaca import Alpaca
+from sftcore_plugins.formats.instruction import Instruction
+from sftcore_plugins.formats.messages import Messages
+from sftcore_plugins.formats.qa import QA
+from sftcore_plugins.formats.sharegpt import ShareGPT
+from transformers import AutoTokenizer
+
+from sftcore import DataError, Message, RowError
+from sftcore.config import load
+from sftcore.data import check_rows, label
+from sftcore.document import Document
+from sftcore.plugins import Registry
+
+REGISTRY = Registry.discover()
+TASK, ABOUT, ANSWER = "Translate to English:", "今天天气很好 ☀️", "The weather is fine today."
+ASKED = f"{TASK}\n{ABOUT}"
+SYSTEM = "You translate."
+
+
+def chat(user="user", assistant="assistant", system=None):
+    turns = [(user, ASKED), (assistant, ANSWER)]
+    return {
+        "messages": [{"role": role, "content": text} for role, text in ([("system", system)] if system else []) + turns]
+    }
+
+
+def shared(human="human", gpt="gpt", system=None):
+    turns = [(human, ASKED), (gpt, ANSWER)]
+    return {
+        "conversations": [
+            {"from": role, "value": text} for role, text in ([("system", system)] if system else []) + turns
+        ]
+    }
+
+
+SAME = {
+    "messages": [chat(), chat("human", "gpt"), chat("user", "gpt")],
+    "sharegpt": [shared(), shared("user", "assistant")],
+    "qa": [{"input": ASKED, "output": ANSWER}],
+    "instruction": [
+        {"instruction": TASK, "input": ABOUT, "output": ANSWER},
+        {"instruction": ASKED, "output": ANSWER},
+        {"instruction": ASKED, "input": "", "output": ANSWER},
+        {"instruction": ASKED, "input": None, "output": ANSWER},
+    ],
+    "alpaca": [
+        {"instruction": TASK, "input": ABOUT, "response": ANSWER},
+        {"instruction": ASKED, "response": ANSWER},
+    ],
+}
+
+
+def write(folder, rows, name="rows.jsonl"):
+    lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
+    (folder / name).write_text("\n".join(lines), encoding="utf-8")
+    return str(folder / name)
+
+
+def read(path, form="auto"):
+    data = {"train": [{"path": path, "format": form}]}
+    loaded = load(Document({"model": {"name_or_path": "x"}, "method": "full", "data": data}), REGISTRY, {})
+    return check_rows(loaded, REGISTRY)
+
+
+def conversations(folder, rows, form="auto"):
+    return [row.conversation for row in read(write(folder, rows), form).train]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(smollm2):
+    return AutoTokenizer.from_pretrained(smollm2)
+
+
+@pytest.mark.parametrize("form", SAME)
+@pytest.mark.parametrize("system", [None, SYSTEM])
+def test_the_same_conversation_gives_the_same_tokens_in_every_format(tmp_path, tokenizer, form, system):
+    turns = [{"role": "user", "content": ASKED}, {"role": "assistant", "content": ANSWER}]
+    messages = [{"role": "system", "content": system}, *turns] if system else turns
+    rows = [{**row, "system": system} if system else row for row in SAME[form]]
+    if system:
+        rows += {"messages": [chat(system=system)], "sharegpt": [shared(system=system)]}.get(form, [])
+    for chosen in (form, "auto"):
+        examples, _ = label(read(write(tmp_path, rows), chosen).train, tokenizer, ["<|im_end|>"], 512)
+        assert len(examples) == len(rows)
+        for example in examples:
+            assert example.input_ids == tokenizer.apply_chat_template(messages, return_dict=False)
+            trained = [token for token in example.labels if token != -100]
+            assert tokenizer.decode(trained) == ANSWER + "<|im_end|>"
+
+
+@pytest.mark.parametrize("spelling", ["tool", "function", "observation"])
+@pytest.mark.parametrize("form", ["messages", "sharegpt"])
+def test_a_tools_result_may_be_spelled_three_ways(tmp_path, form, spelling):
+    turns = [("user", "q"), ("assistant", "a"), (spelling, "r"), ("assistant", "b")]
+    keys = {"messages": ("role", "content"), "sharegpt": ("from", "value")}[form]
+    key = {"messages": "messages", "sharegpt": "conversations"}[form]
+    [found] = conversations(tmp_path, [{key: [dict(zip(keys, turn, strict=True)) for turn in turns]}])
+    assert [message.role for message in found.messages] == ["user", "assistant", "tool", "assistant"]
+
+
+BAD = {
+    "not JSON": [
+        (form, '{"messages": [', r"not valid JSON: .+")
+        for form in ("messages", "sharegpt", "qa", "instruction", "alpaca")
+    ],
+    "no object": [("messages", "[1]", "expected one JSON object, not a list"), ("qa", "null", "not null")],
+    "missing key": [
+        ("messages", {"text": "x"}, r"the key 'messages' is missing \(found: text\)"),
+        ("messages", {"messages": [{"role": "user"}]}, r"message 1: the key 'content' is missing \(found: role\)"),
+        ("messages", {"messages": [{"content": "x"}]}, "message 1: the key 'role' is missing"),
+        ("sharegpt", {"text": "x"}, "the key 'conversations' is missing"),
+        ("sharegpt", {"conversations": [{"from": "human"}]}, "message 1: the key 'value' is missing"),
+        ("sharegpt", {"conversations": [{"value": "x"}]}, "message 1: the key 'from' is missing"),
+        ("qa", {"input": "x"}, "the key 'output' is missing"),
+        ("qa", {"output": "x"}, "the key 'input' is missing"),
+        ("instruction", {"instruction": "x", "input": ""}, "the key 'output' is missing"),
+        ("instruction", {"output": "x"}, "the key 'instruction' is missing"),
+        ("alpaca", {"instruction": "x", "output": "y"}, "the key 'response' is missing"),
+    ],
+    "wrong type": [
+        ("messages", {"messages": "x"}, "'messages' must be a list, not a string"),
+        ("messages", {"messages": ["x"]}, "message 1 of 'messages' must be an object, not a string"),
+        ("messages", chat(user=3), "message 1: 'role' must be a string, not a number"),
+        (
+            "messages",
+            {"messages": [{"role": "user", "content": None}]},
+            "message 1: 'content' must be a string, not null",
+        ),
+        ("sharegpt", {"conversations": {"a": 1}}, "'conversations' must be a list, not an object"),
+        ("sharegpt", {"conversations": [{"from": "human", "value": 3}]}, "message 1: 'value' must be a string"),
+        ("qa", {"input": 3, "output": "x"}, "'input' must be a string, not a number"),
+        ("qa", {"input": "x", "output": None}, "'output' must be a string, not null"),
+        ("instruction", {"instruction": "x", "input": 3, "output": "y"}, "'input' must be a string, not a number"),
+        ("alpaca", {"instruction": ["x"], "response": "y"}, "'instruction' must be a string, not a list"),
+        *((form, {**rows[0], "system": 3}, "'system' must be a string, not a number") for form, rows in SAME.items()),
+        *((form, {**rows[0], "tools": 3}, "'tools' must be a list of objects") for form, rows in SAME.items()),
+        *((form, {**rows[0], "tools": "{"}, "'tools' is not valid JSON") for form, rows in SAME.items()),
+    ],
+    "unknown role": [
+        ("messages", chat(assistant="asistant"), "message 2: unknown role 'asistant'; did you mean 'assistant'?"),
+        ("sharegpt", shared(human="visitor"), r"message 1: unknown role 'visitor' \(known: system, user, human"),
+    ],
+    "empty conversation": [
+        ("messages", {"messages": []}, "'messages' is empty"),
+        ("sharegpt", {"conversations": []}, "'conversations' is empty"),
+        ("qa", {"input": " ", "output": "x"}, "the conversation is empty: there is no text for the user's message"),
+        ("instruction", {"instruction": "", "input": "", "output": "x"}, "the conversation is empty"),
+        ("alpaca", {"instruction": "", "response": "x"}, "the conversation is empty"),
+        ("messages", {"messages": [{"role": "user", "content": "x"}]}, "no assistant message, so there is nothing to"),
+        ("sharegpt", {"conversations": [{"from": "human", "value": "x"}]}, "no assistant message"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("form", "row", "reason"),
+    [pytest.param(*case, id=f"{kind}-{case[0]}-{case[2][:30]}") for kind, cases in BAD.items() for case in cases],
+)
+def test_each_of_five_malformed_rows_is_told_with_line_and_reason(tmp_path, form, row, reason):
+    path = write(tmp_path, [SAME[form][0], *[row] * 5, SAME[form][0]])
+    with pytest.raises(DataError) as raised:
+        read(path, form)
+    head, *told = str(raised.value).splitlines()
+    assert head == "5 rows cannot be used; mend or remove:"
+    for number, line in enumerate(told, start=2):
+        assert re.match(rf"  {re.escape(path)}:{number}: .*{reason}", line), line
+    assert len(told) == 5
+
+
+def test_the_command_line_tells_every_bad_row_and_exits_with_2(tmp_path):
+    bad = ["{", {"messages": [{"role": "user"}]}, {"messages": "x"}, chat("visitor"), {"messages": []}]
+    path = write(tmp_path, [chat(), *bad])
+    config = tmp_path / "c.yaml"
+    config.write_text(json.dumps({"model": {"name_or_path": "x"}, "method": "full", "data": {"train": path}}))
+    done = subprocess.run(
+        [sys.executable, "-m", "sftcore", "run", "--config", config], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    reasons = ["not valid JSON", "'content' is missing", "must be a list", "unknown role 'visitor'", "is empty"]
+    for number, reason in enumerate(reasons, start=2):
+        assert re.search(rf"{re.escape(path)}:{number}: .*{reason}", done.stderr), done.stderr
+
+
+def test_many_bad_rows_are_counted(tmp_path):
+    with pytest.raises(DataError, match=r"(?s)^25 rows cannot be used.*rows.jsonl:11: .*\n  \.\.\. and 15 more$"):
+        read(write(tmp_path, [chat(), *["{"] * 25]))
+
+
+@pytest.mark.parametrize("form", SAME)
+def test_auto_goes_by_the_keys_and_says_what_it_chose(tmp_path, form):
+    found = read(write(tmp_path, SAME[form]))
+    assert [source.chosen for source in found.sources] == [f"{form} (auto)"]
+    assert read(write(tmp_path, SAME[form]), form).sources[0].chosen == form
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        (
+            [{"text": "a"}, {"text": "b"}],
+            r"(?s):1: no format fits its keys \(text\).*:2: no.*known formats need alpaca: ",
+        ),
+        ([{}], r":1: no format fits its keys \(none\)"),
+        (["{", "7"], r"(?s):1: not valid JSON.*:2: expected one JSON object, not a number"),
+        ([], "has no rows"),
+        (
+            [chat(), shared()],
+            r"several formats fit its rows: messages \(row .*:1\), sharegpt \(row .*:2\); name one with 'format'",
+        ),
+        (
+            [{"instruction": "a", "output": "b", "response": "c"}],
+            r"several formats fit its rows: alpaca \(row .*:1\), instruction \(row .*:1\)",
+        ),
+    ],
+)
+def test_auto_refuses_what_it_cannot_tell(tmp_path, rows, reason):
+    with pytest.raises(DataError, match=reason):
+        read(write(tmp_path, rows))
+
+
+def test_auto_decides_per_source(tmp_path):
+    paths = [write(tmp_path, rows, f"{form}.jsonl") for form, rows in SAME.items()]
+    loaded = load(Document({"model": {"name_or_path": "x"}, "method": "full", "data": {"train": paths}}), REGISTRY, {})
+    assert [source.chosen for source in check_rows(loaded, REGISTRY).sources] == [f"{form} (auto)" for form in SAME]
+    assert [loaded.selected[f"data.train.{index}.format"].name for index in range(5)] == list(SAME)
+
+
+CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}
+TOOL = {"name": "weather", "parameters": {}}
+
+
+@pytest.mark.parametrize("form", SAME)
+@pytest.mark.parametrize("tools", [[TOOL], json.dumps([TOOL]), [{"type": "function", "function": TOOL}]])
+def test_tools_may_be_a_list_or_its_json_text(form, tools):
+    reader = {"messages": Messages, "sharegpt": ShareGPT, "qa": QA, "instruction": Instruction, "alpaca": Alpaca}[form]
+    found = reader().read({**SAME[form][0], "tools": tools})
+    assert found.tools == ({"type": "function", "function": TOOL},)
+
+
+@pytest.mark.parametrize("tools", [None, "", [], "[]", " "])
+def test_no_tools(tools):
+    assert QA().read({"input": "a", "output": "b", "tools": tools}).tools == ()
+
+
+def test_a_system_field_and_the_same_system_message_are_one():
+    assert Messages().read({**chat(system=SYSTEM), "system": SYSTEM}) == Messages().read(chat(system=SYSTEM))
+    assert Messages().read({**chat(), "system": ""}) == Messages().read(chat())
+    with pytest.raises(RowError, match="'system' field and a different system message"):
+        Messages().read({**chat(system=SYSTEM), "system": "another"})
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        {"content": "", "tool_calls": [CALL]},
+        {"tool_calls": [CALL]},
+        {"content": None, "tool_calls": [CALL]},
+        {"content": "", "tool_calls": [CALL["function"]]},
+        {"tool_calls": [{"function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}]},
+        {"content": [{"type": "tool_call", "value": json.dumps(CALL["function"])}]},
+    ],
+)
+def test_tool_calls_in_messages(turn):
+    messages = Messages().parse({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", **turn}]})
+    assert messages[1] == Message("assistant", "", tool_calls=(CALL,))
+
+
+@pytest.mark.parametrize(
+    ("value", "calls"),
+    [
+        (json.dumps(CALL["function"]), (CALL,)),
+        (json.dumps([CALL["function"]] * 2), (CALL, CALL)),
+        (json.dumps({"name": "weather", "arguments": '{"city": "Oslo"}'}), (CALL,)),
+    ],
+)
+def test_sharegpt_calls_and_observations(value, calls):
+    turns = [("human", "q"), ("function_call", value), ("observation", "7"), ("gpt", "b")]
+    found = ShareGPT().read({"conversations": [{"from": role, "value": text} for role, text in turns]}).messages
+    assert found[1] == Message("assistant", "", tool_calls=calls)
+    assert found[2] == Message("tool", "7")
+
+
+def test_content_parts_and_reasoning():
+    parts = [{"type": "text", "text": "Hello "}, {"type": "text", "value": "there"}]
+    thought = [{"type": "reasoning", "value": "Hm."}, {"type": "text", "text": "4"}]
+    turns = [{"role": "user", "content": parts}, {"role": "assistant", "content": thought}]
+    expected = [Message("user", "Hello there"), Message("assistant", "4", reasoning_content="Hm.")]
+    assert Messages().parse({"messages": turns}) == expected
+    turns[1] = {"role": "assistant", "content": "4", "reasoning_content": "Hm."}
+    assert Messages().parse({"messages": turns}) == expected
+
+
+def assistant(**fields):
+    return {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "", **fields}]}
+
+
+@pytest.mark.parametrize(
+    ("reader", "row", "reason"),
+    [
+        (
+            Messages,
+            assistant(content=[{"type": "image", "url": "x"}]),
+            "message 2: 'content' has a part that is no text",
+        ),
+        (Messages, assistant(content=["x"]), "a part that is no text"),
+        (Messages, assistant(content=[{"type": "tool_call", "value": "{"}]), "message 2: .*tool call.*not valid JSON"),
+        (
+            Messages,
+            assistant(content=[{"type": "tool_call", "value": "3"}]),
+            "message 2: a tool call must be an object",
+        ),
+        (Messages, assistant(tool_calls={}), None),
+        (Messages, assistant(tool_calls={"a": 1}), "'tool_calls' must be a list, not an object"),
+        (Messages, assistant(tool_calls=["x"]), "message 2: a tool call must be an object, not a string"),
+        (Messages, assistant(tool_calls=[{}]), "message 2: the key 'name' is missing"),
+        (
+            Messages,
+            assistant(tool_calls=[{"name": "f", "arguments": "{"}]),
+            "arguments of the call of 'f' are not valid",
+        ),
+        (
+            Messages,
+            assistant(tool_calls=[{"name": "f", "arguments": "3"}]),
+            "arguments of the call of 'f' must be an obj",
+        ),
+        (Messages, assistant(reasoning_content=3), "message 2: 'reasoning_content' must be a string"),
+        (ShareGPT, {"conversations": [{"from": "function_call", "value": "x"}]}, "function_call is not valid JSON"),
+        (ShareGPT, {"conversations": [{"from": "function_call", "value": "[]"}]}, "function_call must be an object"),
+    ],
+)
+def test_malformed_calls_and_parts(reader, row, reason):
+    if reason is None:
+        assert reader().read(row)
+    else:
+        with pytest.raises(RowError, match=reason):
+            reader().read(row)

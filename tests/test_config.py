@@ -1,0 +1,409 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import yaml
+
+from sftcore import Backend, ConfigError, Format, Method, PluginError, SftError, Tracker
+from sftcore.config import EvalFraction, Loaded, SourceConfig, load, load_template
+from sftcore.document import Document
+from sftcore.plugins import Broken, Entry, Registry
+from sftcore.template_file import FileTemplate
+
+Check = Callable[..., Loaded]
+
+
+@dataclass
+class Rows(Format):
+    key: str = "text"
+
+
+@dataclass
+class Adapter(Method):
+    rank: int = 4
+
+
+@dataclass
+class Log(Tracker):
+    project: str = "p"
+
+
+@dataclass
+class Needy(Tracker):
+    requires: ClassVar[tuple[str, ...]] = ("sys", "not_installed_a", "not_installed_b")
+
+
+@dataclass
+class Launcher(Backend):
+    owns: ClassVar[tuple[str, ...]] = ("zero",)
+    config: Path | None = None
+
+    def launched(self, environ: Mapping[str, str]) -> bool:
+        return "LAUNCHER" in environ
+
+
+@dataclass
+class OtherLauncher(Launcher):
+    owns: ClassVar[tuple[str, ...]] = ()
+
+    def launched(self, environ: Mapping[str, str]) -> bool:
+        return "OTHER" in environ
+
+
+@dataclass
+class Strict(Backend):
+    port: int
+    owns: ClassVar[tuple[str, ...]] = ("unreachable",)
+
+
+@dataclass
+class Raises(Backend):
+    def __post_init__(self) -> None:
+        raise OSError("no such device")
+
+
+def entry(kind: str, name: str, target: Any, distribution: str = "dist") -> Entry:
+    return Entry(kind, name, distribution, "1.0", target)
+
+
+TEMPLATE = Path(__file__)
+
+REGISTRY = Registry(
+    [
+        entry("format", "rows", Rows),
+        entry("method", "adapter", Adapter),
+        entry("method", "gone", "not_installed:Gone"),
+        entry("method", "confused", Rows),
+        entry("template", "words", TEMPLATE),
+        entry("tracker", "log", Log),
+        entry("tracker", "needy", Needy),
+        entry("tracker", "twin", Log, "one"),
+        entry("tracker", "twin", Log, "two"),
+        entry("backend", "launcher", Launcher),
+        entry("backend", "other", OtherLauncher),
+        entry("backend", "strict", Strict),
+        entry("backend", "raises", Raises),
+        entry("backend", "absent", "not_installed:Absent"),
+    ],
+    [Broken("bad-dist", "2.0", "sftcore:x", "ImportError: boom")],
+)
+
+BASE = "model: {name_or_path: m}\ndata: {train: a.jsonl}\nmethod: adapter\n"
+
+
+@pytest.fixture
+def checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Check:
+    """Load ``BASE`` with sections replaced, and further text."""
+    monkeypatch.chdir(tmp_path)
+
+    def load_text(more: str = "", environ: Mapping[str, str] | None = None, **sections: str) -> Loaded:
+        lines = [line for line in BASE.splitlines() if line.split(":")[0] not in sections]
+        lines += [f"{key}: {text}" for key, text in sections.items()]
+        path = Path("c.yaml")
+        path.write_text("\n".join(lines) + "\n" + more)
+        return load(Document.load(path), REGISTRY, environ or {})
+
+    return load_text
+
+
+def test_defaults(checked: Check) -> None:
+    config = checked().config
+    assert config.data.train == [SourceConfig("a.jsonl", "auto", "train")]
+    assert (config.data.eval, config.data.max_length, config.data.packing) == (None, 2048, False)
+    assert (config.model.dtype, config.model.attn_implementation, config.model.trust_remote_code) == (
+        "auto",
+        "auto",
+        False,
+    )
+    assert config.method == Adapter(rank=4)
+    assert (config.template, config.template_path, config.trackers, config.seed) == (None, None, [], 42)
+    assert type(config.backend) is Backend
+
+
+@pytest.mark.parametrize(
+    ("section", "text", "told"),
+    [
+        ("mehtod", "adapter", "c.yaml:4: mehtod: unknown key; did you mean 'method'?"),
+        ("sede", "1", "c.yaml:4: sede: unknown key; did you mean 'seed'?"),
+        ("model", "{name_or_pth: m}", "c.yaml:3: model.name_or_pth: unknown key; did you mean 'name_or_path'?"),
+        ("model", "{name_or_path: m, dytpe: auto}", "c.yaml:3: model.dytpe: unknown key; did you mean 'dtype'?"),
+        ("data", "{train: a, max_lenght: 1}", "c.yaml:3: data.max_lenght: unknown key; did you mean 'max_length'?"),
+        ("data", "{train: {pth: a}}", "c.yaml:3: data.train.pth: unknown key; did you mean 'path'?"),
+        (
+            "data",
+            "\n  train:\n    - a\n    - path: b\n      fromat: rows",
+            "c.yaml:7: data.train.1.fromat: unknown key; did you mean 'format'?",
+        ),
+        (
+            "data",
+            "{train: a, eval: {fractoin: 0.1}}",
+            "c.yaml:3: data.eval.fractoin: unknown key; did you mean 'fraction'?",
+        ),
+        (
+            "data",
+            "{train: a, eval: [{path: b, splt: x}]}",
+            "c.yaml:3: data.eval.0.splt: unknown key; did you mean 'split'?",
+        ),
+        (
+            "data",
+            "{train: {path: a, format: {name: rows, kye: k}}}",
+            "c.yaml:3: data.train.format.kye: unknown key; did y",
+        ),
+        ("method", "{name: adapter, rnak: 1}", "c.yaml:3: method.rnak: unknown key; did you mean 'rank'?"),
+        (
+            "trackers",
+            "[log, {name: log, projcet: x}]",
+            "c.yaml:4: trackers.1.projcet: unknown key; did you mean 'project'?",
+        ),
+        ("backend", "{name: launcher, confgi: x}", "c.yaml:4: backend.confgi: unknown key; did you mean 'config'?"),
+        ("template", "{name: words, path: x.json}", "c.yaml:4: template.path: unknown key"),
+        ("ask", "{question: [x]}", "c.yaml:4: ask.question: unknown key; did you mean 'questions'?"),
+        # wrong types
+        ("model", "m", "c.yaml:3: model: must be a mapping of options, not 'm'"),
+        ("model", "", "c.yaml:3: model: "),
+        (
+            "model",
+            "{name_or_path: m, dtype: int8}",
+            "c.yaml:3: model.dtype: should be 'auto', 'float32', 'bfloat16' or 'f",
+        ),
+        ("data", "a.jsonl", "c.yaml:3: data: must be a mapping with 'train'"),
+        ("data", "{train: 3}", "c.yaml:3: data.train: must be a mapping of options, not 3"),
+        ("data", "{train: []}", "c.yaml:3: data.train: names no source"),
+        ("data", "{train: a, max_length: 0}", "c.yaml:3: data: max_length must be at least 1, not 0"),
+        ("data", "{train: a, packing: maybe}", "c.yaml:3: data.packing: should be a valid boolean"),
+        (
+            "data",
+            "{train: a, eval: {fraction: 1.5}}",
+            "c.yaml:3: data.eval: the fraction must be between 0 and 1, not 1.5",
+        ),
+        ("data", "{train: a, eval: {fraction: 0}}", "c.yaml:3: data.eval: the fraction must be between 0 and 1, not 0"),
+        ("data", "{train: a, eval: 0.1}", "c.yaml:3: data.eval: must be a mapping of options, not 0.1"),
+        (
+            "data",
+            "{train: {path: a, format: [rows]}}",
+            "c.yaml:3: data.train.format: must be the name of a format, or a mapp",
+        ),
+        ("method", "{name: adapter, rank: four}", "c.yaml:3: method.rank: should be a valid integer"),
+        ("method", "{rank: 4}", "c.yaml:3: method: which method? give its 'name' beside the options"),
+        (
+            "method",
+            "",
+            "c.yaml:3: method: must be the name of a method, or a mapping with 'name' and options, not None",
+        ),
+        ("seed", "x", "c.yaml:4: seed: should be a valid integer"),
+        ("training_args", "[a]", "c.yaml:4: training_args: should be a valid dictionary"),
+        (
+            "template_path",
+            "package:nope/t.json",
+            "c.yaml:4: template_path: package:nope/t.json: the Python package 'nope'",
+        ),
+        # what is missing
+        ("model", "{dtype: auto}", "c.yaml:3: model: the key 'name_or_path' is missing"),
+        ("data", "{max_length: 3}", "c.yaml:3: data: the key 'train' is missing"),
+        ("data", "{train: a, eval: {}}", "c.yaml:3: data.eval: the key 'fraction' is missing"),
+        ("data", "{train: {format: rows}}", "c.yaml:3: data.train: the key 'path' is missing"),
+    ],
+)
+def test_a_mistake_is_told_with_key_place_and_nearest_key(checked: Check, section: str, text: str, told: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        checked(**{section: text})
+    assert str(error.value).startswith(told)
+
+
+@pytest.mark.parametrize("missing", ["model", "data", "method"])
+def test_a_section_is_missing(missing: str) -> None:
+    raw = {key: value for key, value in yaml.safe_load(BASE).items() if key != missing}
+    with pytest.raises(ConfigError, match=f"<config>: the key '{missing}' is missing"):
+        load(Document(raw), REGISTRY, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "sources"),
+    [
+        ("a", [SourceConfig("a")]),
+        ("[a, {path: b, split: test}]", [SourceConfig("a"), SourceConfig("b", split="test")]),
+        ("{path: a, format: rows}", [SourceConfig("a", Rows())]),
+        ("[{path: a, format: {name: dist/rows, key: k}}]", [SourceConfig("a", Rows("k"))]),
+    ],
+)
+@pytest.mark.parametrize("section", ["train", "eval"])
+def test_sources(checked: Check, section: str, text: str, sources: list[SourceConfig]) -> None:
+    loaded = checked(data=f"{{train: x, {section}: {text}}}" if section == "eval" else f"{{train: {text}}}")
+    assert getattr(loaded.config.data, section) == sources
+    chosen = [f"data.{section}.{index}.format" for index, item in enumerate(sources) if item.format != "auto"]
+    assert [key for key in loaded.selected if key.startswith("data")] == chosen
+
+
+def test_a_share_of_the_rows_is_held_back(checked: Check) -> None:
+    assert checked(data="{train: a, eval: {fraction: 0.25}}").config.data.eval == EvalFraction(0.25)
+    assert checked(data="{train: a, eval: null}").config.data.eval is None
+
+
+@pytest.mark.parametrize(
+    ("text", "trackers"),
+    [
+        ("", []),
+        ("[]", []),
+        ("log", [Log()]),
+        ("{name: log, project: x}", [Log("x")]),
+        ("[log, {name: dist/log, project: x}]", [Log(), Log("x")]),
+    ],
+)
+def test_trackers(checked: Check, text: str, trackers: list[Log]) -> None:
+    loaded = checked(trackers=text)
+    assert loaded.config.trackers == trackers
+    assert [key for key in loaded.selected if "tracker" in key] == [f"trackers.{i}" for i in range(len(trackers))]
+
+
+def test_a_template_that_is_a_file(checked: Check) -> None:
+    assert checked(template="words").config.template == FileTemplate(TEMPLATE)
+    assert checked(template="null").config.template is None
+
+
+@pytest.mark.parametrize(
+    ("environ", "backend"), [({}, Backend), ({"LAUNCHER": "1"}, Launcher), ({"OTHER": "1"}, OtherLauncher)]
+)
+def test_backend_auto_goes_by_the_environment(checked: Check, environ: dict[str, str], backend: type[Backend]) -> None:
+    for text in ("", "backend: auto\n"):
+        assert type(checked(text, environ=environ).config.backend) is backend
+
+
+def test_backend_auto_refuses_to_guess(checked: Check) -> None:
+    both = {"LAUNCHER": "1", "OTHER": "1"}
+    with pytest.raises(
+        ConfigError, match=r"backend: several backends claim this process \(dist/launcher, dist/other\)"
+    ):
+        checked(environ=both)
+    assert type(checked(backend="launcher", environ=both).config.backend) is Launcher
+
+
+def test_a_backends_own_training_argument_is_refused(checked: Check) -> None:
+    with pytest.raises(ConfigError, match=r"c\.yaml:5: training_args\.zero: is set by the backend 'launcher'"):
+        checked("training_args:\n  zero: 1\n")
+    assert checked("training_args: {unreachable: 1}\n").config.training_args == {"unreachable": 1}
+
+
+@pytest.mark.parametrize(
+    ("section", "text", "told"),
+    [
+        (
+            "method",
+            "gone",
+            "the method 'gone' of dist 1.0 cannot be loaded: ModuleNotFoundError: No module named 'not_inst",
+        ),
+        ("method", "confused", "the method 'confused' of dist 1.0 is <class"),
+        ("method", "adaptor", "no installed plugin offers the method 'adaptor'; did you mean 'adapter'? (installed: "),
+        ("method", "rows", "no installed plugin offers the method 'rows'"),
+        ("trackers", "twin", "the tracker 'twin' is ambiguous; write one of: one/twin, two/twin"),
+    ],
+)
+def test_a_component_that_cannot_be_used_matters_when_it_is_selected(
+    checked: Check, section: str, text: str, told: str
+) -> None:
+    with pytest.raises(PluginError) as error:
+        checked(**{section: text})
+    assert re.match(rf"c\.yaml:[34]: {section}", str(error.value))
+    assert told in str(error.value)
+
+
+def test_an_unknown_name_tells_which_plugins_failed(checked: Check) -> None:
+    with pytest.raises(PluginError, match=r"bad-dist 2\.0 failed to load \(sftcore:x\): ImportError: boom"):
+        checked(method="xyz")
+
+
+def test_an_ambiguous_name_works_with_its_distribution(checked: Check) -> None:
+    loaded = checked(trackers="[two/twin]")
+    assert loaded.selected["trackers.0"].distribution == "two"
+
+
+def test_a_component_names_what_it_needs(checked: Check) -> None:
+    with pytest.raises(
+        ConfigError, match=r"trackers\.0: the tracker 'needy' needs .* pip install not_installed_a not_in"
+    ):
+        checked(trackers="[needy]")
+
+
+@pytest.mark.parametrize("text", ["t.json", "package:sftcore_templates/__init__.py"])
+def test_paths_are_found(checked: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    (tmp_path / "t.json").touch()
+    document_folder = checked().document.folder
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    raw = {**yaml.safe_load(BASE), "template_path": text, "backend": {"name": "launcher", "config": text}}
+    config = load(Document(raw, folder=document_folder), REGISTRY, {}).config
+    assert config.template_path is not None
+    assert config.template_path.is_file()
+    assert isinstance(config.backend, Launcher)
+    assert config.backend.config == config.template_path
+
+
+def test_a_template_file_that_is_not_there(checked: Check) -> None:
+    loaded = checked(template_path="nope.json")
+    assert loaded.config.template_path is not None
+    with pytest.raises(SftError, match=r"c\.yaml:4: template_path: there is no file nope\.json"):
+        load_template(loaded.config.template_path, loaded.document)
+
+
+FULL = """\
+model: {name_or_path: m, revision: v1}
+data:
+  train: [a.jsonl, {path: b.jsonl, format: {name: rows, key: k}}]
+  eval: {path: c.jsonl, format: rows}
+method: {name: adapter, rank: 8}
+template: words
+template_path: t.json
+trackers: [log, {name: one/twin, project: x}]
+backend: {name: launcher, config: t.json}
+ask: {questions: ["Who?"]}
+training_args: {learning_rate: 2e-4, save_strategy: "no", lr_scheduler_kwargs: {a: [1, 2]}}
+"""
+
+
+@pytest.mark.parametrize("text", [BASE, FULL, BASE.replace("a.jsonl", "a.jsonl, eval: {fraction: 0.1}")])
+def test_the_resolved_configuration_is_one_that_can_be_loaded(tmp_path: Path, text: str) -> None:
+    (tmp_path / "t.json").touch()
+    document = Document(yaml.safe_load(text), folder=tmp_path)
+    resolved = load(document, REGISTRY, {}).resolved()
+    again = yaml.safe_load(yaml.safe_dump(resolved))  # also: it is plain data
+    assert load(Document(again), REGISTRY, {}).resolved() == resolved == again
+
+
+def test_the_resolved_configuration_holds_every_default() -> None:
+    resolved = load(Document(yaml.safe_load(BASE)), REGISTRY, {}).resolved()
+    assert resolved["method"] == {"name": "dist/adapter", "rank": 4}
+    assert resolved["data"]["train"] == [{"path": "a.jsonl", "format": "auto", "split": "train"}]
+    assert (resolved["backend"], resolved["trackers"], resolved["template"], resolved["seed"]) == ("auto", [], None, 42)
+
+
+def load_lora(**options: Any) -> Loaded:
+    document = Document({**yaml.safe_load(BASE), "method": {"name": "lora", **options}})
+    return load(document, Registry.discover(), {})
+
+
+def test_options_of_peft() -> None:
+    loaded = load_lora(use_dora=True, lora_dropout=0.1, r=8, init_lora_weights="pissa")
+    resolved = loaded.resolved()
+    wanted = {"name": "sftcore/lora", "r": 8, "lora_alpha": 32, "use_dora": True, "init_lora_weights": "pissa"}
+    assert {key: resolved["method"][key] for key in wanted} == wanted
+    assert "peft" not in resolved["method"]
+    assert load(Document(resolved), Registry.discover(), {}).resolved() == resolved
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"r": "eight"}, "method.r: should be a valid integer, unable to parse string as an integer, got 'eight'"),
+        ({"lora_dropuot": 0.1}, "method.lora_dropuot: unknown key; did you mean 'lora_dropout'?"),
+        ({"use_dora": "maybe"}, "method.use_dora: should be a valid boolean"),
+        ({"peft": {}}, "method.peft: unknown key"),
+    ],
+)
+def test_options_of_peft_are_checked(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_lora(**options)
+    assert told in str(error.value)

@@ -1,0 +1,57 @@
+"""The configurations that ship with sftcore."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from pathlib import Path
+
+import pytest
+
+from sftcore import config
+from sftcore.document import Document
+from sftcore.options import describe
+from sftcore.plugins import Registry
+
+FOLDER = Path(__file__).parent.parent / "config"
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.yaml")), ids=lambda file: file.stem)
+def test_is_valid(file):
+    from sftcore import training_args
+    from sftcore.data import check_rows
+
+    document, registry = Document.load(file), Registry.discover()
+    loaded = config.load(document, registry, {})
+    rows = check_rows(loaded, registry)
+    assert training_args.build(loaded, cpu=True, has_eval=bool(rows.eval), environ={}).output_dir
+
+
+def test_the_reference_has_every_key():
+    loaded = config.load(Document.load(FOLDER / "finetune_reference.yaml"), Registry.discover(), {})
+    assert set(missing(config.Config, loaded.document.data)) == set()
+
+
+def test_a_key_that_is_left_out_is_found():
+    assert set(missing(config.Config, {"model": {"name_or_path": "x"}, "data": {}})) >= {
+        "seed",
+        "model.dtype",
+        "data.train",
+    }
+
+
+def missing(section, values, prefix=""):
+    """Yield every key of the dataclass *section* that *values* does not have."""
+    hints = typing.get_type_hints(section)
+    for option in describe(section):
+        if option.name not in values:
+            yield prefix + option.name
+            continue
+        for inner in (hints[option.name], *typing.get_args(hints[option.name])):
+            inner = next(iter(typing.get_args(inner)), inner)
+            value = values[option.name]
+            value = value[0] if isinstance(value, list) and value else value
+            if dataclasses.is_dataclass(inner) and inner.__module__ == config.__name__ and isinstance(value, dict):
+                if option.name == "eval" and inner is config.SourceConfig:
+                    continue
+                yield from missing(inner, value, f"{prefix}{option.name}.")

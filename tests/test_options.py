@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import pytest
+
+from sftcore import ConfigError, Component, SftError, further_options
+from sftcore.document import Document
+from sftcore.options import check, describe, fill
+
+
+@dataclass
+class Inner:
+    depth: int = 1
+
+
+@dataclass
+class Options(Component):
+    """Some options."""
+
+    size: int
+    """How large.
+
+    In tokens.
+    """
+    rate: float = 0.5
+    kind: Literal["a", "b"] = "a"
+    """Which kind."""
+    flag: bool = False
+    names: list[str] = field(default_factory=list)
+    file: Path | None = None
+    inner: Inner | None = None
+    anything: Any = None
+
+    def __post_init__(self) -> None:
+        if self.size < 0:
+            raise ValueError("size must not be negative")
+        if self.size == 13:
+            raise SftError("no luck")
+
+
+@dataclass
+class Child(Options):
+    kind: Literal["a", "b"] = "b"
+    extra: int = 3
+    """Of the child."""
+
+
+@dataclass
+class Foreign:
+    """As a library would have it, with an annotation that exists for type checkers only."""
+
+    alpha: int = 1
+    dropout: float = 0.0
+    config: Nowhere | None = None  # type: ignore[name-defined]  # noqa: F821
+
+
+@dataclass
+class Typed:
+    alpha: int = 1
+    dropout: float = 0.0
+    size: str = "not ours"
+
+
+@dataclass
+class Wrapper(Component):
+    size: int = 1
+    rest: dict[str, Any] = further_options("a_library:Typed")
+
+
+@pytest.fixture
+def document(tmp_path: Path) -> Document:
+    document = Document({}, "c.yaml", tmp_path)
+    document._lines = {(): 1, ("o",): 2, ("o", "size"): 3, ("o", "sise"): 4}
+    return document
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("a_library")
+    module.Typed, module.Foreign = Typed, Foreign  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "a_library", module)
+
+
+def test_defaults(document: Document) -> None:
+    assert fill(Options, {"size": 2}, document, ("o",)) == Options(2, 0.5, "a", False, [], None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "converted"),
+    [
+        ("size", "8", 8),
+        ("rate", 1, 1.0),
+        ("rate", "2e-4", 2e-4),
+        ("flag", "yes", True),
+        ("names", ("a", "b"), ["a", "b"]),
+        ("inner", {"depth": "2"}, Inner(2)),
+        ("inner", None, None),
+        ("file", None, None),
+        ("anything", {"x": [1]}, {"x": [1]}),
+    ],
+)
+def test_a_value_becomes_what_the_annotation_says(document: Document, key: str, value: Any, converted: Any) -> None:
+    found = getattr(fill(Options, {"size": 1, key: value}, document, ("o",)), key)
+    assert found == converted
+    assert type(found) is type(converted)
+
+
+def test_a_path_is_looked_up_in_the_configurations_folder(
+    document: Document, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "there").touch()
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    assert fill(Options, {"size": 1, "file": "there"}, document, ("o",)).file == tmp_path / "there"
+    (tmp_path / "work" / "there").touch()
+    assert fill(Options, {"size": 1, "file": "there"}, document, ("o",)).file == Path("there")
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"sise": 1}, "c.yaml:4: o.sise: unknown key; did you mean 'size'?"),
+        ({"size": 1, "zzzz": 1}, "c.yaml:2: o.zzzz: unknown key"),
+        ({"size": 1, 3: 1}, "c.yaml:2: o.3: unknown key"),
+        ({}, "c.yaml:2: o: the key 'size' is missing"),
+        (
+            {"size": "eight"},
+            "c.yaml:3: o.size: should be a valid integer, unable to parse string as an integer, got 'eight'",
+        ),
+        ({"size": 1.5}, "c.yaml:3: o.size: should be a valid integer, got a number with a fractional part, got 1.5"),
+        ({"size": None}, "c.yaml:3: o.size: should be a valid integer, got None"),
+        ({"size": 1, "kind": "c"}, "c.yaml:2: o.kind: should be 'a' or 'b', got 'c'"),
+        ({"size": 1, "names": "a"}, "c.yaml:2: o.names: should be a valid list, got 'a'"),
+        ({"size": 1, "names": [1]}, "c.yaml:2: o.names: should be a valid string, got [1]"),
+        ({"size": 1, "file": 3}, "c.yaml:2: o.file: "),
+        (
+            {"size": 1, "file": "package:nope/x"},
+            "c.yaml:2: o.file: package:nope/x: the Python package 'nope' is not inst",
+        ),
+        ({"size": 1, "inner": {"dept": 1}}, "c.yaml:2: o.inner.dept: unknown key; did you mean 'depth'?"),
+        ({"size": 1, "inner": 3}, "c.yaml:2: o.inner: must be a mapping of options, not 3"),
+        ({"size": -1}, "c.yaml:2: o: size must not be negative"),
+        ({"size": 13}, "c.yaml:2: o: no luck"),
+        (["size"], "c.yaml:2: o: must be a mapping of options, not ['size']"),
+        (None, "c.yaml:2: o: must be a mapping of options, not None"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_place(document: Document, values: Any, told: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        fill(Options, values, document, ("o",))
+    assert str(error.value).startswith(told)
+
+
+def test_what_is_ready_is_taken_as_it_is(document: Document) -> None:
+    assert fill(Options, {"size": "raw"}, document, ("o",), known={"size": 4}).size == 4
+    assert fill(Options, {}, document, ("o",), known={"size": 4}).size == 4
+
+
+@pytest.mark.usefixtures("library")
+class TestFurtherOptions:
+    def test_they_stand_beside_the_components_own(self, document: Document) -> None:
+        made = fill(Wrapper, {"size": 2, "alpha": "7"}, document, ("o",))
+        assert made == Wrapper(size=2, rest={"alpha": 7})
+
+    def test_none_given(self, document: Document) -> None:
+        assert fill(Wrapper, {}, document, ("o",)) == Wrapper(1, {})
+
+    @pytest.mark.parametrize(
+        ("values", "told"),
+        [
+            ({"dropuot": 0.1}, "o.dropuot: unknown key; did you mean 'dropout'?"),
+            ({"sise": 1}, "o.sise: unknown key; did you mean 'size'?"),
+            ({"alpha": "x"}, "o.alpha: should be a valid integer"),
+            ({"size": "x"}, "o.size: should be a valid integer"),
+            ({"rest": {"alpha": 1}}, "o.rest: unknown key"),
+        ],
+    )
+    def test_they_are_checked(self, document: Document, values: dict[str, Any], told: str) -> None:
+        with pytest.raises(ConfigError) as error:
+            fill(Wrapper, values, document, ("o",))
+        assert told in str(error.value)
+
+    def test_an_annotation_that_cannot_be_resolved_accepts_anything(self, document: Document) -> None:
+        values = {"config": object(), "alpha": "x"}
+        assert check(Foreign, values, document, ("o",)) == values
+
+
+def test_a_library_that_is_not_there(document: Document) -> None:
+    with pytest.raises(ConfigError, match=r"c\.yaml:2: o: needs a_library:Typed, which cannot be imported"):
+        fill(Wrapper, {}, document, ("o",))
+
+
+def test_options_are_described_by_the_strings_below_them() -> None:
+    options = {option.name: option for option in describe(Child)}
+    assert list(options) == ["size", "rate", "kind", "flag", "names", "file", "inner", "anything", "extra"]
+    assert options["size"] == ("size", "int", "required", "How large.\n\nIn tokens.")
+    assert options["rate"] == ("rate", "float", "0.5", "")
+    assert options["kind"] == ("kind", "Literal['a', 'b']", "b", "Which kind.")
+    assert options["extra"].description == "Of the child."
+    assert (options["flag"].default, options["names"].default, options["file"].default) == ("false", "[]", "null")
+
+
+def test_further_options_are_described_by_where_they_come_from() -> None:
+    assert describe(Wrapper)[-1] == ("...", "", "", "every option of a_library.Typed, under its own name")

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import sftcore_templates
+from sftcore import ConfigError
+from sftcore.paths import locate
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A configuration's folder, with `both` and `here`; the working directory has `both` and `cwd`."""
+    for place, names in (("work", ("both", "cwd")), ("config", ("both", "here"))):
+        (tmp_path / place).mkdir()
+        for name in names:
+            (tmp_path / place / name).touch()
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "config"
+
+
+def test_the_working_directory_comes_first_then_the_configurations_folder(folder: Path) -> None:
+    assert locate("both", folder) == Path("both")
+    assert locate("cwd", folder) == Path("cwd")
+    assert locate("here", folder) == folder / "here"
+    assert locate("neither", folder) == Path("neither")
+    assert locate("here") == Path("here")
+
+
+def test_absolute_and_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert locate("/here", folder) == Path("/here")
+    assert locate("~/x", folder) == Path("/home/someone/x")
+
+
+def test_a_file_of_a_package() -> None:
+    home = Path(str(sftcore_templates.__file__)).parent
+    assert locate("package:sftcore_templates/a/b.json") == home / "a" / "b.json"
+    assert locate("package:sftcore_templates") == home
+
+
+@pytest.mark.parametrize("name", ["not_installed", "not.installed", "json.decoder", "", ".x", "sys"])
+def test_a_package_that_is_not_there(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"the Python package '{name}' is not installed"):
+        locate(f"package:{name}/file")
+
+
+def test_the_hint_spells_the_package_as_pip_does() -> None:
+    with pytest.raises(ConfigError, match="pip install llm-nope"):
+        locate("package:llm_nope/x.gguf")

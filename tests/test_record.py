@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import yaml
+
+from sftcore import Method, Tracker, __version__
+from sftcore.config import Loaded, load
+from sftcore.document import Document
+from sftcore.plugins import Entry, Registry
+from sftcore.record import REDACTED, RunRecord, redact, redact_argument, versions
+
+
+@dataclass
+class Train(Method):
+    requires: ClassVar[tuple[str, ...]] = ("pytest",)
+
+
+@dataclass
+class Track(Tracker):
+    api_key: str | None = None
+
+
+SECRET = "hunter2"
+
+
+@pytest.fixture
+def loaded() -> Loaded:
+    registry = Registry([Entry("method", "m", "dist", "1.2", Train), Entry("tracker", "t", "dist", "1.2", Track)])
+    text = f"""
+        model: {{name_or_path: 'https://user:{SECRET}@host/model'}}
+        data: {{train: a.jsonl}}
+        method: m
+        trackers: [{{name: t, api_key: {SECRET}}}]
+        training_args: {{hub_token: {SECRET}, max_steps: 3}}
+    """
+    return load(Document(yaml.safe_load(text)), registry, {})
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "api_key",
+        "apikey",
+        "API-KEY",
+        "WANDB_API_KEY",
+        "key",
+        "token",
+        "HF_TOKEN",
+        "hub_token",
+        "secret",
+        "client_secret",
+        "password",
+        "db-passwd",
+        "credentials",
+    ],
+)
+@pytest.mark.parametrize("value", [SECRET, 12345, [SECRET], {"user": SECRET}])
+def test_a_secret_is_hidden_by_its_key(key: str, value: object) -> None:
+    for hidden in (redact({key: value}), redact({"a": [{"b": {key: value}}]})):
+        assert SECRET not in str(hidden)
+        assert "12345" not in str(hidden)
+        assert REDACTED in str(hidden)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("max_new_tokens", 32),
+        ("tokenizer", "gpt2"),
+        ("tokens", 512),
+        ("token_count", "3"),
+        ("eos_token", "</s>"),
+        ("pad_token", "<pad>"),
+        ("keyboard", "a"),
+        ("monkey", "a"),
+        ("num_key_value_heads", 3),
+        ("passwordless", "a"),
+        ("target_modules", ["q_proj", "k_proj"]),
+        ("use_token", True),
+        ("api_key", None),
+        ("api_key", ""),
+    ],
+)
+def test_what_only_looks_like_a_secret_stays(key: str, value: object) -> None:
+    assert redact({key: value}) == {key: value}
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://user:hunter2@host/path", f"https://{REDACTED}@host/path"),
+        ("git+https://hunter2@host/x.git", f"git+https://{REDACTED}@host/x.git"),
+        ("redis://:hunter2@host:1", f"redis://{REDACTED}@host:1"),
+        ("https://user:hun@ter2@host", f"https://{REDACTED}@host"),
+        ("see http://a:hunter2@b and http://c:hunter2@d", f"see http://{REDACTED}@b and http://{REDACTED}@d"),
+        ("https://host/path", "https://host/path"),
+        ("https://host/a@b", "https://host/a@b"),
+        ("someone@host", "someone@host"),
+        ("host:29500", "host:29500"),
+    ],
+)
+def test_a_login_in_a_url_is_hidden(url: str, shown: str) -> None:
+    assert redact(url) == shown
+    assert redact({"a": [url]}) == {"a": [shown]}
+
+
+@pytest.mark.parametrize(
+    ("argument", "shown"),
+    [
+        ("run", "run"),
+        ("--deepspeed", "--deepspeed"),
+        ("method.r=8", "method.r=8"),
+        ("training_args.save_strategy=no", "training_args.save_strategy=no"),
+        ("a=2026-13-45", "a=2026-13-45"),
+        ("a={b", "a={b"),
+        (f"training_args.hub_token={SECRET}", f"training_args.hub_token={REDACTED}"),
+        (f"trackers.0.token={SECRET}", f"trackers.0.token={REDACTED}"),
+        (f"model.name_or_path=https://u:{SECRET}@h/m", f"model.name_or_path=https://{REDACTED}@h/m"),
+        (f"--config=https://u:{SECRET}@h/m", f"--config=https://{REDACTED}@h/m"),
+        (f"trackers=[{{name: t, api_key: {SECRET}}}]", f'trackers=[{{"name": "t", "api_key": "{REDACTED}"}}]'),
+    ],
+)
+def test_a_secret_on_the_command_line_is_hidden(argument: str, shown: str) -> None:
+    assert redact_argument(argument) == shown
+
+
+def test_redacting_leaves_the_original_as_it_was() -> None:
+    value = {"a": [{"token": SECRET}]}
+    redact(value)
+    assert value == {"a": [{"token": SECRET}]}
+
+
+def read(folder: Path) -> Any:
+    return json.loads((folder / "run.json").read_text())
+
+
+def test_a_record_holds_what_a_run_was_made_of_and_no_secret(loaded: Loaded, tmp_path: Path) -> None:
+    argv = ["run", "method.r=8", f"training_args.hub_token={SECRET}"]
+    record = RunRecord(tmp_path / "out", loaded, argv, {"WORLD_SIZE": "2"})
+    record.begin(resuming=False)
+    found = read(tmp_path / "out")
+    assert SECRET not in json.dumps(found)
+    assert found["command"][1:5] == ["-m", "sftcore", "run", "method.r=8"]
+    assert found["config"]["training_args"] == {"hub_token": REDACTED, "max_steps": 3}
+    assert found["plugins"]["method"] == {"component": "dist/m", "kind": "method", "version": "1.2"}
+    assert set(found["plugins"]) == {"method", "trackers.0"}
+    assert found["versions"]["sftcore"] == __version__
+    assert (found["status"], found["world_size"], found["host"]["cpus"]) == ("running", 2, os.cpu_count())
+
+
+def test_versions_are_those_of_the_libraries_and_of_what_components_need(loaded: Loaded) -> None:
+    found = versions(loaded)
+    assert found["pytest"] == pytest.__version__
+    assert {"python", "torch", "transformers", "datasets"} <= set(found)
+
+
+@pytest.mark.parametrize("status", ["finished", "failed", "interrupted"])
+def test_how_a_run_ended(loaded: Loaded, tmp_path: Path, status: str) -> None:
+    record = RunRecord(tmp_path, loaded, [], {})
+    record.begin(resuming=False)
+    record.end(status, steps=3, odd=Path("x"))
+    found = read(tmp_path)
+    assert (found["status"], found["steps"], found["odd"], found["world_size"]) == (status, 3, "x", 1)
+    assert found["started"] <= found["ended"]
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
+@pytest.mark.parametrize("resuming", [False, True])
+def test_what_an_earlier_run_left_is_kept(loaded: Loaded, tmp_path: Path, resuming: bool) -> None:
+    for name in ("run.json", "metrics.jsonl"):
+        (tmp_path / name).write_text('"earlier"')
+    RunRecord(tmp_path, loaded, [], {}).begin(resuming)
+    kept = {path.name: path.read_text() for path in tmp_path.glob("earlier/*/*")}
+    assert kept == ({} if resuming else {"run.json": '"earlier"', "metrics.jsonl": '"earlier"'})
+    assert (tmp_path / "metrics.jsonl").exists() is resuming
+    assert read(tmp_path)["status"] == "running"

@@ -1,0 +1,200 @@
+"""A run from end to end: what it says, what it leaves behind, and how it ends when something is wrong."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+
+def test_what_a_run_leaves_behind(sft):
+    sft.config["ask"] = {"questions": ["What is 1 plus one?"], "max_new_tokens": 4}
+    sft.config["training_args"] |= {"save_strategy": "steps", "save_steps": 2}
+    said = sft.train()
+    names = {path.name for path in sft.out.iterdir()}
+    assert names >= {
+        "model.safetensors",
+        "tokenizer.json",
+        "chat_template.jinja",
+        "checkpoint-2",
+        "metrics.jsonl",
+        "run.json",
+    }
+    record = sft.record()
+    assert record["status"] == "finished"
+    assert record["steps"] == 3
+    assert record["config"]["method"] == {"name": "sftcore/full"}
+    assert record["config"]["data"]["max_length"] == 2048  # a default, resolved
+    assert record["training_args"]["per_device_train_batch_size"] == 4
+    assert {item["component"] for item in record["plugins"].values()} == {
+        "sftcore/full",
+        "sftcore/messages",
+        "sftcore/none",
+    }
+    assert set(record["versions"]) >= {"sftcore", "torch", "transformers", "python"}
+    assert record["base_model"]["fingerprint"].startswith("sha256:")
+    assert record["data"]["train"]["rows"] == record["data"]["train"]["kept"] == 40
+    assert record["command"][1:4] == ["-m", "sftcore", "run"]
+    assert record["asked"][0].keys() == {"question", "before", "after"}
+    assert "rows.jsonl: 40 rows, format messages (auto)" in said
+    assert "the tokenizer's own" in said
+    assert "tokens/s" in said
+
+
+def test_equal_runs_are_equal_and_data_is_told_apart(sft, rows):
+    sft.train()
+    first, losses = sft.record(), sft.losses()
+    sft.config["training_args"]["output_dir"] += "-2"
+    sft.train()
+    assert sft.losses() == losses
+    assert sft.record()["data"]["fingerprint"] == first["data"]["fingerprint"]
+    assert sft.record()["base_model"] == first["base_model"]
+    fewer = sft.folder / "fewer.jsonl"
+    fewer.write_text("\n".join(rows.read_text().splitlines()[1:]))
+    sft.config["data"]["train"] = str(fewer)
+    sft.train()
+    assert sft.record()["data"]["fingerprint"] != first["data"]["fingerprint"]
+
+
+def test_the_seed_changes_the_run(sft):
+    sft.train()
+    losses = sft.losses()
+    sft.train("seed=7", f"training_args.output_dir={sft.out}-2")
+    sft.config["training_args"]["output_dir"] += "-2"
+    assert sft.losses() != losses
+
+
+def test_a_second_run_in_a_folder_loses_nothing_of_the_first(sft):
+    sft.train()
+    losses = sft.losses()
+    sft.train("training_args.max_steps=1")
+    assert len(sft.losses()) == 1
+    (earlier,) = (sft.out / "earlier").iterdir()
+    assert [json.loads(line).get("loss") for line in (earlier / "metrics.jsonl").read_text().splitlines()][:3] == losses
+    assert json.loads((earlier / "run.json").read_text())["steps"] == 3
+
+
+def test_resuming_goes_on_where_it_stopped(sft):
+    sft.config["training_args"] |= {"max_steps": 6}
+    sft.train()
+    whole = sft.losses()
+    sft.config["training_args"] |= {"output_dir": str(sft.out) + "-2", "save_strategy": "steps", "save_steps": 3}
+    sft.train()
+    (sft.out / "metrics.jsonl").unlink()
+    sft.train(f"training_args.resume_from_checkpoint={sft.out}/checkpoint-3")
+    assert sft.losses() == whole[3:]
+
+
+def test_a_run_that_fails_says_so_in_its_record(sft, monkeypatch):
+    from sftcore import checkpoint
+
+    def fail(*args):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(checkpoint, "save", fail)
+    with pytest.raises(OSError, match="no space left"):
+        sft.run_here()
+    record = sft.record()
+    assert record["status"] == "failed"
+    assert record["error"] == "OSError: no space left"
+
+
+def test_packed_rows_train_like_unpacked_ones(sft):
+    """All rows in one step: the loss of a step is the same, packed or not."""
+    sft.config["training_args"] |= {"max_steps": 1, "per_device_train_batch_size": 40}
+    sft.train()
+    (plain,) = sft.losses()
+    sft.config["data"] |= {"packing": True, "max_length": 300}
+    said = sft.train()
+    assert sft.losses() == pytest.approx([plain], rel=1e-6)
+    assert "40 rows were packed into" in said
+
+
+def test_packing_is_refused_where_documents_would_see_each_other(sft, monkeypatch):
+    from sftcore import callbacks
+
+    honest = callbacks._logits
+    monkeypatch.setattr(callbacks, "_logits", lambda model, ids, lengths: honest(model, ids, [sum(lengths)]))
+    sft.config["data"] |= {"packing": True}
+    done = sft.run_here()
+    assert done.code == 2
+    assert "packed documents see each other" in done.said
+
+
+def test_the_evaluation_loss_is_a_mean_over_tokens(sft, rows):
+    sft.config["data"]["eval"] = str(rows)
+    sft.config["training_args"] |= {"max_steps": 1, "learning_rate": 0.0, "eval_strategy": "steps", "eval_steps": 1}
+    losses = set()
+    for batch in (1, 3, 40):
+        sft.train(f"training_args.per_device_eval_batch_size={batch}")
+        losses.add(round(next(line["eval_loss"] for line in sft.metrics() if "eval_loss" in line), 5))
+    assert len(losses) == 1
+
+
+def test_rows_held_back_are_evaluated_by_default(sft):
+    sft.config["data"]["eval"] = {"fraction": 0.25}
+    sft.train()
+    assert any("eval_loss" in line for line in sft.metrics())
+    record = sft.record()["data"]
+    assert (record["train"]["rows"], record["eval"]["rows"]) == (30, 10)
+
+
+def test_a_template_that_is_named_wins_and_is_saved(sft, tiny):
+    from transformers import AutoTokenizer
+
+    sft.config["template"] = "llama3_instruct"
+    said = sft.train()
+    assert "'sftcore/llama3_instruct', because the configuration names it" in said
+    assert "the stop string '<|eot_id|>' is no token of this tokenizer" in said
+    assert "<|start_header_id|>" in AutoTokenizer.from_pretrained(sft.out).chat_template
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            ("training_args", {"learning_rat": 1}),
+            "training_args.learning_rat: unknown key; did you mean 'learning_rate'?",
+        ),
+        (("training_args", {"learning_rate": "fast"}), "training_args.learning_rate: should be a valid number"),
+        (("training_args", {"report_to": "wandb"}), "training_args.report_to: cannot be set here: name trackers"),
+        (("training_args", {"deepspeed": "x.json"}), "training_args.deepspeed: is set by the backend 'deepspeed'"),
+        (("training_args", {"eval_strategy": "steps"}), "training_args.eval_strategy: there is nothing to evaluate on"),
+        (("model", {"name_or_path": "/no/such/model"}), "model.name_or_path: /no/such/model is neither"),
+        (("model", {"name_or_path": "package:no_such/x.gguf"}), "the Python package 'no_such' is not installed"),
+        (("data", {"train": "no/such.jsonl"}), "there is no such file"),
+        (("method", "lroa"), "no installed plugin offers the method 'lroa'; did you mean 'lora'?"),
+        (
+            ("method", {"name": "lora", "lora_dropuot": 0.1}),
+            "method.lora_dropuot: unknown key; did you mean 'lora_dropout'?",
+        ),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else None,
+)
+def test_what_is_wrong_is_one_clear_message(sft, change, message):
+    key, value = change
+    sft.config[key] = {**sft.config[key], **value} if isinstance(sft.config.get(key), dict) else value
+    done = sft.run_here()
+    assert done.code == 2
+    assert message in done.said
+    assert "finetune.yaml" in done.said or "data source" in done.said
+    assert "Traceback" not in done.said
+    assert not (sft.out / "run.json").exists()
+
+
+def test_a_model_that_lacks_weights_is_refused(sft, tiny, tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny, broken)
+    weights = load_file(broken / "model.safetensors")
+    weights.pop("model.layers.0.mlp.up_proj.weight")
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    sft.config["model"]["name_or_path"] = str(broken)
+    done = sft.run_here()
+    assert done.code == 2
+    assert (
+        "lacks 1 weights of its architecture, which would start random: model.layers.0.mlp.up_proj.weight" in done.said
+    )

@@ -1,0 +1,182 @@
+"""The five shipped templates: their text, and what is trained of it, written out by hand."""
+
+from __future__ import annotations
+
+import pytest
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from sftcore import Conversation, Message, Origin, RowError
+from sftcore.chat_template import choose_template
+from sftcore.config import load
+from sftcore.data.conversations import Parsed
+from sftcore.data.labels import label_one
+from sftcore.document import Document
+from sftcore.plugins import Registry
+
+DEEPSEEK = ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>")
+TOKENS = {  # the beginning and end tokens of the models' own tokenizers
+    "qwen2_chatml": ("<|endoftext|>", "<|im_end|>"),
+    "llama3_instruct": ("<|begin_of_text|>", "<|eot_id|>"),
+    "chatglm3": ("[gMASK]", "</s>"),
+    "baichuan2_chat": ("<s>", "</s>"),
+    "deepseek_chat": DEEPSEEK,
+}
+MARKERS = """<|endoftext|> <|im_start|> <|im_end|> <|begin_of_text|> <|start_header_id|> <|end_header_id|> <|eot_id|>
+[gMASK] sop <|system|> <|user|> <|assistant|> <|observation|> <s> </s> <reserved_106> <reserved_107>""".split()
+TURNS = (
+    Message("user", "What is 2+2?"),
+    Message("assistant", "It is 4."),
+    Message("user", " 再见 👋\n"),
+    Message("assistant", "Bye!\n\nSee you."),
+)
+SYSTEM = Message("system", "Be brief.")
+
+# name: (text without a system message, the same with one, the generation prompt, what is trained)
+EXPECTED = {
+    "qwen2_chatml": (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+        "<|im_start|>user\nWhat is 2+2?<|im_end|>\n"
+        "<|im_start|>assistant\nIt is 4.<|im_end|>\n"
+        "<|im_start|>user\n 再见 👋\n<|im_end|>\n"
+        "<|im_start|>assistant\nBye!\n\nSee you.<|im_end|>\n",
+        "<|im_start|>system\nBe brief.<|im_end|>\n"
+        "<|im_start|>user\nWhat is 2+2?<|im_end|>\n"
+        "<|im_start|>assistant\nIt is 4.<|im_end|>\n"
+        "<|im_start|>user\n 再见 👋\n<|im_end|>\n"
+        "<|im_start|>assistant\nBye!\n\nSee you.<|im_end|>\n",
+        "<|im_start|>assistant\n",
+        ["It is 4.<|im_end|>", "Bye!\n\nSee you.<|im_end|>"],
+    ),
+    "llama3_instruct": (
+        "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nWhat is 2+2?<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\nIt is 4.<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\n再见 👋<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\nBye!\n\nSee you.<|eot_id|>",
+        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\nWhat is 2+2?<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\nIt is 4.<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\n再见 👋<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\nBye!\n\nSee you.<|eot_id|>",
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        ["It is 4.<|eot_id|>", "Bye!\n\nSee you.<|eot_id|>"],
+    ),
+    "chatglm3": (  # the prompt ends with the marker; the line break and blank after it are the model's own
+        "[gMASK]sop<|user|>\n What is 2+2?<|assistant|>\n It is 4.<|user|>\n  再见 👋\n<|assistant|>\n Bye!\n\nSee you.</s>",
+        "[gMASK]sop<|system|>\n Be brief.<|user|>\n What is 2+2?<|assistant|>\n It is 4."
+        "<|user|>\n  再见 👋\n<|assistant|>\n Bye!\n\nSee you.</s>",
+        "<|assistant|>",
+        ["\n It is 4.<|user|>", "\n Bye!\n\nSee you.</s>"],
+    ),
+    "baichuan2_chat": (  # the model's own format ends only the last turn with a token
+        "<reserved_106>What is 2+2?<reserved_107>It is 4.<reserved_106> 再见 👋\n<reserved_107>Bye!\n\nSee you.</s>",
+        "Be brief.<reserved_106>What is 2+2?<reserved_107>It is 4."
+        "<reserved_106> 再见 👋\n<reserved_107>Bye!\n\nSee you.</s>",
+        "<reserved_107>",
+        ["It is 4.", "Bye!\n\nSee you.</s>"],
+    ),
+    "deepseek_chat": (
+        "<｜begin▁of▁sentence｜>User: What is 2+2?\n\nAssistant: It is 4.<｜end▁of▁sentence｜>"
+        "User:  再见 👋\n\n\nAssistant: Bye!\n\nSee you.<｜end▁of▁sentence｜>",
+        "<｜begin▁of▁sentence｜>Be brief.\n\nUser: What is 2+2?\n\nAssistant: It is 4.<｜end▁of▁sentence｜>"
+        "User:  再见 👋\n\n\nAssistant: Bye!\n\nSee you.<｜end▁of▁sentence｜>",
+        "Assistant:",
+        [" It is 4.<｜end▁of▁sentence｜>", " Bye!\n\nSee you.<｜end▁of▁sentence｜>"],
+    ),
+}
+
+
+@pytest.fixture(scope="session")
+def bpe():
+    """A small byte-level BPE that knows the markers of all five templates."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator(["What is it? It is 4. See you. Assistant: User: Be brief.\n\n"] * 4, trainer)
+    tokenizer.add_special_tokens([AddedToken(marker, normalized=False) for marker in (*MARKERS, *DEEPSEEK)])
+    return tokenizer
+
+
+@pytest.fixture
+def chosen(bpe, request):
+    """A tokenizer with the template of the test set on it, as a run does, and its stop strings."""
+    name = request.getfixturevalue("name")
+    bos, eos = TOKENS[name]
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=bos, eos_token=eos)
+    data = {"model": {"name_or_path": "x"}, "data": {"train": "x"}, "method": "full", "template": name}
+    loaded = load(Document(data), Registry.discover(), {})
+    return tokenizer, choose_template(loaded, tokenizer, Base()).stops
+
+
+class Base:
+    """A model without a generation configuration."""
+
+    name = location = "/nowhere"
+
+    def options(self):
+        return {}
+
+
+def trained(tokenizer, labels):
+    """Return the decoded runs of trained tokens."""
+    runs, before = [], -100
+    for label in labels:
+        if label != -100:
+            runs.append([*([] if before == -100 else runs.pop()), label])
+        before = label
+    return [tokenizer.decode(run) for run in runs]
+
+
+def as_dicts(messages):
+    return [message.as_dict() for message in messages]
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize("system", [False, True], ids=["no system", "system"])
+class TestEach:
+    def test_text_and_generation_prompt(self, chosen, name, system):
+        tokenizer, _ = chosen
+        messages = as_dicts((SYSTEM, *TURNS) if system else TURNS)
+        text = EXPECTED[name][system]
+        assert tokenizer.apply_chat_template(messages, tokenize=False) == text
+        question = tokenizer.apply_chat_template(messages[:-1], tokenize=False)
+        prompt = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
+        assert prompt == question + EXPECTED[name][2]
+        assert text.startswith(prompt)
+
+    def test_what_is_trained(self, chosen, name, system):
+        tokenizer, stops = chosen
+        messages = (SYSTEM, *TURNS) if system else TURNS
+        ids, labels = label_one(Parsed(Conversation(messages), Origin("f", 1)), tokenizer, stops)
+        assert ids == tokenizer.apply_chat_template(as_dicts(messages), tokenize=True, return_dict=False)
+        assert trained(tokenizer, labels) == EXPECTED[name][3]
+        assert all(label in (token, -100) for label, token in zip(labels, ids, strict=True))
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize("role", ["tool", "critic"])
+def test_a_role_without_a_place_is_refused(chosen, name, role):
+    tokenizer, stops = chosen
+    messages = (*TURNS[:2], Message(role, "42"), Message("assistant", "So it is."))
+    row = Parsed(Conversation(messages), Origin("f", 1))
+    if (name, role) == ("chatglm3", "tool"):
+        _, labels = label_one(row, tokenizer, stops)
+        assert trained(tokenizer, labels) == ["\n It is 4.<|observation|>", "\n So it is.</s>"]
+    else:
+        with pytest.raises(RowError, match=f"no place for the role {role}"):
+            label_one(row, tokenizer, stops)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_tools_are_refused(chosen, name):
+    tokenizer, stops = chosen
+    with pytest.raises(RowError, match="no place for tools"):
+        label_one(Parsed(Conversation(TURNS, tools=({"name": "f"},)), Origin("f", 1)), tokenizer, stops)
+
+
+def test_every_shipped_template_is_tested():
+    names = {entry.name for entry in Registry.discover().of_kind("template") if entry.distribution == "sftcore"}
+    assert names == set(EXPECTED)

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import pytest
+
+from sftcore import Message, Origin, RowError, role_of
+
+
+@pytest.mark.parametrize(
+    ("role", "spellings"),
+    [
+        ("system", ["system"]),
+        ("user", ["user", "human"]),
+        ("assistant", ["assistant", "gpt"]),
+        ("tool", ["tool", "function", "observation"]),
+    ],
+)
+def test_every_spelling_of_a_role(role: str, spellings: list[str]) -> None:
+    assert [role_of(spelling) for spelling in spellings] == [role] * len(spellings)
+
+
+@pytest.mark.parametrize(
+    ("spelling", "told"),
+    [
+        ("asistant", "unknown role 'asistant'; did you mean 'assistant'?"),
+        ("xyz", "unknown role 'xyz' (known: system, user, human, assistant, gpt, tool, function, observation)"),
+        (7, "unknown role 7 (known: "),
+        (None, "unknown role None (known: "),
+        (["user"], "unknown role ['user'] (known: "),
+    ],
+)
+def test_unknown_role(spelling: object, told: str) -> None:
+    with pytest.raises(RowError) as error:
+        role_of(spelling)
+    assert str(error.value).startswith(told)
+
+
+def test_a_message_gives_a_template_only_what_is_set() -> None:
+    assert Message("assistant", "").as_dict() == {"role": "assistant", "content": ""}
+
+
+def test_a_message_gives_a_template_all_that_is_set() -> None:
+    call = {"type": "function", "function": {"name": "f", "arguments": {}}}
+    message = Message("assistant", "c", reasoning_content="r", tool_calls=(call,), name="n", tool_call_id="1")
+    assert message.as_dict() == {
+        "role": "assistant",
+        "content": "c",
+        "reasoning_content": "r",
+        "tool_calls": [call],
+        "name": "n",
+        "tool_call_id": "1",
+    }
+
+
+def test_an_origin_reads_as_file_and_line() -> None:
+    assert str(Origin("a/b.jsonl", 3)) == "a/b.jsonl:3"
