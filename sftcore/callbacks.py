@@ -79,9 +79,15 @@ class Progress(TrainerCallback):  # type: ignore[misc]
         self._loss: float | None = None
         self._began = 0.0
         self._tokens_before = 0
+        self._steps_before = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._began, self._tokens_before = time.monotonic(), state.num_input_tokens_seen
+        self._began, self._tokens_before, self._steps_before = 0.0, state.num_input_tokens_seen, state.global_step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._began:
+            return
+        self._began = time.monotonic()  # not before: questions may be asked, and packing proven, before the first step
         if state.is_world_process_zero:
             hidden = True if args.disable_tqdm else None  # None: shown on a terminal only
             self._bar = tqdm(
@@ -106,7 +112,8 @@ class Progress(TrainerCallback):  # type: ignore[misc]
         if "eval_loss" in logs:
             self._line(f"step {state.global_step}/{state.max_steps}: evaluation loss {logs['eval_loss']:.4f}")
         elif "loss" in logs and self._bar.disable:
-            left = (time.monotonic() - self._began) / max(state.global_step, 1) * (state.max_steps - state.global_step)
+            taken = (time.monotonic() - self._began) / max(state.global_step - self._steps_before, 1)
+            left = taken * (state.max_steps - state.global_step)
             self._line(f"step {state.global_step}/{state.max_steps}: {self._numbers(state)}, {left:.0f} s left")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -51,10 +51,17 @@ def load_model(base: BaseModel, config: Config, args: transformers.TrainingArgum
     """
     transformers.set_seed(config.seed)
     model = config.method.prepare(base.load(config.method), args)
-    sizes = [(getattr(weight, "ds_numel", weight.numel()), weight.requires_grad) for weight in model.parameters()]
-    total, trained = sum(size for size, _ in sizes), sum(size for size, train in sizes if train)
-    say("model", f"{base.name}: {count(trained, 'parameter')} trained, {trained / total:.2%} of what is in memory")
+    total = sum(_size(weight) for weight in model.parameters())
+    trained = sum(_size(weight) for weight in model.parameters() if weight.requires_grad)
+    say("model", f"{base.name}\n{trained:,} of {count(total, 'parameter')} trained ({trained / total:.2%})")
     return model
+
+
+def _size(weight: Any) -> int:
+    """Return the number of elements of *weight*, also where it is packed into 4 bits or spread over ranks."""
+    if (state := getattr(weight, "quant_state", None)) is not None:
+        return int(state.shape.numel())
+    return int(getattr(weight, "ds_numel", weight.numel()))
 
 
 def build_trainer(

@@ -62,6 +62,7 @@ def _defaults(loaded: Loaded, cpu: bool, has_eval: bool) -> dict[str, Any]:
         "seed": loaded.config.seed,
         "use_cpu": cpu,
         "report_to": [],
+        "disable_tqdm": False,
         "remove_unused_columns": False,
         "logging_steps": 10,
         "logging_nan_inf_filter": False,

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pytest
 
-from sftcore import ConfigError, Component, SftError, further_options
+from sftcore import Component, ConfigError, SftError, further_options
 from sftcore.document import Document
 from sftcore.options import check, describe, fill
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 import sftcore_templates
+
 from sftcore import ConfigError
 from sftcore.paths import locate
 

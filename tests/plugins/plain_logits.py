@@ -24,6 +24,13 @@ if base:
     from peft import PeftModel
 
     model = PeftModel.from_pretrained(model, folder)
+if options:
+    import bitsandbytes
+
+    # the arithmetic of training; else CPUs with AVX512-BF16 evaluate with a faster kernel that rounds to bfloat16
+    for layer in model.modules():
+        if isinstance(layer, bitsandbytes.nn.Linear4bit):
+            layer.support_avx512bf16_for_cpu = False
 assert AutoTokenizer.from_pretrained(folder).chat_template
 with torch.no_grad():
     logits = model.eval()(torch.tensor([json.loads(ids)])).logits

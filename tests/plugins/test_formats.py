@@ -211,7 +211,7 @@ def test_auto_goes_by_the_keys_and_says_what_it_chose(tmp_path, form):
             [{"text": "a"}, {"text": "b"}],
             r"(?s):1: no format fits its keys \(text\).*:2: no.*known formats need alpaca: ",
         ),
-        ([{}], r":1: no format fits its keys \(none\)"),
+        ([{}], r":1: no format fits its keys \(no keys\)"),
         (["{", "7"], r"(?s):1: not valid JSON.*:2: expected one JSON object, not a number"),
         ([], "has no rows"),
         (

@@ -1,0 +1,37 @@
+"""Batches: shapes, padding, attention masks and position ids."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sftcore import Example, Origin
+from sftcore.data.collate import Collator
+
+
+def example(*lengths):
+    total = sum(lengths)
+    return Example(list(range(1, total + 1)), [-100, *range(2, total + 1)], lengths, (Origin("f", 1),) * len(lengths))
+
+
+def test_padded_on_the_right():
+    batch = {key: value.tolist() for key, value in Collator(9)([example(2), example(4), example(1)]).items()}
+    assert batch == {
+        "input_ids": [[1, 2, 9, 9], [1, 2, 3, 4], [1, 9, 9, 9]],
+        "labels": [[-100, 2, -100, -100], [-100, 2, 3, 4], [-100, -100, -100, -100]],
+        "attention_mask": [[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]],
+    }
+
+
+def test_position_ids_start_anew_at_every_document():
+    batch = Collator(9, packed=True)([example(2, 3), example(1, 1, 1)])
+    assert "attention_mask" not in batch
+    assert batch["position_ids"].tolist() == [[0, 1, 0, 1, 2], [0, 0, 0, 0, 1]]
+    assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 5], [1, 2, 3, 9, 9]]
+    assert batch["labels"].tolist() == [[-100, 2, 3, 4, 5], [-100, 2, 3, -100, -100]]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_types_and_shapes(packed):
+    batch = Collator(0, packed)([example(3), example(2, 5)])
+    assert {(value.dtype, tuple(value.shape)) for value in batch.values()} == {(torch.int64, (2, 7))}

@@ -1,0 +1,91 @@
+"""``format: auto``: which format a source has, asked of formats made for the purpose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+
+from sftcore import DataError, Format, Message, Origin
+from sftcore.data.conversations import SAMPLE, bad_rows, detect
+from sftcore.plugins import Entry, Registry
+
+
+@dataclass
+class Lines(Format):
+    needs: ClassVar[frozenset[str]] = frozenset({"lines"})
+
+    def parse(self, row):
+        return [Message("assistant", line) for line in row["lines"]]
+
+
+@dataclass
+class Guessless(Format):
+    """A format without ``needs``."""
+
+
+@dataclass
+class Demanding(Format):
+    must: str
+    needs: ClassVar[frozenset[str]] = frozenset({"lines"})
+
+
+def registry(*classes, name="lines"):
+    return Registry(
+        [Entry("format", name, f"dist-{index}", "1", target) for index, target in enumerate(classes, start=1)]
+    )
+
+
+def sample(*rows):
+    return [(Origin("f", line), row) for line, row in enumerate(rows, start=1)]
+
+
+def test_the_one_that_fits():
+    entry, reader = detect("f", sample({"lines": []}), registry(Lines))
+    assert entry.qualified == "dist-1/lines"
+    assert isinstance(reader, Lines)
+
+
+def test_a_bad_row_among_the_first_does_not_matter():
+    rows = sample(ValueError("not valid JSON"), 3, {"else": 1}, {"lines": []})
+    assert detect("f", rows, registry(Lines))[0].name == "lines"
+
+
+@pytest.mark.parametrize("other", [Guessless, Demanding, "no_such_module:Class"])
+def test_formats_that_cannot_be_guessed_stand_aside(other):
+    assert detect("f", sample({"lines": []}), registry(Lines, other))[0].distribution == "dist-1"
+    with pytest.raises(DataError, match="no format fits"):
+        detect("f", sample({"lines": []}), registry(other))
+
+
+def test_formats_of_one_name_are_told_apart():
+    with pytest.raises(DataError, match=r"dist-1/lines \(row f:2\), dist-2/lines \(row f:2\); name one with 'format'"):
+        detect("f", sample({}, {"lines": []}, {"lines": []}), registry(Lines, Lines))
+
+
+def test_every_row_is_told_where_none_fits():
+    with pytest.raises(DataError) as raised:
+        detect("f", sample({"a": 1, "b": 2}, {}), registry(Lines))
+    assert str(raised.value).splitlines() == [
+        "2 rows cannot be used; mend or remove:",
+        "  f:1: no format fits its keys (a, b)",
+        "  f:2: no format fits its keys (no keys)",
+        "  known formats need lines: lines",
+    ]
+
+
+def test_every_row_is_told_where_none_is_an_object():
+    with pytest.raises(DataError) as raised:
+        detect("f", sample(ValueError("not valid JSON: x"), "text"), registry(Lines))
+    assert "f:1: not valid JSON: x\n  f:2: expected one JSON object, not a string" in str(raised.value)
+
+
+def test_no_rows():
+    with pytest.raises(DataError, match="data source f: has no rows"):
+        detect("f", [], registry(Lines))
+
+
+def test_a_long_list_is_cut_and_counted():
+    assert bad_rows(["f:1: x"]) == "1 row cannot be used; mend or remove:\n  f:1: x"
+    assert bad_rows([str(number) for number in range(SAMPLE)]).endswith("\n  9\n  ... and 40 more")

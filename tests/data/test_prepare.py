@@ -1,0 +1,125 @@
+"""From the data section to examples: the evaluation share, and sums that add up."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+from transformers import AutoTokenizer
+
+from sftcore import DataError
+from sftcore.config import load
+from sftcore.data import check_rows, prepare
+from sftcore.document import Document
+from sftcore.plugins import Registry
+
+REGISTRY = Registry.discover()
+
+
+@pytest.fixture(scope="module")
+def tokenizer(smollm2):
+    return AutoTokenizer.from_pretrained(smollm2)
+
+
+def write(path, questions):
+    path.write_text("\n".join(json.dumps({"input": question, "output": "yes " * 9}) for question in questions))
+    return str(path)
+
+
+def loaded(path, seed=42, **data):
+    config = {"model": {"name_or_path": "x"}, "method": "full", "data": {"train": path, **data}, "seed": seed}
+    return load(Document(config), REGISTRY, {})
+
+
+def questions(rows):
+    return [row.conversation.messages[0].content for row in rows]
+
+
+def split(folder, asked, fraction=0.2, seed=42):
+    rows = check_rows(loaded(write(folder / "t.jsonl", asked), seed, eval={"fraction": fraction}), REGISTRY)
+    return questions(rows.train), questions(rows.eval)
+
+
+DISTINCT = [f"Is {number} a number?" for number in range(100)]
+
+
+@pytest.mark.parametrize(("fraction", "size"), [(0.2, 20), (0.001, 1), (0.5, 50), (0.999, 99)])
+def test_the_share_is_as_large_as_asked(tmp_path, fraction, size):
+    train, held_back = split(tmp_path, DISTINCT, fraction)
+    assert len(held_back) == size
+    assert sorted(train + held_back) == sorted(DISTINCT)
+
+
+def test_the_share_does_not_depend_on_the_order_of_rows_but_on_the_seed(tmp_path):
+    train, held_back = split(tmp_path, DISTINCT)
+    shuffled = random.Random(1).sample(DISTINCT, 100)
+    assert split(tmp_path, DISTINCT) == (train, held_back)
+    assert set(split(tmp_path, shuffled)[1]) == set(held_back)
+    assert set(split(tmp_path, DISTINCT, seed=43)[1]) != set(held_back)
+
+
+def test_equal_rows_stay_on_one_side(tmp_path):
+    train, held_back = split(tmp_path, [f"Is {number % 10}?" for number in range(100)])
+    assert train
+    assert held_back
+    assert not set(train) & set(held_back)
+    assert len(train) % 10 == len(held_back) % 10 == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"), [(["a"], "cannot hold back a share of 1 row"), (["a"] * 5, "all rows are equal")]
+)
+def test_too_few_rows_to_hold_back(tmp_path, asked, reason):
+    with pytest.raises(DataError, match=f"data.eval: {reason}"):
+        split(tmp_path, asked)
+
+
+def test_two_rows_are_one_each(tmp_path):
+    assert [len(part) for part in split(tmp_path, ["a", "b"], 0.9)] == [1, 1]
+
+
+def test_evaluation_sources(tmp_path):
+    train, held_back = write(tmp_path / "t.jsonl", ["a", "b"]), write(tmp_path / "e.jsonl", ["c"])
+    rows = check_rows(loaded(train, eval=held_back), REGISTRY)
+    assert (questions(rows.train), questions(rows.eval)) == (["a", "b"], ["c"])
+    assert [source.path for source in rows.sources] == [train, held_back]
+
+
+def test_the_fingerprint_is_of_the_content_in_order(tmp_path):
+    def fingerprint(*asked, name="t.jsonl"):
+        return check_rows(loaded(write(tmp_path / name, asked)), REGISTRY).fingerprint()
+
+    assert fingerprint("a", "b") == fingerprint("a", "b", name="other.jsonl")
+    assert len({fingerprint("a", "b"), fingerprint("b", "a"), fingerprint("a"), fingerprint("a", "c")}) == 4
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_the_sums_add_up(tmp_path, tokenizer, packing):
+    asked = [*DISTINCT[:20], *("long " * length for length in (40, 41, 42, 22))]
+    made = loaded(write(tmp_path / "t.jsonl", asked), eval={"fraction": 0.4}, max_length=64, packing=packing)
+    rows = check_rows(made, REGISTRY)
+    prepared = prepare(rows, made.config.data, tokenizer, ["<|im_end|>"])
+    for summary, examples, given in (
+        (prepared.train_summary, prepared.train, rows.train),
+        (prepared.eval_summary, prepared.eval, rows.eval),
+    ):
+        assert summary.rows == len(given) == summary.kept + summary.dropped
+        assert summary.kept == sum(len(example.lengths) for example in examples)
+        assert summary.tokens == sum(len(example.input_ids) for example in examples)
+        assert summary.trained == sum(label != -100 for example in examples for label in example.labels)
+        assert all(len(example.input_ids) <= 64 for example in examples)
+        assert packing or len(examples) == summary.kept
+    both = (prepared.train_summary, prepared.eval_summary)
+    assert sum(summary.dropped for summary in both) == 3
+    assert sum(summary.truncated for summary in both) == 1
+    notes = " ".join(prepared.train_summary.notes)
+    assert ("rows were packed into" in notes) == packing
+
+
+def test_no_rows_for_training(tmp_path):
+    path = write(tmp_path / "t.jsonl", [])
+    with pytest.raises(DataError, match="has no rows"):
+        check_rows(loaded(path), REGISTRY)
+    with pytest.raises(DataError, match="the training sources have no rows"):
+        check_rows(loaded([{"path": path, "format": "qa"}]), REGISTRY)

@@ -1,0 +1,1 @@
+"""Chat templates; the files beside this one."""

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+EXAMPLE = Path(__file__).parent / "examples" / "sft-plugin-xyz"
+PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
+
+Sft = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def run(*command: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False, **options)
+
+
+def build_and_install(source: Path, target: Path) -> Path:
+    """Build a wheel of the project in *source*, install it in *target*, and return it."""
+    wheels = target.parent / f"{source.name}-wheels"
+    for command in (
+        (*PIP, "wheel", "--no-build-isolation", "--no-deps", "--no-index", "--wheel-dir", wheels, source),
+        (*PIP, "install", "--no-deps", "--no-index", "--target", target, "--find-links", wheels, source.name),
+    ):
+        done = run(*command)
+        assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = wheels.glob("*.whl")
+    return wheel
+
+
+def write(folder: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+def project(name: str, module: str) -> str:
+    return f"""\
+[build-system]
+requires = ["setuptools"]
+build-backend = "setuptools.build_meta"
+[project]
+name = "{name}"
+version = "2.0"
+[project.entry-points.sftcore]
+main = "{module}"
+[tool.setuptools]
+py-modules = ["{module}"]
+"""
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with three third-party packages: a good one, a broken one, and one that clashes by name."""
+    folder = tmp_path_factory.mktemp("third-party")
+    clash = (
+        "from sftcore import hookimpl\n@hookimpl\ndef register_methods():\n    return {'full': 'not_installed:Full'}\n"
+    )
+    write(folder / "xyz", {str(path.relative_to(EXAMPLE)): path.read_text() for path in tracked(EXAMPLE)})
+    (folder / "xyz").rename(folder / "sft-plugin-xyz")
+    write(
+        folder / "sft-broken", {"pyproject.toml": project("sft-broken", "sft_b"), "sft_b.py": "import not_installed\n"}
+    )
+    write(folder / "sft-clash", {"pyproject.toml": project("sft-clash", "sft_c"), "sft_c.py": clash})
+    for name in ("sft-plugin-xyz", "sft-broken", "sft-clash"):
+        build_and_install(folder / name, folder / "target")
+    return folder / "target"
+
+
+def tracked(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and path.suffix in (".py", ".json", ".toml", ".md")]
+
+
+@pytest.fixture
+def sft_with_plugins(target: Path, tmp_path: Path) -> Sft:
+    def start(*args: str, **config: Any) -> subprocess.CompletedProcess[str]:
+        (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+        more = ("--config", "c.yaml") if config else ()
+        return run(
+            sys.executable, "-m", "sftcore", *args, *more, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(target)}
+        )
+
+    return start
+
+
+CONFIG: dict[str, Any] = {"model": {"name_or_path": "./no-model"}, "method": "sftcore/full"}
+
+
+def test_the_wheel_holds_the_template(target: Path) -> None:
+    (wheel,) = target.parent.glob("sft-plugin-xyz-wheels/*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "sft_plugin_xyz/templates/xyz_chat.json" in names
+
+
+def test_they_are_listed(sft_with_plugins: Sft) -> None:
+    rows = json.loads(sft_with_plugins("list-plugins", "--json").stdout)
+    status = {(row["kind"], row["name"], row["distribution"], row["version"]): row["status"] for row in rows}
+    assert status["format", "xyz", "sft-plugin-xyz", "0.3.0"] == "ok"
+    assert status["template", "xyz_chat", "sft-plugin-xyz", "0.3.0"] == "ok"
+    assert status["method", "full", "sft-clash", "2.0"] == "ambiguous, write sft-clash/full"
+    assert status["plugin", "sftcore:main", "sft-broken", "2.0"] == "broken"
+    assert [row["error"] for row in rows if "error" in row] == ["ModuleNotFoundError: No module named 'not_installed'"]
+    assert sum(row["distribution"] == "sftcore" for row in rows) >= 20
+
+
+def test_their_options_are_shown(sft_with_plugins: Sft) -> None:
+    shown = sft_with_plugins("list-plugins", "--verbose").stdout
+    assert "tag: str | None = null\n          What every row must be tagged with.\n" in shown
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"method": "full"}, "the method 'full' is ambiguous; write one of: sft-clash/full, sftcore/full"),
+        ({"method": "sft-clash/full"}, "the method 'full' of sft-clash 2.0 cannot be loaded: ModuleNotFoundError"),
+        (
+            {"method": "fulll"},
+            "sft-broken 2.0 failed to load (sftcore:main): ModuleNotFoundError: No module named 'not_inst",
+        ),
+        (
+            {"data": {"train": {"path": "r.jsonl", "format": {"name": "xyz", "tga": "g"}}}},
+            "tga: unknown key; did you mean 'tag'",
+        ),
+        (
+            {"data": {"train": {"path": "r.jsonl", "format": {"name": "xyz", "tag": "g"}}}},
+            "r.jsonl:2: the row is not tagged 'g'",
+        ),
+        ({"data": {"train": {"path": "r.jsonl", "format": "sft-plugin-xyz/xyz"}}}, "./no-model is neither a folder"),
+    ],
+)
+def test_they_are_used_by_name(sft_with_plugins: Sft, tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+    rows = [{"x": "What?", "y": "That.", "z": ["g"]}, {"x": "Who?", "y": "Me.", "z": []}]
+    (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    done = sft_with_plugins("run", **{**CONFIG, "data": {"train": "r.jsonl"}, "template": "xyz_chat", **changes})
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_model_is_trained_with_them(sft_with_plugins: Sft, tiny: Path, tmp_path: Path) -> None:
+    rows = [{"x": f"What is {number}?", "y": f"A number, {number}.", "z": ["good"]} for number in range(8)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    done = sft_with_plugins(
+        "run",
+        model={"name_or_path": str(tiny)},
+        data={"train": [{"path": "rows.jsonl", "format": {"name": "xyz", "tag": "good"}}, "rows.jsonl"]},
+        template="xyz_chat",
+        method="sftcore/full",
+        training_args={"output_dir": "out", "max_steps": 2, "logging_steps": 1, "save_strategy": "no"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "rows.jsonl: 8 rows, format xyz\n" in done.stderr
+    assert "rows.jsonl: 8 rows, format xyz (auto)\n" in done.stderr
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    used = {key: (item["component"], item["version"]) for key, item in record["plugins"].items()}
+    assert used["data.train.0.format"] == used["data.train.1.format"] == ("sft-plugin-xyz/xyz", "0.3.0")
+    assert used["template"] == ("sft-plugin-xyz/xyz_chat", "0.3.0")
+    assert "<<" in (tmp_path / "out" / "chat_template.jinja").read_text()
