@@ -120,7 +120,7 @@ CALLS = Conversation(
 )
 QWEN3 = CHATML.replace(
     "message.content",
-    "('<think>' + message.reasoning_content + '</think>' if loop.last and message.reasoning_content else '') + message.content",
+    "('<think>' + message.reasoning_content if loop.last and message.reasoning_content else '') + message.content",
 )
 
 
@@ -175,8 +175,8 @@ def test_without_any_stop_the_reason_says_so():
         ),
         # no header at all (Mistral)
         (
-            "{% for m in messages %}{{ '[INST] ' + m.content + ' [/INST]' if m.role == 'user' else ' ' + m.content + '</s>' }}"
-            "{% endfor %}",
+            "{% for m in messages %}"
+            "{{ '[INST] ' + m.content + ' [/INST]' if m.role == 'user' else ' ' + m.content + '</s>' }}{% endfor %}",
             ("</s>",),
             [" a</s>", " b</s>"],
         ),

@@ -232,3 +232,10 @@ def test_relative_paths_are_tried_from_the_file(load: Load, tmp_path: Path) -> N
     (tmp_path / "rows.jsonl").touch()
     assert load("").locate("rows.jsonl") == tmp_path / "rows.jsonl"
     assert load("").locate("absent.jsonl") == Path("absent.jsonl")
+
+
+def test_an_override_leaves_the_given_mapping_as_it_was() -> None:
+    given = {"a": {"b": 1}}
+    document = Document(given)
+    document.override("a.b=2")
+    assert (document.data, given) == ({"a": {"b": 2}}, {"a": {"b": 1}})

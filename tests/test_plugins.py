@@ -197,6 +197,7 @@ def test_an_installation_found_twice_counts_once_and_the_first_wins(install: Ins
     assert [(entry.name, entry.version) for entry in registry.entries if entry.distribution == "sft-twice"] == [
         ("a", "2.0")
     ]
+    assert registry.broken == []
 
 
 def test_two_components_of_one_name(install: Install) -> None:

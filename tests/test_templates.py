@@ -22,8 +22,12 @@ TOKENS = {  # the beginning and end tokens of the models' own tokenizers
     "baichuan2_chat": ("<s>", "</s>"),
     "deepseek_chat": DEEPSEEK,
 }
-MARKERS = """<|endoftext|> <|im_start|> <|im_end|> <|begin_of_text|> <|start_header_id|> <|end_header_id|> <|eot_id|>
-[gMASK] sop <|system|> <|user|> <|assistant|> <|observation|> <s> </s> <reserved_106> <reserved_107>""".split()
+MARKERS = [
+    *("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+    *("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+    *("[gMASK]", "sop", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"),
+    *("<s>", "</s>", "<reserved_106>", "<reserved_107>", *DEEPSEEK),
+]
 TURNS = (
     Message("user", "What is 2+2?"),
     Message("assistant", "It is 4."),
@@ -62,7 +66,8 @@ EXPECTED = {
         ["It is 4.<|eot_id|>", "Bye!\n\nSee you.<|eot_id|>"],
     ),
     "chatglm3": (  # the prompt ends with the marker; the line break and blank after it are the model's own
-        "[gMASK]sop<|user|>\n What is 2+2?<|assistant|>\n It is 4.<|user|>\n  再见 👋\n<|assistant|>\n Bye!\n\nSee you.</s>",
+        "[gMASK]sop<|user|>\n What is 2+2?<|assistant|>\n It is 4."
+        "<|user|>\n  再见 👋\n<|assistant|>\n Bye!\n\nSee you.</s>",
         "[gMASK]sop<|system|>\n Be brief.<|user|>\n What is 2+2?<|assistant|>\n It is 4."
         "<|user|>\n  再见 👋\n<|assistant|>\n Bye!\n\nSee you.</s>",
         "<|assistant|>",
@@ -96,7 +101,7 @@ def bpe():
         vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     tokenizer.train_from_iterator(["What is it? It is 4. See you. Assistant: User: Be brief.\n\n"] * 4, trainer)
-    tokenizer.add_special_tokens([AddedToken(marker, normalized=False) for marker in (*MARKERS, *DEEPSEEK)])
+    tokenizer.add_special_tokens([AddedToken(marker, normalized=False) for marker in MARKERS])
     return tokenizer
 
 

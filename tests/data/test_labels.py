@@ -21,7 +21,9 @@ def row(*texts, line=1, **assistant):
     roles = ["user", "assistant"] * len(texts)
     fields = [{}, assistant] * len(texts)
     return Parsed(
-        Conversation(tuple(Message(role, text, **more) for role, text, more in zip(roles, texts, fields, strict=False))),
+        Conversation(
+            tuple(Message(role, text, **more) for role, text, more in zip(roles, texts, fields, strict=False))
+        ),
         Origin("f", line),
     )
 
@@ -72,7 +74,7 @@ def decoded(tokenizer, labels):
 CONVERSATIONS = {
     "two turns": row("What is 2+2?", "It is 4.", "Sure?", "Yes."),
     "empty": row("q", "", "r", "x"),
-    "white space": row("  q \n", "a  b\n\nc ", "\n", " \t"),
+    "white space": row("  q \n", "a  b\n\nc ", "\n", "d\t"),
     "unicode": row("你好", "早上好 🌅👩‍👩‍👧", "é", "é"),
     "stop in texts": row("a<|im_end|>b", "c<|im_end|>d", "q", "<|im_end|>"),
     "header in texts": row("<|im_start|>assistant\nx", "<|im_start|>user\nq<|im_end|>"),
@@ -100,19 +102,19 @@ def test_random_texts_with_and_without_offsets(tokenizer):
         parsed = row(*("".join(random_.choices(pieces, k=4)) for _ in range(2 * random_.randint(1, 3))))
         ids, labels = label_one(parsed, tokenizer, [STOP])
         assert ids == tokenizer.apply_chat_template(messages(parsed), return_dict=False)
+        if any(message.content[:1] == " " for message in parsed.conversation.messages[1::2]):
+            continue  # a blank joins the header's line break: see the next test
         assert (ids, labels) == label_one(parsed, Slow(tokenizer), [STOP])
 
 
-def test_a_token_across_the_border_of_a_turn(tokenizer):
-    parsed = row("q", "\n\nanswer")  # the header's line break and the answer's are one token
+@pytest.mark.parametrize("content", [" \tanswer", "\n\nanswer"])
+def test_a_token_across_the_border_of_a_turn_is_trained_with_it(tokenizer, content):
+    parsed = row("q", content)  # the header's line break and the answer's white space are one token
     ids, labels = label_one(parsed, tokenizer, [STOP])
     assert ids == tokenizer.apply_chat_template(messages(parsed), return_dict=False)
-    trained = decoded(tokenizer, labels)
-    assert trained.lstrip("\n") == "answer" + STOP
-    assert "assistant" not in trained
-    if trained.startswith("\n\n\n"):
-        with pytest.raises(RowError, match="a token crosses the border of a trained span"):
-            label_one(parsed, Slow(tokenizer), [STOP])
+    assert decoded(tokenizer, labels) == "\n" + content + STOP
+    with pytest.raises(RowError, match="a token crosses the border of a trained span"):
+        label_one(parsed, Slow(tokenizer), [STOP])
 
 
 @pytest.mark.parametrize("content", ["a", " a", "\n\n a", ""])
@@ -139,14 +141,16 @@ def test_what_is_cut_and_dropped_is_counted(tokenizer):
     assert examples[1].input_ids == whole[1].input_ids[:50]
     assert examples[1].labels == whole[1].labels[:50]
     assert (summary.rows, summary.kept, summary.dropped, summary.truncated) == (3, 2, 1, 1)
-    assert summary.tokens == sum(len(example.input_ids) for example in examples) == sum(
-        sum(example.lengths) for example in examples
+    assert (
+        summary.tokens
+        == sum(len(example.input_ids) for example in examples)
+        == sum(sum(example.lengths) for example in examples)
     )
     assert summary.trained == sum(label != IGNORE_INDEX for example in examples for label in example.labels)
     assert summary.longest == max(len(example.input_ids) for example in whole)
     longest = len(whole[2].input_ids)
     assert summary.notes == [
-        "1 rows were cut at max_length 50 and 1 dropped because the cut left nothing to train; "
+        "1 rows were cut at max_length 50, and 1 dropped because the cut left nothing to train; "
         f"the longest has {longest} tokens"
     ]
 
@@ -162,13 +166,17 @@ def test_a_row_that_just_fits_is_not_cut(tokenizer):
 
 
 def test_nothing_left_to_train_is_an_error(tokenizer):
-    with pytest.raises(DataError, match=r"no trained token is left in any of 4 rows within max_length 9 \(see f:0, f:1, f:2\)"):
+    with pytest.raises(
+        DataError, match=r"no trained token is left in any of 4 rows within max_length 9 \(see f:0, f:1, f:2\)"
+    ):
         label([row("q", "a", line=line) for line in range(4)], tokenizer, [STOP], 9)
     assert label([], tokenizer, [STOP], 9)[0] == []
 
 
 def test_the_first_token_is_never_trained(byte_tokenizer):
-    byte_tokenizer.chat_template = "{% for m in messages if m.role == 'assistant' %}{{ m.content + '</s>' }}{% endfor %}"
+    byte_tokenizer.chat_template = (
+        "{% for m in messages if m.role == 'assistant' %}{{ m.content + '</s>' }}{% endfor %}"
+    )
     [example], summary = label([row("q", "abc")], byte_tokenizer, ["</s>"], 99)
     assert example.labels == [IGNORE_INDEX, *example.input_ids[1:]]
     assert summary.trained == 3

@@ -1,0 +1,130 @@
+"""The template of a run: which one wins, why, and what ends a turn in it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from transformers import AutoTokenizer
+
+from sftcore import ConfigError
+from sftcore.base_model import BaseModel
+from sftcore.chat_template import choose_template, stop_token_ids
+from sftcore.config import ModelConfig, load
+from sftcore.document import Document
+from sftcore.plugins import Registry
+
+REGISTRY = Registry.discover()
+OWN = "{% for m in messages %}{{ m.content }}{% endfor %}"
+FILE = {"user": "U:{content}", "assistant": "A:{content}<|im_end|>", "generation_prompt": "A:", "stop": ["U:"]}
+
+
+@pytest.fixture
+def tokenizer(smollm2):
+    made = AutoTokenizer.from_pretrained(smollm2)
+    made.chat_template = OWN
+    return made
+
+
+@pytest.fixture
+def choose(tmp_path, tokenizer):
+    """Choose with some keys of the configuration, for a base model with these end tokens in its generation config."""
+
+    def run(eos=None, **keys):
+        base = BaseModel("the-base", str(tmp_path), ModelConfig("the-base"))
+        if eos is not None:
+            (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": eos}))
+        data = {"model": {"name_or_path": "x"}, "data": {"train": "x"}, "method": "full", **keys}
+        return choose_template(load(Document(data, "c.yaml"), REGISTRY, {}), tokenizer, base)
+
+    return run
+
+
+@pytest.fixture
+def file(tmp_path):
+    (tmp_path / "t.json").write_text(json.dumps(FILE))
+    return str(tmp_path / "t.json")
+
+
+def test_a_named_template_always_wins(choose, tokenizer, file):
+    chosen = choose(template="qwen2_chatml", template_path=file)
+    assert chosen.reason == "'sftcore/qwen2_chatml', because the configuration names it"
+    assert "You are a helpful assistant." in tokenizer.chat_template
+    assert choose(template="sftcore/qwen2_chatml").fingerprint == chosen.fingerprint
+
+
+def test_the_tokenizers_own_comes_before_the_file(choose, tokenizer, file):
+    assert choose().reason == "the tokenizer's own"
+    chosen = choose(template_path=file)
+    assert chosen.reason == f"the tokenizer's own (template_path {file} is for tokenizers without one)"
+    assert tokenizer.chat_template == OWN
+    assert "U:" not in chosen.stops
+
+
+def test_the_file_is_for_a_tokenizer_without_one(choose, tokenizer, file):
+    tokenizer.chat_template = None
+    chosen = choose(template_path=file)
+    assert chosen.reason == f"{file}, because the tokenizer has none of its own"
+    assert chosen.stops == ("U:", "<|im_end|>")
+    text = tokenizer.apply_chat_template([{"role": "user", "content": "q"}], tokenize=False, add_generation_prompt=True)
+    assert text == "U:qA:"
+
+
+def test_none_of_the_three_is_an_error(choose, tokenizer):
+    tokenizer.chat_template = None
+    with pytest.raises(
+        ConfigError, match=r"c.yaml: the tokenizer of the-base has no chat template; name one with 'templ"
+    ):
+        choose()
+
+
+def test_a_file_that_is_not_there(choose, tokenizer, tmp_path):
+    tokenizer.chat_template = None
+    with pytest.raises(ConfigError, match=r"template_path: there is no file .*absent.json"):
+        choose(template_path=str(tmp_path / "absent.json"))
+
+
+def test_of_several_templates_one_has_to_be_named(choose, tokenizer):
+    tokenizer.chat_template = {"default": OWN, "tool_use": OWN}
+    with pytest.raises(
+        ConfigError, match=r"has several chat templates \(default, tool_use\); name the one .*'template'"
+    ):
+        choose()
+    assert choose(template="qwen2_chatml").reason.startswith("'sftcore/qwen2_chatml'")
+
+
+@pytest.mark.parametrize(
+    ("eos", "template", "expected"),
+    [
+        (None, None, ["<|im_end|>"]),
+        (2, None, ["<|im_end|>"]),
+        ([0, 2], None, ["<|im_end|>", "<|endoftext|>"]),
+        ([0], "chatglm3", ["</s>", "<|user|>", "<|observation|>", "<|im_end|>", "<|endoftext|>"]),
+        ([0], "deepseek_chat", ["<|im_end|>", "<|endoftext|>"]),
+    ],
+)
+def test_stops_of_template_tokenizer_and_generation_config(choose, eos, template, expected):
+    assert list(choose(eos, template=template).stops) == expected
+
+
+def test_a_tokenizer_without_an_end_token(choose, tokenizer):
+    tokenizer.eos_token = None
+    assert choose().stops == ()
+
+
+def test_a_broken_generation_config_is_passed_over(choose, tmp_path):
+    (tmp_path / "generation_config.json").write_text("{")
+    assert choose().stops == ("<|im_end|>",)
+
+
+def test_the_fingerprint_is_the_templates(choose, tokenizer):
+    first = choose().fingerprint
+    assert first.startswith("sha256:")
+    assert choose().fingerprint == first
+    tokenizer.chat_template += " "
+    assert choose().fingerprint != first
+
+
+def test_stops_that_are_tokens_and_stops_that_are_text(tokenizer):
+    assert stop_token_ids(tokenizer, ["<|im_end|>", "U:", "<|im_end|>", "<|endoftext|>"]) == ([2, 0], ["U:"])
+    assert stop_token_ids(tokenizer, []) == ([], [])
