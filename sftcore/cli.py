@@ -49,6 +49,8 @@ def _dispatch(argv: list[str]) -> int:
         registry = Registry.discover()
         flags = _backend_flags(registry)
     parser = _parser(flags)
+    if argv and argv[0].startswith("--config"):
+        parser.error(f"give the command first: sft run {' '.join(argv)}")
     options, rest = parser.parse_known_args(argv)
     # overrides may stand anywhere between the flags, which argparse's positionals cannot
     strangers = [word for word in rest if options.command != "run" or word.startswith("-") or "=" not in word]
@@ -157,11 +159,10 @@ def _run(
 def _override_trackers(document: Document, names: list[str]) -> None:
     """Track with *names* alone; one that the configuration has keeps its options."""
     before = document.data.get("trackers") or []
-    given = (
-        {item["name"]: item for item in before if isinstance(item, dict) and "name" in item}
-        if isinstance(before, list)
-        else {}
-    )
+    given: dict[str, object] = {}
+    for item in before if isinstance(before, list) else [before]:
+        if isinstance(item, dict) and isinstance(name := item.get("name"), str):
+            given[name] = given[name.rpartition("/")[2]] = item
     document.set(("trackers",), [given.get(name, name) for name in names], "--trace")
 
 
@@ -222,12 +223,13 @@ def _listed(registry: Registry, entry: object, verbose: bool) -> dict[str, objec
     if not verbose:
         return row
     from sftcore.options import describe
+    from sftcore.template_file import FileTemplate
 
     try:
         cls = entry.component_class()
-    except PluginError as error:
+        if isinstance(entry.target, Path):
+            return {**row, "description": FileTemplate(entry.target).description() or str(entry.target), "options": []}
+    except SftError as error:
         return {**row, "status": "broken", "error": str(error)}
-    if isinstance(entry.target, Path):
-        return {**row, "description": str(entry.target), "options": []}
     first = (cls.__doc__ or "").strip().splitlines()[:1]
     return {**row, "description": first[0] if first else "", "options": [option._asdict() for option in describe(cls)]}

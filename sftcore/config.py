@@ -159,6 +159,10 @@ def load(document: Document, registry: Registry, environ: Mapping[str, str]) -> 
     return _Loader(document, registry).load(environ)
 
 
+_MAY_BE_EMPTY = ("ask", "training_args", "template_path")
+"""Sections that may stand without a value, as they do once every line in them is commented out."""
+
+
 class _Loader:
     """Resolves names to components, and remembers which were used."""
 
@@ -168,7 +172,7 @@ class _Loader:
         self.selected: dict[str, Entry] = {}
 
     def load(self, environ: Mapping[str, str]) -> Loaded:
-        raw = self.document.data
+        raw = {key: value for key, value in self.document.data.items() if value is not None or key not in _MAY_BE_EMPTY}
         ready: dict[str, Any] = {}
         if "data" in raw:
             ready["data"] = self._data(raw["data"])

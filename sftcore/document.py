@@ -137,6 +137,9 @@ class Document:
                 if not isinstance(key, int) or key >= len(at):
                     name = dotted(keys[: depth - 1])
                     raise ConfigError(f"{place}: {name} is a list of {len(at)}; write {name}.0 for its first item")
+            elif isinstance(at, dict) and isinstance(key, int):
+                name = dotted(keys[: depth - 1])
+                raise ConfigError(f"{place}: {name} is no list; write {name} without a number")
             elif not isinstance(at, dict):
                 raise ConfigError(f"{place}: {dotted(keys[: depth - 1])} has no keys")
             if depth == len(way) - 1:

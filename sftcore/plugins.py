@@ -178,7 +178,7 @@ def _refuse_unknown_hooks(module: ModuleType) -> None:
     """Raise for a hook that this version of sftcore does not have; pluggy would ignore it."""
     for name, function in vars(module).items():
         if hasattr(function, f"{PROJECT}_impl") and name not in _HOOKS:
-            raise PluginError(f"unknown hook '{name}'{nearest(name, _HOOKS)}; it may need a newer sftcore")
+            raise PluginError(f"unknown hook '{name}', which may need a newer sftcore{nearest(name, _HOOKS)}")
 
 
 def _files(package: str) -> list[Path]:

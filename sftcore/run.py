@@ -18,8 +18,8 @@ from sftcore.plugins import Registry
 from sftcore.record import RunRecord, redact, versions
 from sftcore.report import count, is_main_process, say, warn
 
-INTERRUPTED = 130
-"""Exit code of a run that the user stopped (128 + SIGINT)."""
+LAUNCHED = "SFTCORE_LAUNCHED"
+"""Set in the environment of a launcher, so that its processes are not taken for new ones."""
 
 
 def run(document: Document, registry: Registry, argv: Sequence[str]) -> int:
@@ -37,6 +37,9 @@ def run(document: Document, registry: Registry, argv: Sequence[str]) -> int:
     _quiet_libraries()
     loaded = load(document, registry, os.environ)
     say("config", document.name)
+    from sftcore import training_args
+
+    training_args.check_given(loaded)
     rows = check_rows(loaded, registry)
     command = None if _is_launched(os.environ) else loaded.config.backend.command(argv)
     if command is not None:
@@ -49,7 +52,7 @@ def run(document: Document, registry: Registry, argv: Sequence[str]) -> int:
 
     cpu = not torch.accelerator.is_available()
     loaded.config.backend.start(os.environ, cpu)
-    from sftcore import callbacks, checkpoint, train, training_args
+    from sftcore import callbacks, checkpoint, train
 
     transformers.utils.logging.disable_progress_bar()
     args = training_args.build(loaded, cpu, bool(rows.eval), os.environ)
@@ -113,6 +116,12 @@ def _is_launched(environ: Mapping[str, str]) -> bool:
 
 def _become(command: Sequence[str]) -> None:
     """Replace this process by *command*, so that signals and the exit code are the launcher's."""
+    if LAUNCHED in os.environ:
+        raise SftError(
+            "the backend's launcher started this process without RANK and WORLD_SIZE, so that it would start launchers "
+            "for ever; the backend needs a launcher that sets them, as torch's does"
+        )
+    os.environ[LAUNCHED] = "1"
     say("launch", " ".join(command))
     sys.stdout.flush()
     sys.stderr.flush()

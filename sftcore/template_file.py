@@ -51,6 +51,12 @@ class FileTemplate(Template):
         text = _read(self.path)
         return text if self.path.suffix == ".jinja" else compile_template(_parse(text, self.path))
 
+    def description(self) -> str:
+        """Return what the JSON form says of itself; empty for Jinja."""
+        if self.path.suffix == ".jinja":
+            return ""
+        return str(_parse(_read(self.path), self.path).get("description", ""))
+
     def stop(self) -> list[str]:
         if self.path.suffix == ".jinja":
             return []

@@ -27,6 +27,18 @@ _ELSEWHERE = {
 """Arguments that nothing would read here, or that would break the run, and what to write instead."""
 
 
+def check_given(loaded: Loaded) -> dict[str, Any]:
+    """Return the user's own arguments, each of a known name and the right type.
+
+    Raises:
+        ConfigError: an unknown name, a wrong value, or one that has its place elsewhere.
+    """
+    document, given = loaded.document, loaded.config.training_args
+    for key in given.keys() & _ELSEWHERE.keys():
+        raise document.error(("training_args", key), f"cannot be set here: {_ELSEWHERE[key]}")
+    return check(transformers.TrainingArguments, given, document, ("training_args",))
+
+
 def build(loaded: Loaded, cpu: bool, has_eval: bool, environ: Mapping[str, str]) -> transformers.TrainingArguments:
     """Return the checked ``TrainingArguments`` of a run.
 
@@ -38,13 +50,8 @@ def build(loaded: Loaded, cpu: bool, has_eval: bool, environ: Mapping[str, str])
         ConfigError: an unknown name, a wrong value, or one that has its place elsewhere.
         SftError: the processes that work together are not those the launcher started.
     """
-    document, given = loaded.document, loaded.config.training_args
-    for key in given.keys() & _ELSEWHERE.keys():
-        raise document.error(("training_args", key), f"cannot be set here: {_ELSEWHERE[key]}")
-    values = {
-        **_defaults(loaded, cpu, has_eval),
-        **check(transformers.TrainingArguments, given, document, ("training_args",)),
-    }
+    document = loaded.document
+    values = {**_defaults(loaded, cpu, has_eval), **check_given(loaded)}
     if values["eval_strategy"] != "no" and not has_eval:
         raise document.error(("training_args", "eval_strategy"), "there is nothing to evaluate on; give 'data.eval'")
     try:

@@ -110,7 +110,7 @@ BROKEN = {
     "unknown hook": (
         {"sftcore": {"x": "sft_broken"}},
         {"sft_broken.py": hook_module("return {}", "register_formts")},
-        "PluginError: unknown hook 'register_formts'; did you mean 'register_formats'?; it may need a newer sftcore",
+        "PluginError: unknown hook 'register_formts', which may need a newer sftcore; did you mean 'register_formats'?",
     ),
     "arguments": (
         {"sftcore": {"x": "sft_broken"}},

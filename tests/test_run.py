@@ -107,7 +107,7 @@ def test_packed_rows_train_like_unpacked_ones(sft):
     sft.config["data"] |= {"packing": True, "max_length": 300}
     said = sft.train()
     assert sft.losses() == pytest.approx([plain], rel=1e-6)
-    assert "40 rows were packed into" in said
+    assert "40 rows packed into" in said
 
 
 def test_packing_is_refused_where_documents_would_see_each_other(sft, monkeypatch):
@@ -198,3 +198,24 @@ def test_a_model_that_lacks_weights_is_refused(sft, tiny, tmp_path):
     assert (
         "lacks 1 weights of its architecture, which would start random: model.layers.0.mlp.up_proj.weight" in done.said
     )
+
+
+def test_a_typo_is_told_before_any_row_is_read(sft):
+    sft.config["training_args"]["learning_rat"] = 1
+    sft.config["data"]["train"] = "no/such.jsonl"
+    assert "training_args.learning_rat: unknown key" in sft.run_here().said
+
+
+def test_a_launcher_that_sets_no_rank_ends_at_once(sft, monkeypatch):
+    from sftcore.run import LAUNCHED
+
+    monkeypatch.setenv(LAUNCHED, "1")
+    sft.config["backend"] = "torchrun"
+    done = sft.run_here()
+    assert done.code == 2
+    assert "would start launchers for ever" in done.said
+
+
+def test_sections_may_be_empty(sft):
+    sft.config["training_args"] = sft.config["ask"] = None
+    sft.train("training_args.max_steps=1", f"training_args.output_dir={sft.folder / 'out'}")

@@ -153,3 +153,11 @@ def test_jinja_passes_as_it_is(tmp_path):
 def test_stops(tmp_path):
     assert write(tmp_path, SOUND).stop() == []
     assert write(tmp_path, {**SOUND, "stop": ["</s>", "\n\n"]}).stop() == ["</s>", "\n\n"]
+
+
+def test_description(tmp_path):
+    form = {"description": "Said so.", "user": "{content}", "assistant": "{content}", "generation_prompt": ""}
+    (tmp_path / "a.json").write_text(json.dumps(form))
+    (tmp_path / "a.jinja").write_text("{{ messages }}")
+    assert FileTemplate(tmp_path / "a.json").description() == "Said so."
+    assert FileTemplate(tmp_path / "a.jinja").description() == ""

@@ -83,6 +83,8 @@ def _parse(rows: Iterable[Row], reader: Format, problems: list[str]) -> Iterator
                 yield Parsed(reader.read(row), origin)
             except RowError as error:
                 problems.append(f"{origin}: {error}")
+            except Exception as error:  # a plugin may fail in any way; the row is named all the same
+                problems.append(f"{origin}: the format {type(reader).__name__} failed: {type(error).__name__}: {error}")
 
 
 def _unusable(origin: Origin, row: object) -> str:

@@ -71,7 +71,7 @@ def label(
     if rows and not examples:
         places = ", ".join(str(row.origin) for row in rows[:3])
         raise DataError(
-            f"no trained token is left in any of {len(rows)} rows within max_length {max_length} (see {places})"
+            f"no trained token is left within max_length {max_length} in any row (of {len(rows)}; see {places})"
         )
     if summary.truncated or summary.dropped:
         summary.notes.append(

@@ -12,6 +12,7 @@ from sftcore.data.labels import Summary, label
 from sftcore.data.packing import pack
 from sftcore.errors import DataError
 from sftcore.plugins import Registry
+from sftcore.report import count
 from sftcore.types import Example
 
 
@@ -77,7 +78,9 @@ def prepare(rows: Rows, config: DataConfig, tokenizer: Any, stops: Sequence[str]
     if config.packing:
         packed = pack(train, config.max_length)
         fill = train_summary.tokens / (len(packed) * config.max_length)
-        train_summary.notes.append(f"{len(train)} rows were packed into {len(packed)}, which are {fill:.1%} full")
+        train_summary.notes.append(
+            f"{count(len(train), 'row')} packed into {len(packed)} of {config.max_length} tokens, {fill:.1%} full"
+        )
         train, held_back = packed, pack(held_back, config.max_length)
     return Prepared(train, held_back, train_summary, eval_summary)
 

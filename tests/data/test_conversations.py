@@ -89,3 +89,12 @@ def test_no_rows():
 def test_a_long_list_is_cut_and_counted():
     assert bad_rows(["f:1: x"]) == "1 row cannot be used; mend or remove:\n  f:1: x"
     assert bad_rows([str(number) for number in range(SAMPLE)]).endswith("\n  9\n  ... and 40 more")
+
+
+def test_a_format_that_fails_names_the_row():
+    from sftcore.data.conversations import _parse
+
+    problems = []
+    assert not list(_parse(sample({"lines": 3}, {}), Lines(), problems))
+    assert problems[0].startswith("f:1: the format Lines failed: TypeError")
+    assert problems[1] == "f:2: the format Lines failed: KeyError: 'lines'"

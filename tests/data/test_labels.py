@@ -167,7 +167,7 @@ def test_a_row_that_just_fits_is_not_cut(tokenizer):
 
 def test_nothing_left_to_train_is_an_error(tokenizer):
     with pytest.raises(
-        DataError, match=r"no trained token is left in any of 4 rows within max_length 9 \(see f:0, f:1, f:2\)"
+        DataError, match=r"no trained token is left within max_length 9 in any row \(of 4; see f:0, f:1, f:2\)"
     ):
         label([row("q", "a", line=line) for line in range(4)], tokenizer, [STOP], 9)
     assert label([], tokenizer, [STOP], 9)[0] == []

@@ -114,7 +114,7 @@ def test_the_sums_add_up(tmp_path, tokenizer, packing):
     assert sum(summary.dropped for summary in both) == 3
     assert sum(summary.truncated for summary in both) == 1
     notes = " ".join(prepared.train_summary.notes)
-    assert ("rows were packed into" in notes) == packing
+    assert ("rows packed into" in notes) == packing
 
 
 def test_no_rows_for_training(tmp_path):
