@@ -145,7 +145,11 @@ def _from_gguf(path: Path) -> Path:
     It is made once per content of the file and kept, so that all that works with an ordinary
     folder (quantizing anew, sharding, many processes, loading an adapter later) works with it.
     """
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    hashed = hashlib.sha256()
+    with path.open("rb") as data:
+        while block := data.read(1 << 20):
+            hashed.update(block)
+    digest = hashed.hexdigest()[:16]
     folder = cache_folder() / "gguf" / f"{path.stem}-{digest}"
     if (folder / "config.json").is_file():
         return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -59,9 +60,12 @@ class Metrics(TrainerCallback):  # type: ignore[misc]
         if not state.is_world_process_zero or not logs:
             return
         metrics = {key: value for key, value in logs.items() if isinstance(value, (int, float))}
+        written = {
+            key: value if math.isfinite(value) else str(value) for key, value in metrics.items()
+        }  # NaN is no JSON
         if self._file is None:
             self._file = self.path.open("a", encoding="utf-8")
-        self._file.write(json.dumps({"step": state.global_step, "time": time.time(), **metrics}) + "\n")
+        self._file.write(json.dumps({"step": state.global_step, "time": time.time(), **written}) + "\n")
         self._file.flush()
         self.trackers.log(metrics, state.global_step)
 
@@ -143,7 +147,11 @@ class Ask(TrainerCallback):  # type: ignore[misc]
         self.tokenizer = tokenizer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        self._ask(model, "before")
+        if state.global_step == 0:
+            self._ask(model, "before")
+        else:  # resumed: these weights are trained already
+            for answer in self.answers:
+                answer["before"] = "(not asked: the run was resumed)"
 
     def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         self._ask(model, "after")
@@ -192,9 +200,10 @@ class PackingCheck(TrainerCallback):  # type: ignore[misc]
         two = list(self._row.input_ids[first : first + min(second, self.LENGTH)])
         training = model.training
         model.eval()
-        alone = _logits(model, two, [len(two)])
-        packed = _logits(model, one + two, [len(one), len(two)])[len(one) :]
-        mixed = _logits(model, one + two, [len(one) + len(two)])[len(one) :]
+        rows = min(args.per_device_train_batch_size, 2)  # some kernels tell documents apart in a batch of one only
+        alone = _logits(model, two, [len(two)], rows)
+        packed = _logits(model, one + two, [len(one), len(two)], rows)[len(one) :]
+        mixed = _logits(model, one + two, [len(one) + len(two)], rows)[len(one) :]
         model.train(training)
         error, effect = float((packed - alone).abs().max()), float((mixed - alone).abs().max())
         if not error <= 0.1 * effect:
@@ -205,10 +214,13 @@ class PackingCheck(TrainerCallback):  # type: ignore[misc]
             )
 
 
-def _logits(model: Any, ids: list[int], lengths: list[int]) -> torch.Tensor:
-    """Return the logits of *ids*, float32 of shape (length, vocabulary); positions start anew as *lengths* say."""
+def _logits(model: Any, ids: list[int], lengths: list[int], rows: int) -> torch.Tensor:
+    """Return the logits of *ids*, float32 of shape (length, vocabulary), computed in a batch of *rows* equal rows.
+
+    Positions start anew as *lengths* say.
+    """
     positions = [at for length in lengths for at in range(length)]
-    batch = {"input_ids": torch.tensor([ids]), "position_ids": torch.tensor([positions])}
+    batch = {"input_ids": torch.tensor([ids] * rows), "position_ids": torch.tensor([positions] * rows)}
     with torch.no_grad():
         output = model(**{name: values.to(model.device) for name, values in batch.items()}, use_cache=False)
     logits: torch.Tensor = output.logits[0].float().cpu()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from sftcore.errors import ConfigError
 from sftcore.report import is_main_process
 
 
@@ -25,6 +26,9 @@ def resume_from(args: Any, folder: Path) -> str | None:
     """Return the checkpoint that ``training_args.resume_from_checkpoint`` asks for, or None.
 
     ``true`` stands for the newest in *folder*, and for a fresh start where there is none.
+
+    Raises:
+        ConfigError: it names a folder that is no checkpoint.
     """
     from transformers.trainer_utils import get_last_checkpoint
 
@@ -33,4 +37,8 @@ def resume_from(args: Any, folder: Path) -> str | None:
         return None
     if wanted in (True, "true", "True"):
         return get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    if not (Path(wanted) / "trainer_state.json").is_file():
+        raise ConfigError(
+            f"training_args.resume_from_checkpoint: {wanted} is no checkpoint (it has no trainer_state.json)"
+        )
     return str(wanted)

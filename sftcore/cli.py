@@ -220,6 +220,8 @@ def _listed(registry: Registry, entry: object, verbose: bool) -> dict[str, objec
         "version": entry.version,
         "status": status,
     }
+    if problem := entry.problem():
+        return {**row, "status": "broken", "error": problem}
     if not verbose:
         return row
     from sftcore.options import describe
@@ -229,7 +231,8 @@ def _listed(registry: Registry, entry: object, verbose: bool) -> dict[str, objec
         cls = entry.component_class()
         if isinstance(entry.target, Path):
             return {**row, "description": FileTemplate(entry.target).description() or str(entry.target), "options": []}
-    except SftError as error:
+        first = (cls.__doc__ or "").strip().splitlines()[:1]
+        options = [option._asdict() for option in describe(cls)]
+    except Exception as error:  # of one plugin; the others are listed all the same
         return {**row, "status": "broken", "error": str(error)}
-    first = (cls.__doc__ or "").strip().splitlines()[:1]
-    return {**row, "description": first[0] if first else "", "options": [option._asdict() for option in describe(cls)]}
+    return {**row, "description": first[0] if first else "", "options": options}

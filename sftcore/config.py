@@ -257,25 +257,18 @@ class _Loader:
     def _backend(self, reference: object, environ: Mapping[str, str]) -> Component:
         if reference != AUTO:
             return self.component("backend", reference, ("backend",))
-        claims = [entry.qualified for entry, backend in self._backends() if backend.launched(environ)]
+        backends = cast("Iterator[tuple[Entry, Backend]]", self.registry.usable("backend"))
+        claims = [entry.qualified for entry, backend in backends if backend.launched(environ)]
         if len(claims) > 1:
             raise self.document.error(
                 ("backend",), f"several backends claim this process ({', '.join(claims)}); name one"
             )
         return self.component("backend", claims[0], ("backend",)) if claims else Backend()
 
-    def _backends(self) -> Iterator[tuple[Entry, Backend]]:
-        """Yield every backend, with its default options."""
-        for entry in self.registry.of_kind("backend"):
-            try:
-                yield entry, cast("type[Backend]", entry.component_class())()
-            except Exception:  # noqa: S112 (broken, or not usable without options: it has to be named)
-                continue
-
     def _refuse_owned(self, training_args: Mapping[str, Any]) -> None:
         """Raise for a training argument that is a backend's own."""
-        for entry, backend in self._backends():
-            for key in training_args.keys() & set(backend.owns):
+        for entry, backend in self.registry.usable("backend"):
+            for key in training_args.keys() & set(cast("Backend", backend).owns):
                 raise self.document.error(
                     ("training_args", key), f"is set by the backend '{entry.name}': select it under 'backend'"
                 )

@@ -44,6 +44,17 @@ class Entry:
         """The name that is never ambiguous."""
         return f"{self.distribution}/{self.name}"
 
+    def problem(self) -> str | None:
+        """Return what is wrong with the component as far as it can be seen without importing it, or None."""
+        try:
+            if isinstance(self.target, Path):
+                FileTemplate(self.target).jinja()
+            elif isinstance(self.target, str) and importlib.util.find_spec(self.target.partition(":")[0]) is None:
+                return f"there is no module {self.target.partition(':')[0]}"
+        except Exception as error:  # a malformed template, or a parent package that fails
+            return _told(error)
+        return None
+
     def component_class(self) -> type[Component]:
         """Import and return the class.
 
@@ -110,6 +121,19 @@ class Registry:
     def of_kind(self, kind: str) -> list[Entry]:
         """Return the entries of *kind*, by name."""
         return [entry for entry in self.entries if entry.kind == kind]
+
+    def usable(self, kind: str) -> Iterator[tuple[Entry, Component]]:
+        """Yield every entry of *kind* that works as it is, with a component of default options.
+
+        Left out are those that are broken, lack a package, or cannot do without options: they have to be named.
+        """
+        for entry in self.of_kind(kind):
+            try:
+                cls = entry.component_class()
+                if all(importlib.util.find_spec(package) for package in cls.requires):
+                    yield entry, cls()
+            except Exception:  # noqa: S112 (a plugin may fail in any way; it matters once it is selected)
+                continue
 
     def is_ambiguous(self, entry: Entry) -> bool:
         """Tell whether another distribution offers the same name."""

@@ -67,6 +67,10 @@ def versions(loaded: Loaded) -> dict[str, str]:
     return found
 
 
+LAUNCHER = ("TORCHELASTIC_RUN_ID", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "CROSS_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What launchers tell their processes, as far as it says how the run was launched."""
+
+
 class RunRecord:
     """The record of one run; written when it starts, and again whenever more is known."""
 
@@ -85,15 +89,19 @@ class RunRecord:
             "versions": versions(loaded),
             "host": {"name": platform.node(), "system": platform.platform(), "cpus": os.cpu_count()},
             "world_size": int(environ.get("WORLD_SIZE", "1")),
+            "launcher": {name: environ[name] for name in LAUNCHER if name in environ},
         }
 
     def begin(self, resuming: bool) -> None:
-        """Write the record for the first time; what an earlier run left here is moved aside, not lost."""
+        """Write the record for the first time; what an earlier run left here is moved aside, not lost.
+
+        A run that goes on from a checkpoint in this folder keeps adding to its metrics.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
-        if self.path.exists() and not resuming:
+        if self.path.exists():
             aside = self.folder / "earlier" / now().replace(":", "-")
             aside.mkdir(parents=True)
-            for name in (self.path.name, "metrics.jsonl"):
+            for name in (self.path.name, *(() if resuming else ("metrics.jsonl",))):
                 if (self.folder / name).exists():
                     (self.folder / name).rename(aside / name)
         self.write()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -55,15 +56,15 @@ def run(document: Document, registry: Registry, argv: Sequence[str]) -> int:
     from sftcore import callbacks, checkpoint, train
 
     transformers.utils.logging.disable_progress_bar()
+    base = base_model.find(loaded.config.model, document)  # before any argument makes transformers shard what it loads
     args = training_args.build(loaded, cpu, bool(rows.eval), os.environ)
-    base = base_model.find(loaded.config.model, document)
     tokenizer = base.tokenizer()
     template = chat_template.choose_template(loaded, tokenizer, base)
     say("template", template.reason)
     prepared = prepare(rows, loaded.config.data, tokenizer, template.stops)
     _tell(prepared)
 
-    folder = Path(args.output_dir)
+    folder = _output_folder(args.output_dir)
     resume = checkpoint.resume_from(args, folder)
     record = RunRecord(folder, loaded, list(argv), os.environ)
     trackers = callbacks.TrackerGroup(loaded.config.trackers if is_main_process() else [])
@@ -74,7 +75,7 @@ def run(document: Document, registry: Registry, argv: Sequence[str]) -> int:
     train.set_stops(model, stop_ids, tokenizer.pad_token_id)
     trainer, ask = train.build_trainer(model, loaded.config, args, tokenizer, prepared, trackers)
     if is_main_process():
-        record.begin(resuming=resume is not None)
+        record.begin(resuming=resume is not None and Path(resume).resolve().parent == folder.resolve())
         record.write(
             training_args=redact(args.to_dict()),
             base_model={"name": base.name, "fingerprint": base.fingerprint(model)},
@@ -85,21 +86,22 @@ def run(document: Document, registry: Registry, argv: Sequence[str]) -> int:
             },
             template={"chosen": template.reason, "fingerprint": template.fingerprint, "stops": template.stops},
         )
-    trackers.start(
-        {
-            "name": args.run_name or folder.name,
-            "output_dir": str(folder),
-            "config": redact(loaded.resolved()),
-            "versions": versions(loaded),
-        }
-    )
+    signal.signal(signal.SIGTERM, _terminated)
     try:
+        trackers.start(
+            {
+                "name": args.run_name or folder.name,
+                "output_dir": str(folder),
+                "config": redact(loaded.resolved()),
+                "versions": versions(loaded),
+            }
+        )
         result = trainer.train(resume_from_checkpoint=resume)
         checkpoint.save(trainer, tokenizer, folder)
     except BaseException as error:
         trackers.finish(error)
         if is_main_process():
-            stopped = isinstance(error, KeyboardInterrupt)
+            stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
             record.end("interrupted" if stopped else "failed", error=f"{type(error).__name__}: {error}")
         raise
     trackers.finish()
@@ -107,6 +109,23 @@ def run(document: Document, registry: Registry, argv: Sequence[str]) -> int:
         record.end("finished", steps=result.global_step, metrics=result.metrics, asked=ask.answers)
     say("saved", f"{folder} ({count(result.global_step, 'step')}, loss {result.training_loss:.4f})")
     return 0
+
+
+def _output_folder(name: str) -> Path:
+    """Return the output folder, which exists from now on; every rank asks, so that all end if it cannot."""
+    folder = Path(name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SftError(f"training_args.output_dir: {folder} cannot be made: {error.strerror}") from None
+    if not os.access(folder, os.W_OK):
+        raise SftError(f"training_args.output_dir: {folder} is not writable")
+    return folder
+
+
+def _terminated(number: int, frame: object) -> None:
+    """End the run as schedulers and launchers ask for it, so that its record and trackers say so."""
+    raise SystemExit(128 + number)
 
 
 def _is_launched(environ: Mapping[str, str]) -> bool:

@@ -35,7 +35,7 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
         """Evaluate, and put the mean over all tokens in place of the mean of the batches' means."""
         self._loss.take_evaluated()
         output = super().evaluation_loop(*args, **kwargs)
-        sums = torch.tensor([self._loss.take_evaluated()], dtype=torch.float32, device=self.args.device)
+        sums = torch.tensor([self._loss.take_evaluated()], dtype=torch.float64, device=self.args.device)
         total, tokens = self.accelerator.gather(sums).sum(dim=0).tolist()
         prefix = kwargs.get("metric_key_prefix", "eval")
         if tokens:

@@ -22,6 +22,9 @@ _ELSEWHERE = {
     "do_predict": "`sft run` does not predict",
     "remove_unused_columns": "sftcore makes the batches itself",
     "label_names": "sftcore makes the batches itself",
+    "use_cache": "training has no use for a cache, and packed rows would see each other through it",
+    "log_level": "a run prints its own lines, and only errors of the libraries",
+    "log_level_replica": "a run prints its own lines, and only errors of the libraries",
     "average_tokens_across_devices": "the loss is always the mean over all trained tokens of a step",
 }
 """Arguments that nothing would read here, or that would break the run, and what to write instead."""
@@ -36,6 +39,10 @@ def check_given(loaded: Loaded) -> dict[str, Any]:
     document, given = loaded.document, loaded.config.training_args
     for key in given.keys() & _ELSEWHERE.keys():
         raise document.error(("training_args", key), f"cannot be set here: {_ELSEWHERE[key]}")
+    if (strategy := given.get("train_sampling_strategy")) not in (None, "random", "sequential"):
+        raise document.error(
+            ("training_args", "train_sampling_strategy"), f"'{strategy}' does not work here; use 'packing'"
+        )
     return check(transformers.TrainingArguments, given, document, ("training_args",))
 
 

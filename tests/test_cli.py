@@ -314,8 +314,8 @@ def test_list_as_json(listed: Callable[..., str]) -> None:
     assert all(set(row) >= {"kind", "name", "distribution", "version", "status"} for row in rows)
     status = {(row["kind"], row["name"], row["distribution"], row["version"]): row["status"] for row in rows}
     assert status == {
-        ("template", "file", "two", "2.0"): "ok",
-        ("method", "gone", "two", "2.0"): "ok",
+        ("template", "file", "two", "2.0"): "broken",
+        ("method", "gone", "two", "2.0"): "broken",
         ("tracker", "same", "one", "1.0"): "ambiguous, write one/same",
         ("tracker", "same", "two", "2.0"): "ambiguous, write two/same",
         ("tracker", "track", "one", "1.0"): "ok",
@@ -336,8 +336,8 @@ def test_list_as_text(listed: Callable[..., str]) -> None:
 def test_list_with_options(listed: Callable[..., str]) -> None:
     text = listed("--verbose")
     assert "    Tracks.\n      project: str = p\n          Which project.\n" in text
-    assert "broken: template /x/file.json cannot be read" in text
-    assert re.search("method +gone .*broken: .*No module named 'not_installed'", text)
+    assert "broken: ConfigError: template /x/file.json cannot be read" in text
+    assert re.search("method +gone .*broken: there is no module not_installed", text)
     options = {row["name"]: row["options"] for row in json.loads(listed("--verbose", "--json")) if "options" in row}
     assert options["track"] == [{"name": "project", "type": "str", "default": "p", "description": "Which project."}]
 

@@ -114,7 +114,9 @@ def test_packing_is_refused_where_documents_would_see_each_other(sft, monkeypatc
     from sftcore import callbacks
 
     honest = callbacks._logits
-    monkeypatch.setattr(callbacks, "_logits", lambda model, ids, lengths: honest(model, ids, [sum(lengths)]))
+    monkeypatch.setattr(
+        callbacks, "_logits", lambda model, ids, lengths, rows: honest(model, ids, [sum(lengths)], rows)
+    )
     sft.config["data"] |= {"packing": True}
     done = sft.run_here()
     assert done.code == 2

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +105,13 @@ def test_they_are_listed(sft_with_plugins: Sft) -> None:
     status = {(row["kind"], row["name"], row["distribution"], row["version"]): row["status"] for row in rows}
     assert status["format", "xyz", "sft-plugin-xyz", "0.3.0"] == "ok"
     assert status["template", "xyz_chat", "sft-plugin-xyz", "0.3.0"] == "ok"
-    assert status["method", "full", "sft-clash", "2.0"] == "ambiguous, write sft-clash/full"
+    assert status["method", "full", "sft-clash", "2.0"] == "broken"
+    assert status["method", "full", "sftcore", version("sftcore")] == "ambiguous, write sftcore/full"
     assert status["plugin", "sftcore:main", "sft-broken", "2.0"] == "broken"
-    assert [row["error"] for row in rows if "error" in row] == ["ModuleNotFoundError: No module named 'not_installed'"]
+    assert [row["error"] for row in rows if "error" in row] == [
+        "there is no module not_installed",
+        "ModuleNotFoundError: No module named 'not_installed'",
+    ]
     assert sum(row["distribution"] == "sftcore" for row in rows) >= 20
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from sftcore import Backend, ConfigError
+from sftcore import Backend, ConfigError, SftError
 
 SHIPPED = "sftcore_config"
 """The package with the configurations that ship with sftcore."""
@@ -45,7 +45,7 @@ class DeepSpeed(Backend):
             raise ConfigError(f"there is no DeepSpeed configuration {self.config}")
 
     def launched(self, environ: Mapping[str, str]) -> bool:
-        return "RANK" in environ and "CROSS_SIZE" in environ and "TORCHELASTIC_RUN_ID" not in environ
+        return {"RANK", "WORLD_SIZE", "CROSS_SIZE"} <= environ.keys() and "TORCHELASTIC_RUN_ID" not in environ
 
     def command(self, argv: Sequence[str]) -> list[str]:
         options: dict[str, object] = {
@@ -61,6 +61,14 @@ class DeepSpeed(Backend):
 
     def start(self, environ: Mapping[str, str], cpu: bool) -> None:
         warnings.filterwarnings("ignore", module=r"deepspeed\.")
+        size = environ.get("WORLD_SIZE", "1")
+        if (
+            self.num_gpus is not None
+            and self.num_nodes in (None, 1)
+            and self.hostfile is None
+            and self.num_gpus != int(size)
+        ):
+            raise SftError(f"the launcher started {size} processes, but the backend's options ask for {self.num_gpus}")
         if not cpu:
             return
         # DeepSpeed builds its CPU collectives with ninja, which pip puts beside this interpreter

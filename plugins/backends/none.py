@@ -13,7 +13,7 @@ class OneProcess(Backend):
     """Trains in this process alone."""
 
     def launched(self, environ: Mapping[str, str]) -> bool:
-        return "RANK" not in environ
+        return not ("RANK" in environ and "WORLD_SIZE" in environ)
 
     def start(self, environ: Mapping[str, str], cpu: bool) -> None:
         if (size := environ.get("WORLD_SIZE", "1")) != "1":

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sftcore import Backend
+from sftcore import Backend, SftError
 
 
 @dataclass
@@ -14,7 +14,7 @@ class Torchrun(Backend):
     """Starts torchrun, and trains data-parallel."""
 
     nproc_per_node: int | str = "auto"
-    """Processes on each machine: a number, or `auto` for one per GPU, `gpu`, `cpu`."""
+    """Processes on each machine: a number, or `auto` for one per GPU (without GPUs one per CPU core), `gpu`, `cpu`."""
     nnodes: int | str = 1
     """Machines: a number, or MIN:MAX for an elastic run."""
     node_rank: int | None = None
@@ -33,7 +33,8 @@ class Torchrun(Backend):
     """How often to start all processes anew after one fails."""
 
     def launched(self, environ: Mapping[str, str]) -> bool:
-        return "RANK" in environ and ("TORCHELASTIC_RUN_ID" in environ or "CROSS_SIZE" not in environ)
+        started = "RANK" in environ and "WORLD_SIZE" in environ
+        return started and ("TORCHELASTIC_RUN_ID" in environ or "CROSS_SIZE" not in environ)
 
     def command(self, argv: Sequence[str]) -> list[str]:
         options: dict[str, object] = {
@@ -48,6 +49,14 @@ class Torchrun(Backend):
             "max_restarts": self.max_restarts,
         }
         given = [f"--{name}={value}" for name, value in options.items() if value is not None]
-        if self.nnodes == 1 and self.rdzv_endpoint is None and self.master_port is None:
+        met = (self.node_rank, self.master_addr, self.master_port, self.rdzv_backend, self.rdzv_endpoint, self.rdzv_id)
+        if self.nnodes == 1 and all(option is None for option in met):
             given.append("--standalone")  # a free port of its own, so that two runs on one machine do not meet
         return [sys.executable, "-m", "torch.distributed.run", *given, "-m", "sftcore", *argv]
+
+    def start(self, environ: Mapping[str, str], cpu: bool) -> None:
+        size = environ.get("WORLD_SIZE", "1")
+        if not isinstance(self.nproc_per_node, int) or not isinstance(self.nnodes, int):
+            return
+        if (wanted := self.nproc_per_node * self.nnodes) != int(size):
+            raise SftError(f"the launcher started {size} processes, but the backend's options ask for {wanted}")

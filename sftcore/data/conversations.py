@@ -10,7 +10,7 @@ from sftcore.components import Format
 from sftcore.config import AUTO, Loaded, SourceConfig
 from sftcore.data.sources import Row, read
 from sftcore.document import Keys, dotted
-from sftcore.errors import DataError, PluginError, RowError, json_type
+from sftcore.errors import DataError, RowError, json_type
 from sftcore.plugins import Entry, Registry
 from sftcore.types import Conversation, Origin
 
@@ -99,12 +99,8 @@ def detect(path: str, sample: list[Row], registry: Registry) -> tuple[Entry, For
         DataError: none or several fit; the message names rows and what was looked for.
     """
     formats: dict[str, tuple[Entry, Format]] = {}
-    for entry in registry.of_kind("format"):
-        try:
-            reader = cast("Format", entry.component_class()())
-        except (PluginError, TypeError):  # broken, or not usable without options: it has to be named
-            continue
-        formats[entry.qualified if registry.is_ambiguous(entry) else entry.name] = entry, reader
+    for entry, reader in registry.usable("format"):
+        formats[entry.qualified if registry.is_ambiguous(entry) else entry.name] = entry, cast("Format", reader)
     rows = [(origin, row) for origin, row in sample if isinstance(row, Mapping)]
     if not sample:
         raise DataError(f"data source {path}: has no rows")

@@ -107,6 +107,7 @@ def _read_json(path: Path) -> Iterator[Row]:
 
 def _read_csv(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig", newline="") as lines:
+        csv.field_size_limit(1 << 30)  # the default refuses texts of 128 KiB
         reader = csv.reader(lines, strict=True)
         line = 1
         try:
