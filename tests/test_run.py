@@ -221,3 +221,47 @@ def test_a_launcher_that_sets_no_rank_ends_at_once(sft, monkeypatch):
 def test_sections_may_be_empty(sft):
     sft.config["training_args"] = sft.config["ask"] = None
     sft.train("training_args.max_steps=1", f"training_args.output_dir={sft.folder / 'out'}")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ({"resume_from_checkpoint": "nope"}, "resume_from_checkpoint: nope is no checkpoint"),
+        ({"output_dir": "rows.txt/out"}, "training_args.output_dir: rows.txt/out cannot be made"),
+        (
+            {"train_sampling_strategy": "group_by_length"},
+            "train_sampling_strategy: 'group_by_length' does not work here",
+        ),
+        ({"use_cache": True}, "training_args.use_cache: cannot be set here"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_what_would_end_in_a_traceback_is_told(sft, args, message):
+    (sft.folder / "rows.txt").write_text("")
+    sft.config["training_args"] |= args
+    done = sft.run_here()
+    assert done.code == 2
+    assert message in done.said
+
+
+def test_a_run_that_is_terminated_says_so(sft):
+    import os
+    import signal
+    import subprocess
+    import sys
+    import time
+
+    sft.config["training_args"] |= {"max_steps": 100000}
+    run = subprocess.Popen(
+        [sys.executable, "-m", "sftcore", "run", "--config", str(sft.write())], stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (sft.out / "metrics.jsonl").exists() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        os.kill(run.pid, signal.SIGTERM)
+        assert run.wait(60) == 128 + signal.SIGTERM
+    finally:
+        run.kill()
+    assert sft.record()["status"] == "interrupted"
+    assert sft.losses()

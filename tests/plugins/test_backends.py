@@ -114,3 +114,15 @@ def test_one_process_needs_a_world_of_one():
     OneProcess().start({"WORLD_SIZE": "1"}, cpu=True)
     with pytest.raises(SftError, match="started 4 processes"):
         OneProcess().start({"WORLD_SIZE": "4"}, cpu=True)
+
+
+@pytest.mark.parametrize("backend", [Torchrun(nproc_per_node=4), DeepSpeed(num_gpus=4)])
+def test_another_number_of_processes_than_asked_for_is_refused(backend):
+    with pytest.raises(SftError, match="started 2 processes, but the backend's options ask for 4"):
+        backend.start({"WORLD_SIZE": "2"}, cpu=False)
+
+
+def test_standalone_only_where_no_rendezvous_is_named():
+    assert "--standalone" in Torchrun().command([])
+    assert "--standalone" not in Torchrun(rdzv_backend="c10d").command([])
+    assert "--standalone" not in Torchrun(master_addr="host").command([])
