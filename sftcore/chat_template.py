@@ -75,12 +75,13 @@ def _stop_tokens(tokenizer: Any, base: BaseModel) -> list[str]:
 
 
 def stop_token_ids(tokenizer: Any, stops: Sequence[str]) -> tuple[list[int], list[str]]:
-    """Return the ids of those *stops* that are one token, and the rest, which are text to the model."""
+    """Return the ids of those *stops* that are a token of their own, and the rest, which are text to the model."""
     ids: list[int] = []
     texts: list[str] = []
     vocabulary = tokenizer.get_vocab()
+    markers = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
     for stop in stops:
-        if stop in vocabulary:
+        if vocabulary.get(stop) in markers:  # an ordinary token may also be part of a text
             ids.append(vocabulary[stop])
         else:
             texts.append(stop)
