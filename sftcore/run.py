@@ -16,7 +16,7 @@ from sftcore.data import Prepared, check_rows, prepare
 from sftcore.document import Document
 from sftcore.errors import SftError
 from sftcore.plugins import Registry
-from sftcore.record import RunRecord, redact, versions
+from sftcore.record import RunRecord, redact
 from sftcore.report import count, is_main_process, say, warn
 
 LAUNCHED = "SFTCORE_LAUNCHED"
@@ -92,8 +92,8 @@ def run(document: Document, registry: Registry, argv: Sequence[str]) -> int:
             {
                 "name": args.run_name or folder.name,
                 "output_dir": str(folder),
-                "config": redact(loaded.resolved()),
-                "versions": versions(loaded),
+                "config": record.content["config"],
+                "versions": record.content["versions"],
             }
         )
         result = trainer.train(resume_from_checkpoint=resume)

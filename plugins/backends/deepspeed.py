@@ -75,9 +75,8 @@ class DeepSpeed(Backend):
         os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), environ.get("PATH", "")])
         import deepspeed
 
-        deepspeed.init_distributed(
-            "gloo"
-        )  # before the training arguments, or their batch size is computed for one rank
+        # before the training arguments, or their batch size is computed for one rank
+        deepspeed.init_distributed("gloo")
 
     def training_args(self) -> dict[str, Any]:
         return {"deepspeed": str(self.config or _shipped("deepspeed/ds_config.json"))}
