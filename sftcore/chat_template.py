@@ -12,6 +12,7 @@ from sftcore.base_model import BaseModel
 from sftcore.components import Template
 from sftcore.config import Loaded, load_template
 from sftcore.errors import ConfigError
+from sftcore.supervision import Labeller
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,18 @@ def choose_template(loaded: Loaded, tokenizer: Any, base: BaseModel) -> ChosenTe
     stops = tuple(dict.fromkeys([*own_stops, *_stop_tokens(tokenizer, base)]))
     digest = hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()
     return ChosenTemplate(reason, stops, f"sha256:{digest}")
+
+
+def labeller(loaded: Loaded, tokenizer: Any, template: ChosenTemplate) -> Labeller:
+    """Return what labels conversations under the chosen template.
+
+    Raises:
+        ConfigError: the template is not valid.
+    """
+    try:
+        return Labeller(tokenizer, template.stops, loaded.config.template_kwargs)
+    except ValueError as error:
+        raise ConfigError(f"the chat template ({template.reason}) is not valid: {error}") from None
 
 
 def _stop_tokens(tokenizer: Any, base: BaseModel) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sftcore import __version__
-from sftcore.errors import ConfigError, PluginError, SftError
+from sftcore.errors import ConfigError, DataError, PluginError, SftError
 
 if TYPE_CHECKING:
     from sftcore.document import Document
@@ -43,22 +43,26 @@ def _dispatch(argv: list[str]) -> int:
     argv = _take_local_rank(argv)
     registry: Registry | None = None
     flags: dict[str, str] = {}
-    if argv[:1] == ["run"]:
+    if argv[:1] in (["run"], ["preview"]):
         from sftcore.plugins import Registry
 
         registry = Registry.discover()
-        flags = _backend_flags(registry)
+        flags = _backend_flags(registry) if argv[0] == "run" else {}
     parser = _parser(flags)
     if argv and argv[0].startswith("--config"):
         parser.error(f"give the command first: sft run {' '.join(argv)}")
     options, rest = parser.parse_known_args(argv)
     # overrides may stand anywhere between the flags, which argparse's positionals cannot
-    strangers = [word for word in rest if options.command != "run" or word.startswith("-") or "=" not in word]
+    takes_overrides = options.command in ("run", "preview")
+    strangers = [word for word in rest if not takes_overrides or word.startswith("-") or "=" not in word]
     if strangers:
         parser.error(f"unrecognized arguments: {' '.join(strangers)}")
     if options.command == "run":
         assert registry is not None
         return _run(options, rest, registry, flags, argv)
+    if options.command == "preview":
+        assert registry is not None
+        return _preview(options, rest, registry)
     if options.command == "list-plugins":
         from sftcore.plugins import Registry
 
@@ -98,12 +102,7 @@ def _parser(backend_flags: dict[str, str]) -> argparse.ArgumentParser:
         description="Fine-tune a model. KEY=VALUE overrides a key of the YAML: method.r=8 training_args.max_steps=20",
         allow_abbrev=False,
     )
-    run.add_argument(
-        "--config",
-        default=DEFAULT_CONFIG,
-        metavar="PATH",
-        help="YAML file, or package:NAME/file (default: %(default)s)",
-    )
+    _add_config(run)
     run.add_argument(
         "--trace", metavar="TRACKER", help="use this tracker (or several: a,b) in place of the configuration's"
     )
@@ -111,6 +110,20 @@ def _parser(backend_flags: dict[str, str]) -> argparse.ArgumentParser:
         run.add_argument(
             f"--{name}", metavar="FILE", help=f"use the {name} backend, with this file as its configuration"
         )
+
+    preview = commands.add_parser(
+        "preview",
+        help="show which tokens of the data are trained",
+        usage="sft preview [options] [KEY=VALUE ...]",
+        description="Show which tokens of the training data are trained. Loads the tokenizer, and no weights.",
+        allow_abbrev=False,
+    )
+    _add_config(preview)
+    preview.add_argument("-n", type=int, default=5, metavar="ROWS", help="how many rows (default: %(default)s)")
+    preview.add_argument("--source", metavar="FILE:LINE", help="the row that stands there, in place of the first ones")
+    preview.add_argument("--tokens", action="store_true", help="mark the borders between tokens")
+    preview.add_argument("--json", action="store_true", help="print one JSON object a line for each example")
+    preview.add_argument("--html", metavar="FILE", help="write a page for the browser, in place of printing")
 
     plugins = commands.add_parser(
         "list-plugins",
@@ -123,6 +136,15 @@ def _parser(backend_flags: dict[str, str]) -> argparse.ArgumentParser:
         "--verbose", action="store_true", help="show the options of each, with type, default and meaning"
     )
     return parser
+
+
+def _add_config(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--config",
+        default=DEFAULT_CONFIG,
+        metavar="PATH",
+        help="YAML file, or package:NAME/file (default: %(default)s)",
+    )
 
 
 def _backend_flags(registry: Registry) -> dict[str, str]:
@@ -154,6 +176,46 @@ def _run(
     for assignment in overrides:
         document.override(assignment)
     return run(document, registry, argv)
+
+
+def _preview(options: argparse.Namespace, overrides: list[str], registry: Registry) -> int:
+    from sftcore import preview
+    from sftcore.config import load
+    from sftcore.document import Document
+    from sftcore.paths import locate
+    from sftcore.report import quiet_libraries, say, warn
+    from sftcore.samples import samples
+
+    if options.n < 1:
+        raise ConfigError(f"-n {options.n}: how many rows? at least 1")
+    quiet_libraries()
+    document = Document.load(Path(locate(options.config)))
+    for assignment in overrides:
+        document.override(assignment)
+    found = samples(load(document, registry, os.environ), registry, options.n, options.source)
+    say("template", found.template)
+    for problem in found.refused:
+        warn(f"left out, because it cannot be labelled with certainty: {problem}")
+    for origin in found.untrained:
+        warn(f"dropped, because no token of it is trained: {origin}")
+    if not found.shown:
+        raise DataError("none of these rows gives an example")
+    if options.html:
+        from sftcore.preview_page import page
+
+        lines = [f"{options.config}, chat template {found.template}"]
+        try:
+            Path(options.html).write_text(page(found.shown, found.tokenizer, options.config, lines), encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"--html {options.html}: cannot be written: {error.strerror}") from None
+        say("saved", options.html)
+    elif options.json:
+        for example, origin in found.shown:
+            print(json.dumps(preview.as_json(example, origin)))
+    else:
+        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        print(preview.terminal(found.shown, found.tokenizer, colour=colour, borders=options.tokens))
+    return 0
 
 
 def _override_trackers(document: Document, names: list[str]) -> None:

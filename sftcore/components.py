@@ -18,6 +18,27 @@ from sftcore.types import Conversation, Message
 FURTHER = "further_options"
 """Key in the metadata of a field that collects another dataclass's options."""
 
+RESERVED = frozenset(
+    {
+        "messages",
+        "tools",
+        "documents",
+        "add_generation_prompt",
+        "continue_final_message",
+        "conversation",
+        "chat_template",
+        "tokenize",
+        "tokenizer_kwargs",
+        "padding",
+        "truncation",
+        "max_length",
+        "return_tensors",
+        "return_dict",
+        "return_assistant_tokens_mask",
+    }
+)
+"""What is no further variable of a chat template: arguments of ``apply_chat_template``, which rendering sets."""
+
 
 def further_options(target: str) -> Any:
     """Declare a field that takes every option of another dataclass, checked against it.
@@ -58,10 +79,10 @@ class Format(Component):
         raise NotImplementedError
 
     def read(self, row: Mapping[str, Any]) -> Conversation:
-        """Return the conversation of *row*; its ``system`` and ``tools`` fields work in every format.
+        """Return the conversation of *row*; ``system``, ``tools`` and ``chat_template_kwargs`` work in every format.
 
         Raises:
-            RowError: as :meth:`parse`, or nothing could be trained on the messages.
+            RowError: as :meth:`parse`, or there is no message, or one of the three fields is unsound.
         """
         messages = tuple(self.parse(row))
         if not messages:
@@ -74,18 +95,36 @@ class Format(Component):
                 raise RowError("has a 'system' field and a different system message; keep one of them")
             if messages[0].role != "system":
                 messages = (Message("system", system), *messages)
-        if not any(message.role == "assistant" for message in messages):
-            raise RowError("the conversation has no assistant message, so there is nothing to train")
-        return Conversation(messages, _tools(row.get("tools")))
+        return Conversation(messages, _tools(row), _template_kwargs(row))
 
 
-def _tools(value: object) -> tuple[Mapping[str, Any], ...]:
-    """Return the tool schemas of a row's ``tools`` field: a list, or its JSON text."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value) if value.strip() else []
-        except ValueError as error:
-            raise RowError(f"'tools' is not valid JSON: {error}") from None
+def _decoded(row: Mapping[str, Any], key: str) -> object:
+    """Return the value at *key*, parsed if it is JSON text; None if it is absent or empty text."""
+    value = row.get(key)
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value) if value.strip() else None
+    except ValueError as error:
+        raise RowError(f"'{key}' is not valid JSON: {error}") from None
+
+
+def _template_kwargs(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    value = _decoded(row, "chat_template_kwargs")
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise RowError(f"'chat_template_kwargs' must be an object, not {json_type(value)}")
+    for name in value:
+        if not isinstance(name, str):
+            raise RowError(f"'chat_template_kwargs' has a name that is no string: {name!r}")
+        if name in RESERVED:
+            raise RowError(f"'chat_template_kwargs' may not have '{name}': rendering sets it itself")
+    return dict(value)
+
+
+def _tools(row: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    value = _decoded(row, "tools")
     if value is None or value == []:
         return ()
     if not isinstance(value, list) or not all(isinstance(tool, Mapping) for tool in value):

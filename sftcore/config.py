@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from sftcore.components import FURTHER, Backend, Component, Method, Template, Tracker
+from sftcore.components import FURTHER, RESERVED, Backend, Component, Method, Template, Tracker
 from sftcore.document import Document, Keys, dotted
 from sftcore.errors import PluginError
 from sftcore.options import fill
 from sftcore.plugins import Entry, Registry
+from sftcore.supervision.policy import Context, Policy, Reasoning, TrainOn, Truncation
 from sftcore.template_file import FileTemplate
 
 AUTO = "auto"
@@ -44,6 +46,22 @@ class SourceConfig:
     """A format's name, or `{name: ..., options}`; `auto` decides by the first rows."""
     split: str = "train"
     """Which split of a hub data set; a file has none."""
+    weight: float = 1.0
+    """What a trained token of this source weighs in the loss; multiplies a message's own weight."""
+    train_on: TrainOn | None = None
+    """As in `data`, for this source; null: what `data` says."""
+    train_on_stop: bool | None = None
+    """As in `data`, for this source; null: what `data` says."""
+    reasoning: Reasoning | None = None
+    """As in `data`, for this source; null: what `data` says."""
+    context: Context | None = None
+    """As in `data`, for this source; null: what `data` says."""
+    truncation: Truncation | None = None
+    """As in `data`, for this source; null: what `data` says."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight < math.inf:
+            raise ValueError(f"the weight must be a number of at least 0, not {self.weight:g}")
 
 
 @dataclass
@@ -67,13 +85,38 @@ class DataConfig:
     eval: list[SourceConfig] | EvalFraction | None = None
     """Sources as for `train`, or `{fraction: 0.05}` to hold rows back; null for no evaluation."""
     max_length: int = 2048
-    """Longest row in tokens. What is longer is cut at the end, counted and told."""
+    """Longest example in tokens; `truncation` says what becomes of longer ones."""
     packing: bool = False
     """Join short conversations into rows of `max_length`, each seeing only itself."""
+    train_on: TrainOn = "assistant"
+    """What is trained: `assistant` turns, the `last_turn` of them, `all` tokens, or the texts of a list of roles."""
+    train_on_stop: bool = True
+    """Train the stop token that ends an assistant turn; without it the model does not learn to end one."""
+    reasoning: Reasoning = "train"
+    """Whether the reasoning in a trained assistant turn is trained, or masked."""
+    context: Context = "served"
+    """`served`: each turn is trained as it is served, if need be in an example of its own; `strict`: also after
+    the very generation prompt; `whole`: one example per row, whatever came before a turn."""
+    truncation: Truncation = "drop_turns"
+    """What becomes of an example longer than `max_length`: drop its oldest exchanges, drop it, split it into several,
+    cut its end, or end the run."""
 
     def __post_init__(self) -> None:
         if self.max_length < 1:
             raise ValueError(f"max_length must be at least 1, not {self.max_length}")
+
+    def policy(self, source: SourceConfig) -> Policy:
+        """Return what holds for the rows of *source*: what it says itself, and for the rest what `data` says."""
+        own = {key: getattr(source, key) for key in _PER_SOURCE}
+        return Policy(
+            max_length=self.max_length,
+            weight=source.weight,
+            **{key: getattr(self, key) if value is None else value for key, value in own.items()},
+        )
+
+
+_PER_SOURCE = ("train_on", "train_on_stop", "reasoning", "context", "truncation")
+"""Keys of `data` that a source may set for itself."""
 
 
 @dataclass
@@ -98,6 +141,8 @@ class Config:
     """Which weights are trained: a method's name, or `{name: ..., options}`."""
     template: Template | None = None
     """A template's name; it always wins. null: the tokenizer's own, else `template_path`."""
+    template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Further variables of the chat template, such as `enable_thinking: false`; the same as you will serve with."""
     template_path: Path | None = None
     """A template file (.json or .jinja), used where the tokenizer has no template of its own."""
     trackers: list[Tracker] = field(default_factory=list)
@@ -159,7 +204,7 @@ def load(document: Document, registry: Registry, environ: Mapping[str, str]) -> 
     return _Loader(document, registry).load(environ)
 
 
-_MAY_BE_EMPTY = ("ask", "training_args", "template_path")
+_MAY_BE_EMPTY = ("ask", "training_args", "template_path", "template_kwargs")
 """Sections that may stand without a value, as they do once every line in them is commented out."""
 
 
@@ -187,6 +232,8 @@ class _Loader:
         ready["backend"] = self._backend(raw.get("backend", AUTO), environ)
         config = fill(Config, raw, self.document, (), known=ready)
         self._refuse_owned(config.training_args)
+        for name in config.template_kwargs.keys() & RESERVED:
+            raise self.document.error(("template_kwargs", name), "is no variable of a chat template: rendering sets it")
         return Loaded(config, self.document, self.selected)
 
     def component(self, kind: str, reference: object, keys: Keys, slot: Keys | None = None) -> Component:

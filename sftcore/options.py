@@ -126,7 +126,9 @@ def _convert(hint: Any, value: Any, document: Document, keys: Keys) -> Any:
             hint, config=None if _has_config(hint) else ConfigDict(arbitrary_types_allowed=True)
         ).validate_python(value)
     except ValidationError as error:
-        problem = error.errors()[0]["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+        messages = (problem["msg"] for problem in error.errors())  # one for each member of a union
+        shortened = (text.removeprefix("Input should be ").removeprefix("Value error, ") for text in messages)
+        problem = ", or ".join(dict.fromkeys(shortened))
         raise document.error(keys, f"should be {problem}, got {value!r}") from None
     except PydanticUserError:  # an annotation that pydantic has no schema for
         return value

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import warnings
 
 
 def is_main_process() -> bool:
@@ -26,3 +28,11 @@ def warn(text: str) -> None:
 def count(number: int, noun: str) -> str:
     """Return *number* with its noun: ``1 row``, ``1,234 rows``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def quiet_libraries() -> None:
+    """Leave the terminal to the run: of the libraries only errors show."""
+    logging.disable(logging.WARNING)
+    warnings.filterwarnings("ignore", module=r"(transformers|peft|accelerate|bitsandbytes|torch)\.")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

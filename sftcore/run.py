@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from sftcore.document import Document
 from sftcore.errors import SftError
 from sftcore.plugins import Registry
 from sftcore.record import RunRecord, redact
-from sftcore.report import count, is_main_process, say, warn
+from sftcore.report import count, is_main_process, quiet_libraries, say, warn
 
 LAUNCHED = "SFTCORE_LAUNCHED"
 """Set in the environment of a launcher, so that its processes are not taken for new ones."""
@@ -35,7 +33,7 @@ def run(document: Document, registry: Registry, argv: Sequence[str]) -> int:
     Raises:
         SftError: the user can mend it; the message says how.
     """
-    _quiet_libraries()
+    quiet_libraries()
     loaded = load(document, registry, os.environ)
     say("config", document.name)
     from sftcore import training_args
@@ -61,7 +59,8 @@ def run(document: Document, registry: Registry, argv: Sequence[str]) -> int:
     tokenizer = base.tokenizer()
     template = chat_template.choose_template(loaded, tokenizer, base)
     say("template", template.reason)
-    prepared = prepare(rows, loaded.config.data, tokenizer, template.stops)
+    labeller = chat_template.labeller(loaded, tokenizer, template)
+    prepared = prepare(rows, loaded.config.data, labeller)
     _tell(prepared)
 
     folder = _output_folder(args.output_dir)
@@ -69,7 +68,7 @@ def run(document: Document, registry: Registry, argv: Sequence[str]) -> int:
     record = RunRecord(folder, loaded, list(argv), os.environ)
     trackers = callbacks.TrackerGroup(loaded.config.trackers if is_main_process() else [])
     model = train.load_model(base, loaded.config, args)
-    stop_ids, stop_texts = chat_template.stop_token_ids(tokenizer, template.stops)
+    stop_ids, stop_texts = chat_template.stop_token_ids(tokenizer, labeller.stops)
     for text in stop_texts:
         warn(f"the stop string {text!r} is no token of this tokenizer: whoever serves the model has to stop at it")
     train.set_stops(model, stop_ids, tokenizer.pad_token_id)
@@ -84,7 +83,7 @@ def run(document: Document, registry: Registry, argv: Sequence[str]) -> int:
                 "train": vars(prepared.train_summary),
                 "eval": vars(prepared.eval_summary),
             },
-            template={"chosen": template.reason, "fingerprint": template.fingerprint, "stops": template.stops},
+            template={"chosen": template.reason, "fingerprint": template.fingerprint, "stops": labeller.stops},
         )
     signal.signal(signal.SIGTERM, _terminated)
     try:
@@ -156,14 +155,7 @@ def _tell(prepared: Prepared) -> None:
         if summary.rows:
             share = summary.trained / max(summary.tokens, 1)
             rows, tokens = count(summary.kept, "row"), count(summary.tokens, "token")
-            say(name, f"{rows}, {tokens}, {summary.trained:,} of them trained ({share:.0%})")
+            more = f" in {count(summary.examples, 'example')}" if summary.examples != summary.kept else ""
+            say(name, f"{rows}{more}, {tokens}, {summary.trained:,} of them trained ({share:.0%})")
         for note in summary.notes:
             say(name, note)
-
-
-def _quiet_libraries() -> None:
-    """Leave the terminal to the run: of the libraries only errors show."""
-    logging.disable(logging.WARNING)
-    warnings.filterwarnings("ignore", module=r"(transformers|peft|accelerate|bitsandbytes|torch)\.")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from sftcore.report import count, say
 
 
 class SftTrainer(transformers.Trainer):  # type: ignore[misc]
-    """The Trainer with the method's optimizer and an evaluation loss that is a mean over tokens."""
+    """The Trainer with the method's optimizer, weighted tokens, and an evaluation loss that is a mean over tokens."""
 
     def __init__(self, *, loss: TokenMean, method: Any, **kwargs: Any) -> None:
         super().__init__(compute_loss_func=loss, **kwargs)
@@ -31,15 +33,37 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
             self.optimizer: Any = self._method.optimizer(self.model, self.args)
         return super().create_optimizer(*args, **kwargs)
 
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
+        """Return the batches of a step, and what the trained tokens of all ranks weigh together."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        weights = [batch["loss_weights"][:, 1:].sum() for batch in batches if "loss_weights" in batch]
+        if weights:
+            same = self.get_tp_size() * self.get_cp_size() * self.get_sp_size()  # ranks that share their batches
+            items = self.accelerator.gather(torch.stack(weights).sum().to(device)).sum() / same
+        return batches, items
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Train on a batch; its weights go to the loss."""
+        return super().training_step(model, self._without_weights(inputs), *args, **kwargs)
+
+    def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Evaluate a batch; its weights go to the loss."""
+        return super().prediction_step(model, self._without_weights(inputs), *args, **kwargs)
+
+    def _without_weights(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Return *inputs* for the model, and hand their weights to the loss before any backend rounds them."""
+        self.compute_loss_func: Any = partial(self._loss, weights=inputs.get("loss_weights"))
+        return {name: values for name, values in inputs.items() if name != "loss_weights"}
+
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluate, and put the mean over all tokens in place of the mean of the batches' means."""
         self._loss.take_evaluated()
         output = super().evaluation_loop(*args, **kwargs)
         sums = torch.tensor([self._loss.take_evaluated()], dtype=torch.float64, device=self.args.device)
-        total, tokens = self.accelerator.gather(sums).sum(dim=0).tolist()
+        total, weight = self.accelerator.gather(sums).sum(dim=0).tolist()
         prefix = kwargs.get("metric_key_prefix", "eval")
-        if tokens:
-            output.metrics[f"{prefix}_loss"] = total / tokens
+        if weight:
+            output.metrics[f"{prefix}_loss"] = total / weight
         return output
 
 
@@ -77,6 +101,7 @@ def build_trainer(
     callbacks: list[transformers.TrainerCallback] = [Metrics(Path(args.output_dir), trackers), Progress(), ask]
     if config.data.packing:
         callbacks.insert(0, PackingCheck(prepared.train))
+    weighted = any(example.weights is not None for example in chain(prepared.train, prepared.eval))
     trainer = SftTrainer(
         loss=TokenMean(label_smoothing=args.label_smoothing_factor),
         method=config.method,
@@ -84,7 +109,7 @@ def build_trainer(
         args=args,
         train_dataset=prepared.train,
         eval_dataset=prepared.eval or None,
-        data_collator=Collator(tokenizer.pad_token_id, packed=config.data.packing),
+        data_collator=Collator(tokenizer.pad_token_id, config.data.packing, weighted),
         processing_class=tokenizer,
         callbacks=callbacks,
     )

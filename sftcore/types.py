@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from sftcore.errors import RowError, nearest
@@ -50,22 +50,29 @@ class Message:
     """``{"type": "function", "function": {"name": ..., "arguments": {...}}}``, as OpenAI spells them."""
     name: str | None = None
     tool_call_id: str | None = None
+    train: bool | None = None
+    """Whether the message is trained; None leaves it to ``data.train_on``."""
+    weight: float = 1.0
+    """What each of its trained tokens weighs in the loss; at least 0."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the mapping a Jinja template gets; a field that is not set is absent."""
         fields: dict[str, Any] = {"role": self.role, "content": self.content}
-        for field in ("reasoning_content", "tool_calls", "name", "tool_call_id"):
-            if value := getattr(self, field):
-                fields[field] = list(value) if field == "tool_calls" else value
+        for key in ("reasoning_content", "tool_calls", "name", "tool_call_id"):
+            if value := getattr(self, key):
+                fields[key] = list(value) if key == "tool_calls" else value
         return fields
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """The messages of one row, and the tools the model may call in it (JSON schemas)."""
+    """The messages of one row, and what the chat template gets beside them."""
 
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
+    """The tools the model may call, as JSON schemas."""
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Further variables of the chat template, as ``enable_thinking``."""
 
 
 class Origin(NamedTuple):
@@ -84,10 +91,12 @@ class Example:
 
     ``input_ids`` and ``labels`` have the same length (tokens); a label is its token, or
     ``IGNORE_INDEX`` where the token is not trained. ``lengths`` are those of the documents
-    in it, in order: one, unless rows were packed.
+    in it, in order: one, unless rows were packed. ``weights``, as long as ``labels``, are what
+    the trained tokens weigh in the loss (0 where nothing is trained); None where each weighs 1.
     """
 
     input_ids: Sequence[int]
     labels: Sequence[int]
     lengths: Sequence[int]
     origins: Sequence[Origin]
+    weights: Sequence[float] | None = None

@@ -7,9 +7,9 @@ import json
 import pytest
 from transformers import AutoTokenizer
 
-from sftcore import ConfigError
+from sftcore import ConfigError, Conversation, Message
 from sftcore.base_model import BaseModel
-from sftcore.chat_template import choose_template, stop_token_ids
+from sftcore.chat_template import choose_template, labeller, stop_token_ids
 from sftcore.config import ModelConfig, load
 from sftcore.document import Document
 from sftcore.plugins import Registry
@@ -123,6 +123,26 @@ def test_the_fingerprint_is_the_templates(choose, tokenizer):
     assert choose().fingerprint == first
     tokenizer.chat_template += " "
     assert choose().fingerprint != first
+
+
+def test_the_labeller_has_the_chosen_template_its_stops_and_its_variables(tmp_path, tokenizer):
+    tokenizer.chat_template = "{{ x }}" + OWN + "{{ '' if add_generation_prompt else '<|im_end|>' }}"
+    base = BaseModel("the-base", str(tmp_path), ModelConfig("the-base"))
+    data = {"model": {"name_or_path": "x"}, "data": {"train": "x"}, "method": "full", "template_kwargs": {"x": "X"}}
+    loaded = load(Document(data, "c.yaml"), REGISTRY, {})
+    made = labeller(loaded, tokenizer, choose_template(loaded, tokenizer, base))
+    [example] = made.examples(Conversation((Message("user", "q"), Message("assistant", "a"))))
+    assert example.text == "Xqa<|im_end|>"
+    assert made.stops == ["<|im_end|>"]
+
+
+def test_a_template_that_is_not_valid(tmp_path, tokenizer):
+    tokenizer.chat_template = "\n{% for"
+    base = BaseModel("the-base", str(tmp_path), ModelConfig("the-base"))
+    data = {"model": {"name_or_path": "x"}, "data": {"train": "x"}, "method": "full"}
+    loaded = load(Document(data, "c.yaml"), REGISTRY, {})
+    with pytest.raises(ConfigError, match=r"^the chat template \(the tokenizer's own\) is not valid: line 2: "):
+        labeller(loaded, tokenizer, choose_template(loaded, tokenizer, base))
 
 
 def test_stops_that_are_tokens_and_stops_that_are_text(tokenizer):

@@ -67,6 +67,31 @@ def test_no_tools(tools: object) -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "kwargs"),
+    [
+        ({"enable_thinking": False}, {"enable_thinking": False}),
+        ('{"enable_thinking": false}', {"enable_thinking": False}),
+        ({}, {}),
+        ("{}", {}),
+        (" ", {}),
+        (None, {}),
+    ],
+)
+def test_the_template_variables_of_a_row_work_in_every_format(value: object, kwargs: dict[str, Any]) -> None:
+    assert Pair().read({**ROW, "chat_template_kwargs": value}).template_kwargs == kwargs
+
+
+def test_a_row_without_template_variables() -> None:
+    assert Pair().read(ROW).template_kwargs == {}
+
+
+@pytest.mark.parametrize("name", ["messages", "tools", "documents", "add_generation_prompt"])
+def test_a_row_cannot_set_what_rendering_sets(name: str) -> None:
+    with pytest.raises(RowError, match=f"'chat_template_kwargs' may not have '{name}': rendering sets it itself"):
+        Pair().read({**ROW, "chat_template_kwargs": {"enable_thinking": False, name: []}})
+
+
+@pytest.mark.parametrize(
     ("more", "told"),
     [
         ({"system": 3}, "'system' must be a string, not a number"),
@@ -74,6 +99,11 @@ def test_no_tools(tools: object) -> None:
         ({"tools": "[{"}, "'tools' is not valid JSON"),
         ({"tools": {"name": "f"}}, "'tools' must be a list of objects, not an object"),
         ({"tools": ["f"]}, "'tools' must be a list of objects"),
+        ({"chat_template_kwargs": 3}, "'chat_template_kwargs' must be an object, not a number"),
+        ({"chat_template_kwargs": []}, "'chat_template_kwargs' must be an object, not a list"),
+        ({"chat_template_kwargs": "7"}, "'chat_template_kwargs' must be an object, not a number"),
+        ({"chat_template_kwargs": "{"}, "'chat_template_kwargs' is not valid JSON"),
+        ({"chat_template_kwargs": {1: 2}}, "'chat_template_kwargs' has a name that is no string: 1"),
     ],
 )
 def test_a_row_is_refused_with_the_reason(more: dict[str, Any], told: str) -> None:
@@ -81,16 +111,21 @@ def test_a_row_is_refused_with_the_reason(more: dict[str, Any], told: str) -> No
         Pair().read({**ROW, **more})
 
 
-@pytest.mark.parametrize(
-    ("messages", "told"), [([], "the conversation is empty"), ([Message("user", "Hi")], "no assistant message")]
-)
-def test_a_conversation_needs_something_to_train(messages: list[Message], told: str) -> None:
-    class Fixed(Format):
-        def parse(self, row: Mapping[str, Any]) -> list[Message]:
-            return messages
+class Fixed(Format):
+    def __init__(self, *messages: Message) -> None:
+        self.messages = messages
 
-    with pytest.raises(RowError, match=told):
+    def parse(self, row: Mapping[str, Any]) -> tuple[Message, ...]:
+        return self.messages
+
+
+def test_a_conversation_needs_a_message() -> None:
+    with pytest.raises(RowError, match="the conversation is empty"):
         Fixed().read({})
+
+
+def test_a_conversation_needs_no_assistant_message() -> None:
+    assert Fixed(Message("user", "Hi")).read({}).messages == (Message("user", "Hi"),)
 
 
 def test_what_a_plugin_may_leave_out_has_a_default() -> None:

@@ -107,7 +107,7 @@ def test_packed_rows_train_like_unpacked_ones(sft):
     sft.config["data"] |= {"packing": True, "max_length": 300}
     said = sft.train()
     assert sft.losses() == pytest.approx([plain], rel=1e-6)
-    assert "40 rows packed into" in said
+    assert "40 examples packed into" in said
 
 
 def test_packing_is_refused_where_documents_would_see_each_other(sft, monkeypatch):

@@ -6,11 +6,9 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from sftcore import Conversation, Message, Origin, RowError
-from sftcore.chat_template import choose_template
+from sftcore import IGNORE_INDEX, Conversation, Message, RowError
+from sftcore.chat_template import choose_template, labeller
 from sftcore.config import load
-from sftcore.data.conversations import Parsed
-from sftcore.data.labels import label_one
 from sftcore.document import Document
 from sftcore.plugins import Registry
 
@@ -73,12 +71,12 @@ EXPECTED = {
         "<|assistant|>",
         ["\n It is 4.<|user|>", "\n Bye!\n\nSee you.</s>"],
     ),
-    "baichuan2_chat": (  # the model's own format ends only the last turn with a token
+    "baichuan2_chat": (  # the model's own format ends only the last turn with a token, so each is trained as the last
         "<reserved_106>What is 2+2?<reserved_107>It is 4.<reserved_106> 再见 👋\n<reserved_107>Bye!\n\nSee you.</s>",
         "Be brief.<reserved_106>What is 2+2?<reserved_107>It is 4."
         "<reserved_106> 再见 👋\n<reserved_107>Bye!\n\nSee you.</s>",
         "<reserved_107>",
-        ["It is 4.", "Bye!\n\nSee you.</s>"],
+        ["It is 4.</s>", "Bye!\n\nSee you.</s>"],
     ),
     "deepseek_chat": (
         "<｜begin▁of▁sentence｜>User: What is 2+2?\n\nAssistant: It is 4.<｜end▁of▁sentence｜>"
@@ -107,13 +105,13 @@ def bpe():
 
 @pytest.fixture
 def chosen(bpe, request):
-    """A tokenizer with the template of the test set on it, as a run does, and its stop strings."""
+    """A tokenizer with the template of the test set on it, as a run does, and its labeller."""
     name = request.getfixturevalue("name")
     bos, eos = TOKENS[name]
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=bos, eos_token=eos)
     data = {"model": {"name_or_path": "x"}, "data": {"train": "x"}, "method": "full", "template": name}
     loaded = load(Document(data), Registry.discover(), {})
-    return tokenizer, choose_template(loaded, tokenizer, Base()).stops
+    return tokenizer, labeller(loaded, tokenizer, choose_template(loaded, tokenizer, Base()))
 
 
 class Base:
@@ -125,12 +123,12 @@ class Base:
         return {}
 
 
-def trained(tokenizer, labels):
+def trained(tokenizer, example):
     """Return the decoded runs of trained tokens."""
-    runs, before = [], -100
-    for label in labels:
-        if label != -100:
-            runs.append([*([] if before == -100 else runs.pop()), label])
+    runs, before = [], IGNORE_INDEX
+    for label in example.labels:
+        if label != IGNORE_INDEX:
+            runs.append([*([] if before == IGNORE_INDEX else runs.pop()), label])
         before = label
     return [tokenizer.decode(run) for run in runs]
 
@@ -153,33 +151,35 @@ class TestEach:
         assert text.startswith(prompt)
 
     def test_what_is_trained(self, chosen, name, system):
-        tokenizer, stops = chosen
+        tokenizer, made = chosen
         messages = (SYSTEM, *TURNS) if system else TURNS
-        ids, labels = label_one(Parsed(Conversation(messages), Origin("f", 1)), tokenizer, stops)
-        assert ids == tokenizer.apply_chat_template(as_dicts(messages), tokenize=True, return_dict=False)
-        assert trained(tokenizer, labels) == EXPECTED[name][3]
-        assert all(label in (token, -100) for label, token in zip(labels, ids, strict=True))
+        examples = made.examples(Conversation(messages))
+        for example in examples:
+            ids = tokenizer.apply_chat_template(as_dicts(messages[: example.messages]), return_dict=False)
+            assert example.input_ids == ids
+            assert all(label in (token, IGNORE_INDEX) for label, token in zip(example.labels, ids, strict=True))
+        assert [turn for example in examples for turn in trained(tokenizer, example)] == EXPECTED[name][3]
+        assert len(examples) == (2 if name == "baichuan2_chat" else 1)
 
 
 @pytest.mark.parametrize("name", EXPECTED)
 @pytest.mark.parametrize("role", ["tool", "critic"])
 def test_a_role_without_a_place_is_refused(chosen, name, role):
-    tokenizer, stops = chosen
-    messages = (*TURNS[:2], Message(role, "42"), Message("assistant", "So it is."))
-    row = Parsed(Conversation(messages), Origin("f", 1))
+    tokenizer, made = chosen
+    conversation = Conversation((*TURNS[:2], Message(role, "42"), Message("assistant", "So it is.")))
     if (name, role) == ("chatglm3", "tool"):
-        _, labels = label_one(row, tokenizer, stops)
-        assert trained(tokenizer, labels) == ["\n It is 4.<|observation|>", "\n So it is.</s>"]
+        [example] = made.examples(conversation)
+        assert trained(tokenizer, example) == ["\n It is 4.<|observation|>", "\n So it is.</s>"]
     else:
         with pytest.raises(RowError, match=f"no place for the role {role}"):
-            label_one(row, tokenizer, stops)
+            made.examples(conversation)
 
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_tools_are_refused(chosen, name):
-    tokenizer, stops = chosen
+    _, made = chosen
     with pytest.raises(RowError, match="no place for tools"):
-        label_one(Parsed(Conversation(TURNS, tools=({"name": "f"},)), Origin("f", 1)), tokenizer, stops)
+        made.examples(Conversation(TURNS, tools=({"name": "f"},)))
 
 
 def test_every_shipped_template_is_tested():

@@ -51,5 +51,9 @@ def test_a_message_gives_a_template_all_that_is_set() -> None:
     }
 
 
+def test_a_template_does_not_see_how_a_message_is_trained() -> None:
+    assert Message("user", "c", train=True, weight=0.5).as_dict() == {"role": "user", "content": "c"}
+
+
 def test_an_origin_reads_as_file_and_line() -> None:
     assert str(Origin("a/b.jsonl", 3)) == "a/b.jsonl:3"

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 from sftcore import Message, Role, RowError, json_type, role_of
+
+WEIGHTS = ("weight", "loss_weight")
+"""The two spellings of a message's weight."""
 
 
 def text(row: Mapping[str, Any], key: str, where: str = "") -> str:
@@ -51,6 +55,38 @@ def role(turn: Mapping[str, Any], key: str, where: str) -> Role:
         return role_of(text(turn, key, where))
     except RowError as error:
         raise RowError(str(error) if str(error).startswith(where) else f"{where}{error}") from None
+
+
+class Training(TypedDict):
+    """The fields of a :class:`Message` that say how it is trained."""
+
+    train: bool | None
+    weight: float
+
+
+def training(turn: Mapping[str, Any], where: str) -> Training:
+    """Return what ``train`` and ``weight`` (or ``loss_weight``) of *turn* say; null counts as absent.
+
+    Raises:
+        RowError: one has another type, the weight is negative or not finite, or the two weights differ.
+    """
+    train = turn.get("train")
+    if train is not None and not isinstance(train, bool):
+        raise RowError(f"{where}'train' must be true or false, not {json_type(train)}")
+    weights = {key: _weight(turn[key], key, where) for key in WEIGHTS if turn.get(key) is not None}
+    if len(set(weights.values())) > 1:
+        told = " and ".join(f"'{key}' is {weight}" for key, weight in weights.items())
+        raise RowError(f"{where}{told}; keep one of them")
+    return {"train": train, "weight": next(iter(weights.values()), 1.0)}
+
+
+def _weight(value: object, key: str, where: str) -> float:
+    told = json_type(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if 0 <= value <= sys.float_info.max:  # false for NaN, and for an integer that no float can hold
+            return float(value)
+        told = repr(value)
+    raise RowError(f"{where}'{key}' must be a finite number of at least 0, not {told}")
 
 
 def single_turn(question: str, answer: str) -> list[Message]:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from sftcore import Format, Message, RowError, json_type
 
-from ._fields import role, text, tool_call, turns
+from ._fields import role, text, tool_call, training, turns
 
 
 @dataclass
@@ -36,6 +36,7 @@ def _message(turn: Mapping[str, Any], where: str) -> Message:
         tool_calls=tuple(_call(call, where) for call in [*calls, *further_calls]),
         name=_optional(turn, "name", where),
         tool_call_id=_optional(turn, "tool_call_id", where),
+        **training(turn, where),
     )
 
 

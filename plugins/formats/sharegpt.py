@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from sftcore import Format, Message, RowError
 
-from ._fields import role, text, tool_call, turns
+from ._fields import role, text, tool_call, training, turns
 
 CALL_ROLE = "function_call"
 """The ``from`` of a turn in which the assistant calls a tool; its value is the call as JSON."""
@@ -28,8 +28,8 @@ class ShareGPT(Format):
 def _message(turn: Mapping[str, Any], where: str) -> Message:
     value = text(turn, "value", where)
     if turn.get("from") == CALL_ROLE:
-        return Message("assistant", "", tool_calls=_calls(value, where))
-    return Message(role(turn, "from", where), value)
+        return Message("assistant", "", tool_calls=_calls(value, where), **training(turn, where))
+    return Message(role(turn, "from", where), value, **training(turn, where))
 
 
 def _calls(value: str, where: str) -> tuple[dict[str, Any], ...]:

@@ -22,15 +22,21 @@ class Collator:
 
     pad_token_id: int
     packed: bool = False
+    weighted: bool = False
+    """Whether any example of the whole set has weights: all batches, on all ranks, carry them then, or none."""
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
-        """Return ``input_ids``, ``labels`` and ``attention_mask`` or ``position_ids``: int64, (batch, length)."""
+        """Return a batch of tensors, all of shape (batch, length).
+
+        ``input_ids``, ``labels`` and ``attention_mask`` or ``position_ids`` are int64; ``loss_weights``,
+        where the set has weights, are float32.
+        """
         import torch
 
         longest = max(len(example.input_ids) for example in examples)
 
-        def padded(rows: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
-            return torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows], dtype=torch.long)
+        def padded(rows: Sequence[Sequence[float]], fill: float, dtype: torch.dtype = torch.long) -> torch.Tensor:
+            return torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows], dtype=dtype)
 
         batch: dict[str, Any] = {
             "input_ids": padded([example.input_ids for example in examples], self.pad_token_id),
@@ -41,4 +47,13 @@ class Collator:
             batch["position_ids"] = torch.tensor([[at for length in row for at in range(length)] for row in tails])
         else:
             batch["attention_mask"] = padded([[1] * len(example.input_ids) for example in examples], 0)
+        if self.weighted:
+            batch["loss_weights"] = padded([weights_of(example) for example in examples], 0.0, torch.float32)
         return batch
+
+
+def weights_of(example: Example) -> Sequence[float]:
+    """Return what each token of *example* weighs in the loss, also where each trained one weighs 1."""
+    if example.weights is not None:
+        return example.weights
+    return [float(label != IGNORE_INDEX) for label in example.labels]

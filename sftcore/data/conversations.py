@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import NamedTuple, cast
 
@@ -12,6 +12,7 @@ from sftcore.data.sources import Row, read
 from sftcore.document import Keys, dotted
 from sftcore.errors import DataError, RowError, json_type
 from sftcore.plugins import Entry, Registry
+from sftcore.supervision import Policy
 from sftcore.types import Conversation, Origin
 
 SAMPLE = 50
@@ -22,10 +23,11 @@ SHOWN = 10
 
 
 class Parsed(NamedTuple):
-    """A conversation and the place of its row."""
+    """A conversation, the place of its row, and what its source says of the tokens that are trained."""
 
     conversation: Conversation
     origin: Origin
+    policy: Policy = Policy()
 
 
 class Source(NamedTuple):
@@ -39,10 +41,21 @@ class Source(NamedTuple):
     rows: list[Parsed]
 
 
-def parse_sources(sources: Sequence[SourceConfig], keys: Keys, loaded: Loaded, registry: Registry) -> list[Source]:
-    """Read and parse all rows of *sources*, which stand at *keys* of the configuration.
+def parse_sources(
+    sources: Sequence[SourceConfig],
+    keys: Keys,
+    loaded: Loaded,
+    registry: Registry,
+    wanted: Callable[[Origin], bool] | None = None,
+    limit: int | None = None,
+) -> list[Source]:
+    """Read and parse the rows of *sources*, which stand at *keys* of the configuration.
 
     A format that is found by looking at the rows is added to the selected plugins.
+
+    Args:
+        wanted: which rows are parsed; by default all.
+        limit: how many of these at most, of each source.
 
     Raises:
         DataError: one message with the first bad rows, file:line and reason of each, and their number.
@@ -60,7 +73,8 @@ def parse_sources(sources: Sequence[SourceConfig], keys: Keys, loaded: Loaded, r
         else:
             reader = cast("Format", source.format)
             chosen = loaded.selected[place].name
-        kept = list(_parse(rows, reader, problems))
+        chosen_rows = islice((row for row in rows if wanted is None or wanted(row[0])), limit)
+        kept = list(_parse(chosen_rows, reader, loaded.config.data.policy(source), problems))
         parsed.append(Source(source.path, chosen, kept))
     if problems:
         raise DataError(bad_rows(problems))
@@ -74,13 +88,13 @@ def bad_rows(problems: list[str]) -> str:
     return f"{rows} cannot be used; mend or remove:\n  " + "\n  ".join(problems[:SHOWN]) + more
 
 
-def _parse(rows: Iterable[Row], reader: Format, problems: list[str]) -> Iterator[Parsed]:
+def _parse(rows: Iterable[Row], reader: Format, policy: Policy, problems: list[str]) -> Iterator[Parsed]:
     for origin, row in rows:
         if not isinstance(row, Mapping):
             problems.append(_unusable(origin, row))
         else:
             try:
-                yield Parsed(reader.read(row), origin)
+                yield Parsed(reader.read(row), origin, policy)
             except RowError as error:
                 problems.append(f"{origin}: {error}")
             except Exception as error:  # a plugin may fail in any way; the row is named all the same

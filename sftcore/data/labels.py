@@ -1,157 +1,180 @@
-"""From conversations to labelled tokens."""
+"""From parsed rows to labelled examples, with what became of each row."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
-from sftcore.chat import render_conversation, renderer
 from sftcore.data.conversations import Parsed, bad_rows
-from sftcore.errors import DataError, RowError
-from sftcore.types import IGNORE_INDEX, Example
+from sftcore.errors import ConfigError, DataError, RowError
+from sftcore.report import count
+from sftcore.supervision import Labelled, Labeller, Labelling, TooLongError, fit
+from sftcore.types import Conversation, Example
+
+TRIED = 20
+"""How many rows are tried before a template that labels no sample conversation is given up."""
+
+_MESSAGE = re.compile(r"^message \d+: ")
 
 
 @dataclass
 class Summary:
-    """What became of the rows of one set; ``rows`` is the sum of ``kept`` and ``dropped``."""
+    """What became of the rows of one set; ``rows`` is the sum of ``kept``, ``refused`` and ``dropped``."""
 
     rows: int = 0
     """Rows read."""
     kept: int = 0
-    """Rows that are trained or evaluated."""
+    """Rows of which at least one example is trained or evaluated."""
+    refused: dict[str, int] = field(default_factory=dict)
+    """Rows that cannot be labelled with certainty, by reason."""
     dropped: int = 0
-    """Rows in which, once cut to ``max_length``, no trained token is left."""
-    truncated: int = 0
-    """Kept rows that were cut at ``max_length``."""
+    """Rows in which no token is trained, or none is left within ``max_length``."""
+    examples: int = 0
+    """Examples made of the kept rows, before packing."""
     tokens: int = 0
-    """Tokens of the kept rows."""
+    """Tokens of the examples."""
     trained: int = 0
     """Trained tokens among them."""
     longest: int = 0
-    """Tokens of the longest row, before cutting."""
+    """Tokens of the longest example, before any was made to fit."""
+    remarks: dict[str, int] = field(default_factory=dict)
+    """What else there is to know of the rows, counted."""
+    worked_example: dict[str, Any] = field(default_factory=dict)
+    """The first example: where its row stands, its text, and what of it is trained."""
     notes: list[str] = field(default_factory=list)
-    """What a person should know about these rows."""
+    """What is said of these rows."""
 
 
-def label(
-    rows: Sequence[Parsed], tokenizer: Any, stops: Sequence[str], max_length: int
-) -> tuple[list[Example], Summary]:
-    """Tokenize *rows* and label the tokens that the model must produce.
-
-    Returns:
-        The examples, of at most *max_length* tokens each, and what became of the rows.
+def label(rows: Sequence[Parsed], labeller: Labeller) -> tuple[list[Example], Summary]:
+    """Tokenize *rows*, and label the tokens that the model must produce.
 
     Raises:
-        DataError: rows that cannot be labelled, or a set in which nothing is left to train.
+        DataError: nothing is left to train, or a row is too long and the policy is to end the run.
+        ConfigError: the chat template can label nothing.
     """
     summary = Summary(rows=len(rows))
+    check_template(rows, labeller)
     examples: list[Example] = []
-    problems: list[str] = []
+    remarks: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    refused: list[str] = []
     for row in rows:
         try:
-            ids, labels = label_one(row, tokenizer, stops)
+            labelling = labelled(row, labeller)
+        except TooLongError as error:
+            raise DataError(f"{row.origin}: {error}") from None
         except RowError as error:
-            problems.append(f"{row.origin}: {error}")
+            refused.append(f"{row.origin}: {error}")
+            reasons[_MESSAGE.sub("", str(error))] += 1
             continue
-        summary.longest = max(summary.longest, len(ids))
-        cut = len(ids) > max_length
-        ids, labels = ids[:max_length], [IGNORE_INDEX, *labels[1:max_length]]  # nothing predicts the first token
-        trained = sum(token != IGNORE_INDEX for token in labels)
-        if not trained:
-            summary.dropped += 1
-            continue
-        summary.kept += 1
-        summary.truncated += cut
-        summary.tokens += len(ids)
-        summary.trained += trained
-        examples.append(Example(ids, labels, (len(ids),), (row.origin,)))
-    if problems:
-        raise DataError(bad_rows(problems))
+        remarks.update({remark.value: times for remark, times in labelling.remarks.items() if times})
+        found = [example for example in labelling.examples if example.trained]
+        summary.longest = max([summary.longest, labelling.longest])
+        summary.kept += bool(found)
+        summary.dropped += not found
+        for example in found:
+            summary.worked_example = summary.worked_example or _worked(example, row)
+            summary.tokens += len(example.input_ids)
+            summary.trained += example.trained
+            examples.append(
+                Example(example.input_ids, example.labels, (len(example.input_ids),), (row.origin,), example.weights)
+            )
+    summary.examples = len(examples)
+    summary.refused = dict(reasons)
+    summary.remarks = dict(remarks)
+    summary.notes = list(_notes(summary, refused))
     if rows and not examples:
-        places = ", ".join(str(row.origin) for row in rows[:3])
-        raise DataError(
-            f"no trained token is left within max_length {max_length} in any row (of {len(rows)}; see {places})"
-        )
-    if summary.truncated or summary.dropped:
-        summary.notes.append(
-            f"{summary.truncated} rows were cut at max_length {max_length}, and {summary.dropped} dropped because the "
-            f"cut left nothing to train; the longest has {summary.longest} tokens"
-        )
-    if any(row.conversation.tools for row in rows) and not _reads_tools(tokenizer):
-        count = sum(bool(row.conversation.tools) for row in rows)
-        summary.notes.append(f"{count} rows have tools, which this chat template does not print")
-    if any(_has_reasoning(row) for row in rows) and "reasoning_content" not in str(tokenizer.chat_template):
-        count = sum(map(_has_reasoning, rows))
-        summary.notes.append(f"{count} rows have reasoning, which this chat template does not print")
+        raise DataError(_nothing_left(rows, summary, refused))
     return examples, summary
 
 
-def label_one(row: Parsed, tokenizer: Any, stops: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Return the token ids of one conversation and their labels, both of the same length.
-
-    The ids are those of ``tokenizer.apply_chat_template(messages, tokenize=True)``.
+def labelled(row: Parsed, labeller: Labeller) -> Labelling:
+    """Return the examples of *row*, none longer than its policy says.
 
     Raises:
-        RowError: a turn cannot be labelled with certainty.
+        RowError: it cannot be labelled with certainty.
     """
-    text, spans = render_conversation(row.conversation, renderer(tokenizer, row.conversation), stops)
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise RowError(f"the text has {text[error.start]!r}, half of a surrogate pair, which is no character") from None
-    if getattr(tokenizer, "is_fast", False):
-        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
-        return ids, _labels(ids, offsets, spans, lambda token: token in tokenizer.added_tokens_decoder)
-    ids = _encode(tokenizer, text)
-    labels = [IGNORE_INDEX] * len(ids)
-    for start, end in spans:
-        first, last = _boundary(tokenizer, ids, text[:start]), _boundary(tokenizer, ids, text[:end])
-        labels[first:last] = ids[first:last]
-    return ids, labels
+    return fit(labeller, row.conversation, labeller.label(row.conversation, row.policy), row.policy)
 
 
-def _labels(
-    ids: Sequence[int],
-    offsets: Sequence[tuple[int, int]],
-    spans: Sequence[tuple[int, int]],
-    is_added: Callable[[int], bool],
-) -> list[int]:
-    """Return *ids* where a token's characters touch one of the ordered *spans*, elsewhere the ignored label.
+def check_template(rows: Sequence[Parsed], labeller: Labeller) -> None:
+    """Find out at once if the chat template can label nothing.
 
-    A token that begins before a span is trained with it, unless it is an added token: such a marker
-    belongs to the prompt, and only took the white space that follows it (``rstrip=True``).
+    Raises:
+        ConfigError: neither a sample conversation nor any of the first *rows*; the message says why.
     """
-    labels = [IGNORE_INDEX] * len(ids)
-    token = 0
-    for start, end in spans:
-        while token < len(ids) and (offsets[token][1] <= start or (offsets[token][0] < start and is_added(ids[token]))):
-            token += 1
-        while token < len(ids) and offsets[token][0] < end:
-            labels[token] = ids[token]
-            token += 1
-    return labels
+    if not rows or not labeller.problem:
+        return
+    reasons: list[str] = []
+    for row in islice(rows, TRIED):
+        try:
+            done = labeller.label(row.conversation, row.policy)
+        except RowError as error:
+            reasons.append(f"{row.origin}: {error}")
+            continue
+        if done.examples:
+            return
+        reasons += [f"{row.origin}: {times} {remark.value}" for remark, times in done.remarks.items() if times]
+    raise ConfigError(
+        f"the chat template can label no conversation: {labeller.problem}; nor can any of the first rows be used:\n  "
+        + "\n  ".join(reasons[:3] or ["nothing in them is to be trained"])
+    )
 
 
-def _encode(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+def _worked(example: Labelled, row: Parsed) -> dict[str, Any]:
+    """Return *example* as a person can read it."""
+    return {
+        "source": str(row.origin),
+        "text": example.text,
+        "trained": trained_texts(example),
+        "tokens": len(example.input_ids),
+        "trained_tokens": example.trained,
+    }
 
 
-def _boundary(tokenizer: Any, ids: list[int], prefix: str) -> int:
-    """Return how many of *ids* the text *prefix* is, for a tokenizer that gives no offsets."""
-    head = _encode(tokenizer, prefix)
-    if ids[: len(head)] != head:
-        raise RowError(
-            "a token crosses the border of a trained span, and this tokenizer does not tell where its tokens lie"
-        )
-    return len(head)
+def trained_texts(example: Labelled) -> list[str]:
+    """Return the stretches of text that are trained, for a tokenizer that tells where its tokens lie."""
+    texts: list[list[int]] = []
+    before = False
+    for (start, end), label in zip(example.offsets, example.labels, strict=False):
+        now = label >= 0
+        if now and before:
+            texts[-1][1] = max(texts[-1][1], end)
+        elif now:
+            texts.append([start, end])
+        before = now
+    return [example.text[start:end] for start, end in texts]
 
 
-def _reads_tools(tokenizer: Any) -> bool:
-    """Tell whether the chat template has a use for tools at all."""
-    return "tools" in str(tokenizer.chat_template)
+def _notes(summary: Summary, refused: Sequence[str]) -> Iterator[str]:
+    if refused:
+        yield f"{count(len(refused), 'row')} cannot be labelled with certainty, and left out:"
+        yield from (f"  {problem}" for problem in refused[:5])
+        if len(refused) > 5:
+            yield f"  ... and {len(refused) - 5} more; run.json has the reasons"
+    for remark, times in summary.remarks.items():
+        yield f"{times:,} {remark}"
+    if summary.dropped:
+        yield f"{count(summary.dropped, 'row')} dropped: no token of them is trained"
 
 
-def _has_reasoning(row: Parsed) -> bool:
-    return any(message.reasoning_content for message in row.conversation.messages)
+def _nothing_left(rows: Sequence[Parsed], summary: Summary, refused: Sequence[str]) -> str:
+    """Return the message about a set in which nothing is trained, with three of its rows."""
+    if len(refused) == len(rows):
+        return bad_rows(list(refused))
+    shown = "\n  ".join(f"{row.origin}: {_beginning(row.conversation)}" for row in rows[:3])
+    said = "".join(f"\n  {note}" for note in summary.notes if not note.startswith("  "))
+    return f"no token of any row (of {len(rows)}) is trained; the first:\n  {shown}{said}"
+
+
+def _beginning(conversation: Conversation) -> str:
+    """Return the roles of *conversation*, each with the beginning of its text."""
+    return ", ".join(
+        f"{message.role}{'' if message.train is None else f' (train: {str(message.train).lower()})'} "
+        f"{message.content[:40]!r}"
+        for message in conversation.messages[:3]
+    )

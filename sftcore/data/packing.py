@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 
+from sftcore.data.collate import weights_of
 from sftcore.types import IGNORE_INDEX, Example
 
 
@@ -37,9 +38,11 @@ def _join(parts: Sequence[Example]) -> Example:
     labels: list[int] = []
     for part in parts:
         labels += [IGNORE_INDEX, *part.labels[1:]]
+    weighted = any(part.weights is not None for part in parts)
     return Example(
         input_ids=[token for part in parts for token in part.input_ids],
         labels=labels,
         lengths=[length for part in parts for length in part.lengths],
         origins=[origin for part in parts for origin in part.origins],
+        weights=[weight for part in parts for weight in (0.0, *weights_of(part)[1:])] if weighted else None,
     )

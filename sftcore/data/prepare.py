@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sftcore.config import DataConfig, EvalFraction, Loaded
 from sftcore.data.conversations import Parsed, Source, parse_sources
@@ -13,6 +12,7 @@ from sftcore.data.packing import pack
 from sftcore.errors import DataError
 from sftcore.plugins import Registry
 from sftcore.report import count
+from sftcore.supervision import Labeller
 from sftcore.types import Example
 
 
@@ -63,23 +63,20 @@ def check_rows(loaded: Loaded, registry: Registry) -> Rows:
     return Rows(train, held_back, sources)
 
 
-def prepare(rows: Rows, config: DataConfig, tokenizer: Any, stops: Sequence[str]) -> Prepared:
+def prepare(rows: Rows, config: DataConfig, labeller: Labeller) -> Prepared:
     """Return the examples that *rows* become.
 
-    Args:
-        tokenizer: with its chat template set.
-        stops: the strings that end an assistant turn.
-
     Raises:
-        DataError: rows that cannot be labelled, or nothing left to train.
+        DataError: nothing is left to train, or a row is too long and the policy is to end the run.
+        ConfigError: the chat template can label nothing.
     """
-    train, train_summary = label(rows.train, tokenizer, stops, config.max_length)
-    held_back, eval_summary = label(rows.eval, tokenizer, stops, config.max_length)
+    train, train_summary = label(rows.train, labeller)
+    held_back, eval_summary = label(rows.eval, labeller)
     if config.packing:
         packed = pack(train, config.max_length)
         fill = train_summary.tokens / (len(packed) * config.max_length)
         train_summary.notes.append(
-            f"{count(len(train), 'row')} packed into {len(packed)} of {config.max_length} tokens, {fill:.1%} full"
+            f"{count(len(train), 'example')} packed into {len(packed)} of {config.max_length} tokens, {fill:.1%} full"
         )
         train, held_back = packed, pack(held_back, config.max_length)
     return Prepared(train, held_back, train_summary, eval_summary)

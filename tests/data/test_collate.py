@@ -1,6 +1,8 @@
-"""Batches: shapes, padding, attention masks and position ids."""
+"""Batches: shapes, padding, attention masks, position ids and weights."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 import torch
@@ -29,6 +31,18 @@ def test_position_ids_start_anew_at_every_document():
     assert batch["position_ids"].tolist() == [[0, 1, 0, 1, 2], [0, 0, 0, 0, 1]]
     assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 5], [1, 2, 3, 9, 9]]
     assert batch["labels"].tolist() == [[-100, 2, 3, 4, 5], [-100, 2, 3, -100, -100]]
+
+
+def test_weights_are_padded_with_nothing():
+    weighted = replace(example(3), weights=[0.0, 0.3, 2.5])
+    batch = Collator(9, weighted=True)([weighted, example(4), replace(example(1), weights=[0.0])])
+    assert batch["loss_weights"].dtype == torch.float32
+    assert torch.equal(batch["loss_weights"], torch.tensor([[0, 0.3, 2.5, 0], [0, 1, 1, 1], [0, 0, 0, 0]]))
+
+
+def test_weights_are_for_all_batches_or_none():
+    assert "loss_weights" not in Collator(9)([example(2)])
+    assert Collator(9, weighted=True)([example(2)])["loss_weights"].tolist() == [[0, 1]]
 
 
 @pytest.mark.parametrize("packed", [False, True])

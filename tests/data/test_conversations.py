@@ -93,8 +93,9 @@ def test_a_long_list_is_cut_and_counted():
 
 def test_a_format_that_fails_names_the_row():
     from sftcore.data.conversations import _parse
+    from sftcore.supervision import Policy
 
     problems = []
-    assert not list(_parse(sample({"lines": 3}, {}), Lines(), problems))
+    assert not list(_parse(sample({"lines": 3}, {}), Lines(), Policy(), problems))
     assert problems[0].startswith("f:1: the format Lines failed: TypeError")
     assert problems[1] == "f:2: the format Lines failed: KeyError: 'lines'"

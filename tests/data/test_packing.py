@@ -49,5 +49,17 @@ def test_rows_are_filled():
     assert len(pack(examples(LENGTHS["random"]), 8)) <= sum(LENGTHS["random"]) / 8 * 1.05
 
 
+def test_weights_stay_with_their_tokens():
+    weighted = Example([7, 8, 9], [7, -100, 9], (3,), (Origin("f", 0),), [0.5, 0.0, 0.3])
+    unweighted = Example([5, 6, 4, 3], [-100, -100, 4, 3], (4,), (Origin("f", 1),))
+    (row,) = pack([weighted, unweighted], 8)
+    assert row.labels == [-100, -100, 4, 3, -100, -100, 9]
+    assert row.weights == [0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.3]
+
+
+def test_no_weights_where_none_are_given():
+    assert [row.weights for row in pack(examples([3, 4, 8]), 8)] == [None, None]
+
+
 def test_nothing():
     assert pack([], 8) == []

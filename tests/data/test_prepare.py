@@ -13,6 +13,7 @@ from sftcore.config import load
 from sftcore.data import check_rows, prepare
 from sftcore.document import Document
 from sftcore.plugins import Registry
+from sftcore.supervision import Labeller, Policy, Remark
 
 REGISTRY = Registry.discover()
 
@@ -95,26 +96,43 @@ def test_the_fingerprint_is_of_the_content_in_order(tmp_path):
 
 
 @pytest.mark.parametrize("packing", [False, True])
-def test_the_sums_add_up(tmp_path, tokenizer, packing):
-    asked = [*DISTINCT[:20], *("long " * length for length in (40, 41, 42, 22))]
-    made = loaded(write(tmp_path / "t.jsonl", asked), eval={"fraction": 0.4}, max_length=64, packing=packing)
+@pytest.mark.parametrize(("truncation", "dropped", "cut"), [("truncate_right", 3, 1), ("drop_turns", 4, 0)])
+def test_the_sums_add_up(tmp_path, tokenizer, packing, truncation, dropped, cut):
+    asked = [*DISTINCT[:20], *("long " * length for length in (40, 41, 42, 25))]
+    made = loaded(
+        write(tmp_path / "t.jsonl", asked),
+        eval={"fraction": 0.4},
+        max_length=64,
+        packing=packing,
+        truncation=truncation,
+    )
     rows = check_rows(made, REGISTRY)
-    prepared = prepare(rows, made.config.data, tokenizer, ["<|im_end|>"])
+    prepared = prepare(rows, made.config.data, Labeller(tokenizer, ["<|im_end|>"]))
     for summary, examples, given in (
         (prepared.train_summary, prepared.train, rows.train),
         (prepared.eval_summary, prepared.eval, rows.eval),
     ):
         assert summary.rows == len(given) == summary.kept + summary.dropped
-        assert summary.kept == sum(len(example.lengths) for example in examples)
+        assert summary.examples == summary.kept == sum(len(example.lengths) for example in examples)
         assert summary.tokens == sum(len(example.input_ids) for example in examples)
         assert summary.trained == sum(label != -100 for example in examples for label in example.labels)
         assert all(len(example.input_ids) <= 64 for example in examples)
         assert packing or len(examples) == summary.kept
     both = (prepared.train_summary, prepared.eval_summary)
-    assert sum(summary.dropped for summary in both) == 3
-    assert sum(summary.truncated for summary in both) == 1
+    assert sum(summary.dropped for summary in both) == dropped
+    assert sum(summary.remarks.get(Remark.CUT.value, 0) for summary in both) == cut
     notes = " ".join(prepared.train_summary.notes)
-    assert ("rows packed into" in notes) == packing
+    assert (f"{prepared.train_summary.examples} examples packed into" in notes) == packing
+
+
+def test_each_source_has_its_own_policy(tmp_path):
+    one, other = write(tmp_path / "1.jsonl", ["a"]), write(tmp_path / "2.jsonl", ["b"])
+    sources = [one, {"path": other, "weight": 0.5, "train_on": "last_turn", "truncation": "split"}]
+    rows = check_rows(loaded(sources, eval=one, max_length=99, reasoning="mask", truncation="drop_row"), REGISTRY)
+    common = Policy(max_length=99, reasoning="mask", truncation="drop_row")
+    own = Policy(max_length=99, reasoning="mask", truncation="split", train_on="last_turn", weight=0.5)
+    assert [row.policy for row in rows.train] == [common, own]
+    assert [row.policy for row in rows.eval] == [common]
 
 
 def test_no_rows_for_training(tmp_path):

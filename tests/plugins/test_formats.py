@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from sftcore_plugins.formats.alpaca import Alpaca
@@ -20,6 +21,7 @@ from sftcore.config import load
 from sftcore.data import check_rows, label
 from sftcore.document import Document
 from sftcore.plugins import Registry
+from sftcore.supervision import Labeller
 
 REGISTRY = Registry.discover()
 TASK, ABOUT, ANSWER = "Translate to English:", "今天天气很好 ☀️", "The weather is fine today."
@@ -90,7 +92,7 @@ def test_the_same_conversation_gives_the_same_tokens_in_every_format(tmp_path, t
     if system:
         rows += {"messages": [chat(system=system)], "sharegpt": [shared(system=system)]}.get(form, [])
     for chosen in (form, "auto"):
-        examples, _ = label(read(write(tmp_path, rows), chosen).train, tokenizer, ["<|im_end|>"], 512)
+        examples, _ = label(read(write(tmp_path, rows), chosen).train, Labeller(tokenizer, ["<|im_end|>"]))
         assert len(examples) == len(rows)
         for example in examples:
             assert example.input_ids == tokenizer.apply_chat_template(messages, return_dict=False)
@@ -145,6 +147,10 @@ BAD = {
         *((form, {**rows[0], "system": 3}, "'system' must be a string, not a number") for form, rows in SAME.items()),
         *((form, {**rows[0], "tools": 3}, "'tools' must be a list of objects") for form, rows in SAME.items()),
         *((form, {**rows[0], "tools": "{"}, "'tools' is not valid JSON") for form, rows in SAME.items()),
+        *(
+            (form, {**rows[0], "chat_template_kwargs": 3}, "'chat_template_kwargs' must be")
+            for form, rows in SAME.items()
+        ),
     ],
     "unknown role": [
         ("messages", chat(assistant="asistant"), "message 2: unknown role 'asistant'; did you mean 'assistant'?"),
@@ -156,8 +162,6 @@ BAD = {
         ("qa", {"input": " ", "output": "x"}, "the conversation is empty: there is no text for the user's message"),
         ("instruction", {"instruction": "", "input": "", "output": "x"}, "the conversation is empty"),
         ("alpaca", {"instruction": "", "response": "x"}, "the conversation is empty"),
-        ("messages", {"messages": [{"role": "user", "content": "x"}]}, "no assistant message, so there is nothing to"),
-        ("sharegpt", {"conversations": [{"from": "human", "value": "x"}]}, "no assistant message"),
     ],
 }
 
@@ -236,6 +240,82 @@ def test_auto_decides_per_source(tmp_path):
     assert [loaded.selected[f"data.train.{index}.format"].name for index in range(5)] == list(SAME)
 
 
+KEYS = {"messages": ("messages", "role", "content"), "sharegpt": ("conversations", "from", "value")}
+READERS = {"messages": Messages, "sharegpt": ShareGPT, "qa": QA, "instruction": Instruction, "alpaca": Alpaca}
+
+
+def marked(form, *turns):
+    """Return a row of *turns*: the role, the text, and further fields."""
+    key, role, content = KEYS[form]
+    return {key: [{role: who, content: text, **fields} for who, text, fields in turns]}
+
+
+@pytest.mark.parametrize("form", KEYS)
+@pytest.mark.parametrize(
+    ("fields", "train", "weight"),
+    [
+        ({}, None, 1.0),
+        ({"train": None, "weight": None, "loss_weight": None}, None, 1.0),
+        ({"train": True}, True, 1.0),
+        ({"train": False}, False, 1.0),
+        ({"weight": 0.3}, None, 0.3),
+        ({"weight": 0}, None, 0.0),
+        ({"weight": 2}, None, 2.0),
+        ({"loss_weight": 0.3}, None, 0.3),
+        ({"loss_weight": 0.0}, None, 0.0),
+        ({"weight": 1, "loss_weight": 1.0, "train": False}, False, 1.0),
+        ({"weight": None, "loss_weight": 0.5}, None, 0.5),
+    ],
+)
+def test_a_turn_says_how_it_is_trained(form, fields, train, weight):
+    question, answer = Messages().read(marked("messages", ("user", "q", {}), ("assistant", "a", {}))).messages
+    row = marked(form, ("user", "q", fields), ("assistant", "a", {}), ("user", "q", {}), ("assistant", "a", fields))
+    told = {"train": train, "weight": weight}
+    found = READERS[form]().read(row).messages
+    assert found == (replace(question, **told), answer, question, replace(answer, **told))
+    assert all(type(message.weight) is float for message in found)
+
+
+def test_a_sharegpt_call_says_how_it_is_trained():
+    turn = ("function_call", json.dumps(CALL["function"]), {"train": False, "loss_weight": 0.5})
+    [message] = ShareGPT().parse(marked("sharegpt", turn))
+    assert message == Message("assistant", "", tool_calls=(CALL,), train=False, weight=0.5)
+
+
+@pytest.mark.parametrize("form", KEYS)
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"train": "true"}, "'train' must be true or false, not a string"),
+        ({"train": 1}, "'train' must be true or false, not a number"),
+        ({"weight": True}, "'weight' must be a finite number of at least 0, not a boolean"),
+        ({"weight": "0.3"}, "'weight' must be a finite number of at least 0, not a string"),
+        ({"weight": -0.1}, "'weight' must be a finite number of at least 0, not -0.1"),
+        ({"weight": float("nan")}, "'weight' must be a finite number of at least 0, not nan"),
+        ({"weight": float("inf")}, "'weight' must be a finite number of at least 0, not inf"),
+        ({"weight": 10**400}, "'weight' must be a finite number of at least 0, not 1000"),
+        ({"loss_weight": -1}, "'loss_weight' must be a finite number of at least 0, not -1"),
+        ({"weight": 1, "loss_weight": []}, "'loss_weight' must be a finite number of at least 0, not a list"),
+        ({"weight": 0.3, "loss_weight": 1}, "'weight' is 0.3 and 'loss_weight' is 1.0; keep one of them"),
+    ],
+)
+def test_a_turn_that_says_unsoundly_how_it_is_trained_is_refused(form, fields, reason):
+    with pytest.raises(RowError, match=f"^message 2: {re.escape(reason)}"):
+        READERS[form]().read(marked(form, ("user", "q", {}), ("assistant", "a", fields)))
+
+
+@pytest.mark.parametrize("form", KEYS)
+def test_a_conversation_needs_no_assistant_turn(form):
+    assert READERS[form]().read(marked(form, ("user", "x", {}))).messages == (Message("user", "x"),)
+
+
+@pytest.mark.parametrize("form", SAME)
+@pytest.mark.parametrize("given", [{"enable_thinking": False}, '{"enable_thinking": false}'])
+def test_template_variables_may_be_an_object_or_its_json_text(tmp_path, form, given):
+    [found] = conversations(tmp_path, [{**SAME[form][0], "chat_template_kwargs": given}])
+    assert found.template_kwargs == {"enable_thinking": False}
+
+
 CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}
 TOOL = {"name": "weather", "parameters": {}}
 
@@ -243,8 +323,7 @@ TOOL = {"name": "weather", "parameters": {}}
 @pytest.mark.parametrize("form", SAME)
 @pytest.mark.parametrize("tools", [[TOOL], json.dumps([TOOL]), [{"type": "function", "function": TOOL}]])
 def test_tools_may_be_a_list_or_its_json_text(form, tools):
-    reader = {"messages": Messages, "sharegpt": ShareGPT, "qa": QA, "instruction": Instruction, "alpaca": Alpaca}[form]
-    found = reader().read({**SAME[form][0], "tools": tools})
+    found = READERS[form]().read({**SAME[form][0], "tools": tools})
     assert found.tools == ({"type": "function", "function": TOOL},)
 
 

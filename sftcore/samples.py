@@ -1,0 +1,86 @@
+"""Some rows of the training data, labelled as a run would label them, for a person to look at."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from itertools import chain, islice, zip_longest
+from pathlib import Path
+from typing import NamedTuple
+
+from sftcore import base_model, chat_template
+from sftcore.config import Loaded
+from sftcore.data import parse_sources
+from sftcore.data.labels import labelled
+from sftcore.errors import DataError, RowError
+from sftcore.plugins import Registry
+from sftcore.supervision import Labelled
+from sftcore.types import Origin
+
+
+class Samples(NamedTuple):
+    """Examples with their rows, rows that were refused, and what the labels were made with.
+
+    ``untrained`` are rows of which nothing is trained.
+    """
+
+    shown: list[tuple[Labelled, Origin]]
+    refused: list[str]
+    untrained: list[Origin]
+    tokenizer: object
+    template: str
+
+
+def samples(loaded: Loaded, registry: Registry, number: int, place: str | None) -> Samples:
+    """Label *number* rows of the training data, taken in turn from its sources; or the one row at *place*.
+
+    Args:
+        place: ``file:line`` of a row, as errors and the run record write it.
+
+    Raises:
+        SftError: the configuration or the data cannot be used, or there is no row at *place*.
+    """
+    sources = parse_sources(
+        loaded.config.data.train,
+        ("data", "train"),
+        loaded,
+        registry,
+        wanted=_at(place) if place else None,
+        limit=None if place else number,
+    )
+    in_turn = chain.from_iterable(zip_longest(*(source.rows for source in sources)))
+    rows = [row for row in in_turn if row is not None]
+    if place and not rows:
+        read = ", ".join(source.path for source in loaded.config.data.train)
+        raise DataError(f"--source {place}: the training data has no such row (sources: {read})")
+    base = base_model.find(loaded.config.model, loaded.document)
+    tokenizer = base.tokenizer()
+    template = chat_template.choose_template(loaded, tokenizer, base)
+    labeller = chat_template.labeller(loaded, tokenizer, template)
+    found = Samples([], [], [], tokenizer, template.reason)
+    for row in islice(rows, number):
+        try:
+            examples = [example for example in labelled(row, labeller).examples if example.trained]
+        except RowError as error:
+            found.refused.append(f"{row.origin}: {error}")
+            continue
+        found.shown.extend((example, row.origin) for example in examples)
+        if not examples:
+            found.untrained.append(row.origin)
+    return found
+
+
+def _at(place: str) -> Callable[[Origin], bool]:
+    """Return a function that tells whether a row stands at *place*."""
+    path, _, line = place.rpartition(":")
+    if not path or not line.isdigit():
+        raise DataError(f"--source {place}: give the row as file:line, with lines counted from 1")
+
+    def is_there(origin: Origin) -> bool:
+        return origin.line == int(line) and (origin.path == path or _same(origin.path, path))
+
+    return is_there
+
+
+def _same(one: str, other: str) -> bool:
+    return Path(one).name == other or (os.path.exists(other) and os.path.exists(one) and os.path.samefile(one, other))

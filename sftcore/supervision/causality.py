@@ -1,0 +1,147 @@
+"""What the source of a template proves about the generation prompt.
+
+Most templates are one loop over the messages, and then print the generation prompt. If nothing that
+follows the loop depends on the messages, the prompt is the same for every turn, and it need not be
+rendered for each: a conversation of many turns then costs no more than the sum of short ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from jinja2 import nodes
+
+_PROMPT = "add_generation_prompt"
+_NOT_CONSTANT = frozenset({"messages", "tools", "documents", "loop", "caller", "varargs", "kwargs", "self"})
+_BACKWARD = frozenset({"index", "index0", "first", "previtem"})
+"""Attributes of ``loop`` that tell nothing of what is still to come."""
+
+
+_SAME_FOR_SAME = frozenset({"d", "default", "lower", "string", "tojson", "trim", "upper"})
+"""Filters that a constant prompt may use."""
+
+
+def has_constant_prompt(tree: nodes.Template) -> bool:
+    """Tell whether the prompt follows the one loop over the messages and depends on none of them."""
+    assigned = _assigned(tree)
+    derived = _derived(tree)
+    loops = [found for found in _statement_loops(tree.body, []) if derived & _names(found[0].iter)]
+    if len(loops) != 1:
+        return False
+    loop, after = loops[0]
+    if loop.recursive or loop.else_ or not _is_messages(loop.iter, tree, set()):
+        return False
+    if not all(_is_constant(node, assigned) for node in after):
+        return False
+    if not all(name in _BACKWARD for name in _loop_attributes(loop)):
+        return False
+    inside = sum(name.name == _PROMPT for node in after for name in node.find_all(nodes.Name))
+    everywhere = sum(name.name == _PROMPT for name in tree.find_all(nodes.Name))
+    return inside == everywhere - sum(_defaults(node) for node in tree.body)
+
+
+def _assigned(tree: nodes.Template) -> set[str]:
+    """Return every name that the template itself gives a value to."""
+    names = {name.name for name in tree.find_all(nodes.Name) if name.ctx != "load"}
+    names |= {macro.name for macro in tree.find_all(nodes.Macro)}
+    names |= {reference.name for reference in tree.find_all(nodes.NSRef)}
+    return names - {_PROMPT}
+
+
+def _defaults(node: nodes.Node) -> int:
+    """Return how often a statement that gives the prompt's switch a default (``if not x is defined``) names it."""
+    if not isinstance(node, nodes.If) or node.elif_ or node.else_:
+        return 0
+    sets = all(isinstance(inner, nodes.Assign) and getattr(inner.target, "name", "") == _PROMPT for inner in node.body)
+    names = [name.name for name in node.find_all(nodes.Name)]
+    return len(names) if sets and set(names) == {_PROMPT} else 0
+
+
+def _statement_loops(body: list[nodes.Node], after: list[nodes.Node]) -> Iterator[tuple[nodes.For, list[nodes.Node]]]:
+    """Yield the loops that stand in no other, each with all statements that may run after it."""
+    for index, node in enumerate(body):
+        rest = [*body[index + 1 :], *after]
+        if isinstance(node, nodes.For):
+            yield node, rest
+        elif isinstance(node, nodes.If):
+            for branch in (node.body, *(other.body for other in node.elif_), node.else_):
+                yield from _statement_loops(branch, rest)
+        elif isinstance(getattr(node, "body", None), list):
+            for loop in node.find_all(nodes.For):  # in a macro, a block, ...: who knows when it runs
+                yield loop, [node]
+
+
+def _derived(tree: nodes.Template) -> set[str]:
+    """Return the names of values that may be made of the messages."""
+    derived = {"messages"}
+    known = 0
+    while known != len(derived):
+        known = len(derived)
+        for assign in tree.find_all(nodes.Assign):
+            if derived & _names(assign.node):
+                derived |= _names(assign.target)
+    return derived
+
+
+def _is_messages(expression: nodes.Node, tree: nodes.Template, seen: set[str]) -> bool:
+    """Tell whether *expression* is the messages, or those from some number on, and no copy that reads them all."""
+    if isinstance(expression, nodes.CondExpr):
+        branches = (expression.expr1, expression.expr2)
+        return all(branch is not None and _is_messages(branch, tree, seen) for branch in branches)
+    if isinstance(expression, nodes.Getitem) and isinstance(expression.arg, nodes.Slice):
+        return _is_messages(expression.node, tree, seen)
+    if not isinstance(expression, nodes.Name):
+        return False
+    name = expression.name
+    if name == "messages" or name in seen:
+        return True
+    targets = [loop.target for loop in tree.find_all(nodes.For)]
+    targets += [block.target for block in tree.find_all(nodes.AssignBlock)]
+    if any(name in _names(target) for target in targets):
+        return False
+    values = [assign.node for assign in tree.find_all(nodes.Assign) if name in _names(assign.target)]
+    return bool(values) and all(_is_messages(value, tree, seen | {name}) for value in values)
+
+
+def _names(node: nodes.Node) -> set[str]:
+    found = {name.name for name in node.find_all(nodes.Name)}
+    return found | ({node.name} if isinstance(node, (nodes.Name, nodes.NSRef)) else set())
+
+
+def _is_constant(node: nodes.Node, assigned: set[str]) -> bool:
+    """Tell whether *node* prints the same for every conversation that is rendered with the same variables."""
+    if isinstance(node, nodes.If):
+        branches: Iterable[nodes.Node] = (
+            *node.body,
+            *node.else_,
+            *(inner for other in node.elif_ for inner in other.body),
+        )
+        tests = (node.test, *(other.test for other in node.elif_))
+        return all(_is_free(test, assigned) for test in tests) and all(
+            _is_constant(inner, assigned) for inner in branches
+        )
+    return isinstance(node, nodes.Output) and all(_is_free(inner, assigned) for inner in node.nodes)
+
+
+def _is_free(expression: nodes.Node, assigned: set[str]) -> bool:
+    """Tell whether *expression* has the same value wherever its names have: it calls nothing, and picks at random."""
+    if _names(expression) & (assigned | _NOT_CONSTANT) or isinstance(expression, nodes.Call):
+        return False
+    filters = [*expression.find_all(nodes.Filter), *([expression] if isinstance(expression, nodes.Filter) else [])]
+    calls = next(expression.find_all((nodes.Call, nodes.CallBlock)), None)
+    return calls is None and all(used.name in _SAME_FOR_SAME for used in filters)
+
+
+def _loop_attributes(loop: nodes.For) -> Iterator[str]:
+    """Yield what the body of *loop*, but not that of a loop in it, reads of its ``loop``; '' for the whole of it."""
+    waiting: list[nodes.Node] = [*loop.body]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, nodes.Getattr) and getattr(node.node, "name", "") == "loop":
+            yield node.attr
+        elif isinstance(node, nodes.Name) and node.name == "loop":
+            yield ""
+        elif isinstance(node, nodes.For):
+            waiting.extend([node.iter, *([node.test] if node.test else []), *node.else_])
+        else:
+            waiting.extend(node.iter_child_nodes())

@@ -1,0 +1,98 @@
+"""What transformers gives to chat templates beside Jinja's own, written anew: it prints the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import jinja2
+import jinja2.ext
+import jinja2.filters
+from jinja2 import nodes
+from jinja2.exceptions import SecurityError
+from markupsafe import Markup
+
+from sftcore.supervision.messages import Messages
+from sftcore.supervision.tracked import END_GENERATION, GENERATION, Tracked, join, mark, tracked
+
+
+def raise_exception(message: str) -> None:
+    """Refuse a conversation, as a template may."""
+    raise jinja2.TemplateError(message)
+
+
+def strftime_now(format: str) -> str:
+    """Return the time of now."""
+    return datetime.now().strftime(format)
+
+
+def tojson(
+    x: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+) -> str:
+    """Return *x* as JSON, without the escapes for HTML that Jinja's own makes."""
+    return json.dumps(
+        x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys, default=_as_list
+    )
+
+
+def _as_list(value: Any) -> Any:
+    if isinstance(value, Messages):
+        return list(value)
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+
+
+def title(s: Any) -> str:
+    """Return *s* with each word beginning with a capital."""
+    text = jinja2.filters.do_title(str.__str__(s) if isinstance(s, str) else s)
+    return tracked(text, s._runs) if type(s) is Tracked and len(text) == len(s) else text
+
+
+def safe(value: Any) -> Any:
+    """Return *value*, marked as needing no escape; a tracked string needs none here."""
+    return value if type(value) is Tracked else Markup(value)  # noqa: S704 - the plain filter does
+
+
+class Dict:
+    """``dict(...)`` in a template, with nothing to walk to."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        return dict(*args, **kwargs)
+
+    def fromkeys(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        return dict.fromkeys(*args, **kwargs)
+
+
+class Namespace(jinja2.utils.Namespace):
+    """``namespace(...)`` in a template, without private attributes."""
+
+    def __init__(*args: Any, **kwargs: Any) -> None:
+        self, *rest = args
+        values = dict(*rest, **kwargs)
+        for name in values:
+            _check_name(name)
+        jinja2.utils.Namespace.__init__(self, values)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _check_name(name)
+        super().__setitem__(name, value)
+
+
+def _check_name(name: object) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise SecurityError(f"a namespace takes no private attribute such as {name!r}")
+
+
+class Generation(jinja2.ext.Extension):
+    """``{% generation %}``: prints its body, and marks it."""
+
+    tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
+
+    def parse(self, parser: Any) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.CallBlock(self.call_method("_marked"), [], [], body).set_lineno(line)
+
+    def _marked(self, caller: Callable[[], str]) -> str:
+        return join([mark(GENERATION), caller(), mark(END_GENERATION)])

@@ -1,0 +1,375 @@
+"""From a conversation to labelled examples."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from sftcore.errors import RowError
+from sftcore.supervision.habits import CALLING, SAMPLES, learn
+from sftcore.supervision.layout import Layout
+from sftcore.supervision.policy import Policy
+from sftcore.supervision.remarks import Remark
+from sftcore.supervision.spans import Span, painted, reasoning_range
+from sftcore.supervision.template import ChatTemplate
+from sftcore.supervision.tokens import encode, label_tokens, tokens_in
+from sftcore.supervision.tracked import CONTENT, REASONING
+from sftcore.supervision.turns import Fit, Served, Turn, find_turn, lost_text, shows
+from sftcore.types import IGNORE_INDEX, Conversation, Message
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """One example: the rendering of a conversation, or of its beginning, as labelled tokens.
+
+    Attributes:
+        text: the rendering, exactly as the chat template gives it.
+        input_ids: its tokens, exactly as ``apply_chat_template`` gives them.
+        labels: each token, or ``IGNORE_INDEX`` where it is not trained.
+        weights: what each token weighs in the loss, 0 where it is not trained; None where each trained one weighs 1.
+        offsets: the range of characters of each token in *text*; empty for a tokenizer that does not tell.
+        stops: the positions of trained stop tokens.
+        messages: how many messages are in it, from the first that is.
+        turns: the messages that are trained in it, counted from 0 in the whole conversation.
+        begins: the position of the first trained token of each of *turns*.
+        skipped: how many messages were left out before the first (after the system prompt), to fit the length.
+    """
+
+    text: str
+    input_ids: list[int]
+    labels: list[int]
+    weights: list[float] | None
+    offsets: list[tuple[int, int]]
+    stops: list[int]
+    messages: int
+    turns: tuple[int, ...]
+    begins: tuple[int, ...] = ()
+    skipped: int = 0
+
+    @property
+    def trained(self) -> int:
+        """The number of trained tokens."""
+        return sum(label != IGNORE_INDEX for label in self.labels)
+
+
+@dataclass
+class Labelling:
+    """The examples of one conversation, and what there is to remark on it."""
+
+    examples: list[Labelled] = field(default_factory=list)
+    remarks: Counter[Remark] = field(default_factory=Counter)
+    longest: int = 0
+    """The number of tokens of the longest example, before any is made to fit."""
+
+
+DEFAULT = Policy()
+
+_WORST_FIT = {"served": Fit.CLOSEST, "strict": Fit.SWITCHED, "whole": Fit.REWRITTEN}
+"""How badly what comes before a turn may fit for it to be trained."""
+
+
+class _Part(NamedTuple):
+    """A rendering of the first *messages* messages, and the turns that are trained in it."""
+
+    messages: int
+    layout: Layout
+    turns: list[Turn]
+
+
+class Labeller:
+    """Labels conversations under one tokenizer and its chat template.
+
+    Args:
+        tokenizer: a transformers tokenizer, with ``chat_template`` set.
+        stops: the strings that end an assistant turn, as the files of the model say.
+        template_kwargs: further variables of the template, the same as at serving time.
+
+    Attributes:
+        stops: those strings, and the one that was found in the template if it prints none of them.
+        problem: why no small conversation can be labelled under the template; '' if one can.
+
+    Raises:
+        ValueError: the chat template is not valid.
+    """
+
+    def __init__(self, tokenizer: Any, stops: Sequence[str], template_kwargs: Mapping[str, Any] | None = None) -> None:
+        self.tokenizer = tokenizer
+        self.template = ChatTemplate(tokenizer.chat_template)
+        self.variables = {**tokenizer.special_tokens_map, **(template_kwargs or {})}
+        added = tokenizer.added_tokens_decoder
+        specials = {token.content for token in added.values() if token.special} | set(tokenizer.all_special_tokens)
+        specials -= {tokenizer.bos_token} - set(stops)
+        self._added_ids = frozenset(added)
+        self._constant_prompts: dict[str, str] = {}
+        samples = [([as_template_gets_it(message) for message in turns], tools) for turns, tools in SAMPLES]
+        self._habits, self.stops = learn(self.template, samples, self.variables, list(dict.fromkeys(stops)), specials)
+        self._text_arguments = self._wants_text_arguments()
+        self.problem = self._find_problem()
+
+    def _wants_text_arguments(self) -> bool:
+        """Tell whether the template prints a tool call only if its arguments are JSON text, as OpenAI has them."""
+        for text_arguments in (False, True):
+            messages = [as_template_gets_it(message, text_arguments) for message in CALLING[0]]
+            try:
+                self.template.render(messages, CALLING[1], **self.variables)
+            except RowError:
+                continue
+            return text_arguments
+        return False
+
+    def _find_problem(self) -> str:
+        """Return why no small conversation can be labelled under the template; '' if one can."""
+        reasons: list[str] = []
+        for messages, tools in SAMPLES:
+            try:
+                done = self.label(Conversation(messages, tuple(tools or ())))
+            except RowError as error:
+                reasons.append(str(error))
+                continue
+            if done.examples:
+                return ""
+            reasons += [remark.value for remark, times in done.remarks.items() if times]
+        return Counter(reasons).most_common(1)[0][0]
+
+    def examples(self, conversation: Conversation, policy: Policy = DEFAULT) -> list[Labelled]:
+        """Return the examples of *conversation*; none if nothing in it is to be trained.
+
+        Raises:
+            RowError: it cannot be labelled with certainty.
+        """
+        return self.label(conversation, policy).examples
+
+    def label(self, conversation: Conversation, policy: Policy = DEFAULT) -> Labelling:
+        """Return the examples of *conversation*, of any length, and what there is to remark.
+
+        Raises:
+            RowError: it cannot be labelled with certainty.
+        """
+        weights = _chosen(conversation.messages, policy)
+        served = Served(
+            self.template,
+            [as_template_gets_it(message, self._text_arguments) for message in conversation.messages],
+            list(conversation.tools) or None,
+            {**self.variables, **conversation.template_kwargs},
+            self._constant_prompts,
+        )
+        done = Labelling()
+        parts = self._plan(served, conversation.messages, weights, policy, done.remarks)
+        for part in parts:
+            served.verify(part.layout, part.messages)
+            spans = self._spans(served, part, conversation.messages, weights, policy, whole=part is parts[0])
+            if spans:
+                example = self._example(part, spans, policy)
+                done.examples.append(example)
+                done.remarks[Remark.MERGED] += sum(_is_merged(turn, example.offsets) for turn in part.turns)
+                _compare_marks(part, done.remarks)
+        done.examples.reverse()
+        done.longest = max((len(example.input_ids) for example in done.examples), default=0)
+        done.remarks[Remark.SPLIT] += max(len(done.examples) - 1, 0)
+        _remark_on_drops(served, conversation, parts, done.remarks)
+        return done
+
+    def _plan(
+        self,
+        served: Served,
+        messages: Sequence[Message],
+        weights: Mapping[int, float],
+        policy: Policy,
+        remarks: Counter[Remark],
+    ) -> list[_Part]:
+        """Return the renderings that are needed, the whole conversation first, with each turn in one of them."""
+        parts = [_Part(len(messages), served.layout(len(messages)), [])]
+        for index in sorted(weights, reverse=True):
+            if messages[index].role != "assistant":
+                continue
+            if not index:
+                remarks[Remark.FIRST] += 1
+                continue
+            part, turn = self._place(served, index, parts, policy)
+            if turn.fit > _WORST_FIT[policy.context]:
+                remarks[Remark.NOT_AS_SERVED] += 1
+                continue
+            _remark_on(turn, remarks)
+            if any(start < end for start, end in turn.spans):  # an empty turn without a stop token has nothing to train
+                part.turns.append(turn)
+        return parts
+
+    def _place(self, served: Served, index: int, parts: list[_Part], policy: Policy) -> tuple[_Part, Turn]:
+        """Return the rendering in which the turn *index* reads most as it is served; it may be a new one."""
+        problem: RowError | None = None
+        best: tuple[tuple[bool, int, bool, int], _Part, Turn] | None = None
+        fields = served.messages[index]
+        candidates = [parts[-1], *parts[:1]] if len(parts) > 1 else parts[:1]
+        for part in [*candidates, None]:
+            if part is None:
+                if policy.context == "whole" or any(other.messages == index + 1 for other in candidates):
+                    break
+                try:
+                    part = _Part(index + 1, served.layout(index + 1), [])
+                except RowError:
+                    break
+            try:
+                turn = find_turn(served, part.layout, index, self._habits)
+            except RowError as error:
+                problem = problem or error
+                continue
+            lost = lost_text(turn, part.layout, fields)
+            rank = (turn.fit == Fit.REWRITTEN, lost, turn.stop is None, int(turn.fit))
+            if best is None or rank < best[0]:
+                best = rank, part, turn
+            if rank == (False, 0, False, 0):
+                break
+        if best is None:
+            assert problem is not None
+            raise problem
+        _, part, turn = best
+        if part not in parts:
+            parts.append(part)
+        return part, turn
+
+    def _spans(
+        self,
+        served: Served,
+        part: _Part,
+        messages: Sequence[Message],
+        weights: Mapping[int, float],
+        policy: Policy,
+        whole: bool,
+    ) -> list[Span]:
+        """Return the trained ranges of a rendering, with their weights, in order."""
+        spans: list[Span] = []
+        if whole and policy.train_on == "all":
+            spans.append(Span(0, len(part.layout.text), policy.weight))
+            here = {turn.message for turn in part.turns}
+            for index, message in enumerate(messages):
+                if message.role != "assistant" and weights.get(index) != policy.weight:
+                    own = part.layout.own[index]
+                    spans += [Span(piece.start, piece.end, weights.get(index, 0.0)) for piece in own]
+                elif message.role == "assistant" and index not in here:
+                    spans += [Span(start, end, 0.0) for start, end in self._own_ranges(served, part.layout, index)]
+        elif whole:
+            for index, weight in weights.items():
+                if messages[index].role != "assistant":
+                    spans += [Span(piece.start, piece.end, weight) for piece in part.layout.own[index]]
+        for turn in part.turns:
+            spans += [Span(start, end, weights[turn.message]) for start, end in turn.spans]
+            if policy.reasoning == "mask" and (masked := reasoning_range(part.layout.text, turn)):
+                spans.append(Span(*masked, 0.0))
+            if turn.stop and not policy.train_on_stop:
+                spans.append(Span(*turn.stop, 0.0))
+        return painted(spans)
+
+    def _own_ranges(self, served: Served, layout: Layout, message: int) -> Sequence[tuple[int, int]]:
+        """Return the ranges of the turn *message*, or of no more than its texts where the turn is uncertain."""
+        try:
+            return find_turn(served, layout, message, self._habits).spans
+        except RowError:
+            return [(piece.start, piece.end) for piece in layout.own[message]]
+
+    def _example(self, part: _Part, spans: list[Span], policy: Policy) -> Labelled:
+        text = part.layout.text
+        encoded = encode(self.tokenizer, text)
+        labels, token_weights = label_tokens(self.tokenizer, encoded, text, spans, self._added_ids)
+        turns = sorted(part.turns)
+        stops = [turn.stop for turn in turns if turn.stop and policy.train_on_stop]
+        return Labelled(
+            text=text,
+            input_ids=encoded.ids,
+            labels=labels,
+            weights=None if all(span.weight == 1 for span in spans) else token_weights,
+            offsets=encoded.offsets,
+            stops=[at for at in tokens_in(encoded.offsets, stops) if labels[at] != IGNORE_INDEX],
+            messages=part.messages,
+            turns=tuple(turn.message for turn in turns),
+            begins=tuple(next(tokens_in(encoded.offsets, [turn.spans[0]]), 0) for turn in turns),
+        )
+
+
+def _chosen(messages: Sequence[Message], policy: Policy) -> dict[int, float]:
+    """Return the messages that are trained, with what their tokens weigh."""
+    wanted = policy.train_on
+    last = max((index for index, message in enumerate(messages) if message.role == "assistant"), default=-1)
+    chosen: dict[int, float] = {}
+    for index, message in enumerate(messages):
+        if message.train is not None:
+            train = message.train
+        elif wanted == "last_turn":
+            train = index == last
+        elif wanted == "all":
+            train = True
+        else:
+            train = message.role in ([wanted] if isinstance(wanted, str) else wanted)
+        if train and message.weight * policy.weight > 0:
+            chosen[index] = message.weight * policy.weight
+    return chosen
+
+
+def as_template_gets_it(message: Message, text_arguments: bool = False) -> dict[str, Any]:
+    """Return the fields of *message* as ``apply_chat_template`` hands them on."""
+    fields = message.as_dict()
+    if text_arguments and "tool_calls" in fields:
+        fields["tool_calls"] = [_with_text_arguments(call) for call in fields["tool_calls"]]
+    if "reasoning_content" in fields:  # transformers fills the name that gpt-oss templates read
+        fields = {"thinking": fields["reasoning_content"], **fields}
+    return fields
+
+
+def _with_text_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = call["function"]
+    if isinstance(function["arguments"], str):
+        return dict(call)
+    return {**call, "function": {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}}
+
+
+def _remark_on(turn: Turn, remarks: Counter[Remark]) -> None:
+    if turn.fit == Fit.SWITCHED:
+        remarks[Remark.SWITCHED] += 1
+    elif turn.fit == Fit.CLOSEST:
+        remarks[Remark.CLOSEST] += 1
+    elif turn.fit == Fit.REWRITTEN:
+        remarks[Remark.REWRITTEN] += 1
+    if turn.stop is None:
+        remarks[Remark.NO_STOP] += 1
+    remarks[Remark.HEADED] += turn.headed
+
+
+def _remark_on_drops(served: Served, conversation: Conversation, parts: list[_Part], remarks: Counter[Remark]) -> None:
+    """Remark on what the template prints nowhere."""
+    nowhere = {"system": Remark.NO_SYSTEM, "user": Remark.NO_USER, "tool": Remark.NO_RESULT}
+    for index, message in enumerate(conversation.messages):
+        if message.role in nowhere and message.content.strip() and not parts[0].layout.own[index]:
+            remarks[nowhere[message.role]] += 1
+    for part in parts:
+        for turn in part.turns:
+            message = conversation.messages[turn.message]
+            if message.reasoning_content and not shows(turn, REASONING):
+                remarks[Remark.NO_REASONING] += 1
+            if message.tool_calls and message.content.strip() and not shows(turn, CONTENT):
+                remarks[Remark.NO_CONTENT] += 1
+    if conversation.tools and not served.reads_tools(parts[0].layout.text):
+        remarks[Remark.NO_TOOLS] += 1
+
+
+def _is_merged(turn: Turn, offsets: Sequence[tuple[int, int]]) -> bool:
+    """Tell whether a token reaches over the beginning or the end of *turn*."""
+    return any(
+        offsets[at][0] < border < offsets[at][1]
+        for border in (turn.spans[0][0], turn.spans[-1][1])
+        for at in tokens_in(offsets, [(border, border + 1)])
+    )
+
+
+def _compare_marks(part: _Part, remarks: Counter[Remark]) -> None:
+    """Remark where the template's own ``{% generation %}`` marks say otherwise."""
+    marked = part.layout.marked
+    if not marked:
+        return
+    for turn in part.turns:
+        for start, end in turn.spans:
+            mine = part.layout.text[start:end].strip()
+            if not any(part.layout.text[s:e].strip() == mine for s, e in marked if s < end and start < e):
+                remarks[Remark.MARKS] += 1
+                break

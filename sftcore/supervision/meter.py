@@ -1,0 +1,175 @@
+"""What a rendering may use up: time, and the size of what it makes."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+SECONDS = 1.0
+"""CPU time that one rendering may take."""
+
+CHARACTERS = 1 << 22
+"""Length of the longest string that a template may make; its output may be four times as long."""
+
+COPIED = 1 << 28
+"""Characters that all operations of one rendering may make together."""
+
+ITEMS = 1 << 20
+"""Longest list that a template may make, and largest whole number that it may hand to a function."""
+
+NESTED = 1 << 18
+"""Values that a list or mapping may hold at any depth, counted as often as they would be printed."""
+
+SOURCE = 1 << 17
+"""Length of the longest template, in characters."""
+
+
+WIDE = re.compile(r"\d{5,}|\*|\{[^{}]*\{")
+"""In a format string: a width of five digits, or one that comes from a value."""
+
+PRINTING_NOTHING = frozenset(
+    {
+        "batch",
+        "count",
+        "d",
+        "default",
+        "dictsort",
+        "first",
+        "groupby",
+        "items",
+        "last",
+        "length",
+        "list",
+        "map",
+        "max",
+        "min",
+        "random",
+        "reject",
+        "rejectattr",
+        "reverse",
+        "select",
+        "selectattr",
+        "slice",
+        "sort",
+        "sum",
+        "unique",
+    }
+)
+"""Filters that take lists, and turn none of them into text."""
+
+WITH_WIDTHS = frozenset(
+    {"batch", "center", "expandtabs", "indent", "ljust", "rjust", "slice", "tojson", "truncate", "wordwrap", "zfill"}
+)
+"""Filters and methods whose numbers say how much they print."""
+
+SEARCHING_BACK = frozenset({"rfind", "rindex", "rpartition", "rsplit"})
+"""Methods of strings that take as long as text times pattern; those that search forward do not."""
+
+GROWING = SEARCHING_BACK | {"expandtabs", "indent", "round", "tojson", "translate", "wordwrap"}
+"""Filters and methods whose result can be far longer than what they are given, or that can take long."""
+
+
+class LimitError(Exception):
+    """A template used more than it may."""
+
+
+class Meter:
+    """What the rendering at work has used up."""
+
+    def __init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        """Begin to count anew."""
+        self._steps = 0
+        self._copied = 0
+        self._until = time.thread_time() + SECONDS
+
+    def step(self) -> None:
+        """Count one step of a loop, or one call.
+
+        Raises:
+            LimitError: the time is up.
+        """
+        self._steps += 1
+        if not self._steps & 7 and time.thread_time() > self._until:
+            raise LimitError(f"the chat template ran for more than {SECONDS:g} s of CPU time")
+
+    def spend(self, length: int, limit: int = CHARACTERS) -> None:
+        """Count *length* characters or items that are about to be made.
+
+        Raises:
+            LimitError: too many at once, or in all.
+        """
+        self._copied += length
+        if length > limit or self._copied > COPIED:
+            raise LimitError("the chat template makes texts or lists beyond every measure")
+        if length > 1 << 16 and time.thread_time() > self._until:
+            raise LimitError(f"the chat template ran for more than {SECONDS:g} s of CPU time")
+
+    def give_back(self, length: int) -> None:
+        """Uncount *length* characters that were looked at only, not made."""
+        self._copied -= length
+
+    def arguments(self, values: Iterable[object], printed: bool = True, widths: bool = False) -> None:
+        """Check what is handed to a filter or method: lists that it may print, and numbers if they are *widths*.
+
+        Raises:
+            LimitError: a number, or a nested list, that could blow up the result.
+        """
+        for value in values:
+            kind = type(value)
+            if widths and kind is int:
+                assert isinstance(value, int)
+                if not -ITEMS <= value <= ITEMS:
+                    raise LimitError(f"the chat template asks for {value:.3g} of something")
+            elif printed and kind in (list, dict, tuple):
+                self.spend(size_of(value))
+
+
+def size_of(value: object) -> int:
+    """Return the number of characters and values nested in *value*, counted as often as they would be printed."""
+    size = nodes_seen = 0
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        nodes_seen += 1
+        size += len(item) if isinstance(item, str) else 1
+        if size > CHARACTERS or nodes_seen > NESTED or len(waiting) > CHARACTERS:
+            return CHARACTERS + 1
+        if isinstance(item, (list, tuple)):
+            waiting.extend(item)
+        elif isinstance(item, Mapping):
+            waiting.extend(item.keys())
+            waiting.extend(item.values())
+    return size
+
+
+def bound_growth(meter: Meter, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Check the arguments of a filter or method whose result can be far longer than they are.
+
+    Raises:
+        LimitError: it would be too long.
+    """
+    text = args[0] if args and isinstance(args[0], str) else ""
+    further = [*args[1:], *kwargs.values()]
+    numbers = [value for value in further if isinstance(value, int)]
+    texts = [len(value) for value in further if isinstance(value, str)]
+    if name == "indent":
+        meter.spend(len(text) + (text.count("\n") + 1) * max([4, *numbers, *texts]))
+    elif name == "wordwrap":
+        meter.spend(len(text) * max([1, *texts]))
+    elif name == "expandtabs":
+        meter.spend(len(text) * max([8, *numbers]))
+    elif name == "translate":
+        tables = [table for table in further if isinstance(table, Mapping)]
+        meter.spend(len(text) * max([1, *(len(str(item)) for table in tables for item in table.values())]))
+    elif name in SEARCHING_BACK:
+        meter.spend(len(text) * max([1, *texts]), COPIED)
+        meter.give_back(len(text) * max([1, *texts]))
+    elif name == "tojson" and max([0, *numbers, *texts, size_of(further) - len(further) - 1]) > 64:
+        raise LimitError("the chat template indents or separates JSON beyond every measure")
+    elif name == "round" and max([0, *map(abs, numbers)]) > 64:
+        raise LimitError("the chat template rounds beyond every measure")

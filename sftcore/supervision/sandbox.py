@@ -1,0 +1,317 @@
+"""The Jinja environment that chat templates are rendered in: nothing to reach, and nothing without a limit.
+
+It renders what transformers' own environment renders (the same options, globals, filters and
+extensions), character by character. On top it keeps the tags of :mod:`~sftcore.supervision.tracked`
+strings, marks where the printing of a message begins and ends, and counts what a template uses up.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jinja2
+import jinja2.ext
+import jinja2.filters
+from jinja2 import nodes
+from jinja2.compiler import CodeGenerator, Frame
+from jinja2.exceptions import FilterArgumentError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from sftcore.supervision import environment
+from sftcore.supervision.formatting import format_parts, percent_parts
+from sftcore.supervision.marks import with_marks
+from sftcore.supervision.messages import Message, Messages, message_index
+from sftcore.supervision.meter import (
+    CHARACTERS,
+    GROWING,
+    ITEMS,
+    PRINTING_NOTHING,
+    SOURCE,
+    WIDE,
+    WITH_WIDTHS,
+    LimitError,
+    Meter,
+    bound_growth,
+    size_of,
+)
+from sftcore.supervision.tracked import ENTER, EXIT, Tracked, blurred, join, mark, runs_of, tag_of, tracked, whole
+
+_SHORT = 4096
+"""Strings below this length are joined without being counted: only very many of them matter, and that takes time."""
+
+_OF_DICT = frozenset(dir(dict))
+_OF_STR = frozenset(name for name in dir(str) if not name.startswith("_")) - {"format", "format_map"}
+
+
+class _Generator(CodeGenerator):
+    """Compiles ``a ~ b``, slices and lists to calls of the environment."""
+
+    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
+        self.write("environment.concatenated((")
+        for operand in node.nodes:
+            self.visit(operand, frame)
+            self.write(", ")
+        self.write("))")
+
+    def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:
+        if not isinstance(node.arg, nodes.Slice):
+            super().visit_Getitem(node, frame)
+            return
+        self.write("environment.sliced(")
+        self.visit(node.node, frame)
+        for bound in (node.arg.start, node.arg.stop, node.arg.step):
+            self.write(", ")
+            if bound is None:
+                self.write("None")
+            else:
+                self.visit(bound, frame)
+        self.write(")")
+
+    def visit_List(self, node: nodes.List, frame: Frame) -> None:
+        self._bounded(super().visit_List, node, frame, [*node.items])
+
+    def visit_Tuple(self, node: nodes.Tuple, frame: Frame) -> None:
+        self._bounded(super().visit_Tuple, node, frame, [*node.items] if node.ctx == "load" else [])
+
+    def visit_Dict(self, node: nodes.Dict, frame: Frame) -> None:
+        self._bounded(super().visit_Dict, node, frame, [*node.items])
+
+    def _bounded(
+        self, visit: Callable[[Any, Frame], None], node: nodes.Node, frame: Frame, items: Sequence[nodes.Node]
+    ) -> None:
+        """Compile a list that holds values, and so maybe lists, to one that is measured when it is made."""
+        measured = any(not isinstance(item, nodes.Const) for item in items)
+        self.write("environment.bounded(" if measured else "")
+        visit(node, frame)
+        self.write(")" if measured else "")
+
+
+class Sandbox(ImmutableSandboxedEnvironment):
+    """An immutable sandbox that tracks and counts. Not for several threads at once: it has one meter."""
+
+    code_generator_class = _Generator
+    intercepted_binops = frozenset({"+", "*", "**", "%"})
+
+    def __init__(self) -> None:
+        super().__init__(
+            trim_blocks=True, lstrip_blocks=True, extensions=[environment.Generation, jinja2.ext.loopcontrols]
+        )
+        self.meter = Meter()
+        self.lock = threading.Lock()
+        self.finalize = self._printable
+        self.concat = self._joined  # type: ignore[method-assign]
+        del self.globals["lipsum"]  # prints texts without end
+        self.globals.update(
+            raise_exception=environment.raise_exception,
+            strftime_now=environment.strftime_now,
+            dict=environment.Dict(),
+            namespace=environment.Namespace,
+        )
+        self.filters["tojson"] = environment.tojson
+        own = {
+            "format": self._format,
+            "title": environment.title,
+            "join": self._join,
+            "replace": self._replace,
+            "safe": environment.safe,
+            "string": str,
+        }
+        self.filters = {name: self._guarded(name, function) for name, function in {**self.filters, **own}.items()}
+
+        @jinja2.pass_context  # and so not computed when the template is compiled
+        def enter(context: object, value: object) -> str:
+            self.meter.step()
+            index = message_index(value)
+            return "" if index is None else mark(tag_of(index, ENTER))
+
+        self.filters["_enter"] = enter
+        self.filters["_exit"] = _exit
+
+    def compile_template(self, source: str) -> tuple[jinja2.Template, nodes.Template]:
+        """Return the compiled template, with marks around the printing of each message, and its syntax tree.
+
+        Raises:
+            LimitError: *source* is no template of this world.
+            jinja2.TemplateSyntaxError: it is not valid.
+        """
+        if len(source) > SOURCE:
+            raise LimitError(f"the chat template is longer than {SOURCE:,} characters")
+        tree = self.parse(source)
+        marked = self.parse(source)
+        marked.body = with_marks(marked.body, [])
+        code = self.compile(marked)
+        return self.template_class.from_code(self, code, self.make_globals(None), None), tree
+
+    # what compiled templates call
+
+    def concatenated(self, values: Sequence[object]) -> str:
+        """Return ``a ~ b``."""
+        return self._joined([str(self._printable(value)) for value in values])
+
+    def bounded(self, value: Any) -> Any:
+        """Return *value*, a list or mapping, if it is not nested beyond measure: to compare or print it takes time."""
+        self.meter.spend(size_of(value))
+        return value
+
+    def sliced(self, value: Any, start: Any, stop: Any, step: Any) -> Any:
+        """Return ``value[start:stop:step]``."""
+        self.meter.spend(len(value) if isinstance(value, (str, list)) else 1)
+        return value[start:stop:step]
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """Return ``obj.attribute``; a short way for what templates ask for most, with the same result."""
+        kind = type(obj)
+        if kind is Message or kind is dict:
+            if attribute in obj and attribute not in _OF_DICT:
+                return obj[attribute]
+        elif ((kind is str or kind is Tracked) and attribute in _OF_STR) or (
+            kind is environment.Namespace and not attribute.startswith("_")
+        ):
+            return getattr(obj, attribute, self.undefined(obj=obj, name=attribute))
+        return super().getattr(obj, attribute)
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        """Return the result of an operator, within bounds and with its tags."""
+        if operator == "+":
+            if type(left) is str and type(right) is str and len(left) + len(right) < _SHORT:
+                return left + right
+            if isinstance(left, (str, list, tuple)):
+                self.meter.spend(len(left) + (len(right) if isinstance(right, (str, list, tuple)) else 0))
+            return left + right
+        if operator == "%":
+            if not isinstance(left, str):
+                return left % right
+            if (parts := percent_parts(left, right)) is not None:
+                return self._joined(parts)
+            return self._formatted(left, lambda: left % right, right)
+        if isinstance(left, int) and isinstance(right, int):
+            bits = left.bit_length() * right if operator == "**" else left.bit_length() + right.bit_length()
+            if bits > 1024:
+                raise LimitError("the chat template computes a number beyond every measure")
+        elif operator == "*":
+            for many, times in ((left, right), (right, left)):
+                if isinstance(many, (str, list, tuple)) and isinstance(times, int):
+                    self.meter.spend(len(many) * max(times, 0), CHARACTERS if isinstance(many, str) else ITEMS)
+        return super().call_binop(context, operator, left, right)
+
+    def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Call *function*, within bounds and with its tags."""
+        meter = self.meter
+        meter.step()
+        owner = getattr(function, "__self__", None)
+        if not isinstance(owner, str):
+            if isinstance(function, environment.Dict) or isinstance(owner, environment.Dict):
+                meter.arguments([list(args), kwargs])
+            return super().call(context, function, *args, **kwargs)
+        given = {name: value for name, value in kwargs.items() if not name.startswith("_")}  # Jinja adds its own
+        name = getattr(function, "__name__", "")
+        meter.arguments(args, widths=name in WITH_WIDTHS)
+        meter.arguments(given.values(), widths=name in WITH_WIDTHS)
+        meter.spend(len(owner))
+        if name == "join" and len(args) == 1:
+            if isinstance(args[0], str):
+                meter.spend(len(args[0]) * (len(owner) + 1))
+            return self._joined(list(args[0]), owner)
+        if name == "replace" and len(args) >= 2:
+            self._bound_replace(owner, str(args[0]), str(args[1]))
+        elif name in GROWING:
+            bound_growth(meter, name, (owner, *args), given)
+        result = super().call(context, function, *args, **kwargs)
+        if type(result) is str and type(owner) is str:
+            return whole(result, args, given)
+        return result
+
+    def wrap_str_format(self, value: Any) -> Any:
+        """Return what stands for the method ``format`` of a string, or None for any other value."""
+        owner = getattr(value, "__self__", None)
+        if not isinstance(owner, str) or getattr(value, "__name__", "") not in ("format", "format_map"):
+            return None
+        wrapped = super().wrap_str_format(getattr(str.__str__(owner), value.__name__))
+        assert wrapped is not None
+
+        def method(*args: Any, **kwargs: Any) -> str:
+            given = {name: item for name, item in kwargs.items() if not name.startswith("_")}
+            fields = args[0] if value.__name__ == "format_map" and len(args) == 1 else given
+            if (parts := format_parts(owner, () if fields is not given else args, fields)) is not None:
+                return self._joined([str(self._printable(part)) for part in parts])
+            return self._formatted(owner, lambda: wrapped(*args, **given), *args, given)
+
+        return method
+
+    # how
+
+    def _printable(self, value: Any) -> Any:
+        """Return *value*, which is about to become a string; a list keeps the tags of what is in it."""
+        if isinstance(value, (list, dict, tuple, Messages)):
+            self.meter.spend(size_of(value))
+            return whole(str(value), value)
+        return value
+
+    def _joined(self, parts: Iterable[str], separator: str = "") -> str:
+        parts = list(parts)
+        length = 0
+        for part in parts:
+            length += len(part)
+        self.meter.spend(length + len(separator) * len(parts))
+        return join(parts, separator)
+
+    def _bound_replace(self, text: str, old: str, new: str) -> None:
+        found = text.count(old) if old else len(text) + 1
+        self.meter.spend(len(text) + found * len(new))
+
+    def _formatted(self, template: str, make: Callable[[], Any], *values: Any) -> str:
+        """Return what *make* formats by *template*; text of its own and of messages cannot be told apart then."""
+        if WIDE.search(template):
+            raise LimitError("the chat template formats with a width that is too large, or taken from a value")
+        self.meter.arguments(values)
+        self.meter.spend(len(template) + (template.count("{") + template.count("%")) * size_of(values))
+        return blurred(str(make()), template, values)
+
+    def _guarded(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the filter *function* with bounded arguments, and a result that keeps its tags."""
+        meter = self.meter
+        printed, widths = name not in PRINTING_NOTHING, name in WITH_WIDTHS
+        first = int(hasattr(function, "jinja_pass_arg"))  # some get the environment before all else
+
+        @functools.wraps(function)
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            meter.step()
+            given = args[first:]
+            meter.arguments(given[:1], printed)
+            meter.arguments(given[1:], True, widths)
+            meter.arguments(kwargs.values(), True, widths)
+            if name in GROWING:
+                bound_growth(meter, name, given, kwargs)
+            result = function(*args, **kwargs)
+            if type(result) is not str:
+                return result
+            meter.spend(len(result))
+            return whole(result, args, kwargs)
+
+        return guarded
+
+    def _join(self, value: Iterable[Any], d: str = "", attribute: Any = None) -> str:
+        if attribute is not None:
+            value = map(jinja2.filters.make_attrgetter(self, attribute), value)
+        return self._joined([str(self._printable(item)) for item in value], str(d))
+
+    def _format(self, value: Any, *args: Any, **kwargs: Any) -> str:
+        template, values = str(value), kwargs or args
+        if args and kwargs:
+            raise FilterArgumentError("can't handle positional and keyword arguments at the same time")
+        return str(self.call_binop(None, "%", template, values))
+
+    def _replace(self, s: Any, old: Any, new: Any, count: int | None = None) -> str:
+        text, old, new = str(s), str(old), str(new)
+        self._bound_replace(text, old, new)
+        if type(text) is str and type(new) is Tracked:
+            text = tracked(text, runs_of(text))
+        return text.replace(old, new, -1 if count is None else count)
+
+
+def _exit(value: Any) -> str:
+    index = message_index(value)
+    return "" if index is None else mark(tag_of(index, EXIT))

@@ -1,0 +1,52 @@
+"""Ranges of characters that are trained, and what they weigh."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+from sftcore.supervision.tracked import REASONING
+from sftcore.supervision.turns import Turn
+
+_INLINE = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)
+_OPENED = re.compile(r"<think>\s*\Z")
+_CLOSED = re.compile(r".*?</think>\s*", re.DOTALL)
+
+
+class Span(NamedTuple):
+    """Characters from *start* to *end*, each token of which weighs *weight* in the loss; 0 means not trained."""
+
+    start: int
+    end: int
+    weight: float
+
+
+def painted(spans: Sequence[Span]) -> list[Span]:
+    """Return the trained ranges in order, without overlaps: where *spans* overlap, the later one holds."""
+    borders = sorted({border for span in spans for border in (span.start, span.end)})
+    kept: list[Span] = []
+    for start, end in pairwise(borders):
+        weight = next((span.weight for span in reversed(spans) if span.start <= start and end <= span.end), 0.0)
+        if not weight:
+            continue
+        if kept and kept[-1].end == start and kept[-1].weight == weight:
+            kept[-1] = kept[-1]._replace(end=end)
+        else:
+            kept.append(Span(start, end, weight))
+    return kept
+
+
+def reasoning_range(text: str, turn: Turn) -> tuple[int, int] | None:
+    """Return the characters of *turn* up to the end of its reasoning, marks of it included; None if it has none."""
+    start, end = turn.spans[0]
+    places = [index for index, piece in enumerate(turn.own) if piece.tag & 7 == REASONING]
+    if places:
+        rest = turn.own[places[-1] + 1 :]
+        if rest:
+            return start, rest[0].start
+        return start, turn.stop[0] if turn.stop else turn.own[-1].end
+    pattern = _CLOSED if _OPENED.search(text[max(start - 16, 0) : start]) else _INLINE  # the prompt may have opened it
+    inline = pattern.match(text, start, end)
+    return inline.span() if inline else None

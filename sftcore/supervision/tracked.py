@@ -1,0 +1,266 @@
+"""Strings that remember where their characters came from.
+
+A template only ever joins, cuts and changes strings. ``Tracked`` is a ``str`` that does all of this as
+``str`` does and keeps, beside the text, a *tag* for every stretch of it: which message and which
+field of it the characters were, or that they are the template's own. What cannot be followed
+character by character (formatting, JSON) is tagged as a whole; a tag is never lost silently.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, SupportsIndex
+
+Run = tuple[int, int]
+"""So many characters, and their tag. A run without characters marks a place."""
+
+HEADER, CONTENT, REASONING, CALL, CALL_NAME, CALL_ID, ENTER, EXIT = range(8)
+"""The lower three bits of a tag: a field of a message, or where its printing begins and ends."""
+
+LITERAL, MIXED, GENERATION, END_GENERATION = -1, -2, -3, -4
+"""Tags of no message: the template's own text, text of several origins, and ``{% generation %}`` marks."""
+
+
+def tag_of(message: int, field: int) -> int:
+    """Return the tag of *field* of the message with index *message*."""
+    return message << 3 | field
+
+
+def split_tag(tag: int) -> tuple[int, int]:
+    """Return message index and field of a *tag* that is not negative."""
+    return tag >> 3, tag & 7
+
+
+def runs_of(text: str) -> tuple[Run, ...]:
+    """Return the runs of *text*; a plain string is the template's own."""
+    if type(text) is Tracked:
+        return text._runs
+    return ((len(text), LITERAL),) if text else ()
+
+
+def tracked(text: str, runs: tuple[Run, ...]) -> Tracked:
+    """Return *text* with *runs*, which cover it."""
+    made = str.__new__(Tracked, text)
+    made._runs = runs
+    return made
+
+
+def mark(tag: int) -> Tracked:
+    """Return an empty string that marks a place."""
+    return tracked("", ((0, tag),))
+
+
+def whole(text: str, *sources: object) -> str:
+    """Return *text*, tagged as a whole by the one message its *sources* come from."""
+    tags: set[int] = set()
+    for source in sources:
+        _collect(source, tags)
+    if not tags:
+        return text
+    if len(tags) == 1:
+        tag = tags.pop()
+    else:
+        messages = {tag >> 3 if tag >= 0 else tag for tag in tags}
+        owner = messages.pop()
+        fields = {tag & 7 for tag in tags}
+        kind = CALL if fields <= {CALL, CALL_NAME, CALL_ID} else CONTENT
+        tag = MIXED if messages or owner < 0 else tag_of(owner, kind)
+    return tracked(text, ((len(text), tag),))
+
+
+def blurred(text: str, *sources: object) -> str:
+    """Return *text*, in which strings of messages and others cannot be told apart; tagged if any is of a message."""
+    return tracked(text, ((len(text), MIXED),)) if type(whole(text, *sources)) is Tracked else text
+
+
+def _collect(value: object, tags: set[int]) -> None:
+    """Add the tags of all strings in *value* to *tags*."""
+    if type(value) is Tracked:
+        tags.update(tag for _, tag in value._runs if tag == MIXED or (tag >= 0 and tag & 7 < ENTER))
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            _collect(key, tags)
+            _collect(item, tags)
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        for item in value:
+            _collect(item, tags)
+
+
+def join(parts: Iterable[str], separator: str = "") -> str:
+    """Return ``separator.join(parts)``, tracked if any of them is."""
+    parts = list(parts)
+    if type(separator) is not Tracked and not any(type(part) is Tracked for part in parts):
+        return separator.join(parts)
+    runs: list[Run] = []
+    between = runs_of(separator)
+    for index, part in enumerate(parts):
+        if index:
+            runs.extend(between)
+        runs.extend(runs_of(part))
+    return tracked(str.join(separator, parts), tuple(runs))
+
+
+def _cut(runs: tuple[Run, ...], start: int, end: int) -> tuple[Run, ...]:
+    """Return the runs of the characters from *start* to *end*, and the marks among them."""
+    if len(runs) == 1:
+        return ((max(end - start, 0), runs[0][1]),)
+    kept: list[Run] = []
+    at = 0
+    for length, tag in runs:
+        after = at + length
+        if not length:
+            if start <= at <= end:
+                kept.append((0, tag))
+        elif after > start and at < end:
+            kept.append((min(after, end) - max(at, start), tag))
+        at = after
+    return tuple(kept)
+
+
+class Tracked(str):
+    """A string with the origin of its characters; see the module."""
+
+    __slots__ = ("_runs",)
+    _runs: tuple[Run, ...]
+
+    def _part(self, start: int, end: int) -> Tracked:
+        return tracked(str.__getitem__(self, slice(start, end)), _cut(self._runs, start, end))
+
+    def _parts(self, texts: Iterable[str], gap: int | None) -> list[str]:
+        """Return *texts* as parts of this string, *gap* characters apart; None where they have to be looked for."""
+        parts: list[str] = []
+        at = 0
+        for text in texts:
+            if gap is None:
+                at = str.find(self, text, at)
+            parts.append(self._part(at, at + len(text)))
+            at += len(text) + (gap or 0)
+        return parts
+
+    def __str__(self) -> str:
+        return self
+
+    def __add__(self, other: str) -> str:
+        if not isinstance(other, str):
+            return NotImplemented
+        return tracked(str.__add__(self, other), self._runs + runs_of(other))
+
+    def __radd__(self, other: str) -> str:
+        return tracked(str.__add__(other, self), runs_of(other) + self._runs)
+
+    def __mul__(self, times: SupportsIndex) -> str:
+        return tracked(str.__mul__(self, times), self._runs * max(operator.index(times), 0))
+
+    __rmul__ = __mul__
+
+    def __mod__(self, values: Any) -> str:
+        return whole(str.__mod__(self, values), self, values)
+
+    def __rmod__(self, template: str) -> str:
+        return whole(str.__mod__(template, self), self)
+
+    def __getitem__(self, key: SupportsIndex | slice) -> str:
+        if not isinstance(key, slice):
+            at = operator.index(key)
+            text = str.__getitem__(self, at)
+            at %= len(self)
+            return tracked(text, _cut(self._runs, at, at + 1))
+        start, end, step = key.indices(len(self))
+        if step != 1:
+            return whole(str.__getitem__(self, key), self)
+        return self._part(start, max(start, end))
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[at] for at in range(len(self)))
+
+    def strip(self, chars: str | None = None, /) -> str:
+        start = len(self) - len(str.lstrip(self, chars))
+        end = len(str.rstrip(self, chars))
+        return self if (start, end) == (0, len(self)) else self._part(start, max(start, end))
+
+    def lstrip(self, chars: str | None = None, /) -> str:
+        return self._part(len(self) - len(str.lstrip(self, chars)), len(self))
+
+    def rstrip(self, chars: str | None = None, /) -> str:
+        return self._part(0, len(str.rstrip(self, chars)))
+
+    def removeprefix(self, prefix: str, /) -> str:
+        return self._part(len(prefix), len(self)) if str.startswith(self, prefix) else self
+
+    def removesuffix(self, suffix: str, /) -> str:
+        return self._part(0, len(self) - len(suffix)) if suffix and str.endswith(self, suffix) else self
+
+    def split(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[str]:
+        return self._parts(str.split(self, sep, maxsplit), None if sep is None else len(sep))
+
+    def rsplit(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[str]:
+        return self._parts(str.rsplit(self, sep, maxsplit), None if sep is None else len(sep))
+
+    def splitlines(self, keepends: bool = False) -> list[str]:
+        parts: list[str] = []
+        at = 0
+        for line, shown in zip(str.splitlines(self, True), str.splitlines(self, keepends), strict=True):
+            parts.append(self._part(at, at + len(shown)))
+            at += len(line)
+        return parts
+
+    def partition(self, sep: str, /) -> tuple[str, str, str]:
+        return self._around(str.find(self, sep), sep) or (self, "", "")
+
+    def rpartition(self, sep: str, /) -> tuple[str, str, str]:
+        return self._around(str.rfind(self, sep), sep) or ("", "", self)
+
+    def _around(self, at: int, sep: str) -> tuple[str, str, str] | None:
+        if not sep:
+            raise ValueError("empty separator")
+        end = at + len(sep)
+        return None if at < 0 else (self._part(0, at), self._part(at, end), self._part(end, len(self)))
+
+    def replace(self, old: str, new: str, count: SupportsIndex = -1, /) -> str:
+        if not old:
+            return whole(str.replace(self, old, new, count), self, new)
+        if old not in self:
+            return self
+        runs: list[Run] = []
+        at = 0
+        for index, text in enumerate(str.split(self, old, count)):
+            if index:
+                if type(new) is Tracked:
+                    runs.extend(new._runs)
+                elif new:  # what stands in for a piece of the text belongs to where the piece did
+                    runs.append((len(new), next(tag for length, tag in _cut(self._runs, at, at + 1) if length)))
+                at += len(old)
+            runs.extend(_cut(self._runs, at, at + len(text)))
+            at += len(text)
+        return tracked(str.replace(self, old, new, count), tuple(runs))
+
+    def join(self, parts: Iterable[str], /) -> str:
+        return join(parts, self)
+
+
+def _same_length(name: str) -> Callable[..., str]:
+    plain = getattr(str, name)
+
+    def method(self: Tracked, *args: Any) -> str:
+        text = plain(self, *args)
+        return tracked(text, self._runs) if len(text) == len(self) else whole(text, self)
+
+    method.__name__ = name
+    return method
+
+
+def _as_a_whole(name: str) -> Callable[..., str]:
+    plain = getattr(str, name)
+
+    def method(self: Tracked, *args: Any, **kwargs: Any) -> str:
+        return whole(plain(self, *args, **kwargs), self, args, kwargs)
+
+    method.__name__ = name
+    return method
+
+
+for _name in ("upper", "lower", "title", "capitalize", "swapcase", "casefold"):
+    setattr(Tracked, _name, _same_length(_name))
+for _name in ("expandtabs", "translate", "ljust", "rjust", "center", "zfill"):
+    setattr(Tracked, _name, _as_a_whole(_name))

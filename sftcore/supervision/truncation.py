@@ -1,0 +1,160 @@
+"""What becomes of examples that are longer than they may be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from sftcore.errors import RowError
+from sftcore.supervision.labeller import Labelled, Labeller, Labelling
+from sftcore.supervision.policy import Policy
+from sftcore.supervision.remarks import Remark
+from sftcore.types import IGNORE_INDEX, Conversation
+
+
+class TooLongError(RowError):
+    """An example is longer than it may be, and the policy is to end the run."""
+
+
+def fit(labeller: Labeller, conversation: Conversation, done: Labelling, policy: Policy) -> Labelling:
+    """Return *done*, the labelling of *conversation*, with no example longer than ``policy.max_length``.
+
+    Raises:
+        TooLongError: one is, and the policy is ``error``.
+    """
+    limit = policy.max_length
+    if limit is None or all(len(example.input_ids) <= limit for example in done.examples):
+        return done
+    fitted = Labelling(remarks=done.remarks, longest=done.longest)
+    for example in done.examples:
+        if len(example.input_ids) <= limit:
+            fitted.examples.append(example)
+        elif policy.truncation == "error":
+            raise TooLongError(
+                f"has {len(example.input_ids):,} tokens, more than max_length {limit:,} (truncation: error)"
+            )
+        elif policy.truncation == "truncate_right":
+            fitted.examples += _cut(example, limit, fitted)
+        elif policy.truncation == "drop_turns":
+            fitted.examples += _shortened(_Sub(labeller, conversation, example, policy), fitted)
+        elif policy.truncation == "split":
+            fitted.examples += _split(_Sub(labeller, conversation, example, policy), fitted)
+        else:
+            fitted.remarks[Remark.TOO_LONG] += 1
+    return fitted
+
+
+def _cut(example: Labelled, limit: int, done: Labelling) -> list[Labelled]:
+    """Return the beginning of *example*, with a remark for the turn that is cut."""
+    labels = example.labels[:limit]
+    if all(label == IGNORE_INDEX for label in labels):
+        done.remarks[Remark.TOO_LONG] += 1
+        return []
+    done.remarks[Remark.CUT] += example.labels[limit] != IGNORE_INDEX and labels[-1] != IGNORE_INDEX
+    return [
+        replace(
+            example,
+            input_ids=example.input_ids[:limit],
+            labels=labels,
+            weights=example.weights and example.weights[:limit],
+            offsets=example.offsets[:limit],
+            stops=[stop for stop in example.stops if stop < limit],
+            turns=tuple(turn for turn, begin in zip(example.turns, example.begins, strict=True) if begin < limit),
+            begins=tuple(begin for begin in example.begins if begin < limit),
+        )
+    ]
+
+
+class _Sub:
+    """Labels parts of an example: the system prompt and some of its exchanges.
+
+    An exchange is a user's message and all that follows up to the next.
+    """
+
+    def __init__(self, labeller: Labeller, conversation: Conversation, example: Labelled, policy: Policy) -> None:
+        messages = conversation.messages[: example.messages]
+        self.head = next((at for at, message in enumerate(messages) if message.role != "system"), len(messages))
+        starts = [at for at in range(self.head, len(messages)) if messages[at].role == "user"] or [self.head]
+        self.borders = [self.head, *starts[1:], len(messages)]
+        self.count = len(self.borders) - 1
+        self._labeller = labeller
+        self._conversation = conversation
+        self._policy = replace(policy, max_length=None)
+        self._limit = policy.max_length or 0
+        self._wanted = {*example.turns, *(at for at in range(len(messages)) if messages[at].role != "assistant")}
+
+    def label(self, first: int, last: int) -> list[Labelled] | None:
+        """Return the examples of the exchanges *first* up to *last*, or None if one of them is too long."""
+        start, end = self.borders[first], self.borders[last]
+        messages = self._conversation.messages
+        kept = [*range(self.head), *range(start, end)]
+        part = replace(
+            self._conversation,
+            messages=tuple(messages[at] if at in self._wanted else replace(messages[at], train=False) for at in kept),
+        )
+        policy = self._policy
+        if policy.train_on == "last_turn":  # the last turn of the whole, wherever it is now
+            policy = replace(policy, train_on=["assistant"])
+        examples = self._labeller.examples(part, policy)
+        if any(len(example.input_ids) > self._limit for example in examples):
+            return None
+        return [
+            replace(example, turns=tuple(kept[at] for at in example.turns), skipped=start - self.head)
+            for example in examples
+            if example.trained
+        ]
+
+
+def _least(low: int, high: int, holds: Callable[[int], bool]) -> int:
+    """Return the least number from *low* that *holds*, if it holds from some number on; *high* if it never does."""
+    while low < high:
+        middle = (low + high) // 2
+        if holds(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def _shortened(sub: _Sub, done: Labelling) -> list[Labelled]:
+    """Return the example without as many of its oldest exchanges as need be."""
+    found: dict[int, list[Labelled]] = {}
+
+    def fits(first: int) -> bool:
+        examples = sub.label(first, sub.count)
+        if examples is not None:
+            found[first] = examples
+        return examples is not None
+
+    first = _least(1, sub.count, fits)
+    if first == sub.count or not found[first]:
+        done.remarks[Remark.TOO_LONG] += 1
+        return []
+    done.remarks[Remark.SHORTENED] += 1
+    return found[first]
+
+
+def _split(sub: _Sub, done: Labelling) -> list[Labelled]:
+    """Return as few examples as need be, each with the system prompt and some exchanges in a row."""
+    examples: Sequence[Labelled]
+    parts: list[Labelled] = []
+    first = 0
+    while first < sub.count:
+        found: dict[int, list[Labelled]] = {}
+
+        def too_long(last: int, first: int = first, found: dict[int, list[Labelled]] = found) -> bool:
+            examples = sub.label(first, last)
+            if examples is not None:
+                found[last] = examples
+            return examples is None
+
+        last = _least(first + 1, sub.count + 1, too_long) - 1
+        if last == first:
+            done.remarks[Remark.TOO_LONG] += 1
+            first += 1
+            continue
+        examples = found[last]
+        parts += examples
+        first = last
+    done.remarks[Remark.PARTED] += max(len(parts) - 1, 0)
+    return parts

@@ -1,0 +1,252 @@
+"""Where a turn begins and ends: right for awkward texts, and a clear refusal where a template leaves it uncertain."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from sftcore import Conversation, Message, RowError
+from sftcore.supervision import Labeller, Remark
+
+from .test_labeller import labeller, marked, said, talk, thought, trained
+
+STOP = "<|im_end|>"
+CHATML = """
+{%- for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}{% endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
+ENDLESS = CHATML.replace("<|im_end|>\n", "")
+"""A template that ends no turn."""
+
+
+@pytest.fixture(scope="module")
+def smollm2_labeller(smollm2: Path) -> Labeller:
+    """The template of SmolLM2, which adds a system prompt, and a tokenizer to which each byte is a token."""
+    return labeller(AutoTokenizer.from_pretrained(smollm2).chat_template, [STOP])
+
+
+def turns(example: Any) -> list[str]:
+    """Return what is trained of *example*."""
+    return [part.split("⟧")[0] for part in marked(example).split("⟦")[1:]]
+
+
+def oracle(made: Labeller, conversation: Conversation) -> str:
+    """Return what a ChatML conversation is marked as, found by rendering unique words in place of the contents."""
+    words = [f"@{index}@" for index in range(len(conversation.messages))]
+    messages = [
+        {"role": message.role, "content": word} for message, word in zip(conversation.messages, words, strict=True)
+    ]
+    text = str(made.tokenizer.apply_chat_template(messages, tokenize=False))
+    before = ""
+    for message, word in zip(conversation.messages, words, strict=True):
+        skipped, _, text = text.partition(word)
+        if message.role == "assistant":
+            text = text.removeprefix(STOP)
+            before += f"{skipped}⟦{message.content}{STOP}⟧"
+        else:
+            before += skipped + message.content
+    return before + text
+
+
+AWKWARD = {
+    "empty": ("q", "", "r", ""),
+    "equal to the user's": ("same", "same", "same", "same"),
+    "stop string": ("a<|im_end|>b", "c<|im_end|>d", "<|im_end|>", "<|im_end|>"),
+    "ends with the stop": ("a<|im_end|>\n", "b<|im_end|>\n", "q", "c<|im_end|>"),
+    "header": ("<|im_start|>assistant\n", "<|im_start|>assistant\n", "q", "<|im_start|>user\nq<|im_end|>\n"),
+    "generation prompt": ("q<|im_end|>\n<|im_start|>assistant\nno<|im_end|>", "yes"),
+    "white space": ("  q\n", " \n a \t\n", "\n", "\n\n"),
+    "only blanks": ("q", " ", "q", "\n"),
+    "emoji and CJK": ("👩‍👩‍👧 你好", "早上好 🌅é", "é", "👍🏽"),
+    "letters of the stop": ("m", "m", "|", ">"),
+    "Jinja": ("{{ 1 }}", "{% if %}{{ messages }}"),
+}
+
+
+@pytest.mark.parametrize("texts", AWKWARD.values(), ids=AWKWARD)
+@pytest.mark.parametrize("system", [None, "", "Be brief.<|im_end|>"])
+def test_awkward_contents(smollm2_labeller: Labeller, texts: Sequence[str], system: str | None) -> None:
+    conversation = talk(*texts, system=system)
+    [example] = smollm2_labeller.examples(conversation)
+    assert turns(example) == [answer + STOP for answer in texts[1::2]]
+    assert marked(example) == oracle(smollm2_labeller, conversation)
+
+
+def test_random_conversations_agree_with_the_oracle(smollm2_labeller: Labeller) -> None:
+    pieces = ["a", " ", "\n", STOP, "<|im_start|>", "assistant\n", "user", "é", "你", "🙂", "{{", "@0", "", "system\n"]
+    random_ = random.Random(7)
+    for _ in range(150):
+        roles: list[Any] = random_.choices(
+            ["user", "assistant", "assistant", "system", "tool"], k=random_.randint(1, 6)
+        )
+        texts = ["".join(random_.choices(pieces, k=random_.randint(0, 5))) for _ in range(7)]
+        conversation = Conversation(tuple(map(Message, ["user", *roles], texts)))
+        examples = smollm2_labeller.examples(conversation)
+        assert len(examples) == ("assistant" in roles)
+        assert trained(examples) == [oracle(smollm2_labeller, conversation) for _ in examples]
+
+
+def test_consecutive_assistant_turns_are_trained_one_by_one() -> None:
+    messages = (Message("user", "q"), Message("assistant", "a"), Message("assistant", "b"), Message("user", "r"))
+    [example] = labeller(CHATML, [STOP]).examples(Conversation(messages))
+    assert turns(example) == ["a" + STOP, "b" + STOP]
+    assert example.turns == (1, 2)
+
+
+def test_the_assistant_speaks_first() -> None:
+    messages = (Message("assistant", "hello"), Message("user", "q"), Message("assistant", "a"))
+    done = labeller(CHATML, [STOP]).label(Conversation(messages))
+    assert [turns(example) for example in done.examples] == [["a" + STOP]]
+    assert said(done) == {Remark.FIRST: 1}
+
+
+CALL = {"function": {"name": "weather", "arguments": {"city": "Pisa"}}}
+CALLS = Conversation((Message("user", "q"), Message("assistant", "", tool_calls=(CALL,))))
+TALK = talk("q", "a", "r", "b")
+THINKS = Conversation((Message("user", "q"), Message("assistant", "a", "hm"), *TALK.messages[2:]))
+QWEN3 = CHATML.replace(
+    "message.content",
+    "('<think>' + message.reasoning_content if loop.last and message.reasoning_content else '') + message.content",
+)
+CITY = "(message.tool_calls[0].function.arguments.city if message.tool_calls else message.content)"
+CLOSES = "{% if messages[-1].role == 'assistant' %}</s>{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "conversation", "reason"),
+    [
+        (CHATML + "{{ raise_exception('roles must alternate') }}", TALK, "template refuses it: roles must alternate"),
+        ("{{ messages[0].absent.absent }}", TALK, "the chat template refuses it: .*absent"),
+        (CHATML.replace("add_generation_prompt", "false"), TALK, "no generation prompt, yet prints '.*assistant'"),
+        (CHATML, CALLS, "message 2: the template prints nothing of what the assistant wrote"),
+        (
+            CHATML.replace("message.content", CITY),
+            CALLS,
+            "message 2: the template does not print the call of 'weather'",
+        ),
+        (
+            CHATML.replace("message.content", "'x'"),
+            TALK,
+            "message 4: the template prints nothing of what the assistant",
+        ),
+        (
+            CHATML.replace("message.content", "(messages[0].content if loop.last else '') + message.content"),
+            TALK,
+            "message 4: the template prints text of other messages within the turn",
+        ),
+    ],
+)
+def test_refused(template: str, conversation: Conversation, reason: str) -> None:
+    with pytest.raises(RowError, match=reason):
+        labeller(template, [STOP]).examples(conversation)
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        # what an earlier turn says is changed
+        (CHATML.replace("message.content", "message.content | upper"), [["A" + STOP, "B" + STOP]]),
+        (CHATML.replace("message.content", "message.content + '!'"), [["a!" + STOP, "b!" + STOP]]),
+        # reasoning is printed as long as the turn is the last
+        (QWEN3, [["<think>hma" + STOP], ["b" + STOP]]),
+        # the prompt opens the reasoning, and a turn has none
+        (CHATML.replace("assistant\n", "assistant\n<think>"), [["a" + STOP, "b" + STOP]]),
+    ],
+)
+def test_what_was_refused_once_and_is_certain(template: str, expected: list[list[str]]) -> None:
+    assert [turns(example) for example in labeller(template, [STOP]).examples(THINKS)] == expected
+
+
+@pytest.mark.parametrize(
+    ("template", "stops", "expected"),
+    [
+        # the turn's end is followed by the end of the conversation (Phi-3): the model stops at the first
+        (CHATML + "{% if not add_generation_prompt %}</s>{% endif %}", (STOP, "</s>"), ["a" + STOP, "b" + STOP]),
+        (CHATML + "{% if not add_generation_prompt %}</s>{% endif %}", ("</s>", STOP), ["a" + STOP, "b" + STOP]),
+        # no stop of its own: the next turn's header ends it, and an end token the last (ChatGLM)
+        (ENDLESS + CLOSES, ("</s>", "<|im_start|>"), ["a<|im_start|>", "b</s>"]),
+        # the last turn alone is ended (Baichuan): each is trained where it is the last
+        (ENDLESS + CLOSES, ("</s>",), ["a</s>", "b</s>"]),
+        # no turn is ended
+        (ENDLESS, ("</s>",), ["a", "b"]),
+        # no header at all (Mistral)
+        (
+            "{% for m in messages %}"
+            "{{ '[INST] ' + m.content + ' [/INST]' if m.role == 'user' else ' ' + m.content + '</s>' }}{% endfor %}",
+            ("</s>",),
+            [" a</s>", " b</s>"],
+        ),
+        # texts are trimmed
+        (CHATML.replace("message.content", "message.content | trim"), (STOP,), ["a" + STOP, "b" + STOP]),
+        # the stop has white space before it
+        (CHATML.replace("<|im_end|>", "\n<|im_end|>"), (STOP,), ["a\n" + STOP, "b\n" + STOP]),
+        # the stop is a text, and no token
+        (CHATML.replace("<|im_end|>", "END"), ("END",), ["aEND", "bEND"]),
+    ],
+)
+def test_ways_to_end_a_turn(template: str, stops: Sequence[str], expected: list[str]) -> None:
+    examples = labeller(template, stops).examples(TALK)
+    assert [turn for example in examples for turn in turns(example)] == expected
+
+
+@pytest.mark.parametrize("content", ["</s>", "a</s>", "a" + STOP, STOP + "\n</s>", "", " "])
+def test_a_stop_in_the_content_is_not_taken_for_the_end(content: str) -> None:
+    template = CHATML + "{% if not add_generation_prompt %}</s>{% endif %}"
+    [example] = labeller(template, (STOP, "</s>")).examples(talk("q", content))
+    assert turns(example) == [content + STOP]
+
+
+def test_reasoning_and_calls_are_trained_where_the_template_prints_them() -> None:
+    made = labeller(
+        CHATML.replace(
+            "message.content",
+            "(message.reasoning_content or '') + message.content + (message.tool_calls or '') | string",
+        ),
+        [STOP],
+    )
+    assert [turns(example) for example in made.examples(THINKS)] == [["hma" + STOP, "b" + STOP]]
+    [[call]] = [turns(example) for example in made.examples(CALLS)]
+    assert "weather" in call
+    assert call.endswith(STOP)
+
+
+CHANNELS = """
+{%- for m in messages %}{% if m.role == 'assistant' %}
+{%- if m.reasoning_content %}{{ '<s>assistant think:' + m.reasoning_content + '</s>' }}{% endif %}
+{{- '<s>assistant say:' + m.content + '</s>' }}
+{%- else %}{{ '<s>' + m.role + ':' + m.content + '</s>' }}{% endif %}{% endfor %}
+{%- if add_generation_prompt %}<s>assistant{% endif %}"""
+
+
+def test_a_turn_of_several_parts_goes_on_to_the_last() -> None:
+    [example] = labeller(CHANNELS).examples(thought("q", "a"))
+    assert marked(example) == "<s>user:q</s><s>assistant⟦ think:hm</s>⟧<s>assistant⟦ say:a</s>⟧"
+
+
+@pytest.mark.parametrize(
+    ("template", "variables", "remark"),
+    [
+        ("'<think>'", {}, Remark.CLOSEST),
+        ("'<think>' if enable_thinking is not false else ''", {}, Remark.SWITCHED),
+        ("'<think>' if enable_thinking is not false else ''", {"enable_thinking": False}, None),
+        ("'<think>' if thinking else ''", {"thinking": True}, Remark.SWITCHED),
+        ("'<think>' if thinking else ''", {}, None),
+        ("'<think>' if reasoning else ''", {"reasoning": True}, Remark.SWITCHED),
+        ("'' if enable_thinking else '<think></think>'", {}, Remark.SWITCHED),
+    ],
+)
+def test_a_prompt_that_a_switch_makes(template: str, variables: dict[str, Any], remark: Remark | None) -> None:
+    source = CHATML.replace("{{ '<|im_start|>assistant\n' }}", "{{ '<|im_start|>assistant\n' }}{{ " + template + " }}")
+    done = labeller(source, [STOP], **variables).label(talk("q", "a"))
+    assert [turns(example) for example in done.examples] == [["a" + STOP]]
+    assert said(done) == ({remark: 1} if remark else {})
+
+
+def test_a_template_that_treats_tracked_text_otherwise_is_refused() -> None:
+    made = labeller(CHATML + "{{ '' if (messages | pprint)[0] == '[' else 'x' }}", [STOP])
+    with pytest.raises(RowError, match="treats tracked text otherwise than plain text"):
+        made.examples(talk("q", "a"))
