@@ -93,7 +93,8 @@ def learn(
         leads = [_lead(layout, message) for message, own in enumerate(layout.own) if own and _is_answer(layout, own)]
         role = _OPEN_TAG.sub("", _shared_start([header, *leads])).strip()
         headless = _is_headless(layout, prompt, bare, pattern)
-        return Habits(pattern, any_of(stops), role, leads[-1] if leads else "", headless), found
+        lead = leads[-1] if leads else ""
+        return Habits(pattern, any_of(stops), role, lead=lead, headless=headless), found
     return Habits(any_of(stops), any_of(stops)), list(stops)
 
 

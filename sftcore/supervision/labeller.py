@@ -107,7 +107,19 @@ class Labeller:
         samples = [([as_template_gets_it(message) for message in turns], tools) for turns, tools in SAMPLES]
         self._habits, self.stops = learn(self.template, samples, self.variables, list(dict.fromkeys(stops)), specials)
         self._text_arguments = self._wants_text_arguments()
+        self._habits = self._habits._replace(fit_of_last=self._fit_of_last())
         self.problem = self._find_problem()
+
+    def _fit_of_last(self) -> int:
+        """Return how well what comes before it fits the last turn of a small conversation; -1 if it cannot be told."""
+        for messages, tools in SAMPLES:
+            fields = [as_template_gets_it(message) for message in messages]
+            served = Served(self.template, fields, tools, self.variables, self._constant_prompts)
+            try:
+                return int(find_turn(served, served.layout(len(fields)), len(fields) - 1, self._habits).fit)
+            except RowError:
+                continue
+        return -1
 
     def _wants_text_arguments(self) -> bool:
         """Tell whether the template prints a tool call only if its arguments are JSON text, as OpenAI has them."""
@@ -207,6 +219,8 @@ class Labeller:
             if part is None:
                 if policy.context == "whole" or any(other.messages == index + 1 for other in candidates):
                     break
+                if best is not None and self._is_settled(best[0], fields):
+                    break
                 try:
                     part = _Part(index + 1, served.layout(index + 1), [])
                 except RowError:
@@ -229,6 +243,11 @@ class Labeller:
         if part not in parts:
             parts.append(part)
         return part, turn
+
+    def _is_settled(self, rank: tuple[bool, int, bool, int], fields: Mapping[str, Any]) -> bool:
+        """Tell whether a turn of *rank* would read no better as the last one: no plain turn of the template does."""
+        plain = not fields.keys() & {"reasoning_content", "tool_calls"} and "<" not in fields["content"]
+        return plain and rank == (False, 0, False, self._habits.fit_of_last)
 
     def _spans(
         self,

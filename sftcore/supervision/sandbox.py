@@ -18,6 +18,7 @@ import jinja2.filters
 from jinja2 import nodes
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.exceptions import FilterArgumentError
+from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sftcore.supervision import environment
@@ -43,6 +44,7 @@ _SHORT = 4096
 """Strings below this length are joined without being counted: only very many of them matter, and that takes time."""
 
 _OF_DICT = frozenset(dir(dict))
+_OF_LOOP = frozenset(name for name in dir(LoopContext) if not name.startswith("_"))
 _OF_STR = frozenset(name for name in dir(str) if not name.startswith("_")) - {"format", "format_map"}
 
 
@@ -165,8 +167,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
         """Return ``obj.attribute``; a short way for what templates ask for most, with the same result."""
         kind = type(obj)
         if kind is Message or kind is dict:
-            if attribute in obj and attribute not in _OF_DICT:
-                return obj[attribute]
+            if attribute not in _OF_DICT:
+                return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
+        elif kind is LoopContext and attribute in _OF_LOOP:
+            return getattr(obj, attribute)
         elif ((kind is str or kind is Tracked) and attribute in _OF_STR) or (
             kind is environment.Namespace and not attribute.startswith("_")
         ):
@@ -245,7 +249,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def _printable(self, value: Any) -> Any:
         """Return *value*, which is about to become a string; a list keeps the tags of what is in it."""
-        if isinstance(value, (list, dict, tuple, Messages)):
+        kind = type(value)
+        if kind is not str and kind is not Tracked and isinstance(value, (list, dict, tuple, Messages)):
             self.meter.spend(size_of(value))
             return whole(str(value), value)
         return value

@@ -60,6 +60,7 @@ class Habits(NamedTuple):
         stops: the strings that end a turn.
         told: those of them that the model's files name.
         role: the header of an assistant turn, as far as the generation prompt has it too; "" if it has none.
+        fit_of_last: the fit of a plain turn that is the last one, or -1.
         lead: what the template prints of a turn before the assistant's own text.
         headless: it prints *lead*, but no generation prompt, so that nobody serves it.
     """
@@ -67,6 +68,7 @@ class Habits(NamedTuple):
     stops: re.Pattern[str]
     told: re.Pattern[str]
     role: str = ""
+    fit_of_last: int = -1
     lead: str = ""
     headless: bool = False
 
