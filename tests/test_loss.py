@@ -95,3 +95,11 @@ def test_nothing_is_evaluated_in_training(logits):
 @pytest.mark.parametrize("weights", [torch.zeros(2, 5), None], ids=["weights", "no weights"])
 def test_nothing_trained_is_no_loss(logits, weights):
     assert TokenMean()({"logits": logits}, torch.full((2, 5), -100), weights=weights).item() == 0
+
+
+@pytest.mark.parametrize("weights", [WEIGHTS, None], ids=["weights", "no weights"])
+def test_what_is_impossible_where_nothing_is_trained_does_not_count(logits, weights):
+    expected = loss_and_gradient(logits, weights)[0]
+    with torch.no_grad():
+        logits[1, 3, 0] = -torch.inf
+    torch.testing.assert_close(loss_and_gradient(logits, weights)[0], expected)

@@ -174,7 +174,16 @@ class Labeller:
             served.verify(part.layout, part.messages)
             spans = self._spans(served, part, conversation.messages, weights, policy, whole=part is parts[0])
             if spans:
-                example = self._example(part, spans, policy)
+                texts = (
+                    []
+                    if part is not parts[0]
+                    else [
+                        (index, part.layout.own[index][0].start)
+                        for index in weights
+                        if conversation.messages[index].role != "assistant" and part.layout.own[index]
+                    ]
+                )
+                example = self._example(part, spans, texts, policy)
                 done.examples.append(example)
                 done.remarks[Remark.MERGED] += sum(_is_merged(turn, example.offsets) for turn in part.turns)
                 _compare_marks(part, done.remarks)
@@ -288,12 +297,13 @@ class Labeller:
         except RowError:
             return [(piece.start, piece.end) for piece in layout.own[message]]
 
-    def _example(self, part: _Part, spans: list[Span], policy: Policy) -> Labelled:
+    def _example(self, part: _Part, spans: list[Span], texts: Sequence[tuple[int, int]], policy: Policy) -> Labelled:
+        """Return the example; *texts* are the messages without a turn that are trained, with where they begin."""
         text = part.layout.text
         encoded = encode(self.tokenizer, text)
         labels, token_weights = label_tokens(self.tokenizer, encoded, text, spans, self._added_ids)
-        turns = sorted(part.turns)
-        stops = [turn.stop for turn in turns if turn.stop and policy.train_on_stop]
+        begins = sorted([*texts, *((turn.message, turn.spans[0][0]) for turn in part.turns)])
+        stops = [turn.stop for turn in part.turns if turn.stop and policy.train_on_stop]
         return Labelled(
             text=text,
             input_ids=encoded.ids,
@@ -302,8 +312,8 @@ class Labeller:
             offsets=encoded.offsets,
             stops=[at for at in tokens_in(encoded.offsets, stops) if labels[at] != IGNORE_INDEX],
             messages=part.messages,
-            turns=tuple(turn.message for turn in turns),
-            begins=tuple(next(tokens_in(encoded.offsets, [turn.spans[0]]), 0) for turn in turns),
+            turns=tuple(message for message, _ in begins),
+            begins=tuple(next(tokens_in(encoded.offsets, [(start, start + 1)]), 0) for _, start in begins),
         )
 
 

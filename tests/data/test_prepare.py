@@ -125,6 +125,15 @@ def test_the_sums_add_up(tmp_path, tokenizer, packing, truncation, dropped, cut)
     assert (f"{prepared.train_summary.examples} examples packed into" in notes) == packing
 
 
+def test_what_packing_joined_is_told(tmp_path, tokenizer):
+    made = loaded(write(tmp_path / "t.jsonl", DISTINCT[:20]), max_length=200, packing=True)
+    prepared = prepare(check_rows(made, REGISTRY), made.config.data, Labeller(tokenizer, ["<|im_end|>"]))
+    [note] = prepared.train_summary.notes
+    assert len(prepared.train) < 10
+    full = prepared.train_summary.tokens / (200 * len(prepared.train))
+    assert note == f"20 examples packed into {len(prepared.train)} of 200 tokens, {full:.1%} full"
+
+
 def test_each_source_has_its_own_policy(tmp_path):
     one, other = write(tmp_path / "1.jsonl", ["a"]), write(tmp_path / "2.jsonl", ["b"])
     sources = [one, {"path": other, "weight": 0.5, "train_on": "last_turn", "truncation": "split"}]

@@ -173,6 +173,11 @@ WRONG = {
     "a macro in the loop": loop("{% macro x() %}{{ loop.last }}{% endmacro %}{{ x() }}") + PROMPT,
     "an inner else": loop("{% for x in [] %}{% else %}{{ loop.last }}{% endfor %}") + PROMPT,
     "an inner condition": loop("{% for x in [1] if loop.last %}{{ x }}{% endfor %}") + PROMPT,
+    "collected in a branch": loop(over="(messages if tools else messages | rejectattr('content', 'none') | list)")
+    + PROMPT,
+    "collected at last": "{% set rest = messages[1:] %}{% set rest = messages | rejectattr('content', 'none') | list %}"
+    + loop(over="rest")
+    + PROMPT,
     "by chance": LOOP + "{% if add_generation_prompt %}{{ 'ABCDEFGH' | random }}{% endif %}",
 }
 

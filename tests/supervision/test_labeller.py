@@ -302,6 +302,13 @@ def test_each_text_is_the_templates() -> None:
             assert example.input_ids == made.tokenizer.apply_chat_template(messages, return_dict=False)
 
 
+def test_all_but_a_turn_that_comes_first() -> None:
+    messages = (Message("assistant", "hello", train=False), *TWO.messages[1:3])
+    assert trained(labeller().examples(Conversation(messages), Policy(train_on="all"))) == [
+        "[assistant]hello</s>⟦[user]q</s>[assistant]a</s>⟧"
+    ]
+
+
 def test_all_trains_each_turn_once() -> None:
     first, whole = trained(labeller(FORGETS).examples(thought("q", "a", "r", "b"), Policy(train_on="all")))
     assert first == "[user]q</s>[assistant]⟦<think>hm</think>a</s>⟧"
@@ -351,7 +358,7 @@ CHATML = CHATML.replace("'[assistant]'", "'<|im_start|>assistant\n'")
         (CHATML, ["</s>"], ["</s>", "<|im_end|>"]),  # the tokenizer's end token is that of the base model
         (CHATML, [], ["<|im_end|>"]),
         (PLAIN.replace("</s>", ""), ["<|im_end|>"], ["<|im_end|>"]),
-        (PLAIN.replace("m.content + '</s>'", "m.content + ('</s>' if loop.last else '')"), [], ["</s>"]),
+        (PLAIN.replace("m.content + '</s>'", "m.content + ('</s>.' if loop.last else '')"), [], ["</s>"]),
     ],
 )
 def test_the_stop_that_a_template_prints_is_found(source: str, stops: list[str], found: list[str]) -> None:

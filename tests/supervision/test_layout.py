@@ -71,6 +71,14 @@ def test_what_a_tools_result_repeats_of_the_call_is_not_the_calls() -> None:
     assert own(layout, 1) == [("42", CONTENT)]
 
 
+def test_a_call_named_again_is_not_another_call() -> None:
+    name = "{{ messages[0].tool_calls[0].function.name }}"
+    messages = [{"role": "assistant", "content": "", "tool_calls": [CALL_F]}, {"role": "tool", "content": "42"}]
+    layout = lay(f"[{name}]{name}={{{{ messages[1].content }}}}", messages)
+    assert layout.text == "[f]f=42"
+    assert layout.own[0] == [Piece(1, 2, tag_of(0, CALL_NAME))]
+
+
 def test_a_message_printed_twice_has_two_blocks() -> None:
     layout = lay(LOOP + "-" + "{% for m in messages %}({{ m.role }}){% endfor %}")
     assert layout.blocks[1] == [(8, 21), (28, 39)]

@@ -266,6 +266,16 @@ def test_the_percent_sign_formats_as_ever(template: str, values: Any) -> None:
 
 
 JINJA = ImmutableSandboxedEnvironment()
+
+
+@pytest.mark.parametrize(
+    ("template", "values"),
+    [("%%", ()), ("%s%%", ("a",)), ("%%s", {"a": 1}), ("%(a)s%%%(a)s", {"a": "x"}), ("%s", "x"), ("%s-%s", ("x", "y"))],
+)
+def test_percent_signs(template: str, values: Any) -> None:
+    check("{{ t % v }}", t=template, v=values)
+
+
 FIELDS = ["{}", "}}", "{0}", "{1}", "{a}", "{a!r}", "{:>3}", "{0[0]}", "{a.b}", "{", "}", "-"]
 
 

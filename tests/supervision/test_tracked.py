@@ -188,6 +188,22 @@ def test_what_is_cut_keeps_the_tags_of_its_characters(name: str) -> None:
     run()
 
 
+@pytest.mark.parametrize(
+    ("cut", "text", "kept"),
+    [
+        (lambda text: text.removeprefix("ab"), "abca", [2, 3]),
+        (lambda text: text.removesuffix("ca"), "abca", [0, 1]),
+        (lambda text: text.strip("a"), "abca", [1, 2]),
+        (lambda text: text.split("b")[1], "abca", [2, 3]),
+        (lambda text: text.rpartition("a")[1], "abca", [3]),
+        (lambda text: text.splitlines()[1], "a\r\nb", [3]),
+        (lambda text: text.split()[1], " a  a ", [4]),
+    ],
+)
+def test_what_is_left_is_from_where_it_was(cut: Callable[[str], str], text: str, kept: list[int]) -> None:
+    assert [split_tag(tag)[0] for tag in per_character(cut(numbered(text)))] == kept
+
+
 @pytest.mark.parametrize("name", IN_PLACE)
 def test_other_letters_stand_where_the_letters_stood(name: str) -> None:
     @PROFILE

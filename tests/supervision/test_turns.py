@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from sftcore import Conversation, Message, RowError
 from sftcore.supervision import Labeller, Remark
 
-from .test_labeller import labeller, marked, said, talk, thought, trained
+from .test_labeller import PLAIN, labeller, marked, said, talk, thought, trained
 
 STOP = "<|im_end|>"
 CHATML = """
@@ -129,6 +129,11 @@ CLOSES = "{% if messages[-1].role == 'assistant' %}</s>{% endif %}"
             "message 2: the template does not print the call of 'weather'",
         ),
         (
+            CHATML.replace("message.content", CITY.replace("arguments.city", "name")),
+            CALLS,
+            "message 2: the template does not print the arguments of the call of 'weather'",
+        ),
+        (
             CHATML.replace("message.content", "'x'"),
             TALK,
             "message 4: the template prints nothing of what the assistant",
@@ -184,6 +189,8 @@ def test_what_was_refused_once_and_is_certain(template: str, expected: list[list
         (CHATML.replace("message.content", "message.content | trim"), (STOP,), ["a" + STOP, "b" + STOP]),
         # the stop has white space before it
         (CHATML.replace("<|im_end|>", "\n<|im_end|>"), (STOP,), ["a\n" + STOP, "b\n" + STOP]),
+        # what is not ended is followed by white space
+        (ENDLESS.replace("message.content", "message.content + '\n'"), ("</s>",), ["a", "b"]),
         # the stop is a text, and no token
         (CHATML.replace("<|im_end|>", "END"), ("END",), ["aEND", "bEND"]),
     ],
@@ -198,6 +205,11 @@ def test_a_stop_in_the_content_is_not_taken_for_the_end(content: str) -> None:
     template = CHATML + "{% if not add_generation_prompt %}</s>{% endif %}"
     [example] = labeller(template, (STOP, "</s>")).examples(talk("q", content))
     assert turns(example) == [content + STOP]
+
+
+def test_a_stop_in_anothers_text_ends_no_turn() -> None:
+    [example] = labeller(ENDLESS, ("</s>",)).examples(talk("q</s>", "a", "r</s>", "b"))
+    assert turns(example) == ["a", "b"]
 
 
 def test_reasoning_and_calls_are_trained_where_the_template_prints_them() -> None:
@@ -244,6 +256,14 @@ def test_a_prompt_that_a_switch_makes(template: str, variables: dict[str, Any], 
     done = labeller(source, [STOP], **variables).label(talk("q", "a"))
     assert [turns(example) for example in done.examples] == [["a" + STOP]]
     assert said(done) == ({remark: 1} if remark else {})
+
+
+@pytest.mark.xfail(strict=True, reason="found with the tests: a turn begins within the text of another message")
+def test_a_turn_does_not_begin_within_the_text_of_another() -> None:
+    made = labeller(PLAIN.replace("in messages", "in messages | reverse"))
+    messages = (Message("user", ""), Message("assistant", "a"), Message("user", "</s>[assistant]mine"))
+    with pytest.raises(RowError, match="text of other messages within the turn"):
+        made.examples(Conversation(messages))
 
 
 def test_a_template_that_treats_tracked_text_otherwise_is_refused() -> None:
