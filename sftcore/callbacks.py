@@ -141,10 +141,13 @@ class Ask(TrainerCallback):  # type: ignore[misc]
     ``answers`` has a ``{"question", "before", "after"}`` for each.
     """
 
-    def __init__(self, questions: Sequence[str], max_new_tokens: int, tokenizer: Any) -> None:
+    def __init__(
+        self, questions: Sequence[str], max_new_tokens: int, tokenizer: Any, template_kwargs: Mapping[str, Any]
+    ) -> None:
         self.answers: list[dict[str, str]] = [{"question": question} for question in questions]
         self.max_new_tokens = max_new_tokens
         self.tokenizer = tokenizer
+        self.template_kwargs = template_kwargs
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if state.global_step == 0:
@@ -168,7 +171,7 @@ class Ask(TrainerCallback):  # type: ignore[misc]
     def _answer(self, model: Any, question: str) -> str:
         messages = [{"role": "user", "content": question}]
         prompt = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True, **self.template_kwargs
         )
         prompt = prompt.to(model.device)
         with torch.no_grad():

@@ -11,7 +11,7 @@ from typing import Any
 from sftcore.base_model import BaseModel
 from sftcore.components import Template
 from sftcore.config import Loaded, load_template
-from sftcore.errors import ConfigError
+from sftcore.errors import ConfigError, nearest
 from sftcore.supervision import Labeller
 
 
@@ -67,8 +67,13 @@ def labeller(loaded: Loaded, tokenizer: Any, template: ChosenTemplate) -> Labell
     Raises:
         ConfigError: the template is not valid.
     """
+    given = loaded.config.template_kwargs
     try:
-        return Labeller(tokenizer, template.stops, loaded.config.template_kwargs)
+        made = Labeller(tokenizer, template.stops, given)
+        for name in given.keys() - made.template.variables - set(tokenizer.special_tokens_map):
+            hint = nearest(name, made.template.variables)
+            raise loaded.document.error(("template_kwargs", name), f"the chat template reads no such variable{hint}")
+        return made
     except ValueError as error:
         raise ConfigError(f"the chat template ({template.reason}) is not valid: {error}") from None
 

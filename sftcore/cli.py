@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import json
 import os
 import sys
@@ -122,8 +123,9 @@ def _parser(backend_flags: dict[str, str]) -> argparse.ArgumentParser:
     preview.add_argument("-n", type=int, default=5, metavar="ROWS", help="how many rows (default: %(default)s)")
     preview.add_argument("--source", metavar="FILE:LINE", help="the row that stands there, in place of the first ones")
     preview.add_argument("--tokens", action="store_true", help="mark the borders between tokens")
-    preview.add_argument("--json", action="store_true", help="print one JSON object a line for each example")
-    preview.add_argument("--html", metavar="FILE", help="write a page for the browser, in place of printing")
+    output = preview.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="print one JSON object a line for each example")
+    output.add_argument("--html", metavar="FILE", help="write a page for the browser, in place of printing")
 
     plugins = commands.add_parser(
         "list-plugins",
@@ -197,10 +199,12 @@ def _preview(options: argparse.Namespace, overrides: list[str], registry: Regist
     for problem in found.refused:
         warn(f"left out, because it cannot be labelled with certainty: {problem}")
     for origin in found.untrained:
-        warn(f"dropped, because no token of it is trained: {origin}")
+        warn(f"dropped, because no token of it is trained, or none within max_length: {origin}")
+    for remark in found.remarks:
+        say("told", remark)
     if not found.shown:
         raise DataError("none of these rows gives an example")
-    if options.html:
+    if options.html is not None:
         from sftcore.preview_page import page
 
         lines = [f"{options.config}, chat template {found.template}"]
@@ -213,6 +217,8 @@ def _preview(options: argparse.Namespace, overrides: list[str], registry: Regist
         for example, origin in found.shown:
             print(json.dumps(preview.as_json(example, origin)))
     else:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that knows no Unicode
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         print(preview.terminal(found.shown, found.tokenizer, colour=colour, borders=options.tokens))
     return 0

@@ -36,6 +36,11 @@ class ModelConfig:
     """Run Python code that comes with the model. It can do anything you can: read it first."""
 
 
+def _check_train_on(train_on: TrainOn | None) -> None:
+    if train_on == []:
+        raise ValueError("train_on names no role, so nothing would be trained")
+
+
 @dataclass
 class SourceConfig:
     """One source of rows."""
@@ -60,6 +65,7 @@ class SourceConfig:
     """As in `data`, for this source; null: what `data` says."""
 
     def __post_init__(self) -> None:
+        _check_train_on(self.train_on)
         if not 0 <= self.weight < math.inf:
             raise ValueError(f"the weight must be a number of at least 0, not {self.weight:g}")
 
@@ -102,6 +108,7 @@ class DataConfig:
     cut its end, or end the run."""
 
     def __post_init__(self) -> None:
+        _check_train_on(self.train_on)
         if self.max_length < 1:
             raise ValueError(f"max_length must be at least 1, not {self.max_length}")
 

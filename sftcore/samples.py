@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from itertools import chain, islice, zip_longest
 from pathlib import Path
@@ -11,10 +12,10 @@ from typing import NamedTuple
 from sftcore import base_model, chat_template
 from sftcore.config import Loaded
 from sftcore.data import parse_sources
-from sftcore.data.labels import labelled
+from sftcore.data.labels import labelled, remarked
 from sftcore.errors import DataError, RowError
 from sftcore.plugins import Registry
-from sftcore.supervision import Labelled
+from sftcore.supervision import Labelled, Remark, TooLongError
 from sftcore.types import Origin
 
 
@@ -27,6 +28,7 @@ class Samples(NamedTuple):
     shown: list[tuple[Labelled, Origin]]
     refused: list[str]
     untrained: list[Origin]
+    remarks: list[str]
     tokenizer: object
     template: str
 
@@ -57,23 +59,29 @@ def samples(loaded: Loaded, registry: Registry, number: int, place: str | None) 
     tokenizer = base.tokenizer()
     template = chat_template.choose_template(loaded, tokenizer, base)
     labeller = chat_template.labeller(loaded, tokenizer, template)
-    found = Samples([], [], [], tokenizer, template.reason)
+    found = Samples([], [], [], [], tokenizer, template.reason)
+    remarks: Counter[Remark] = Counter()
     for row in islice(rows, number):
         try:
-            examples = [example for example in labelled(row, labeller).examples if example.trained]
+            done = labelled(row, labeller)
+        except TooLongError as error:
+            raise DataError(f"{row.origin}: {error}") from None
         except RowError as error:
             found.refused.append(f"{row.origin}: {error}")
             continue
+        remarks.update(done.remarks)
+        examples = [example for example in done.examples if example.trained]
         found.shown.extend((example, row.origin) for example in examples)
         if not examples:
             found.untrained.append(row.origin)
+    found.remarks.extend(remarked(remarks, {}))
     return found
 
 
 def _at(place: str) -> Callable[[Origin], bool]:
     """Return a function that tells whether a row stands at *place*."""
     path, _, line = place.rpartition(":")
-    if not path or not line.isdigit():
+    if not path or not line.isdecimal():
         raise DataError(f"--source {place}: give the row as file:line, with lines counted from 1")
 
     def is_there(origin: Origin) -> bool:

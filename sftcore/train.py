@@ -97,7 +97,7 @@ def build_trainer(
     trackers: TrackerGroup,
 ) -> tuple[SftTrainer, Ask]:
     """Return the trainer of a run, and the callback that holds the answers to its questions."""
-    ask = Ask(config.ask.questions, config.ask.max_new_tokens, tokenizer)
+    ask = Ask(config.ask.questions, config.ask.max_new_tokens, tokenizer, config.template_kwargs)
     callbacks: list[transformers.TrainerCallback] = [Metrics(Path(args.output_dir), trackers), Progress(), ask]
     if config.data.packing:
         callbacks.insert(0, PackingCheck(prepared.train))

@@ -376,7 +376,10 @@ def test_the_resolved_configuration_is_one_that_can_be_loaded(tmp_path: Path, te
 def test_the_resolved_configuration_holds_every_default() -> None:
     resolved = load(Document(yaml.safe_load(BASE)), REGISTRY, {}).resolved()
     assert resolved["method"] == {"name": "dist/adapter", "rank": 4}
-    assert resolved["data"]["train"] == [{"path": "a.jsonl", "format": "auto", "split": "train"}]
+    [source] = resolved["data"]["train"]
+    assert source.items() >= {"path": "a.jsonl", "format": "auto", "split": "train", "weight": 1.0}.items()
+    assert {source[key] for key in ("train_on", "train_on_stop", "reasoning", "context", "truncation")} == {None}
+    assert resolved["data"]["truncation"] == "drop_turns"
     assert (resolved["backend"], resolved["trackers"], resolved["template"], resolved["seed"]) == ("auto", [], None, 42)
 
 
@@ -407,3 +410,22 @@ def test_options_of_peft_are_checked(options: dict[str, Any], told: str) -> None
     with pytest.raises(ConfigError) as error:
         load_lora(**options)
     assert told in str(error.value)
+
+
+@pytest.mark.parametrize("keys", ["data.train_on", "data.train.0.train_on"])
+def test_something_has_to_be_trained(keys):
+    document = Document({"model": {"name_or_path": "x"}, "method": "adapter", "data": {"train": [{"path": "a.jsonl"}]}})
+    document.set(tuple(int(key) if key.isdigit() else key for key in keys.split(".")), [], "here")
+    with pytest.raises(ConfigError, match="train_on names no role"):
+        load(document, REGISTRY, {})
+
+
+def test_a_source_says_what_holds_for_it_alone():
+    train = [{"path": "a.jsonl", "train_on": "last_turn", "weight": 0.5}, {"path": "b.jsonl"}]
+    data = {"train": train, "reasoning": "mask", "max_length": 7}
+    config = load(
+        Document({"model": {"name_or_path": "x"}, "method": "adapter", "data": data}), REGISTRY, {}
+    ).config.data
+    one, other = (config.policy(source) for source in config.train)
+    assert (one.train_on, one.weight, one.reasoning, one.max_length) == ("last_turn", 0.5, "mask", 7)
+    assert (other.train_on, other.weight, other.reasoning, other.max_length) == ("assistant", 1.0, "mask", 7)

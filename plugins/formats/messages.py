@@ -42,7 +42,7 @@ def _message(turn: Mapping[str, Any], where: str) -> Message:
 
 def _content(turn: Mapping[str, Any], where: str) -> tuple[str, str | None, list[object]]:
     """Return content, reasoning and tool calls; content may be a string, or a list of parts."""
-    reasoning = _optional(turn, "reasoning_content", where)
+    reasoning = _reasoning(turn, where)
     if not isinstance(turn.get("content"), list):
         return text(turn, "content", where), reasoning, []
     found: dict[str, list[str]] = {"text": [], "reasoning": [], "tool_call": []}
@@ -57,6 +57,16 @@ def _content(turn: Mapping[str, Any], where: str) -> tuple[str, str | None, list
     except ValueError as error:
         raise RowError(f"{where}a part of 'content' is a tool call that is not valid JSON: {error}") from None
     return "".join(found["text"]), "".join([reasoning or "", *found["reasoning"]]) or None, calls
+
+
+def _reasoning(turn: Mapping[str, Any], where: str) -> str | None:
+    """Return the reasoning, under any of the names that transformers takes for it."""
+    given = {
+        key: text for key in ("reasoning_content", "reasoning", "thinking") if (text := _optional(turn, key, where))
+    }
+    if len(set(given.values())) > 1:
+        raise RowError(f"{where}{' and '.join(map(repr, given))} are different; keep one of them")
+    return next(iter(given.values()), None)
 
 
 def _call(call: object, where: str) -> dict[str, Any]:

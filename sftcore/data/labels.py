@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from sftcore.data.conversations import Parsed, bad_rows
 from sftcore.errors import ConfigError, DataError, RowError
 from sftcore.report import count
-from sftcore.supervision import Labelled, Labeller, Labelling, TooLongError, fit
+from sftcore.supervision import Labelled, Labeller, Labelling, Remark, TooLongError, fit
 from sftcore.types import Conversation, Example
 
 TRIED = 20
@@ -42,15 +42,18 @@ class Summary:
     longest: int = 0
     """Tokens of the longest example, before any was made to fit."""
     remarks: dict[str, int] = field(default_factory=dict)
-    """What else there is to know of the rows, counted."""
+    """What else there is to know of the rows, counted; docs/supervision.md explains the names."""
     worked_example: dict[str, Any] = field(default_factory=dict)
     """The first example: where its row stands, its text, and what of it is trained."""
     notes: list[str] = field(default_factory=list)
     """What is said of these rows."""
 
 
-def label(rows: Sequence[Parsed], labeller: Labeller) -> tuple[list[Example], Summary]:
+def label(rows: Sequence[Parsed], labeller: Labeller, name: str = "train") -> tuple[list[Example], Summary]:
     """Tokenize *rows*, and label the tokens that the model must produce.
+
+    Args:
+        name: of the set, as messages call it.
 
     Raises:
         DataError: nothing is left to train, or a row is too long and the policy is to end the run.
@@ -59,7 +62,8 @@ def label(rows: Sequence[Parsed], labeller: Labeller) -> tuple[list[Example], Su
     summary = Summary(rows=len(rows))
     check_template(rows, labeller)
     examples: list[Example] = []
-    remarks: Counter[str] = Counter()
+    remarks: Counter[Remark] = Counter()
+    details: dict[Remark, str] = {}
     reasons: Counter[str] = Counter()
     refused: list[str] = []
     for row in rows:
@@ -71,7 +75,9 @@ def label(rows: Sequence[Parsed], labeller: Labeller) -> tuple[list[Example], Su
             refused.append(f"{row.origin}: {error}")
             reasons[_MESSAGE.sub("", str(error))] += 1
             continue
-        remarks.update({remark.value: times for remark, times in labelling.remarks.items() if times})
+        remarks.update({remark: times for remark, times in labelling.remarks.items() if times})
+        for remark, detail in labelling.details.items():
+            details.setdefault(remark, f"{row.origin}: {detail}")
         found = [example for example in labelling.examples if example.trained]
         summary.longest = max([summary.longest, labelling.longest])
         summary.kept += bool(found)
@@ -85,10 +91,10 @@ def label(rows: Sequence[Parsed], labeller: Labeller) -> tuple[list[Example], Su
             )
     summary.examples = len(examples)
     summary.refused = dict(reasons)
-    summary.remarks = dict(remarks)
-    summary.notes = list(_notes(summary, refused))
+    summary.remarks = {remark.name.lower(): times for remark, times in remarks.items()}
+    summary.notes = list(_notes(summary, refused, remarks, details))
     if rows and not examples:
-        raise DataError(_nothing_left(rows, summary, refused))
+        raise DataError(("" if name == "train" else f"data.{name}: ") + _nothing_left(rows, summary, refused))
     return examples, summary
 
 
@@ -150,14 +156,22 @@ def trained_texts(example: Labelled) -> list[str]:
     return [example.text[start:end] for start, end in texts]
 
 
-def _notes(summary: Summary, refused: Sequence[str]) -> Iterator[str]:
+def remarked(remarks: Mapping[Remark, int], details: Mapping[Remark, str]) -> Iterator[str]:
+    """Yield what *remarks* say, with the first place where there is a detail."""
+    for remark, times in remarks.items():
+        if times:
+            yield f"{times:,} {remark.value}" + (f"; {details[remark]}" if remark in details else "")
+
+
+def _notes(
+    summary: Summary, refused: Sequence[str], remarks: Mapping[Remark, int], details: Mapping[Remark, str]
+) -> Iterator[str]:
     if refused:
         yield f"{count(len(refused), 'row')} cannot be labelled with certainty, and left out:"
         yield from (f"  {problem}" for problem in refused[:5])
         if len(refused) > 5:
             yield f"  ... and {len(refused) - 5} more; run.json has the reasons"
-    for remark, times in summary.remarks.items():
-        yield f"{times:,} {remark}"
+    yield from remarked(remarks, details)
     if summary.dropped:
         yield f"{count(summary.dropped, 'row')} dropped: no token of them is trained"
 

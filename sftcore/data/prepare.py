@@ -71,7 +71,7 @@ def prepare(rows: Rows, config: DataConfig, labeller: Labeller) -> Prepared:
         ConfigError: the chat template can label nothing.
     """
     train, train_summary = label(rows.train, labeller)
-    held_back, eval_summary = label(rows.eval, labeller)
+    held_back, eval_summary = label(rows.eval, labeller, "eval")
     if config.packing:
         packed = pack(train, config.max_length)
         fill = train_summary.tokens / (len(packed) * config.max_length)

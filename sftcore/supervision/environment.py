@@ -23,9 +23,12 @@ def raise_exception(message: str) -> None:
     raise jinja2.TemplateError(message)
 
 
+_NOW = datetime.now()
+
+
 def strftime_now(format: str) -> str:
-    """Return the time of now."""
-    return datetime.now().strftime(format)
+    """Return the time at which this process began: the same for a rendering and for the prompts it is compared with."""
+    return _NOW.strftime(format)
 
 
 def tojson(

@@ -61,6 +61,8 @@ class Labelling:
 
     examples: list[Labelled] = field(default_factory=list)
     remarks: Counter[Remark] = field(default_factory=Counter)
+    details: dict[Remark, str] = field(default_factory=dict)
+    """For some remarks, the first case."""
     longest: int = 0
     """The number of tokens of the longest example, before any is made to fit."""
 
@@ -69,6 +71,10 @@ DEFAULT = Policy()
 
 _WORST_FIT = {"served": Fit.CLOSEST, "strict": Fit.SWITCHED, "whole": Fit.REWRITTEN}
 """How badly what comes before a turn may fit for it to be trained."""
+
+
+_Rank = tuple[bool, int, bool, int]
+"""How badly a turn reads in a rendering: rewritten, characters lost, no stop token, fit."""
 
 
 class _Part(NamedTuple):
@@ -186,7 +192,7 @@ class Labeller:
                 example = self._example(part, spans, texts, policy)
                 done.examples.append(example)
                 done.remarks[Remark.MERGED] += sum(_is_merged(turn, example.offsets) for turn in part.turns)
-                _compare_marks(part, done.remarks)
+                _compare_marks(part, done)
         done.examples.reverse()
         done.longest = max((len(example.input_ids) for example in done.examples), default=0)
         done.remarks[Remark.SPLIT] += max(len(done.examples) - 1, 0)
@@ -221,7 +227,7 @@ class Labeller:
     def _place(self, served: Served, index: int, parts: list[_Part], policy: Policy) -> tuple[_Part, Turn]:
         """Return the rendering in which the turn *index* reads most as it is served; it may be a new one."""
         problem: RowError | None = None
-        best: tuple[tuple[bool, int, bool, int], _Part, Turn] | None = None
+        best: tuple[_Rank, _Part, Turn] | None = None
         fields = served.messages[index]
         candidates = [parts[-1], *parts[:1]] if len(parts) > 1 else parts[:1]
         for part in [*candidates, None]:
@@ -253,7 +259,7 @@ class Labeller:
             parts.append(part)
         return part, turn
 
-    def _is_settled(self, rank: tuple[bool, int, bool, int], fields: Mapping[str, Any]) -> bool:
+    def _is_settled(self, rank: _Rank, fields: Mapping[str, Any]) -> bool:
         """Tell whether a turn of *rank* would read no better as the last one: no plain turn of the template does."""
         plain = not fields.keys() & {"reasoning_content", "tool_calls"} and "<" not in fields["content"]
         return plain and rank == (False, 0, False, self._habits.fit_of_last)
@@ -376,8 +382,10 @@ def _remark_on_drops(served: Served, conversation: Conversation, parts: list[_Pa
             message = conversation.messages[turn.message]
             if message.reasoning_content and not shows(turn, REASONING):
                 remarks[Remark.NO_REASONING] += 1
-            if message.tool_calls and message.content.strip() and not shows(turn, CONTENT):
+            elif message.tool_calls and message.content.strip() and not shows(turn, CONTENT):
                 remarks[Remark.NO_CONTENT] += 1
+            elif lost_text(turn, part.layout, served.messages[turn.message]):
+                remarks[Remark.PARTLY] += 1
     if conversation.tools and not served.reads_tools(parts[0].layout.text):
         remarks[Remark.NO_TOOLS] += 1
 
@@ -391,14 +399,14 @@ def _is_merged(turn: Turn, offsets: Sequence[tuple[int, int]]) -> bool:
     )
 
 
-def _compare_marks(part: _Part, remarks: Counter[Remark]) -> None:
+def _compare_marks(part: _Part, done: Labelling) -> None:
     """Remark where the template's own ``{% generation %}`` marks say otherwise."""
-    marked = part.layout.marked
-    if not marked:
-        return
-    for turn in part.turns:
+    text, marked = part.layout.text, part.layout.marked
+    for turn in part.turns if marked else ():
         for start, end in turn.spans:
-            mine = part.layout.text[start:end].strip()
-            if not any(part.layout.text[s:e].strip() == mine for s, e in marked if s < end and start < e):
-                remarks[Remark.MARKS] += 1
+            theirs = [text[first:last] for first, last in marked if first < end and start < last]
+            if not any(their.strip() == text[start:end].strip() for their in theirs):
+                done.remarks[Remark.MARKS] += 1
+                shown = f"they have {theirs[0][-40:]!r}" if theirs else "they leave it out"
+                done.details.setdefault(Remark.MARKS, f"trained {text[start:end][-40:]!r}, {shown}")
                 break

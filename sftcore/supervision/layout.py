@@ -105,12 +105,13 @@ class Layout:
         return len(self.text)
 
     def others_between(self, message: int, start: int, end: int) -> list[Piece]:
-        """Return the pieces of other messages between *start* and *end*, but for their headers."""
+        """Return the pieces of other messages that have text between *start* and *end*, but for their headers."""
         found: list[Piece] = []
-        for owner, piece in self._printed_from(start):
-            if piece.end > end:
+        first = max(bisect_left(self._starts, start) - 1, 0)  # the one before may reach over
+        for owner, piece in islice(self.printed, first, None):
+            if piece.start >= end:
                 break
-            if owner != message and (owner < 0 or piece.tag & 7 != HEADER):
+            if piece.end > start and owner != message and (owner < 0 or piece.tag & 7 != HEADER):
                 found.append(piece)
         return found
 

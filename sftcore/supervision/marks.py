@@ -32,6 +32,8 @@ def with_marks(body: list[nodes.Node], leaving: list[MakeNode]) -> list[nodes.No
                 *(_mark(make(), "_exit") for make in left),
             ]
             node.else_ = with_marks(node.else_, leaving)
+            if node.test is not None:  # `for ... if ...` skips many an iteration that would be counted
+                node.test = nodes.And(nodes.Filter(nodes.Const(0), "_step", [], [], None, None), node.test)
         elif isinstance(node, (nodes.Continue, nodes.Break)):
             marked.extend(_mark(make(), "_exit") for make in leaving)
         elif isinstance(node, nodes.If):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jinja2
 import jinja2.ext
@@ -129,7 +129,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
             index = message_index(value)
             return "" if index is None else mark(tag_of(index, ENTER))
 
+        @jinja2.pass_context
+        def step(context: object, value: object) -> bool:
+            self.meter.step()
+            return True
+
         self.filters["_enter"] = enter
+        self.filters["_step"] = step
+        self.tests = {name: self._counted(cast("Callable[..., Any]", test)) for name, test in self.tests.items()}
         self.filters["_exit"] = _exit
 
     def compile_template(self, source: str) -> tuple[jinja2.Template, nodes.Template]:
@@ -297,6 +304,17 @@ class Sandbox(ImmutableSandboxedEnvironment):
             return whole(result, args, kwargs)
 
         return guarded
+
+    def _counted(self, test: Callable[..., Any]) -> Callable[..., Any]:
+        """Return *test*, counted: a filter such as ``select`` runs it without a loop."""
+        meter = self.meter
+
+        @functools.wraps(test)
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            meter.step()
+            return test(*args, **kwargs)
+
+        return counted
 
     def _join(self, value: Iterable[Any], d: str = "", attribute: Any = None) -> str:
         if attribute is not None:

@@ -39,11 +39,12 @@ def painted(spans: Sequence[Span]) -> list[Span]:
 
 
 def reasoning_range(text: str, turn: Turn) -> tuple[int, int] | None:
-    """Return the characters of *turn* up to the end of its reasoning, marks of it included; None if it has none."""
+    """Return the characters of the reasoning in *turn*, with its marks; None if it has none."""
     start, end = turn.spans[0]
     places = [index for index, piece in enumerate(turn.own) if piece.tag & 7 == REASONING]
     if places:
         rest = turn.own[places[-1] + 1 :]
+        start = turn.own[places[0] - 1].end if places[0] else start
         if rest:
             return start, rest[0].start
         return start, turn.stop[0] if turn.stop else turn.own[-1].end

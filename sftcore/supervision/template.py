@@ -12,7 +12,7 @@ from jinja2.meta import find_undeclared_variables
 
 from sftcore.errors import RowError
 from sftcore.supervision.causality import has_constant_prompt
-from sftcore.supervision.messages import Messages, Watch, tagged
+from sftcore.supervision.messages import Message, Messages, Watch, tagged
 from sftcore.supervision.meter import CHARACTERS, LimitError
 from sftcore.supervision.sandbox import Sandbox
 from sftcore.supervision.tracked import LITERAL, Tracked
@@ -117,12 +117,11 @@ class ChatTemplate:
             try:
                 return self._collect(self._template.new_context(variables), watch)
             except (jinja2.TemplateError, LimitError) as error:
-                raise RowError(f"the chat template refuses it: {str(error)[:_SAID]}") from None
+                raise RowError(f"the chat template refuses it: {_plainly(error)}") from None
             except RecursionError:
                 raise RowError("the chat template calls itself without end") from None
             except Exception as error:  # whatever else the code of a template may raise
-                text = str(error).replace(Tracked.__name__, "str").replace(f"{Tracked.__module__}.", "")
-                raise RowError(f"the chat template fails: {type(error).__name__}: {text[:_SAID]}") from None
+                raise RowError(f"the chat template fails: {type(error).__name__}: {_plainly(error)}") from None
 
     def _collect(self, context: Any, watch: Watch | None) -> tuple[str, list[Piece]]:
         texts: list[str] = []
@@ -142,6 +141,15 @@ class ChatTemplate:
             if watch is not None:
                 watch.printed = at
         return "".join(texts), pieces
+
+
+def _plainly(error: Exception) -> str:
+    """Return the text of *error* as it would be for plain values."""
+    text = str(error)
+    for ours, plain in ((Messages, "list"), (Message, "dict"), (Tracked, "str")):
+        text = text.replace(f"{ours.__module__}.{ours.__name__} object", f"{plain} object")
+        text = text.replace(f"'{ours.__name__}'", f"'{plain}'")
+    return text[:_SAID]
 
 
 @lru_cache(maxsize=64)

@@ -25,7 +25,7 @@ def fit(labeller: Labeller, conversation: Conversation, done: Labelling, policy:
     limit = policy.max_length
     if limit is None or all(len(example.input_ids) <= limit for example in done.examples):
         return done
-    fitted = Labelling(remarks=done.remarks, longest=done.longest)
+    fitted = Labelling(remarks=done.remarks, details=done.details, longest=done.longest)
     for example in done.examples:
         if len(example.input_ids) <= limit:
             fitted.examples.append(example)
@@ -50,7 +50,8 @@ def _cut(example: Labelled, limit: int, done: Labelling) -> list[Labelled]:
     if all(label == IGNORE_INDEX for label in labels):
         done.remarks[Remark.TOO_LONG] += 1
         return []
-    done.remarks[Remark.CUT] += example.labels[limit] != IGNORE_INDEX and labels[-1] != IGNORE_INDEX
+    within = example.labels[limit] != IGNORE_INDEX and labels[-1] != IGNORE_INDEX
+    done.remarks[Remark.CUT] += max(sum(stop >= limit for stop in example.stops), int(within))
     return [
         replace(
             example,
@@ -81,7 +82,11 @@ class _Sub:
         self._conversation = conversation
         self._policy = replace(policy, max_length=None)
         self._limit = policy.max_length or 0
-        self._wanted = {*example.turns, *(at for at in range(len(messages)) if messages[at].role != "assistant")}
+        self._wanted = {*example.turns}
+        if example.messages == len(conversation.messages):  # other texts are trained with the whole, and once
+            self._wanted |= {at for at in range(len(messages)) if messages[at].role != "assistant"}
+        elif policy.train_on == "all":
+            self._policy = replace(self._policy, train_on=["assistant"])
 
     def label(self, first: int, last: int) -> list[Labelled] | None:
         """Return the examples of the exchanges *first* up to *last*, or None if one of them is too long."""

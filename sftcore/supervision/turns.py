@@ -20,6 +20,8 @@ from sftcore.supervision.tracked import CALL, CALL_NAME, CONTENT, REASONING
 SWITCHES = ("enable_thinking", "thinking", "reasoning")
 """Variables by which templates of reasoning models choose between prompts."""
 
+_WITHIN = "the template prints other messages within the turn, and no stop token before them"
+
 _OPEN_TAG = re.compile(r"[<\[][^<>\[\]\s]*$")
 
 
@@ -192,10 +194,15 @@ def find_turn(served: Served, layout: Layout, message: int, habits: Habits) -> T
     _check_calls(layout, message, fields, own)
     spans: list[tuple[int, int]] = []
     begin = last = start
-    for piece in own:
-        if piece.start > last and (cut := _cut(layout, message, last, piece.start, habits)) and last > begin:
+    seen: set[int] = set()
+    for number, piece in enumerate(own):
+        if piece.start > last and (cut := _cut(layout, message, last, piece, seen, habits)) and last > begin:
+            if cut[1] is None:
+                own = own[:number]
+                break
             spans.append((begin, cut[0]))
             begin = cut[1]
+        seen.add(piece.tag & 7)
         last = max(last, piece.end)
     end, stop = _end(layout, message, last, habits)
     unsure = fit > Fit.SWITCHED or not layout.block_of(message, start)
@@ -267,8 +274,9 @@ def _start(served: Served, layout: Layout, message: int, habits: Habits) -> tupl
         return best[0], Fit.REWRITTEN if rewritten else Fit.CLOSEST, best[1]
     limit = own[0].start if own else block[1] if block else len(layout.text)
     start = _align(tail, layout.text, anchor, limit)
-    if start is None:
-        start = _after_lead(layout, block, here, habits)
+    lead = _after_lead(layout, block, here, habits)
+    if start is None or (start < lead and not set("<[") & set(layout.text[start:lead])):  # within the words of a header
+        start = lead
     if not own and (stop := habits.stops.search(layout.text, start, limit)):
         start = start if layout.text[start : stop.start()].strip() else stop.start()
     return start, Fit.REWRITTEN if rewritten else Fit.CLOSEST, ""
@@ -286,7 +294,10 @@ def _tail(prompt: Layout, layout: Layout, here: int) -> tuple[str, int]:
 
 
 def _align(tail: str, text: str, base: int, limit: int) -> int | None:
-    """Return where the text that begins like *tail* at *base* goes its own way, white space aside; None if at once."""
+    """Return where the text that begins like *tail* at *base* goes its own way, white space aside; None if at once.
+
+    That is at *limit*, where the turn's own text begins, at the latest.
+    """
     at, good = base, base
     seen: list[int] = []
     index = 0
@@ -326,17 +337,26 @@ def _after_lead(layout: Layout, block: tuple[int, int] | None, here: int, habits
 # where it ends
 
 
-def _cut(layout: Layout, message: int, start: int, end: int, habits: Habits) -> tuple[int, int] | None:
-    """Return where the model stops between two pieces of one message, and where it goes on; None if it does not."""
-    others = layout.others_between(message, start, end)
-    if others:
-        stop = habits.stops.search(layout.text, start, others[0].start)
-        return (stop.end() if stop else start), end
-    stop = habits.told.search(layout.text, start, end)
-    if stop is None or not habits.role:
+def _cut(
+    layout: Layout, message: int, start: int, piece: Piece, seen: set[int], habits: Habits
+) -> tuple[int, int | None] | None:
+    """Return where the model stops before *piece* of its message, and where it goes on; None if it does not stop.
+
+    It does not go on, None again, if the piece is a copy of a field that was *seen*, printed after the stop token.
+
+    Raises:
+        RowError: it has to stop somewhere, and nothing shows where.
+    """
+    if others := layout.others_between(message, start, piece.start):
+        if stop := habits.stops.search(layout.text, start, others[0].start):
+            return stop.end(), piece.start
+        raise RowError(f"message {message + 1}: {_WITHIN}")
+    if (stop := habits.told.search(layout.text, start, piece.start)) is None:
         return None
-    at = layout.text.find(habits.role, stop.end(), end)
-    return None if at < 0 else (stop.end(), _after(layout, at, end, habits))
+    at = layout.text.find(habits.role, stop.end(), piece.start) if habits.role else -1
+    if at >= 0:
+        return stop.end(), _after(layout, at, piece.start, habits)
+    return (stop.end(), None) if piece.tag & 7 in seen else None
 
 
 def _after(layout: Layout, at: int, end: int, habits: Habits) -> int:
@@ -353,6 +373,8 @@ def _end(layout: Layout, message: int, last: int, habits: Habits) -> tuple[int, 
     end = min(block[1], others) if block and block[1] >= last else None
     if stop := habits.stops.search(text, last, others if end is None else end):
         return stop.end(), stop.span()
+    if block and end is not None and layout.next_other(message, last, headers=False) < block[1]:
+        raise RowError(f"message {message + 1}: {_WITHIN}")
     # the stop token may be what opens the next turn: <|user|> of the GLM family
     after = last if end is None else end
     stop = habits.stops.search(text, after, layout.next_other(message, last, headers=False))

@@ -25,6 +25,15 @@ def test_padded_on_the_right():
     }
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_label_that_is_the_pad_token_stays(packed):
+    """Many models pad with the token that ends a turn."""
+    batch = Collator(3, packed)([example(3), example(4)])
+    assert batch["input_ids"].tolist() == [[1, 2, 3, 3], [1, 2, 3, 4]]
+    assert batch["labels"].tolist() == [[-100, 2, 3, -100], [-100, 2, 3, 4]]
+    assert packed or batch["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
+
+
 def test_position_ids_start_anew_at_every_document():
     batch = Collator(9, packed=True)([example(2, 3), example(1, 1, 1)])
     assert "attention_mask" not in batch

@@ -78,7 +78,7 @@ def with_policy(rows, **policy):
         ("drop_turns", [1, 4, 9], "1 examples lost their oldest exchanges"),
         ("drop_row", [1, 4], "2 examples were dropped"),
         ("split", [1, 4, 9], "2 examples were dropped"),
-        ("truncate_right", [1, 4, 9], "1 turns were cut"),
+        ("truncate_right", [1, 4, 9], "2 turns were cut"),
     ],
 )
 def test_each_row_is_kept_refused_or_dropped(labeller, truncation, kept, remark):
@@ -91,6 +91,13 @@ def test_each_row_is_kept_refused_or_dropped(labeller, truncation, kept, remark)
     assert summary.trained == sum(label != IGNORE_INDEX for example in examples for label in example.labels)
     assert all(len(example.input_ids) <= 20 for example in examples)
     assert remark in "\n".join(summary.notes)
+
+
+def test_a_row_of_which_only_the_first_token_could_be_trained_is_dropped():
+    labeller = make_labeller("{% for m in messages if m.role == 'assistant' %}{{ m.content }}{% endfor %}")
+    examples, summary = label([row("q", "a", line=1), row("q", "ab", line=2)], labeller)
+    assert [example.origins[0].line for example in examples] == [2]
+    assert (summary.rows, summary.kept, summary.dropped, summary.trained) == (2, 1, 1, 1)
 
 
 def test_what_is_refused_is_counted_by_reason_and_told_with_its_place(labeller):
@@ -162,7 +169,7 @@ def test_each_row_has_the_policy_of_its_source(labeller):
 def test_remarks_are_summed_over_rows(labeller):
     rows = [row("q", "a", reasoning_content="hm"), row("q", "a", "r", "b", reasoning_content="hm"), row("q", "a")]
     _, summary = label(rows, labeller)
-    assert summary.remarks == {"turns have reasoning that this chat template does not print": 3}
+    assert summary.remarks == {"no_reasoning": 3}
     assert summary.notes == ["3 turns have reasoning that this chat template does not print"]
 
 

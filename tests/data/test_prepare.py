@@ -13,7 +13,7 @@ from sftcore.config import load
 from sftcore.data import check_rows, prepare
 from sftcore.document import Document
 from sftcore.plugins import Registry
-from sftcore.supervision import Labeller, Policy, Remark
+from sftcore.supervision import Labeller, Policy
 
 REGISTRY = Registry.discover()
 
@@ -120,7 +120,7 @@ def test_the_sums_add_up(tmp_path, tokenizer, packing, truncation, dropped, cut)
         assert packing or len(examples) == summary.kept
     both = (prepared.train_summary, prepared.eval_summary)
     assert sum(summary.dropped for summary in both) == dropped
-    assert sum(summary.remarks.get(Remark.CUT.value, 0) for summary in both) == cut
+    assert sum(summary.remarks.get("cut", 0) for summary in both) == cut
     notes = " ".join(prepared.train_summary.notes)
     assert (f"{prepared.train_summary.examples} examples packed into" in notes) == packing
 

@@ -43,8 +43,8 @@ for name in ("sftcore", *{list(PACKAGES)}):
 sys.exit(pytest.main(sys.argv[1:]))
 """
 
-FAILED = re.compile(r"^FAILED (.+?)(?: - .*)?$", re.MULTILINE)
-SLIP = re.compile(r"^E\s+.*\b(NameError|UnboundLocalError|ImportError|ModuleNotFoundError|SyntaxError)\b.*", re.MULTILINE)
+FAILED = re.compile(r"^FAILED tests/([^\[\n]+?)(\[.*| - .*)?$", re.MULTILINE)
+SLIP = re.compile(r"^E\s.*\b(NameError|UnboundLocalError|ImportError|ModuleNotFoundError|SyntaxError)\b.*", re.M)
 """What a bug raises that is not written well."""
 
 
@@ -122,7 +122,7 @@ def put_back(bug: Bug, clean: Path, folder: Path) -> Result:
 
 def main(arguments: Sequence[str]) -> int:
     """Put the named bugs back, or all, and return the exit status: 1 if the tests miss one."""
-    parser = argparse.ArgumentParser(prog="python tests/mutants", description="Put bugs of the past back, one at a time.")
+    parser = argparse.ArgumentParser("python tests/mutants", description="Put bugs of the past back, one at a time.")
     parser.add_argument("names", nargs="*", metavar="NAME", help="a bug of tests/mutants/bugs.py; by default all")
     names = parser.parse_args(arguments).names
     if unknown := set(names) - {bug.name for bug in BUGS}:

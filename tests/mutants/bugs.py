@@ -44,7 +44,7 @@ LABELS = [
     Bug(
         name="stop-masked",
         told="The token that ends a turn is not trained, so that the model never stops.",
-        seen="torchtune#949, verl#535, axolotl#3754",
+        seen="torchtune#949, axolotl#3754",
         file="sftcore/supervision/labeller.py",
         old="if turn.stop and not policy.train_on_stop:",
         new="if turn.stop:",
@@ -92,7 +92,7 @@ LABELS = [
         seen="Automodel#3739, maxtext#4010",
         file="sftcore/supervision/turns.py",
         old="    own = layout.own_from(message, start)\n",
-        new='    start = re.sub(r"<think>\\s*(</think>\\s*)?\\Z", "", layout.text[:start]).__len__()\n'
+        new='    start = len(re.sub(r"<think>\\s*(</think>\\s*)?\\Z", "", layout.text[:start]))\n'
         "    own = layout.own_from(message, start)\n",
         tests=(
             f"{_PROPERTIES}::test_labels_as_one_reads_them",
@@ -155,16 +155,19 @@ LABELS = [
     ),
     Bug(
         name="emoji-half-trained",
-        told="Of a character that is several tokens, as an emoji, only the first is trained: one look-up per character.",
+        told="Of a character that is several tokens, as an emoji, only the first is trained.",
         seen="transformers, return_assistant_tokens_mask: char_to_token of the last character (transformers#47325)",
         file="sftcore/supervision/tokens.py",
         old="while token < len(ids) and offsets[token][0] < end:",
-        new="while token < len(ids) and offsets[token][0] < end and (token == first or offsets[token] != offsets[token - 1]):",
-        tests=(f"{_TOKENS}::test_labels_are_the_answers", f"{_TOKENS}::test_all_tokens_of_a_character_are_trained_with_it"),
+        new="while token < len(ids) and offsets[token][0] < end and offsets[token] != offsets[token - 1]:",
+        tests=(
+            f"{_TOKENS}::test_labels_are_the_answers",
+            f"{_TOKENS}::test_all_tokens_of_a_character_are_trained_with_it",
+        ),
     ),
     Bug(
         name="greedy-marker-trained",
-        told="A header's marker that takes the white space after it (rstrip, as in Phi-3) is trained where that is own.",
+        told="A header's marker that takes the white space after it (rstrip, as in Phi-3) is trained.",
         seen="",
         file="sftcore/supervision/tokens.py",
         old="offsets[token][1] <= start or (offsets[token][0] < start and ids[token] in added)",
@@ -187,7 +190,7 @@ LABELS = [
         file="sftcore/supervision/turns.py",
         old="if prompt is not None and layout.text.startswith(prompt):",
         new="if prompt is not None:",
-        tests=(f"{_PROPERTIES}::test_an_ordinary_conversation_is_labelled",),
+        tests=(f"{_LABELLER}::test_context",),
     ),
 ]
 
@@ -214,7 +217,7 @@ PARITY = [
     Bug(
         name="special-tokens-not-given",
         told="The template does not get bos_token and its like, and prints nothing for them.",
-        seen="smg#914",
+        seen="smg-project/smg#914",
         file="sftcore/supervision/labeller.py",
         old="{**tokenizer.special_tokens_map, **(template_kwargs or {})}",
         new="dict(template_kwargs or {})",
@@ -248,7 +251,7 @@ PARITY = [
         file="sftcore/supervision/labeller.py",
         old='fields = {"thinking": fields["reasoning_content"], **fields}',
         new="pass",
-        tests=(_LABELLER,),
+        tests=(f"{_LABELLER}::test_a_template_that_reads_thinking_gets_the_reasoning",),
     ),
     Bug(
         name="reasoning-dropped",
@@ -274,7 +277,8 @@ PARITY = [
         seen="FastChat#2176",
         file="sftcore/supervision/labeller.py",
         old="    fields = message.as_dict()\n",
-        new='    fields = message.as_dict()\n    fields["content"] = "" if message.role == "system" else fields["content"]\n',
+        new="    fields = message.as_dict()\n"
+        '    fields["content"] = "" if message.role == "system" else message.content\n',
         tests=(f"{_LABELLER}::test_train_on",),
     ),
     Bug(
@@ -298,16 +302,16 @@ PARITY = [
     Bug(
         name="text-arguments-encoded-twice",
         told="A template that wants the arguments as JSON text gets those that are text already as JSON of JSON.",
-        seen="sglang#12123, forgecode#2764",
+        seen="sglang#12123",
         file="sftcore/supervision/labeller.py",
         old='if isinstance(function["arguments"], str):',
         new='if function["arguments"] is None:',
-        tests=(_LABELLER,),
+        tests=(f"{_LABELLER}::test_a_template_that_wants_arguments_as_text_gets_them_encoded_once",),
     ),
     Bug(
         name="end-token-of-the-base-model-only",
         told="Only the tokenizer's end token ends a turn, though the template prints another.",
-        seen="axolotl#3754, axolotl#2364",
+        seen="axolotl#3754, trl#1623",
         file="sftcore/supervision/habits.py",
         old="if not any(any_of(stops).search(tail) for tail in _tails(layout, bounded=False)):",
         new="if False:",
@@ -346,7 +350,7 @@ CONTEXT = [
     Bug(
         name="reasoning-of-earlier-turns-lost",
         told="A turn is trained where the template no longer prints its reasoning.",
-        seen="ms-swift#5793, cookbook#387",
+        seen="ms-swift#5793, fw-ai/cookbook#387",
         file="sftcore/supervision/labeller.py",
         old="lost = lost_text(turn, part.layout, fields)",
         new="lost = 0",
@@ -377,7 +381,7 @@ CONTEXT = [
         file="sftcore/supervision/layout.py",
         old="                found.append(piece)\n",
         new="                found += [piece] if owner < 0 else []\n",
-        tests=(_PROPERTIES, _TURNS),
+        tests=(f"{_TURNS}::test_tool_results_within_a_turn_are_not_trained",),
     ),
     Bug(
         name="repeated-tool-name-is-own",
@@ -491,7 +495,7 @@ POLICY = [
     Bug(
         name="weight-0-trained",
         told="A message of weight 0 is trained.",
-        seen="cookbook#387",
+        seen="fw-ai/cookbook#387",
         file="sftcore/supervision/labeller.py",
         old="if train and message.weight * policy.weight > 0:\n"
         "            chosen[index] = message.weight * policy.weight\n",
@@ -549,7 +553,7 @@ TRUNCATION = [
     Bug(
         name="system-prompt-cut-off",
         told="With the oldest exchanges the system prompt goes.",
-        seen="LlamaFactory#1575",
+        seen="acheong08/ChatGPT#982",
         file="sftcore/supervision/truncation.py",
         old="kept = [*range(self.head), *range(start, end)]",
         new="kept = [*range(start, end)]",
@@ -583,13 +587,13 @@ TRUNCATION = [
         tests=(f"{_TRUNCATION}::test_split",),
     ),
     Bug(
-        name="last-turn-of-each-part",
-        told="With train_on: last_turn, the last turn of every part of a split conversation is trained.",
+        name="more-trained-for-lack-of-room",
+        told="Once a conversation is made to fit, turns are trained that were not to be, such as all but the last.",
         seen="",
         file="sftcore/supervision/truncation.py",
-        old='if policy.train_on == "last_turn":',
-        new='if policy.train_on == "never":',
-        tests=(f"{_TRUNCATION}::test_the_last_turn_is_that_of_the_whole", f"{_TRUNCATION}::test_whatever_the_conversation"),
+        old="self._wanted = {*example.turns}",
+        new="self._wanted = {*range(len(messages))}",
+        tests=(f"{_TRUNCATION}::test_the_last_turn_is_that_of_the_whole",),
     ),
 ]
 
@@ -597,7 +601,7 @@ DATA = [
     Bug(
         name="all-masked-set-accepted",
         told="A set of which nothing is trained is accepted, and the loss is 0 or NaN.",
-        seen="trl#6668, liquid-finetune#37, unsloth#2900",
+        seen="trl#6668, liquid-finetune#37",
         file="sftcore/data/labels.py",
         old="if rows and not examples:",
         new="if not rows and examples:",
@@ -610,7 +614,7 @@ DATA = [
         file="sftcore/data/labels.py",
         old="found = [example for example in labelling.examples if example.trained]",
         new="found = [example for example in labelling.examples if example.labels]",
-        tests=(_LABELS,),
+        tests=(f"{_LABELS}::test_a_row_of_which_only_the_first_token_could_be_trained_is_dropped",),
     ),
     Bug(
         name="refused-rows-not-counted",
@@ -646,7 +650,7 @@ BATCH = [
         "                ],\n"
         "                IGNORE_INDEX,\n"
         "            ),",
-        tests=(_COLLATE,),
+        tests=(f"{_COLLATE}::test_a_label_that_is_the_pad_token_stays",),
     ),
     Bug(
         name="first-label-of-a-packed-document-trained",
@@ -692,6 +696,15 @@ BATCH = [
         old="weighted = any(part.weights is not None for part in parts)",
         new="weighted = False",
         tests=(f"{_PACKING}::test_weights_stay_with_their_tokens",),
+    ),
+    Bug(
+        name="weights-not-in-the-batch",
+        told="Weights are lost when a batch is made.",
+        seen="trl#5951",
+        file="sftcore/data/collate.py",
+        old="        if self.weighted:\n",
+        new="        if False:\n",
+        tests=(f"{_COLLATE}::test_weights_are_padded_with_nothing",),
     ),
     Bug(
         name="attention-mask-on-the-wrong-side",
@@ -771,8 +784,8 @@ SANDBOX = [
         seen="",
         file="sftcore/supervision/sandbox.py",
         old="class Sandbox(ImmutableSandboxedEnvironment):",
-        new="class Sandbox(jinja2.sandbox.SandboxedEnvironment):  # type: ignore[name-defined]",
-        tests=(_SANDBOX,),
+        new="class Sandbox(jinja2.sandbox.SandboxedEnvironment):",
+        tests=(f"{_SANDBOX}::test_nothing_that_is_given_can_be_changed",),
     ),
     Bug(
         name="no-time-limit",
@@ -781,7 +794,7 @@ SANDBOX = [
         file="sftcore/supervision/meter.py",
         old="if not self._steps & 7 and time.thread_time() > self._until:",
         new="if False:",
-        tests=(_SANDBOX,),
+        tests=(f"{_SANDBOX}::test_a_template_that_takes_too_long_is_stopped",),
     ),
     Bug(
         name="underscore-attribute-readable",

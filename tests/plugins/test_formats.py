@@ -424,3 +424,16 @@ def test_malformed_calls_and_parts(reader, row, reason):
     else:
         with pytest.raises(RowError, match=reason):
             reader().read(row)
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
+def test_reasoning_goes_by_three_names(tmp_path, name):
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", name: "hm"}]
+    [found] = conversations(tmp_path, [{"messages": turns}])
+    assert found.messages[1].reasoning_content == "hm"
+
+
+def test_reasoning_under_two_names_must_be_the_same(tmp_path):
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "reasoning": "x", "thinking": "y"}]
+    with pytest.raises(DataError, match="message 2: 'reasoning' and 'thinking' are different"):
+        conversations(tmp_path, [{"messages": turns}])

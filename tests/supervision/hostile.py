@@ -154,6 +154,10 @@ TIME = {
     "count": Hostile("time", many("a", 90000, loop(90000, "{% if x.count('aaaaaaaaab') %}{% endif %}"))),
     "slices": Hostile("time", many("a", 90000, loop(90000, loop(90000, "{% if x[1:] %}{% endif %}")))),
     "wordwrap": Hostile("time", many("a ", 3000000, "{{ x | wordwrap(1) | length }}")),
+    "searched in a loop's condition": Hostile(
+        "time", "{% set l = range(99999) | list %}{% for j in l if -1 in l %}{% endfor %}"
+    ),
+    "searched by select": Hostile("time", "{% set l = range(99999) | list %}{{ l | select('in', l) | list | length }}"),
     "equal lists": Hostile("time", TWO_BOMBS + "{{ a.x == b.x }}"),
     "smaller list": Hostile("time", TWO_BOMBS + "{{ a.x < b.x }}"),
     "list in a list": Hostile("time", TWO_BOMBS + "{{ a.x in [b.x] }}"),

@@ -327,6 +327,24 @@ def test_variables_of_the_template() -> None:
     assert trained(made.examples(talk("q", "a"))) == ["<s></s>X[user]q</s>[assistant]⟦a</s>⟧"]
 
 
+def test_a_template_that_reads_thinking_gets_the_reasoning() -> None:
+    conversation = thought("q", "a")
+    made = labeller(THINKS.replace("m.reasoning_content", "m.thinking"))
+    [example] = made.examples(conversation)
+    assert marked(example) == "[user]q</s>[assistant]⟦<think>hm</think>a</s>⟧"
+    messages = [message.as_dict() for message in conversation.messages]
+    assert example.text == made.tokenizer.apply_chat_template(messages, tokenize=False)
+
+
+@pytest.mark.parametrize("arguments", [{"x": "é"}, '{"x": "é"}'])
+def test_a_template_that_wants_arguments_as_text_gets_them_encoded_once(arguments: Any) -> None:
+    call = {"type": "function", "function": {"name": "f", "arguments": arguments}}
+    f = "m.tool_calls[0].function"
+    made = labeller(PLAIN.replace("m.content", f"(m.content if not m.tool_calls else {f}.name + {f}.arguments)"))
+    conversation = Conversation((Message("user", "q"), Message("assistant", "", tool_calls=(call,))))
+    assert trained(made.examples(conversation)) == ['[user]q</s>[assistant]⟦f{"x": "é"}</s>⟧']
+
+
 def test_a_prompt_that_depends_on_a_variable_is_not_taken_from_another_row() -> None:
     made = labeller(PLAIN.replace("{{ '[assistant]' }}", "{{ '[assistant]' }}{{ x }}"))
     rows = [replace(talk("q", f"{x}a"), template_kwargs={"x": x}) for x in ("", "X", "Y", "")]

@@ -47,6 +47,7 @@ CALLED = Conversation(
         Message("assistant", "wait", tool_calls=({"function": {"name": "f", "arguments": {"x": 1}}},)),
     )
 )
+THINK_DROPPED = PLAIN.replace("m.content", "m.content.split('</think>')[-1]")
 ONCE = PLAIN.replace("if add_generation_prompt", "if add_generation_prompt and messages[-1].role != 'assistant'")
 TWICE = Conversation((*TALK.messages[:2], Message("assistant", "b")))
 
@@ -86,9 +87,10 @@ CASES = {
     ),
     Remark.MERGED: Case(MERGES, talk("q", "!a", "r", "b"), 1, (MERGES, TALK)),
     Remark.MARKS: Case(STOP_OUTSIDE, TALK, 2, (GENERATION, TALK)),
+    Remark.PARTLY: Case(THINK_DROPPED, talk("q", "<think>hm</think>a"), 1, (THINK_DROPPED, TALK)),
     Remark.CUT: Case(
-        *(PLAIN, TALK, 1, (PLAIN, TALK)),
-        *(Policy(max_length=5, truncation="truncate_right"), Policy(max_length=6, truncation="truncate_right")),
+        *(PLAIN, TALK, 2, (PLAIN, TALK)),
+        *(Policy(max_length=5, truncation="truncate_right"), Policy(max_length=12, truncation="truncate_right")),
     ),
     Remark.SHORTENED: Case(PLAIN, TALK, 1, (PLAIN, TALK), Policy(max_length=11), Policy(max_length=12)),
     Remark.PARTED: Case(

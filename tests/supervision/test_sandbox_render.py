@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -15,6 +16,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from sftcore import RowError
+from sftcore.supervision import meter
 from sftcore.supervision.template import ChatTemplate
 from sftcore.supervision.tracked import CONTENT, END_GENERATION, ENTER, EXIT, GENERATION, MIXED, split_tag
 
@@ -86,7 +88,7 @@ BODIES = {
     "methods": "{{ m.content.strip().split(' ') | join('_') }}{{ m.content.splitlines()[-1:] }}{{ m.content.title() }}"
     "{{ m.content.partition('<')[2] }}{{ m.content.rpartition('x')[0] }}{{ m.content.removeprefix(' ') }}"
     "{{ m.content.replace('e', 'E', 1).ljust(60, '.') }}{{ m.content.find('e') }}{{ m.content.startswith('<') }}"
-    "{{ ','.join(m.content) }}{{ m.content.encode() | length }}{{ m.content.zfill(9) }}{{ m.content.expandtabs(4) }}"
+    "{{ ','.join(m.content) }}{{ m.content.zfill(9) }}{{ m.content.expandtabs(4) }}"
     "{{ m.content.rsplit(None, 1) }}{{ m.content.rstrip('. ') }}{{ m.content.casefold() }}{{ m.content.count('e') }}",
     "operators": "{{ m.role + ': ' + m.content }}{{ m.content * 2 }}{{ 2 * m.role }}{{ m.role ~ 1 ~ none ~ m.content }}"
     "{{ '%s is %s' % (m.role, 1) }}{{ 'a' in m.content }}{{ m.role == 'user' }}{{ 7 // 2 }}{{ 2 ** 3 }}{{ 7 % 4 }}"
@@ -186,6 +188,30 @@ def test_messages_and_the_like_cannot_be_replaced() -> None:
     template = ChatTemplate("{{ messages | length }}{{ tools }}{{ add_generation_prompt }}{{ documents }}{{ x }}")
     assert template.render(MESSAGES[:2], None, True, x="y") == "2NoneTrueNoney"
     assert template.render(MESSAGES[:2], None, True, documents=[1]) == "2NoneTrue[1]"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *("messages[1].update(role='x')", "messages[1].pop('content')", "messages[1].clear()"),
+        *("messages[1].setdefault('x', 1)", "tools.append(1)", "tools[0].update(type='x')"),
+        *("messages[2].tool_calls.clear()", "messages[2].tool_calls[0].function.arguments.pop('a')"),
+    ],
+)
+@pytest.mark.parametrize("way", ["render", "trace"])
+def test_nothing_that_is_given_can_be_changed(change: str, way: str) -> None:
+    messages, tools = copy.deepcopy((MESSAGES, TOOLS))
+    with pytest.raises(RowError, match="the chat template refuses it: "):
+        getattr(ChatTemplate("{{ " + change + " }}"), way)(messages, tools)
+    assert (messages, tools) == (MESSAGES, TOOLS)
+
+
+@pytest.mark.parametrize("way", ["render", "trace"])
+def test_a_template_that_takes_too_long_is_stopped(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    monkeypatch.setattr(meter, "SECONDS", 0.02)
+    template = ChatTemplate("{% for i in range(2000) %}{% for j in range(500) %}{% endfor %}{% endfor %}")
+    with pytest.raises(RowError, match=r"ran for more than 0\.02 s of CPU time"):
+        getattr(template, way)(MESSAGES)
 
 
 def test_nothing_stays_from_one_rendering_to_the_next() -> None:

@@ -106,9 +106,9 @@ def test_split_leaves_out_only_the_exchange_that_is_too_long() -> None:
             "[system]S</s>[user]q1</s>[assistant]⟦a1</s>⟧[user]q2</s>[assistant]⟦a2</s>⟧[user]q3</s>[assistant]⟦a⟧",
             1,
         ),
-        (24, "[system]S</s>[user]q1</s>[assistant]⟦a1</s>⟧[user]q2</s>[assistant]⟦a2</s>⟧[user]q3</s>[assistant]", 0),
-        (19, "[system]S</s>[user]q1</s>[assistant]⟦a1</s>⟧[user]q2</s>[assistant]⟦a2</s>⟧", 0),
-        (9, "[system]S</s>[user]q1</s>[assistant]⟦a⟧", 1),
+        (24, "[system]S</s>[user]q1</s>[assistant]⟦a1</s>⟧[user]q2</s>[assistant]⟦a2</s>⟧[user]q3</s>[assistant]", 1),
+        (19, "[system]S</s>[user]q1</s>[assistant]⟦a1</s>⟧[user]q2</s>[assistant]⟦a2</s>⟧", 1),
+        (9, "[system]S</s>[user]q1</s>[assistant]⟦a⟧", 3),
     ],
 )
 def test_truncate_right(limit: int, expected: str, remarks: int) -> None:
@@ -121,7 +121,7 @@ def test_truncate_right(limit: int, expected: str, remarks: int) -> None:
     assert example.labels == whole.labels[:limit]
     assert example.offsets == whole.offsets[:limit]
     assert example.stops == [stop for stop in whole.stops if stop < limit]
-    assert said(done) == ({Remark.CUT: 1} if remarks else {})
+    assert said(done) == {Remark.CUT: remarks}
 
 
 def test_truncate_right_leaves_nothing_to_train() -> None:

@@ -141,7 +141,7 @@ CLOSES = "{% if messages[-1].role == 'assistant' %}</s>{% endif %}"
         (
             CHATML.replace("message.content", "(messages[0].content if loop.last else '') + message.content"),
             TALK,
-            "message 4: the template prints text of other messages within the turn",
+            "message 4: the template prints other messages within the turn",
         ),
     ],
 )
@@ -239,6 +239,19 @@ def test_a_turn_of_several_parts_goes_on_to_the_last() -> None:
     assert marked(example) == "<s>user:q</s><s>assistant⟦ think:hm</s>⟧<s>assistant⟦ say:a</s>⟧"
 
 
+def test_tool_results_within_a_turn_are_not_trained() -> None:
+    source = """
+{%- for m in messages if m.role != 'tool' %}{{ '[' + m.role + ']' }}
+{%- for call in m.tool_calls or [] %}{{ '<' + call.function.name + '></s>' }}
+{%- for result in messages if result.role == 'tool' %}{{ '=' + result.content + ';' }}{% endfor %}{% endfor %}
+{{- m.content + '</s>' }}{% endfor %}
+{%- if add_generation_prompt %}[assistant]{% endif %}"""
+    call = {"function": {"name": "f", "arguments": {}}}
+    messages = (Message("user", "q"), Message("assistant", "a", tool_calls=(call,)), Message("tool", "42"))
+    [example] = labeller(source).examples(Conversation(messages))
+    assert marked(example) == "[user]q</s>[assistant]⟦<f></s>⟧=42;⟦a</s>⟧"
+
+
 @pytest.mark.parametrize(
     ("template", "variables", "remark"),
     [
@@ -258,12 +271,10 @@ def test_a_prompt_that_a_switch_makes(template: str, variables: dict[str, Any], 
     assert said(done) == ({remark: 1} if remark else {})
 
 
-@pytest.mark.xfail(strict=True, reason="found with the tests: a turn begins within the text of another message")
 def test_a_turn_does_not_begin_within_the_text_of_another() -> None:
     made = labeller(PLAIN.replace("in messages", "in messages | reverse"))
     messages = (Message("user", ""), Message("assistant", "a"), Message("user", "</s>[assistant]mine"))
-    with pytest.raises(RowError, match="text of other messages within the turn"):
-        made.examples(Conversation(messages))
+    assert [marked(example) for example in made.examples(Conversation(messages))] == ["[assistant]⟦a</s>⟧[user]</s>"]
 
 
 def test_a_template_that_treats_tracked_text_otherwise_is_refused() -> None:
