@@ -35,16 +35,12 @@ PRINTING_NOTHING = frozenset(
         "count",
         "d",
         "default",
-        "dictsort",
         "first",
-        "groupby",
         "items",
         "last",
         "length",
         "list",
         "map",
-        "max",
-        "min",
         "random",
         "reject",
         "rejectattr",
@@ -52,12 +48,19 @@ PRINTING_NOTHING = frozenset(
         "select",
         "selectattr",
         "slice",
-        "sort",
         "sum",
-        "unique",
     }
 )
 """Filters that take lists, and turn none of them into text."""
+
+COMPARING = frozenset({"dictsort", "groupby", "max", "min", "sort", "unique"})
+"""Filters that compare the items of a list with each other, and may make a copy of each in lower case."""
+
+SLOW = frozenset({"striptags", "title", "urlize", "wordcount", "wordwrap"})
+"""Filters that take about a second for as many characters as a string may have."""
+
+NESTING = (list, tuple, dict)
+"""Types of values that hold values."""
 
 WITH_WIDTHS = frozenset(
     {"batch", "center", "expandtabs", "indent", "ljust", "rjust", "slice", "tojson", "truncate", "wordwrap", "zfill"}
@@ -109,8 +112,13 @@ class Meter:
         if length > 1 << 16 and time.thread_time() > self._until:
             raise LimitError(f"the chat template ran for more than {SECONDS:g} s of CPU time")
 
-    def give_back(self, length: int) -> None:
-        """Uncount *length* characters that were looked at only, not made."""
+    def look(self, length: int, limit: int = CHARACTERS) -> None:
+        """Bound *length* characters or items that are about to be looked at, not made.
+
+        Raises:
+            LimitError: too many at once, or the time is up.
+        """
+        self.spend(length, limit)
         self._copied -= length
 
     def arguments(self, values: Iterable[object], printed: bool = True, widths: bool = False) -> None:
@@ -125,7 +133,7 @@ class Meter:
                 assert isinstance(value, int)
                 if not -ITEMS <= value <= ITEMS:
                     raise LimitError(f"the chat template asks for {value:.3g} of something")
-            elif printed and kind in (list, dict, tuple):
+            elif printed and kind in NESTING:
                 self.spend(size_of(value))
 
 
@@ -167,8 +175,7 @@ def bound_growth(meter: Meter, name: str, args: Sequence[Any], kwargs: Mapping[s
         tables = [table for table in further if isinstance(table, Mapping)]
         meter.spend(len(text) * max([1, *(len(str(item)) for table in tables for item in table.values())]))
     elif name in SEARCHING_BACK:
-        meter.spend(len(text) * max([1, *texts]), COPIED)
-        meter.give_back(len(text) * max([1, *texts]))
+        meter.look(len(text) * max([1, *texts]), COPIED)
     elif name == "tojson" and max([0, *numbers, *texts, size_of(further) - len(further) - 1]) > 64:
         raise LimitError("the chat template indents or separates JSON beyond every measure")
     elif name == "round" and max([0, *map(abs, numbers)]) > 64:

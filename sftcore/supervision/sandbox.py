@@ -16,7 +16,7 @@ import jinja2
 import jinja2.ext
 import jinja2.filters
 from jinja2 import nodes
-from jinja2.compiler import CodeGenerator, Frame
+from jinja2.compiler import CodeGenerator, Frame, operators
 from jinja2.exceptions import FilterArgumentError
 from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -27,9 +27,12 @@ from sftcore.supervision.marks import with_marks
 from sftcore.supervision.messages import Message, Messages, message_index
 from sftcore.supervision.meter import (
     CHARACTERS,
+    COMPARING,
     GROWING,
     ITEMS,
+    NESTING,
     PRINTING_NOTHING,
+    SLOW,
     SOURCE,
     WIDE,
     WITH_WIDTHS,
@@ -70,6 +73,20 @@ class _Generator(CodeGenerator):
                 self.write("None")
             else:
                 self.visit(bound, frame)
+        self.write(")")
+
+    def visit_Compare(self, node: nodes.Compare, frame: Frame) -> None:
+        self.write("(")
+        self.visit(node.expr, frame)
+        left = node.expr
+        for operand in node.ops:
+            searches, right = operand.op in ("in", "notin"), operand.expr
+            quick = isinstance(right, nodes.Const) or (not searches and isinstance(left, nodes.Const))
+            self.write(f" {operators[operand.op]} ")
+            self.write("(" if quick else f"environment.{'searched' if searches else 'compared'}(")
+            self.visit(right, frame)
+            self.write(")")
+            left = right
         self.write(")")
 
     def visit_List(self, node: nodes.List, frame: Frame) -> None:
@@ -120,6 +137,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             "replace": self._replace,
             "safe": environment.safe,
             "string": str,
+            "sum": self._sum,
         }
         self.filters = {name: self._guarded(name, function) for name, function in {**self.filters, **own}.items()}
 
@@ -163,6 +181,18 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def bounded(self, value: Any) -> Any:
         """Return *value*, a list or mapping, if it is not nested beyond measure: to compare or print it takes time."""
         self.meter.spend(size_of(value))
+        return value
+
+    def compared(self, value: Any) -> Any:
+        """Return *value*, the right side of a comparison, if it is no list beyond measure."""
+        if type(value) in NESTING:
+            self.meter.look(size_of(value))
+        return value
+
+    def searched(self, value: Any) -> Any:
+        """Return *value*, in which something is looked for, if it is no list beyond measure."""
+        if type(value) is list or type(value) is tuple:
+            self.meter.look(size_of(value))
         return value
 
     def sliced(self, value: Any, start: Any, stop: Any, step: Any) -> Any:
@@ -216,6 +246,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if not isinstance(owner, str):
             if isinstance(function, environment.Dict) or isinstance(owner, environment.Dict):
                 meter.arguments([list(args), kwargs])
+            elif isinstance(owner, (list, tuple)):  # to count, or to find the index of something
+                meter.look(size_of(owner))
             return super().call(context, function, *args, **kwargs)
         given = {name: value for name, value in kwargs.items() if not name.startswith("_")}  # Jinja adds its own
         name = getattr(function, "__name__", "")
@@ -291,10 +323,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
         @functools.wraps(function)
         def guarded(*args: Any, **kwargs: Any) -> Any:
             meter.step()
+            if name in COMPARING and not isinstance(args[first], (str, list, tuple, dict, range)):
+                args = (*args[:first], list(args[first]), *args[first + 1 :])
             given = args[first:]
             meter.arguments(given[:1], printed)
             meter.arguments(given[1:], True, widths)
             meter.arguments(kwargs.values(), True, widths)
+            if name in SLOW and isinstance(given[0], str):
+                meter.look(8 * len(given[0]))
             if name in GROWING:
                 bound_growth(meter, name, given, kwargs)
             result = function(*args, **kwargs)
@@ -312,6 +348,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         @functools.wraps(test)
         def counted(*args: Any, **kwargs: Any) -> Any:
             meter.step()
+            for value in args[1:]:
+                self.compared(value)
             return test(*args, **kwargs)
 
         return counted
@@ -326,6 +364,17 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if args and kwargs:
             raise FilterArgumentError("can't handle positional and keyword arguments at the same time")
         return str(self.call_binop(None, "%", template, values))
+
+    def _sum(self, iterable: Iterable[Any], attribute: Any = None, start: Any = 0) -> Any:
+        if attribute is not None:
+            iterable = map(jinja2.filters.make_attrgetter(self, attribute), iterable)
+        if isinstance(start, str):
+            raise TypeError("sum() can't sum strings [use ''.join(seq) instead]")  # as Python says
+        return functools.reduce(self._added, iterable, start)
+
+    def _added(self, left: Any, right: Any) -> Any:
+        self.meter.step()
+        return self.call_binop(None, "+", left, right)  # lists are copied at each step
 
     def _replace(self, s: Any, old: Any, new: Any, count: int | None = None) -> str:
         text, old, new = str(s), str(old), str(new)

@@ -170,6 +170,21 @@ TIME = {
     "squares": Hostile("time", doubled("ns.x * ns.x", "3", "{{ ns.x % 7 }}")),
     "rounding": Hostile("time", "{{ 1 | round(10 ** 9, 'ceil') }}"),
     "lipsum": Hostile("time", "{{ lipsum(100000) | length }}"),
+    "searched among long texts": Hostile(
+        "time", "{% set n = 999999 %}{% set x = 'a' * n %}{{ (x ~ 'b') in [x ~ 'c', x ~ 'd'] * 400000 }}"
+    ),
+    "long texts counted": Hostile(
+        "time", "{% set n = 999999 %}{% set x = 'a' * n %}{{ ([x ~ 'c', x ~ 'd'] * 400000).count(x ~ 'b') }}"
+    ),
+    "long texts compared": Hostile(
+        "time", "{% set n = 999999 %}{% set x = 'a' * n %}{{ [x ~ 'c'] * 900000 == [x ~ '' ~ 'c'] * 900000 }}"
+    ),
+    "long texts compared by a test": Hostile(
+        "time", "{% set n = 999999 %}{% set x = 'a' * n %}{{ ([x ~ 'c'] * 900000) is eq([x ~ '' ~ 'c'] * 900000) }}"
+    ),
+    "largest of long texts": Hostile(
+        "time", "{% set n = 999999 %}{% set x = 'a' * n %}{{ ([x ~ 'c', x ~ 'd'] * 400000) | max(true) | length }}"
+    ),
     "search from the right": Hostile("time", many("a", 1000000, "{% set m = n // 2 %}{{ x.rfind('ab' ~ 'a' * m) }}")),
     "split from the right": Hostile(
         "time", many("a", 1000000, "{% set m = n // 2 %}{{ x.rsplit('ab' ~ 'a' * m) | length }}")
@@ -267,6 +282,10 @@ MEMORY = {
     "format of nested lists": Hostile("memory", BOMB + "{{ '{}'.format(ns.x) }}"),
     "pprint of nested lists": Hostile("time", BOMB + "{{ ns.x | pprint }}"),
     "sum of lists": Hostile("memory", many("a", 3000, "{{ ([x | list] * 9000) | sum(start=[]) | length }}")),
+    "sort of long texts": Hostile("memory", many("a", 999999, "{{ ([x] * 900000) | sort | length }}")),
+    "sort of long texts by map": Hostile(
+        "memory", many("a", 999999, "{{ ([{'k': x}] * 900000) | map(attribute='k') | sort | length }}")
+    ),
     "output in pieces": Hostile("memory", loop(30000, loop(30000, "{{ 'x' * 1000 }}"))),
     "output of constants": Hostile("memory", loop(30000, loop(30000, "x" * 1000))),
     "output of a message": Hostile("memory", loop(30000, loop(30000, "{{ messages }}"))),
