@@ -24,8 +24,8 @@ _SAME_FOR_SAME = frozenset({"d", "default", "lower", "string", "tojson", "trim",
 def has_constant_prompt(tree: nodes.Template) -> bool:
     """Tell whether the prompt follows the one loop over the messages and depends on none of them."""
     assigned = _assigned(tree)
-    derived = _derived(tree)
-    loops = [found for found in _statement_loops(tree.body, []) if derived & _names(found[0].iter)]
+    derived = derived_names(tree)
+    loops = [found for found in statement_loops(tree.body, []) if derived & names_in(found[0].iter)]
     if len(loops) != 1:
         return False
     loop, after = loops[0]
@@ -33,7 +33,7 @@ def has_constant_prompt(tree: nodes.Template) -> bool:
         return False
     if not all(_is_constant(node, assigned) for node in after):
         return False
-    if not all(name in _BACKWARD for name in _loop_attributes(loop)):
+    if not all(name in _BACKWARD for name in loop_attributes(loop)):
         return False
     inside = sum(name.name == _PROMPT for node in after for name in node.find_all(nodes.Name))
     everywhere = sum(name.name == _PROMPT for name in tree.find_all(nodes.Name))
@@ -57,7 +57,7 @@ def _defaults(node: nodes.Node) -> int:
     return len(names) if sets and set(names) == {_PROMPT} else 0
 
 
-def _statement_loops(body: list[nodes.Node], after: list[nodes.Node]) -> Iterator[tuple[nodes.For, list[nodes.Node]]]:
+def statement_loops(body: list[nodes.Node], after: list[nodes.Node]) -> Iterator[tuple[nodes.For, list[nodes.Node]]]:
     """Yield the loops that stand in no other, each with all statements that may run after it."""
     for index, node in enumerate(body):
         rest = [*body[index + 1 :], *after]
@@ -65,21 +65,21 @@ def _statement_loops(body: list[nodes.Node], after: list[nodes.Node]) -> Iterato
             yield node, rest
         elif isinstance(node, nodes.If):
             for branch in (node.body, *(other.body for other in node.elif_), node.else_):
-                yield from _statement_loops(branch, rest)
+                yield from statement_loops(branch, rest)
         elif isinstance(getattr(node, "body", None), list):
             for loop in node.find_all(nodes.For):  # in a macro, a block, ...: who knows when it runs
                 yield loop, [node]
 
 
-def _derived(tree: nodes.Template) -> set[str]:
+def derived_names(tree: nodes.Template) -> set[str]:
     """Return the names of values that may be made of the messages."""
     derived = {"messages"}
     known = 0
     while known != len(derived):
         known = len(derived)
         for assign in tree.find_all(nodes.Assign):
-            if derived & _names(assign.node):
-                derived |= _names(assign.target)
+            if derived & names_in(assign.node):
+                derived |= names_in(assign.target)
     return derived
 
 
@@ -97,13 +97,14 @@ def _is_messages(expression: nodes.Node, tree: nodes.Template, seen: set[str]) -
         return True
     targets = [loop.target for loop in tree.find_all(nodes.For)]
     targets += [block.target for block in tree.find_all(nodes.AssignBlock)]
-    if any(name in _names(target) for target in targets):
+    if any(name in names_in(target) for target in targets):
         return False
-    values = [assign.node for assign in tree.find_all(nodes.Assign) if name in _names(assign.target)]
+    values = [assign.node for assign in tree.find_all(nodes.Assign) if name in names_in(assign.target)]
     return bool(values) and all(_is_messages(value, tree, seen | {name}) for value in values)
 
 
-def _names(node: nodes.Node) -> set[str]:
+def names_in(node: nodes.Node) -> set[str]:
+    """Return the names in *node*, itself among them."""
     found = {name.name for name in node.find_all(nodes.Name)}
     return found | ({node.name} if isinstance(node, (nodes.Name, nodes.NSRef)) else set())
 
@@ -125,14 +126,14 @@ def _is_constant(node: nodes.Node, assigned: set[str]) -> bool:
 
 def _is_free(expression: nodes.Node, assigned: set[str]) -> bool:
     """Tell whether *expression* has the same value wherever its names have: it calls nothing, and picks at random."""
-    if _names(expression) & (assigned | _NOT_CONSTANT) or isinstance(expression, nodes.Call):
+    if names_in(expression) & (assigned | _NOT_CONSTANT) or isinstance(expression, nodes.Call):
         return False
     filters = [*expression.find_all(nodes.Filter), *([expression] if isinstance(expression, nodes.Filter) else [])]
     calls = next(expression.find_all((nodes.Call, nodes.CallBlock)), None)
     return calls is None and all(used.name in _SAME_FOR_SAME for used in filters)
 
 
-def _loop_attributes(loop: nodes.For) -> Iterator[str]:
+def loop_attributes(loop: nodes.For) -> Iterator[str]:
     """Yield what the body of *loop*, but not that of a loop in it, reads of its ``loop``; '' for the whole of it."""
     waiting: list[nodes.Node] = [*loop.body]
     while waiting:

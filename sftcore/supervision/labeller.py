@@ -113,19 +113,20 @@ class Labeller:
         samples = [([as_template_gets_it(message) for message in turns], tools) for turns, tools in SAMPLES]
         self._habits, self.stops = learn(self.template, samples, self.variables, list(dict.fromkeys(stops)), specials)
         self._text_arguments = self._wants_text_arguments()
-        self._habits = self._habits._replace(fit_of_last=self._fit_of_last())
+        self._habits = self._habits._replace(last=self._last_turn())
         self.problem = self._find_problem()
 
-    def _fit_of_last(self) -> int:
-        """Return how well what comes before it fits the last turn of a small conversation; -1 if it cannot be told."""
+    def _last_turn(self) -> tuple[bool, int] | None:
+        """Return how the last turn of a small conversation reads, as :class:`Habits` keeps it."""
         for messages, tools in SAMPLES:
             fields = [as_template_gets_it(message) for message in messages]
             served = Served(self.template, fields, tools, self.variables, self._constant_prompts)
             try:
-                return int(find_turn(served, served.layout(len(fields)), len(fields) - 1, self._habits).fit)
+                turn = find_turn(served, served.layout(len(fields)), len(fields) - 1, self._habits)
             except RowError:
                 continue
-        return -1
+            return turn.stop is None, int(turn.fit)
+        return None
 
     def _wants_text_arguments(self) -> bool:
         """Tell whether the template prints a tool call only if its arguments are JSON text, as OpenAI has them."""
@@ -176,6 +177,7 @@ class Labeller:
         )
         done = Labelling()
         parts = self._plan(served, conversation.messages, weights, policy, done.remarks)
+        served.verify_prompts()
         for part in parts:
             served.verify(part.layout, part.messages)
             spans = self._spans(served, part, conversation.messages, weights, policy, whole=part is parts[0])
@@ -262,7 +264,7 @@ class Labeller:
     def _is_settled(self, rank: _Rank, fields: Mapping[str, Any]) -> bool:
         """Tell whether a turn of *rank* would read no better as the last one: no plain turn of the template does."""
         plain = not fields.keys() & {"reasoning_content", "tool_calls"} and "<" not in fields["content"]
-        return plain and rank == (False, 0, False, self._habits.fit_of_last)
+        return plain and self._habits.last is not None and rank <= (False, 0, *self._habits.last)
 
     def _spans(
         self,

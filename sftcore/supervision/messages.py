@@ -56,6 +56,8 @@ class Watch:
         printed: characters printed so far; the renderer keeps it.
         known: for each message that was asked for, in order, *printed* at that time.
         by_loop: whether it was the one loop over the messages that asked for it first.
+        seen: how many messages there must be for all that was looked at since :meth:`forget` to be there.
+        seen_all: whether something since then told how many there are.
     """
 
     def __init__(self) -> None:
@@ -63,9 +65,25 @@ class Watch:
         self.known: list[int] = []
         self.by_loop: list[bool] = []
         self.loops = 0
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew to take down what is seen."""
+        self.seen = 0
+        self.seen_all = False
+
+    def see(self, index: int, by_loop: bool = False) -> None:
+        """Take down that message *index* is seen."""
+        self.seen = max(self.seen, index + 1)
+        self.learn(index, by_loop)
+
+    def see_all(self, count: int, by_loop: bool = False) -> None:
+        """Take down that there are *count* messages, and no more."""
+        self.seen_all = True
+        self.learn(count, by_loop)
 
     def learn(self, index: int, by_loop: bool = False) -> None:
-        """Take down that the messages up to *index* are known to exist."""
+        """Take down that it is known of the messages up to *index* whether they exist."""
         while len(self.known) <= index:
             self.known.append(self.printed)
             self.by_loop.append(by_loop)
@@ -84,15 +102,23 @@ class Messages(Sequence[Message]):
         self._watch = watch
         self._offset = offset
 
-    def _learn_all(self) -> None:
+    def _length(self) -> int:
+        """Return how many there are, for one who takes down what follows from that."""
         self._watch.learn(self._offset + len(self._items))
+        return len(self._items)
+
+    def _see_all(self) -> None:
+        self._watch.see_all(self._offset + len(self._items))
 
     def __len__(self) -> int:
-        self._learn_all()
+        self._see_all()
         return len(self._items)
 
     def __bool__(self) -> bool:
-        self._watch.learn(self._offset)
+        if self._items:
+            self._watch.see(self._offset)
+        else:
+            self._see_all()
         return bool(self._items)
 
     @overload
@@ -104,45 +130,45 @@ class Messages(Sequence[Message]):
             if (key.start or 0) >= 0 and key.stop is None and key.step in (None, 1):
                 start = min(key.start or 0, len(self._items))
                 return Messages(self._items[start:], self._watch, self._offset + start)
-            self._learn_all()
+            self._see_all()
             return self._items[key]
         if key < 0 or key >= len(self._items):
-            self._learn_all()
+            self._see_all()
         else:
-            self._watch.learn(self._offset + key)
+            self._watch.see(self._offset + key)
         return self._items[key]
 
     def __iter__(self) -> Iterator[Message]:
         self._watch.loops += 1
         for index, item in enumerate(self._items):
-            self._watch.learn(self._offset + index, by_loop=True)
+            self._watch.see(self._offset + index, by_loop=True)
             yield item
-        self._watch.learn(self._offset + len(self._items), by_loop=True)
+        self._watch.see_all(self._offset + len(self._items), by_loop=True)
 
     def __reversed__(self) -> Iterator[Message]:
-        self._learn_all()
+        self._see_all()
         return reversed(self._items)
 
     def __contains__(self, item: object) -> bool:
-        self._learn_all()
+        self._see_all()
         return item in self._items
 
     def __eq__(self, other: object) -> bool:
-        self._learn_all()
+        self._see_all()
         return list(self._items) == (list(other._items) if isinstance(other, Messages) else other)
 
     __hash__ = None  # type: ignore[assignment]
 
     def __add__(self, other: Any) -> list[Any]:
-        self._learn_all()
+        self._see_all()
         return [*self._items, *other]
 
     def __radd__(self, other: Any) -> list[Any]:
-        self._learn_all()
+        self._see_all()
         return [*other, *self._items]
 
     def __str__(self) -> str:
-        self._learn_all()
+        self._see_all()
         return str(list(self._items))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jinja2
 import jinja2.ext
@@ -23,7 +23,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sftcore.supervision import environment
 from sftcore.supervision.formatting import format_parts, percent_parts
+from sftcore.supervision.iterations import Guarded, with_memory
 from sftcore.supervision.marks import with_marks
+from sftcore.supervision.memory import Memory, unguarded
 from sftcore.supervision.messages import Message, Messages, message_index
 from sftcore.supervision.meter import (
     CHARACTERS,
@@ -108,6 +110,23 @@ class _Generator(CodeGenerator):
         self.write(")" if measured else "")
 
 
+class Compiled(NamedTuple):
+    """A template, ready to be rendered.
+
+    Attributes:
+        template: with marks around the printing of each message.
+        remembering: the same, asking a memory before it prints one; None where no loop can.
+        guarded: what each of its loops guards.
+        tree: the syntax tree, as it was written.
+    """
+
+    sandbox: Sandbox
+    template: jinja2.Template
+    remembering: jinja2.Template | None
+    guarded: list[frozenset[Guarded]]
+    tree: nodes.Template
+
+
 class Sandbox(ImmutableSandboxedEnvironment):
     """An immutable sandbox that tracks and counts. Not for several threads at once: it has one meter."""
 
@@ -119,6 +138,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             trim_blocks=True, lstrip_blocks=True, extensions=[environment.Generation, jinja2.ext.loopcontrols]
         )
         self.meter = Meter()
+        self.memory: Memory | None = None
         self.lock = threading.Lock()
         self.finalize = self._printable
         self.concat = self._joined  # type: ignore[method-assign]
@@ -152,13 +172,22 @@ class Sandbox(ImmutableSandboxedEnvironment):
             self.meter.step()
             return True
 
-        self.filters["_enter"] = enter
-        self.filters["_step"] = step
+        @jinja2.pass_context
+        def missed(context: object, value: object) -> bool:
+            return self.memory is None or self.memory.missed
+
+        @jinja2.pass_context
+        def keep(context: object, value: object) -> str:
+            return self.memory.keep() if self.memory else ""
+
+        self.filters.update(_enter=enter, _step=step, _missed=missed, _keep=keep)
+        self.filters["_recall"] = lambda *of: self.memory.recall(*of) if self.memory else ""
+        self.filters["_guarded"] = lambda *of: self.memory.guard(*of) if self.memory else unguarded(of[0], of[2])
         self.tests = {name: self._counted(cast("Callable[..., Any]", test)) for name, test in self.tests.items()}
         self.filters["_exit"] = _exit
 
-    def compile_template(self, source: str) -> tuple[jinja2.Template, nodes.Template]:
-        """Return the compiled template, with marks around the printing of each message, and its syntax tree.
+    def compile_template(self, source: str) -> Compiled:
+        """Return the compiled template.
 
         Raises:
             LimitError: *source* is no template of this world.
@@ -166,11 +195,23 @@ class Sandbox(ImmutableSandboxedEnvironment):
         """
         if len(source) > SOURCE:
             raise LimitError(f"the chat template is longer than {SOURCE:,} characters")
+        remembering = self._marked(source)
+        guarded = with_memory(remembering)
+        return Compiled(
+            self,
+            self._made(self._marked(source)),
+            self._made(remembering) if guarded else None,
+            guarded,
+            self.parse(source),
+        )
+
+    def _marked(self, source: str) -> nodes.Template:
         tree = self.parse(source)
-        marked = self.parse(source)
-        marked.body = with_marks(marked.body, [])
-        code = self.compile(marked)
-        return self.template_class.from_code(self, code, self.make_globals(None), None), tree
+        tree.body = with_marks(tree.body, [])
+        return tree
+
+    def _made(self, tree: nodes.Template) -> jinja2.Template:
+        return self.template_class.from_code(self, self.compile(tree), self.make_globals(None), None)
 
     # what compiled templates call
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jinja2
-from jinja2 import nodes
 from jinja2.meta import find_undeclared_variables
 
 from sftcore.errors import RowError
 from sftcore.supervision.causality import has_constant_prompt
+from sftcore.supervision.memory import Memory
 from sftcore.supervision.messages import Message, Messages, Watch, tagged
 from sftcore.supervision.meter import CHARACTERS, LimitError
-from sftcore.supervision.sandbox import Sandbox
+from sftcore.supervision.sandbox import Compiled, Sandbox
 from sftcore.supervision.tracked import LITERAL, Tracked
 
 _SAID = 500
@@ -58,9 +58,9 @@ class ChatTemplate:
 
     def __init__(self, source: str) -> None:
         self.source = source
-        self._sandbox, self._template, tree = _compiled(source)
-        self.constant_prompt = has_constant_prompt(tree)
-        self.variables = frozenset(find_undeclared_variables(tree))
+        self._compiled = _compiled(source)
+        self.constant_prompt = has_constant_prompt(self._compiled.tree)
+        self.variables = frozenset(find_undeclared_variables(self._compiled.tree))
 
     def render(
         self,
@@ -74,7 +74,8 @@ class ChatTemplate:
         Raises:
             RowError: the template refuses them, fails, or uses more than a template may.
         """
-        return self._run(list(messages), tools, add_generation_prompt, kwargs, None)[0]
+        variables = _variables(messages, tools, add_generation_prompt, kwargs)
+        return self._run(self._compiled.template, {**variables, "messages": list(messages)}, None, [])[0]
 
     def trace(
         self,
@@ -89,45 +90,53 @@ class ChatTemplate:
             RowError: as :meth:`render`.
         """
         watch = Watch()
-        watched = Messages(tagged(messages), watch)
-        text, pieces = self._run(watched, tools, add_generation_prompt, kwargs, watch)
-        if watch.loops == 1:
-            known = [at if by_loop else None for at, by_loop in zip(watch.known, watch.by_loop, strict=True)]
-        else:
-            known = [None] * len(watch.known)
-        return Rendering(text, pieces, known)
+        variables = _variables(Messages(tagged(messages), watch), tools, add_generation_prompt, kwargs)
+        return _rendering(*self._run(self._compiled.template, variables, watch, []), watch)
+
+    def beginnings(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None,
+        variables: Mapping[str, Any],
+        traced: bool,
+    ) -> Beginnings:
+        """Return what renders the beginnings of a conversation, all at little more than the cost of one.
+
+        Args:
+            variables: everything else that any of the renderings gets.
+            traced: whether the origin of characters is wanted.
+        """
+        return Beginnings(self, messages, tools, variables, traced)
 
     def _run(
         self,
-        messages: list[Mapping[str, Any]] | Messages,
-        tools: Sequence[Mapping[str, Any]] | None,
-        add_generation_prompt: bool,
-        kwargs: Mapping[str, Any],
+        template: jinja2.Template,
+        variables: Mapping[str, Any],
         watch: Watch | None,
+        texts: list[str],
+        memory: Memory | None = None,
     ) -> tuple[str, list[Piece]]:
-        variables = {
-            "documents": None,
-            **kwargs,
-            "messages": messages,
-            "tools": tools,
-            "add_generation_prompt": add_generation_prompt,
-        }
-        with self._sandbox.lock:
-            self._sandbox.meter.start()
+        sandbox = self._compiled.sandbox
+        with sandbox.lock:
+            sandbox.meter.start()
+            sandbox.memory = memory
             try:
-                return self._collect(self._template.new_context(variables), watch)
+                return self._collect(template, template.new_context(dict(variables)), watch, texts)
             except (jinja2.TemplateError, LimitError) as error:
                 raise RowError(f"the chat template refuses it: {_plainly(error)}") from None
             except RecursionError:
                 raise RowError("the chat template calls itself without end") from None
             except Exception as error:  # whatever else the code of a template may raise
                 raise RowError(f"the chat template fails: {type(error).__name__}: {_plainly(error)}") from None
+            finally:
+                sandbox.memory = None
 
-    def _collect(self, context: Any, watch: Watch | None) -> tuple[str, list[Piece]]:
-        texts: list[str] = []
+    def _collect(
+        self, template: jinja2.Template, context: Any, watch: Watch | None, texts: list[str]
+    ) -> tuple[str, list[Piece]]:
         pieces: list[Piece] = []
         at = 0
-        for text in self._template.root_render_func(context):
+        for text in template.root_render_func(context):
             texts.append(text)
             if type(text) is Tracked:
                 for length, tag in text._runs:
@@ -152,13 +161,82 @@ def _plainly(error: Exception) -> str:
     return text[:_SAID]
 
 
+class Beginnings:
+    """The beginnings of one conversation under a template: renderings that share what its loops print.
+
+    See :meth:`ChatTemplate.beginnings`.
+    """
+
+    def __init__(
+        self,
+        template: ChatTemplate,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None,
+        variables: Mapping[str, Any],
+        traced: bool,
+    ) -> None:
+        self._template = template
+        self._messages: Sequence[Mapping[str, Any]] = tagged(messages) if traced else messages
+        self._tools = tools
+        compiled = template._compiled
+        self._compiled = compiled.remembering or compiled.template
+        self.memory = Memory(compiled.guarded, self._messages, [tools, *variables.values()])
+
+    def text(self, count: int, add_generation_prompt: bool, variables: Mapping[str, Any]) -> str:
+        """Return the first *count* messages as text.
+
+        Raises:
+            RowError: as :meth:`ChatTemplate.render`.
+        """
+        return self._run(count, add_generation_prompt, variables, Watch())[0]
+
+    def trace(self, count: int, add_generation_prompt: bool, variables: Mapping[str, Any]) -> Rendering:
+        """Return the first *count* messages as text, with the origin of its characters.
+
+        Raises:
+            RowError: as :meth:`ChatTemplate.render`.
+        """
+        watch = Watch()
+        return _rendering(*self._run(count, add_generation_prompt, variables, watch), watch)
+
+    def _run(
+        self, count: int, add_generation_prompt: bool, variables: Mapping[str, Any], watch: Watch
+    ) -> tuple[str, list[Piece]]:
+        texts: list[str] = []
+        self.memory.start(texts, count, dict(variables), watch, self._template._compiled.sandbox.meter)
+        messages = Messages(cast("Sequence[Message]", self._messages[:count]), watch)
+        given = _variables(messages, self._tools, add_generation_prompt, variables)
+        return self._template._run(self._compiled, given, watch, texts, self.memory)
+
+
+def _variables(
+    messages: object,
+    tools: Sequence[Mapping[str, Any]] | None,
+    add_generation_prompt: bool,
+    further: Mapping[str, Any],
+) -> dict[str, Any]:
+    return {
+        "documents": None,
+        **further,
+        "messages": messages,
+        "tools": tools,
+        "add_generation_prompt": add_generation_prompt,
+    }
+
+
+def _rendering(text: str, pieces: list[Piece], watch: Watch) -> Rendering:
+    if watch.loops == 1:
+        known = [at if by_loop else None for at, by_loop in zip(watch.known, watch.by_loop, strict=True)]
+    else:
+        known = [None] * len(watch.known)
+    return Rendering(text, pieces, known)
+
+
 @lru_cache(maxsize=64)
-def _compiled(source: str) -> tuple[Sandbox, jinja2.Template, nodes.Template]:
-    sandbox = Sandbox()
+def _compiled(source: str) -> Compiled:
     try:
-        template, tree = sandbox.compile_template(source)
+        return Sandbox().compile_template(source)
     except jinja2.TemplateSyntaxError as error:
         raise ValueError(f"line {error.lineno}: {error.message}") from None
     except (LimitError, RecursionError, jinja2.TemplateError, SyntaxError, MemoryError) as error:
         raise ValueError(str(error) or type(error).__name__) from None
-    return sandbox, template, tree

@@ -62,7 +62,7 @@ class Habits(NamedTuple):
         stops: the strings that end a turn.
         told: those of them that the model's files name.
         role: the header of an assistant turn, as far as the generation prompt has it too; "" if it has none.
-        fit_of_last: the fit of a plain turn that is the last one, or -1.
+        last: how a plain turn reads that is the last one: without a stop token, and its fit; None if nobody knows.
         lead: what the template prints of a turn before the assistant's own text.
         headless: it prints *lead*, but no generation prompt, so that nobody serves it.
     """
@@ -70,7 +70,7 @@ class Habits(NamedTuple):
     stops: re.Pattern[str]
     told: re.Pattern[str]
     role: str = ""
-    fit_of_last: int = -1
+    last: tuple[bool, int] | None = None
     lead: str = ""
     headless: bool = False
 
@@ -97,6 +97,8 @@ class Served:
         self.variables = variables
         self._constant_prompts = constant_prompts
         self._prompts: dict[tuple[int, str], str | None] = {}
+        self._plain = template.beginnings(messages, tools, variables, traced=False)
+        self._traced = template.beginnings(messages, tools, variables, traced=True)
 
     def layout(self, messages: int) -> Layout:
         """Return the rendering of the first *messages* messages.
@@ -104,8 +106,7 @@ class Served:
         Raises:
             RowError: the template refuses them.
         """
-        shown = self.messages[:messages]
-        return Layout(self.template.trace(shown, self.tools, **self.variables), shown)
+        return Layout(self._traced.trace(messages, False, self.variables), self.messages[:messages])
 
     def verify(self, layout: Layout, messages: int) -> None:
         """Make sure that *layout*, of the first *messages* messages, is what the template gives without tracking.
@@ -116,22 +117,33 @@ class Served:
         if layout.text != self.template.render(self.messages[:messages], self.tools, **self.variables):
             raise RowError("the template treats tracked text otherwise than plain text, so nothing is certain")
 
+    def verify_prompts(self) -> None:
+        """Make sure that the longest prompt is what the template gives to one who remembers nothing.
+
+        Raises:
+            RowError: it is not.
+        """
+        asked = [key for key, prompt in self._prompts.items() if prompt is not None]
+        if not asked or not self._plain.memory.hits:
+            return
+        message, switch = max(asked)
+        plain = self.template.render(self.messages[:message], self.tools, True, **self._switched(switch))
+        if plain != self._prompts[message, switch]:
+            raise RowError("the template prints other prompts when it is asked again, so nothing is certain")
+
     def prompt(self, message: int, switch: str = "") -> str | None:
         """Return what the model is served with before it writes *message*; None if the template refuses."""
         key = (message, switch)
         if key not in self._prompts:
             try:
-                self._prompts[key] = self.template.render(
-                    self.messages[:message], self.tools, True, **self._switched(switch)
-                )
+                self._prompts[key] = self._plain.text(message, True, self._switched(switch))
             except RowError:
                 self._prompts[key] = None
         return self._prompts[key]
 
     def prompt_layout(self, message: int, switch: str = "") -> Layout:
         """Return that prompt with the origin of its parts."""
-        rendering = self.template.trace(self.messages[:message], self.tools, True, **self._switched(switch))
-        return Layout(rendering, self.messages[:message])
+        return Layout(self._traced.trace(message, True, self._switched(switch)), self.messages[:message])
 
     def reads_tools(self, text: str) -> bool:
         """Tell whether *text*, the whole conversation, would be another one without tools."""
@@ -266,10 +278,12 @@ def _start(served: Served, layout: Layout, message: int, habits: Habits) -> tupl
         tail, anchor = _tail(served.prompt_layout(message), layout, here)
     best = (anchor + len(tail), "") if layout.text.startswith(tail, anchor) else (-1, "")
     for switch in switches:
-        if best[0] < 0 and served.prompt(message, switch) is not None:
-            other, place = _tail(served.prompt_layout(message, switch), layout, here)
-            if layout.text.startswith(other, place):
-                best = (place + len(other), switch)
+        other = served.prompt(message, switch)
+        if best[0] >= 0 or other is None or (not rewritten and other.startswith(layout.text[:anchor])):
+            continue  # one that agrees up to the turn would have fitted above
+        other, place = _tail(served.prompt_layout(message, switch), layout, here)
+        if layout.text.startswith(other, place):
+            best = (place + len(other), switch)
     if best[0] >= 0:
         return best[0], Fit.REWRITTEN if rewritten else Fit.CLOSEST, best[1]
     limit = own[0].start if own else block[1] if block else len(layout.text)
