@@ -53,5 +53,5 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.demo
 	$(PIP) install -c $(CONSTRAINTS) setuptools wheel
-	$(PIP) install -c $(CONSTRAINTS) -e '.[qlora,deepspeed,wandb,swanlab,tensorboard,dev]'
+	$(PIP) install -c $(CONSTRAINTS) -e '.[fast,qlora,deepspeed,wandb,swanlab,tensorboard,dev]'
 	touch $@

@@ -1,0 +1,58 @@
+"""Libraries that encode faster than ``tokenizers``."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Accelerator(Protocol):
+    """Encodes many texts at once.
+
+    It need not be right: whoever uses it compares it with ``tokenizers``, and leaves it at the first error.
+
+    Attributes:
+        name: of the library, as messages call it.
+    """
+
+    name: str
+
+    def encode(self, texts: list[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Return the ids of all *texts*, none added, and the ``len(texts) + 1`` borders between the texts in them."""
+        ...
+
+
+class Fastokens:
+    """The library of this name: BPE in Rust, many times as fast.
+
+    Args:
+        tokenizer: a fast tokenizer of transformers.
+
+    Raises:
+        ImportError: it is not installed.
+        ValueError: it does not know this kind of tokenizer.
+    """
+
+    name = "fastokens"
+
+    def __init__(self, tokenizer: Any) -> None:
+        import fastokens
+
+        self._split = bool(tokenizer.split_special_tokens)
+        self._tokenizer = fastokens.Tokenizer.from_json_str(tokenizer.backend_tokenizer.to_str())
+        self._tokenizer.no_truncation()
+
+    def encode(self, texts: list[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Return the ids of all *texts* and their borders."""
+        ids, borders = self._tokenizer.encode_batch_flat(texts, split_special_tokens=self._split)
+        return np.frombuffer(ids, np.uint32).view(np.int32), np.frombuffer(borders, np.uint64).astype(np.int64)
+
+
+def find_accelerator(tokenizer: Any) -> Accelerator | None:
+    """Return an accelerator that is installed and takes *tokenizer*; None if there is none."""
+    try:
+        return Fastokens(tokenizer)
+    except Exception:  # each library has errors of its own for what it does not know
+        return None
