@@ -55,6 +55,39 @@ class Labelled:
         return sum(label != IGNORE_INDEX for label in self.labels)
 
 
+class Draft(NamedTuple):
+    """An example before it is tokenized; all places are characters of *text*.
+
+    Attributes:
+        spans: what is trained, in order and apart.
+        messages: as in :class:`Labelled`.
+        begins: the messages that are trained in it, and where the first trained character of each is.
+        stops: the trained stop tokens.
+        edges: where each of its turns begins and ends.
+    """
+
+    text: str
+    spans: list[Span]
+    messages: int
+    begins: list[tuple[int, int]]
+    stops: list[tuple[int, int]]
+    edges: list[tuple[int, int]]
+
+    @property
+    def weighted(self) -> bool:
+        """Whether any of it weighs other than 1."""
+        return any(span.weight != 1 for span in self.spans)
+
+
+@dataclass
+class Outline:
+    """The examples of one conversation before they are tokenized, and what there is to remark on it."""
+
+    drafts: list[Draft] = field(default_factory=list)
+    remarks: Counter[Remark] = field(default_factory=Counter)
+    details: dict[Remark, str] = field(default_factory=dict)
+
+
 @dataclass
 class Labelling:
     """The examples of one conversation, and what there is to remark on it."""
@@ -95,6 +128,7 @@ class Labeller:
 
     Attributes:
         stops: those strings, and the one that was found in the template if it prints none of them.
+        added_ids: the tokens that were added to the vocabulary, such as markers of roles.
         problem: why no small conversation can be labelled under the template; '' if one can.
 
     Raises:
@@ -108,7 +142,7 @@ class Labeller:
         added = tokenizer.added_tokens_decoder
         specials = {token.content for token in added.values() if token.special} | set(tokenizer.all_special_tokens)
         specials -= {tokenizer.bos_token} - set(stops)
-        self._added_ids = frozenset(added)
+        self.added_ids = frozenset(added)
         self._constant_prompts: dict[str, str] = {}
         samples = [([as_template_gets_it(message) for message in turns], tools) for turns, tools in SAMPLES]
         self._habits, self.stops = learn(self.template, samples, self.variables, list(dict.fromkeys(stops)), specials)
@@ -167,6 +201,22 @@ class Labeller:
         Raises:
             RowError: it cannot be labelled with certainty.
         """
+        outline = self.outline(conversation, policy)
+        done = Labelling([self._example(draft) for draft in outline.drafts], outline.remarks, outline.details)
+        done.remarks[Remark.MERGED] += sum(
+            _is_merged(edges, example.offsets)
+            for draft, example in zip(outline.drafts, done.examples, strict=True)
+            for edges in draft.edges
+        )
+        done.longest = max((len(example.input_ids) for example in done.examples), default=0)
+        return done
+
+    def outline(self, conversation: Conversation, policy: Policy = DEFAULT) -> Outline:
+        """Return the examples of *conversation* before they are tokenized, and what there is to remark so far.
+
+        Raises:
+            RowError: it cannot be labelled with certainty.
+        """
         weights = _chosen(conversation.messages, policy)
         served = Served(
             self.template,
@@ -175,29 +225,27 @@ class Labeller:
             {**self.variables, **conversation.template_kwargs},
             self._constant_prompts,
         )
-        done = Labelling()
+        done = Outline()
         parts = self._plan(served, conversation.messages, weights, policy, done.remarks)
         served.verify_prompts()
         for part in parts:
             served.verify(part.layout, part.messages)
             spans = self._spans(served, part, conversation.messages, weights, policy, whole=part is parts[0])
-            if spans:
-                texts = (
-                    []
-                    if part is not parts[0]
-                    else [
-                        (index, part.layout.own[index][0].start)
-                        for index in weights
-                        if conversation.messages[index].role != "assistant" and part.layout.own[index]
-                    ]
-                )
-                example = self._example(part, spans, texts, policy)
-                done.examples.append(example)
-                done.remarks[Remark.MERGED] += sum(_is_merged(turn, example.offsets) for turn in part.turns)
-                _compare_marks(part, done)
-        done.examples.reverse()
-        done.longest = max((len(example.input_ids) for example in done.examples), default=0)
-        done.remarks[Remark.SPLIT] += max(len(done.examples) - 1, 0)
+            if not spans:
+                continue
+            begins = [(turn.message, turn.spans[0][0]) for turn in part.turns]
+            if part is parts[0]:
+                begins += [
+                    (index, part.layout.own[index][0].start)
+                    for index in weights
+                    if conversation.messages[index].role != "assistant" and part.layout.own[index]
+                ]
+            stops = [turn.stop for turn in part.turns if turn.stop and policy.train_on_stop]
+            edges = [(turn.spans[0][0], turn.spans[-1][1]) for turn in part.turns]
+            done.drafts.append(Draft(part.layout.text, spans, part.messages, sorted(begins), stops, edges))
+            _compare_marks(part, done)
+        done.drafts.reverse()
+        done.remarks[Remark.SPLIT] += max(len(done.drafts) - 1, 0)
         _remark_on_drops(served, conversation, parts, done.remarks)
         return done
 
@@ -305,23 +353,19 @@ class Labeller:
         except RowError:
             return [(piece.start, piece.end) for piece in layout.own[message]]
 
-    def _example(self, part: _Part, spans: list[Span], texts: Sequence[tuple[int, int]], policy: Policy) -> Labelled:
-        """Return the example; *texts* are the messages without a turn that are trained, with where they begin."""
-        text = part.layout.text
-        encoded = encode(self.tokenizer, text)
-        labels, token_weights = label_tokens(self.tokenizer, encoded, text, spans, self._added_ids)
-        begins = sorted([*texts, *((turn.message, turn.spans[0][0]) for turn in part.turns)])
-        stops = [turn.stop for turn in part.turns if turn.stop and policy.train_on_stop]
+    def _example(self, draft: Draft) -> Labelled:
+        encoded = encode(self.tokenizer, draft.text)
+        labels, weights = label_tokens(self.tokenizer, encoded, draft.text, draft.spans, self.added_ids)
         return Labelled(
-            text=text,
+            text=draft.text,
             input_ids=encoded.ids,
             labels=labels,
-            weights=None if all(span.weight == 1 for span in spans) else token_weights,
+            weights=weights if draft.weighted else None,
             offsets=encoded.offsets,
-            stops=[at for at in tokens_in(encoded.offsets, stops) if labels[at] != IGNORE_INDEX],
-            messages=part.messages,
-            turns=tuple(message for message, _ in begins),
-            begins=tuple(next(tokens_in(encoded.offsets, [(start, start + 1)]), 0) for _, start in begins),
+            stops=[at for at in tokens_in(encoded.offsets, draft.stops) if labels[at] != IGNORE_INDEX],
+            messages=draft.messages,
+            turns=tuple(message for message, _ in draft.begins),
+            begins=tuple(next(tokens_in(encoded.offsets, [(start, start + 1)]), 0) for _, start in draft.begins),
         )
 
 
@@ -392,16 +436,16 @@ def _remark_on_drops(served: Served, conversation: Conversation, parts: list[_Pa
         remarks[Remark.NO_TOOLS] += 1
 
 
-def _is_merged(turn: Turn, offsets: Sequence[tuple[int, int]]) -> bool:
-    """Tell whether a token reaches over the beginning or the end of *turn*."""
+def _is_merged(edges: tuple[int, int], offsets: Sequence[tuple[int, int]]) -> bool:
+    """Tell whether a token reaches over the beginning or the end of a turn."""
     return any(
         offsets[at][0] < border < offsets[at][1]
-        for border in (turn.spans[0][0], turn.spans[-1][1])
+        for border in edges
         for at in tokens_in(offsets, [(border, border + 1)])
     )
 
 
-def _compare_marks(part: _Part, done: Labelling) -> None:
+def _compare_marks(part: _Part, done: Outline) -> None:
     """Remark where the template's own ``{% generation %}`` marks say otherwise."""
     text, marked = part.layout.text, part.layout.marked
     for turn in part.turns if marked else ():
