@@ -112,7 +112,7 @@ def build_trainer(
     packed = isinstance(prepared.train, PackedSet)
     collator = Collator(tokenizer.pad_token_id, packed, packed and wants_flat_rows(model), weighted)
     if isinstance(prepared.train, PackedSet):
-        callbacks.insert(0, PackingCheck(prepared.train.documents, collator))
+        callbacks.insert(0, PackingCheck(prepared.train, collator))
     trainer = SftTrainer(
         loss=TokenMean(label_smoothing=args.label_smoothing_factor),
         method=config.method,

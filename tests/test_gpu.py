@@ -85,7 +85,7 @@ def packed_and_alone(attention: str, dtype: torch.dtype) -> tuple[list[torch.Ten
     packed = PackedSet(documents, 128)
     collator = Collator(0, packed=True, flat=wants_flat_rows(model))
     args = SimpleNamespace(bf16=False, fp16=False)
-    PackingCheck(documents, collator).on_train_begin(args, None, None, model=model)
+    PackingCheck(packed, collator).on_train_begin(args, None, None, model=model)
     model.eval()
     batch = {name: values.cuda() for name, values in collator([*packed]).items()}
     labels = batch.pop("labels").flatten()

@@ -134,7 +134,7 @@ def documents(lengths: tuple[int, ...] = LENGTHS) -> list[Example]:
 def check(model: Any, given: list[Example] | None = None, flat: bool = False) -> None:
     """Run the check as a run does."""
     args = SimpleNamespace(bf16=False, fp16=False)
-    made = PackingCheck(documents() if given is None else given, Collator(0, packed=True, flat=flat))
+    made = PackingCheck(PackedSet(documents() if given is None else given, 64), Collator(0, packed=True, flat=flat))
     made.on_train_begin(args, None, None, model=model)
 
 
@@ -274,6 +274,34 @@ def test_windows_that_end_elsewhere_are_seen(dtype):
     model.model.layers[1].register_forward_hook(wrong)
     with pytest.raises(ConfigError, match="one has other logits than alone"):
         check(model, given)
+
+
+def round_by_company(layer: torch.nn.Module) -> None:
+    """Let everything depend a little on all that is in the batch, and one token much, as with experts on a GPU."""
+
+    def rounded(layer: Any, args: Any, output: Any) -> Any:
+        hidden = (output[0] if isinstance(output, tuple) else output).clone()
+        company = hidden.std() * hidden.sum(dim=(0, 1)).sin()
+        hidden += 0.004 * company
+        if len(hidden) > 1:
+            hidden[0, 1] += company
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    layer.register_forward_hook(rounded)
+
+
+def test_what_rows_of_their_own_do_to_each_other_too_is_no_leak():
+    model = make("Llama", "sdpa", torch.bfloat16)
+    round_by_company(model.model.layers[0])
+    check(model)
+
+
+@pytest.mark.parametrize("name", ["Mamba", "Rwkv", "Jamba", "GptOss", "RecurrentGemma"])
+def test_a_leak_is_seen_beside_it(name):
+    model = make(name, dtype=torch.bfloat16)
+    round_by_company(next(module for module in model.modules() if isinstance(module, torch.nn.Embedding)))
+    with pytest.raises(ConfigError, match="changing one changes the logits of another"):
+        check(model)
 
 
 def test_a_cache_is_seen():
