@@ -30,6 +30,7 @@ lint: $(VENV)/.dev    ## style, types and layer contracts
 
 bench: $(VENV)/.dev   ## measure, as ratios against something in the same run
 	$(BIN)/python bench/cli.py
+	$(BIN)/python bench/packing.py
 
 setup: $(VENV)/.demo  ## only set up what `demo` needs
 setup-dev: $(VENV)/.dev  ## only set up what `test` needs

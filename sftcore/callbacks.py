@@ -1,4 +1,4 @@
-"""What happens beside the steps: metrics, trackers, progress, questions, the proof of packing."""
+"""What happens beside the steps: metrics, trackers, progress, questions."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
 from sftcore.components import Tracker
-from sftcore.errors import ConfigError
 from sftcore.report import say, warn
-from sftcore.types import Example
 
 
 class TrackerGroup:
@@ -184,47 +182,3 @@ class Ask(TrainerCallback):  # type: ignore[misc]
             )
         answer = self.tokenizer.decode(tokens[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
         return " ".join(str(answer).split())
-
-
-class PackingCheck(TrainerCallback):  # type: ignore[misc]
-    """Proves on the model itself, before the first step, that packed documents do not see each other."""
-
-    LENGTH = 16
-    """Tokens taken of each of the two documents that are compared."""
-
-    def __init__(self, examples: Sequence[Example]) -> None:
-        self._row = next((example for example in examples if len(example.lengths) > 1), None)
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        if self._row is None:
-            return
-        first, second = self._row.lengths[0], self._row.lengths[1]
-        one = list(self._row.input_ids[: min(first, self.LENGTH)])
-        two = list(self._row.input_ids[first : first + min(second, self.LENGTH)])
-        training = model.training
-        model.eval()
-        rows = min(args.per_device_train_batch_size, 2)  # some kernels tell documents apart in a batch of one only
-        alone = _logits(model, two, [len(two)], rows)
-        packed = _logits(model, one + two, [len(one), len(two)], rows)[len(one) :]
-        mixed = _logits(model, one + two, [len(one) + len(two)], rows)[len(one) :]
-        model.train(training)
-        error, effect = float((packed - alone).abs().max()), float((mixed - alone).abs().max())
-        if not error <= 0.1 * effect:
-            kernel = getattr(model.config, "_attn_implementation", "its")
-            raise ConfigError(
-                f"data.packing: with the attention '{kernel}' of {type(model).__name__} packed documents see each "
-                f"other (logits differ by {error:.3g} from those of the document alone); set packing to false"
-            )
-
-
-def _logits(model: Any, ids: list[int], lengths: list[int], rows: int) -> torch.Tensor:
-    """Return the logits of *ids*, float32 of shape (length, vocabulary), computed in a batch of *rows* equal rows.
-
-    Positions start anew as *lengths* say.
-    """
-    positions = [at for length in lengths for at in range(length)]
-    batch = {"input_ids": torch.tensor([ids] * rows), "position_ids": torch.tensor([positions] * rows)}
-    with torch.no_grad():
-        output = model(**{name: values.to(model.device) for name, values in batch.items()}, use_cache=False)
-    logits: torch.Tensor = output.logits[0].float().cpu()
-    return logits

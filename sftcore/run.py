@@ -60,7 +60,8 @@ def run(document: Document, registry: Registry, argv: Sequence[str]) -> int:
     template = chat_template.choose_template(loaded, tokenizer, base)
     say("template", template.reason)
     labeller = chat_template.labeller(loaded, tokenizer, template)
-    prepared = prepare(rows, loaded.config.data, labeller)
+    batch_sizes = (args.per_device_train_batch_size, args.per_device_eval_batch_size)
+    prepared = prepare(rows, loaded.config.data, labeller, batch_sizes)
     _tell(prepared)
 
     folder = _output_folder(args.output_dir)

@@ -12,9 +12,10 @@ import torch
 import transformers
 
 from sftcore.base_model import BaseModel
-from sftcore.callbacks import Ask, Metrics, PackingCheck, Progress, TrackerGroup
+from sftcore.callbacks import Ask, Metrics, Progress, TrackerGroup
 from sftcore.config import Config
-from sftcore.data import Collator, Prepared
+from sftcore.data import Collator, PackedSet, Prepared, Shuffled
+from sftcore.isolation import PackingCheck
 from sftcore.loss import TokenMean
 from sftcore.report import count, say
 
@@ -32,6 +33,13 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
         if self.optimizer is None:
             self.optimizer: Any = self._method.optimizer(self.model, self.args)
         return super().create_optimizer(*args, **kwargs)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """Return the order of the rows; those that documents share are drawn anew for each epoch."""
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        if isinstance(rows, PackedSet) and self.args.train_sampling_strategy == "random":
+            return Shuffled(rows, self.args.seed if self.args.data_seed is None else self.args.data_seed)
+        return super()._get_train_sampler(train_dataset)
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         """Return the batches of a step, and what the trained tokens of all ranks weigh together."""
@@ -99,9 +107,12 @@ def build_trainer(
     """Return the trainer of a run, and the callback that holds the answers to its questions."""
     ask = Ask(config.ask.questions, config.ask.max_new_tokens, tokenizer, config.template_kwargs)
     callbacks: list[transformers.TrainerCallback] = [Metrics(Path(args.output_dir), trackers), Progress(), ask]
-    if config.data.packing:
-        callbacks.insert(0, PackingCheck(prepared.train))
-    weighted = any(example.weights is not None for example in chain(prepared.train, prepared.eval))
+    sets = [rows.documents if isinstance(rows, PackedSet) else rows for rows in (prepared.train, prepared.eval)]
+    weighted = any(example.weights is not None for example in chain(*sets))
+    packed = isinstance(prepared.train, PackedSet)
+    collator = Collator(tokenizer.pad_token_id, packed, packed and wants_flat_rows(model), weighted)
+    if isinstance(prepared.train, PackedSet):
+        callbacks.insert(0, PackingCheck(prepared.train, collator))
     trainer = SftTrainer(
         loss=TokenMean(label_smoothing=args.label_smoothing_factor),
         method=config.method,
@@ -109,13 +120,18 @@ def build_trainer(
         args=args,
         train_dataset=prepared.train,
         eval_dataset=prepared.eval or None,
-        data_collator=Collator(tokenizer.pad_token_id, config.data.packing, weighted),
+        data_collator=collator,
         processing_class=tokenizer,
         callbacks=callbacks,
     )
     for shown_elsewhere in (transformers.PrinterCallback, transformers.ProgressCallback):
         trainer.remove_callback(shown_elsewhere)
     return trainer, ask
+
+
+def wants_flat_rows(model: Any) -> bool:
+    """Tell whether *model* has a kernel that finds the documents of a packed batch only in a single row."""
+    return "flash" in str(getattr(model.config, "_attn_implementation", None))
 
 
 def set_stops(model: Any, ids: Sequence[int], pad_token_id: int) -> None:

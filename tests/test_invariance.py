@@ -10,6 +10,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -33,6 +34,8 @@ class Spread(NamedTuple):
     batch: int
     accumulation: int = 1
     packing: bool = False
+    flat: bool = False
+    """Whether the rows of a batch are laid end to end, as flash attention wants them."""
 
 
 ONE_RANK = {
@@ -43,6 +46,8 @@ ONE_RANK = {
     "packed": Spread(4, packing=True),
     "packed, accumulation 2": Spread(2, 2, packing=True),
     "packed, accumulation 4": Spread(1, 4, packing=True),
+    "packed, flat": Spread(4, packing=True, flat=True),
+    "packed, flat, accumulation 2": Spread(2, 2, packing=True, flat=True),
 }
 TWO_RANKS = {
     "2 ranks": Spread(4),
@@ -50,6 +55,7 @@ TWO_RANKS = {
     "2 ranks, accumulation 4": Spread(1, 4),
     "2 ranks, packed": Spread(2, packing=True),
     "2 ranks, packed, accumulation 2": Spread(1, 2, packing=True),
+    "2 ranks, packed, flat": Spread(2, packing=True, flat=True),
 }
 WEIGHTED = {"no weights": 0, "weights": 8, "weights in the first half": 4}
 """How many of the conversations, from the first on, have weights; half of them may be those of one rank."""
@@ -97,13 +103,12 @@ class KeepGradient(transformers.TrainerCallback):
         self.gradient = torch.cat([weight.grad.double().flatten() for weight in model.parameters()])
 
 
-def trainer_of(model: Path, folder: Path, spread: Spread, train_set: list[Example], eval_set: list[Example]) -> Any:
+def trainer_of(model: Path, folder: Path, spread: Spread, train_set: Any, eval_set: Any) -> Any:
     """Return the trainer that a run would make, in float32."""
     from sftcore import base_model, train, training_args
     from sftcore.callbacks import TrackerGroup
     from sftcore.config import load
-    from sftcore.data import Prepared, Summary
-    from sftcore.data.packing import pack
+    from sftcore.data import PackedSet, Prepared, Summary
     from sftcore.document import Document
     from sftcore.plugins import Registry
 
@@ -128,7 +133,7 @@ def trainer_of(model: Path, folder: Path, spread: Spread, train_set: list[Exampl
     base = base_model.find(loaded.config.model, loaded.document)
     args = training_args.build(loaded, cpu=True, has_eval=False, environ=os.environ)
     if spread.packing:
-        train_set, eval_set = pack(train_set, 64), pack(eval_set, 64)
+        train_set, eval_set = PackedSet(train_set, 64), PackedSet(eval_set, 64)
     assert len(train_set) == spread.batch * spread.accumulation * args.world_size
     trainer, _ = train.build_trainer(
         train.load_model(base, loaded.config, args),
@@ -138,6 +143,8 @@ def trainer_of(model: Path, folder: Path, spread: Spread, train_set: list[Exampl
         Prepared(train_set, eval_set, Summary(), Summary()),
         TrackerGroup([]),
     )
+    assert not trainer.data_collator.flat
+    trainer.data_collator = replace(trainer.data_collator, flat=spread.flat)
     return trainer
 
 

@@ -107,20 +107,28 @@ def test_packed_rows_train_like_unpacked_ones(sft):
     sft.config["data"] |= {"packing": True, "max_length": 300}
     said = sft.train()
     assert sft.losses() == pytest.approx([plain], rel=1e-6)
-    assert "40 examples packed into" in said
+    told = sft.record()["data"]["train"]["packing"]
+    assert told["rows_before"] == 40
+    assert told["rows"] < 40
+    assert f"40 examples packed into {told['rows']} rows of 300 tokens, {told['fill']:.2%} full; " in said
+    assert f"batches of 40 unpacked would be {told['padding_avoided']:.1%} padding" in said
 
 
-def test_packing_is_refused_where_documents_would_see_each_other(sft, monkeypatch):
-    from sftcore import callbacks
+def test_packing_is_refused_where_conversations_would_see_each_other(sft, tmp_path):
+    """A real model with a state that runs along the row; nothing of it is trained, and nothing is saved."""
+    from transformers import AutoTokenizer, RwkvConfig, RwkvForCausalLM
 
-    honest = callbacks._logits
-    monkeypatch.setattr(
-        callbacks, "_logits", lambda model, ids, lengths, rows: honest(model, ids, [sum(lengths)], rows)
-    )
-    sft.config["data"] |= {"packing": True}
-    done = sft.run_here()
+    folder = tmp_path / "rwkv"
+    tokenizer = AutoTokenizer.from_pretrained(sft.config["model"]["name_or_path"])
+    tokenizer.save_pretrained(folder)
+    RwkvForCausalLM(RwkvConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2)).save_pretrained(folder)
+    sft.config["model"] = {"name_or_path": str(folder)}
+    sft.train("training_args.max_steps=1")
+    done = sft.run_here("data.packing=true")
     assert done.code == 2
-    assert "packed documents see each other" in done.said
+    assert "RwkvForCausalLM with the attention 'eager' does not keep packed conversations apart" in done.said
+    assert "set data.packing to false" in done.said
+    assert sft.record()["status"] == "failed"
 
 
 def test_the_evaluation_loss_is_a_mean_over_tokens(sft, rows):

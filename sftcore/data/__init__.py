@@ -3,6 +3,18 @@
 from sftcore.data.collate import Collator
 from sftcore.data.conversations import parse_sources
 from sftcore.data.labels import Summary, label
+from sftcore.data.packing import PackedSet, Shuffled, join
 from sftcore.data.prepare import Prepared, check_rows, prepare
 
-__all__ = ["Collator", "Prepared", "Summary", "check_rows", "label", "parse_sources", "prepare"]
+__all__ = [
+    "Collator",
+    "PackedSet",
+    "Prepared",
+    "Shuffled",
+    "Summary",
+    "check_rows",
+    "join",
+    "label",
+    "parse_sources",
+    "prepare",
+]

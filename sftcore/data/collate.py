@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sftcore.data.packing import join, weights_of
 from sftcore.types import IGNORE_INDEX, Example
 
 if TYPE_CHECKING:
@@ -17,11 +18,14 @@ class Collator:
     """Pads a batch on the right.
 
     A batch of packed rows carries ``position_ids`` that start anew at every document, and no
-    attention mask: from these transformers builds a block-diagonal mask.
+    attention mask: from these transformers builds a block-diagonal mask. What fills a row at its end
+    is a document of its own.
     """
 
     pad_token_id: int
     packed: bool = False
+    flat: bool = False
+    """Whether the packed rows of a batch are laid end to end in one: only so flash attention tells documents apart."""
     weighted: bool = False
     """Whether any example of the whole set has weights: all batches, on all ranks, carry them then, or none."""
 
@@ -33,6 +37,8 @@ class Collator:
         """
         import torch
 
+        if self.flat:
+            examples = [join(examples)]
         longest = max(len(example.input_ids) for example in examples)
 
         def padded(rows: Sequence[Sequence[float]], fill: float, dtype: torch.dtype = torch.long) -> torch.Tensor:
@@ -50,10 +56,3 @@ class Collator:
         if self.weighted:
             batch["loss_weights"] = padded([weights_of(example) for example in examples], 0.0, torch.float32)
         return batch
-
-
-def weights_of(example: Example) -> Sequence[float]:
-    """Return what each token of *example* weighs in the loss, also where each trained one weighs 1."""
-    if example.weights is not None:
-        return example.weights
-    return [float(label != IGNORE_INDEX) for label in example.labels]

@@ -45,6 +45,8 @@ class Summary:
     """What else there is to know of the rows, counted; docs/supervision.md explains the names."""
     worked_example: dict[str, Any] = field(default_factory=dict)
     """The first example: where its row stands, its text, and what of it is trained."""
+    packing: dict[str, Any] = field(default_factory=dict)
+    """Rows before and after packing, how full they are, and the padding they save; empty without packing."""
     notes: list[str] = field(default_factory=list)
     """What is said of these rows."""
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from sftcore.config import DataConfig, EvalFraction, Loaded
+from sftcore.data.bins import padding
 from sftcore.data.conversations import Parsed, Source, parse_sources
 from sftcore.data.labels import Summary, label
-from sftcore.data.packing import pack
+from sftcore.data.packing import PackedSet
 from sftcore.errors import DataError
 from sftcore.plugins import Registry
 from sftcore.report import count
@@ -36,8 +38,8 @@ class Rows(NamedTuple):
 class Prepared(NamedTuple):
     """The examples of both sets, and what became of their rows."""
 
-    train: list[Example]
-    eval: list[Example]
+    train: Sequence[Example]
+    eval: Sequence[Example]
     train_summary: Summary
     eval_summary: Summary
 
@@ -63,8 +65,11 @@ def check_rows(loaded: Loaded, registry: Registry) -> Rows:
     return Rows(train, held_back, sources)
 
 
-def prepare(rows: Rows, config: DataConfig, labeller: Labeller) -> Prepared:
+def prepare(rows: Rows, config: DataConfig, labeller: Labeller, batch_sizes: tuple[int, int]) -> Prepared:
     """Return the examples that *rows* become.
+
+    Args:
+        batch_sizes: of the batches that a device trains and evaluates on, in rows.
 
     Raises:
         DataError: nothing is left to train, or a row is too long and the policy is to end the run.
@@ -72,14 +77,34 @@ def prepare(rows: Rows, config: DataConfig, labeller: Labeller) -> Prepared:
     """
     train, train_summary = label(rows.train, labeller)
     held_back, eval_summary = label(rows.eval, labeller, "eval")
-    if config.packing:
-        packed = pack(train, config.max_length)
-        fill = train_summary.tokens / (len(packed) * config.max_length)
-        train_summary.notes.append(
-            f"{count(len(train), 'example')} packed into {len(packed)} of {config.max_length} tokens, {fill:.1%} full"
+    if not config.packing:
+        return Prepared(train, held_back, train_summary, eval_summary)
+    return Prepared(
+        _packed(train, config.max_length, batch_sizes[0], train_summary),
+        _packed(held_back, config.max_length, batch_sizes[1], eval_summary),
+        train_summary,
+        eval_summary,
+    )
+
+
+def _packed(examples: list[Example], max_length: int, batch_size: int, summary: Summary) -> PackedSet:
+    """Return *examples* in rows that they share, and tell how full these are."""
+    packed = PackedSet(examples, max_length)
+    if examples:
+        fill, avoided = packed.bins.fill, padding(packed.bins.lengths, batch_size)
+        summary.packing = {
+            "rows_before": len(examples),
+            "rows": len(packed),
+            "fill": fill,
+            "padding_avoided": avoided,
+            "padding_batch_size": batch_size,
+        }
+        unpacked = f"; batches of {batch_size} unpacked would be {avoided:.1%} padding" if batch_size > 1 else ""
+        summary.notes.append(
+            f"{count(len(examples), 'example')} packed into {count(len(packed), 'row')} of {max_length} tokens, "
+            f"{fill:.2%} full{unpacked}"
         )
-        train, held_back = packed, pack(held_back, config.max_length)
-    return Prepared(train, held_back, train_summary, eval_summary)
+    return packed
 
 
 def _split(rows: list[Parsed], fraction: float, seed: int) -> tuple[list[Parsed], list[Parsed]]:

@@ -42,6 +42,17 @@ def test_position_ids_start_anew_at_every_document():
     assert batch["labels"].tolist() == [[-100, 2, 3, 4, 5], [-100, 2, 3, -100, -100]]
 
 
+def test_flat_rows_are_laid_end_to_end():
+    """The first token of each row loses its label too: now another one stands before it."""
+    weighted = replace(example(1, 1, 1), weights=[0.5, 0.5, 0.5])
+    batch = Collator(9, packed=True, flat=True, weighted=True)([example(2, 3), weighted])
+    assert "attention_mask" not in batch
+    assert batch["position_ids"].tolist() == [[0, 1, 0, 1, 2, 0, 0, 0]]
+    assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 5, 1, 2, 3]]
+    assert batch["labels"].tolist() == [[-100, 2, 3, 4, 5, -100, 2, 3]]
+    assert batch["loss_weights"].tolist() == [[0, 1, 1, 1, 1, 0, 0.5, 0.5]]
+
+
 def test_weights_are_padded_with_nothing():
     weighted = replace(example(3), weights=[0.0, 0.3, 2.5])
     batch = Collator(9, weighted=True)([weighted, example(4), replace(example(1), weights=[0.0])])

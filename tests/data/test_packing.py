@@ -1,4 +1,4 @@
-"""Packing: whole examples, nothing lost, nothing too long."""
+"""Packed rows: whole examples, nothing lost, nothing too long; the same for every worker and rank."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import random
 import pytest
 
 from sftcore import Example, Origin
-from sftcore.data.packing import pack
+from sftcore.data.collate import Collator
+from sftcore.data.packing import PackedSet, Shuffled, join
 
 
 def examples(lengths):
@@ -25,10 +26,13 @@ LENGTHS = {
 }
 
 
+@pytest.mark.parametrize("shuffled", [None, 1])
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
-def test_no_example_is_split_lost_or_moved_over_the_limit(lengths):
+def test_no_example_is_split_lost_or_moved_over_the_limit(lengths, shuffled):
     given = examples(lengths)
-    rows = pack(given, 8)
+    packed = PackedSet(given, 8)
+    rows = [*packed] if shuffled is None else [packed[row] for row in Shuffled(packed, shuffled)]
+    assert len(rows) == len(packed)
     found = []
     for row in rows:
         assert sum(row.lengths) == len(row.input_ids) == len(row.labels) <= 8
@@ -41,25 +45,60 @@ def test_no_example_is_split_lost_or_moved_over_the_limit(lengths):
             found.append(origin.line)
             start += length
     assert sorted(found) == list(range(len(lengths)))
-    assert rows == pack(given, 8)
 
 
 def test_rows_are_filled():
-    assert sorted(len(row.input_ids) for row in pack(examples([3, 8, 1, 5, 5, 2, 7, 1]), 8)) == [8] * 4
-    assert len(pack(examples(LENGTHS["random"]), 8)) <= sum(LENGTHS["random"]) / 8 * 1.05
+    assert sorted(len(row.input_ids) for row in PackedSet(examples([3, 8, 1, 5, 5, 2, 7, 1]), 8)) == [8] * 4
+    assert len(PackedSet(examples(LENGTHS["random"]), 8)) <= sum(LENGTHS["random"]) / 8 * 1.05
+
+
+def test_the_order_is_drawn_for_the_epoch_of_the_set():
+    packed = PackedSet(examples(LENGTHS["random"]), 8)
+    order = Shuffled(packed, seed=3)
+    epochs = []
+    for epoch in (0, 1, 2, 0):
+        packed.set_epoch(epoch)
+        epochs.append(list(order))
+        assert len(order) == len(epochs[-1]) == len(packed)
+        assert epochs[-1] == list(packed.bins.drawn(3, epoch))
+    assert epochs[0] == epochs[3]
+    assert len({tuple(order) for order in epochs}) == 3
+
+
+def test_a_copy_of_another_epoch_gives_the_same_rows():
+    """As workers hold one: they are asked by the numbers of documents, or for a row that is fixed."""
+    packed, stale = (PackedSet(examples(LENGTHS["random"]), 8) for _ in range(2))
+    packed.set_epoch(5)
+    for row in [*Shuffled(packed, seed=3), 0, 7]:
+        assert stale[row] == packed[row]
+
+
+def test_no_label_is_predicted_by_another_document():
+    """In a batch the token before each document has no label to predict, whether rows stand apart or end to end."""
+    packed = PackedSet(examples(LENGTHS["mixed"]), 8)
+    for flat in (False, True):
+        batch = Collator(99, packed=True, flat=flat)([*packed])
+        starts = batch["position_ids"] == 0
+        assert starts.sum() >= len(LENGTHS["mixed"])
+        assert (batch["labels"][starts] == -100).all()
+        trained = batch["labels"] != -100
+        assert (batch["labels"][trained] == batch["input_ids"][trained]).all()
+        assert trained.sum() == sum(length - 1 for length in LENGTHS["mixed"])
 
 
 def test_weights_stay_with_their_tokens():
     weighted = Example([7, 8, 9], [7, -100, 9], (3,), (Origin("f", 0),), [0.5, 0.0, 0.3])
     unweighted = Example([5, 6, 4, 3], [-100, -100, 4, 3], (4,), (Origin("f", 1),))
-    (row,) = pack([weighted, unweighted], 8)
+    row = join([unweighted, weighted])
     assert row.labels == [-100, -100, 4, 3, -100, -100, 9]
     assert row.weights == [0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.3]
 
 
 def test_no_weights_where_none_are_given():
-    assert [row.weights for row in pack(examples([3, 4, 8]), 8)] == [None, None]
+    assert [row.weights for row in PackedSet(examples([3, 4, 8]), 8)] == [None, None]
 
 
 def test_nothing():
-    assert pack([], 8) == []
+    packed = PackedSet([], 8)
+    assert [*packed] == [*Shuffled(packed, 1)] == []
+    assert not packed

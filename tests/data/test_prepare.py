@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 from sftcore import DataError
 from sftcore.config import load
 from sftcore.data import check_rows, prepare
+from sftcore.data.bins import padding
 from sftcore.document import Document
 from sftcore.plugins import Registry
 from sftcore.supervision import Labeller, Policy
@@ -107,7 +108,7 @@ def test_the_sums_add_up(tmp_path, tokenizer, packing, truncation, dropped, cut)
         truncation=truncation,
     )
     rows = check_rows(made, REGISTRY)
-    prepared = prepare(rows, made.config.data, Labeller(tokenizer, ["<|im_end|>"]))
+    prepared = prepare(rows, made.config.data, Labeller(tokenizer, ["<|im_end|>"]), (4, 2))
     for summary, examples, given in (
         (prepared.train_summary, prepared.train, rows.train),
         (prepared.eval_summary, prepared.eval, rows.eval),
@@ -127,11 +128,38 @@ def test_the_sums_add_up(tmp_path, tokenizer, packing, truncation, dropped, cut)
 
 def test_what_packing_joined_is_told(tmp_path, tokenizer):
     made = loaded(write(tmp_path / "t.jsonl", DISTINCT[:20]), max_length=200, packing=True)
-    prepared = prepare(check_rows(made, REGISTRY), made.config.data, Labeller(tokenizer, ["<|im_end|>"]))
+    prepared = prepare(check_rows(made, REGISTRY), made.config.data, Labeller(tokenizer, ["<|im_end|>"]), (4, 2))
     [note] = prepared.train_summary.notes
     assert len(prepared.train) < 10
     full = prepared.train_summary.tokens / (200 * len(prepared.train))
-    assert note == f"20 examples packed into {len(prepared.train)} of 200 tokens, {full:.1%} full"
+    told = prepared.train_summary.packing
+    assert told == {
+        "rows_before": 20,
+        "rows": len(prepared.train),
+        "fill": pytest.approx(full),
+        "padding_avoided": pytest.approx(padding([length for row in prepared.train for length in row.lengths], 4)),
+        "padding_batch_size": 4,
+    }
+    assert note == (
+        f"20 examples packed into {len(prepared.train)} rows of 200 tokens, {full:.2%} full; "
+        f"batches of 4 unpacked would be {told['padding_avoided']:.1%} padding"
+    )
+    assert prepared.eval_summary.packing == {}
+
+
+def test_both_sets_are_packed_each_for_its_own_batches(tmp_path, tokenizer):
+    made = loaded(write(tmp_path / "t.jsonl", DISTINCT), eval={"fraction": 0.5}, max_length=200, packing=True)
+    prepared = prepare(check_rows(made, REGISTRY), made.config.data, Labeller(tokenizer, ["<|im_end|>"]), (4, 2))
+    both = prepared.train_summary.packing, prepared.eval_summary.packing
+    assert [told["padding_batch_size"] for told in both] == [4, 2]
+    assert [told["rows"] for told in both] == [len(prepared.train), len(prepared.eval)]
+    assert both[0]["padding_avoided"] > both[1]["padding_avoided"] > 0
+
+
+def test_nothing_is_packed_unasked(tmp_path, tokenizer):
+    made = loaded(write(tmp_path / "t.jsonl", DISTINCT[:20]), max_length=200)
+    prepared = prepare(check_rows(made, REGISTRY), made.config.data, Labeller(tokenizer, ["<|im_end|>"]), (4, 2))
+    assert (len(prepared.train), prepared.train_summary.packing, prepared.train_summary.notes) == (20, {}, [])
 
 
 def test_each_source_has_its_own_policy(tmp_path):

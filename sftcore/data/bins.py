@@ -1,0 +1,165 @@
+"""Which documents share a row: best-fit-decreasing bin packing, on lengths alone."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Ints: TypeAlias = NDArray[np.int64]
+
+Pattern: TypeAlias = "tuple[Pattern, int, int] | None"
+"""What a row holds: another pattern, and behind it a length, so many times."""
+
+
+class Rows(Sequence[tuple[int, ...]]):
+    """Rows of documents: each is the documents' numbers."""
+
+    def __init__(self, documents: Ints, ends: Ints, order: Ints) -> None:
+        self._documents, self._ends, self._order = documents, ends, order
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, index: int) -> tuple[int, ...]:  # type: ignore[override]  # nothing slices
+        row = self._order[index]
+        start = self._ends[row - 1] if row else 0
+        return tuple(self._documents[start : self._ends[row]].tolist())
+
+
+class Bins:
+    """Rows of at most ``max_length`` tokens, for documents of these *lengths*.
+
+    The rows are places, each for a document of one length. They are found once, by best fit,
+    longest first (Johnson et al., 1974), over all documents. Which documents take the places is drawn
+    by seed and epoch, and by nothing else: so their number is the same in every epoch and on every rank.
+
+    All documents of a length are placed at once, into all rows that are alike. A row then has less
+    than half of the room it had, so the time grows with the number of different lengths, times the
+    logarithm of ``max_length``; with the number of documents only sorting and counting do.
+    """
+
+    def __init__(self, lengths: Sequence[int] | Ints, max_length: int) -> None:
+        import numpy as np
+
+        self.max_length = max_length
+        self.lengths: Ints = np.asarray(lengths, dtype=np.int64)
+        if len(self.lengths) and not 0 < self.lengths.min() <= self.lengths.max() <= max_length:
+            raise ValueError(f"every length must be between 1 and {max_length}")
+        values, numbers = np.unique(self.lengths, return_counts=True)
+        places: list[int] = []
+        sizes: list[int] = []
+        for pattern, rows in _best_fit(zip(values[::-1].tolist(), numbers[::-1].tolist(), strict=True), max_length):
+            row = list(_unrolled(pattern))
+            places += row * rows
+            sizes += [len(row)] * rows
+        self._ends: Ints = np.cumsum(np.asarray(sizes, dtype=np.int64))
+        self._places: Ints = np.argsort(np.asarray(places, dtype=np.int64), kind="stable")
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @property
+    def fill(self) -> float:
+        """The share of the rows that is taken by documents."""
+        return float(self.lengths.sum()) / (len(self) * self.max_length) if len(self) else 1.0
+
+    def drawn(self, seed: int, epoch: int) -> Rows:
+        """Return the rows of *epoch*: documents of one length change places, and the rows are in random order."""
+        import numpy as np
+
+        chance = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed % 2**64, epoch))))
+        documents = self._placed(np.lexsort((chance.random(len(self.lengths)), self.lengths)))
+        return Rows(documents, self._ends, np.argsort(chance.random(len(self)), kind="stable"))
+
+    def fixed(self) -> Rows:
+        """Return the rows without chance, in the order of the first document in each."""
+        import numpy as np
+
+        documents = self._placed(np.argsort(self.lengths, kind="stable"))
+        starts = np.concatenate(([0], self._ends[:-1])).astype(np.int64) if len(self) else self._ends
+        first = np.minimum.reduceat(documents, starts) if len(self) else starts
+        return Rows(documents, self._ends, np.argsort(first, kind="stable"))
+
+    def _placed(self, by_length: Ints) -> Ints:
+        """Return the documents row after row; they are given from the shortest to the longest."""
+        import numpy as np
+
+        placed: Ints = np.empty_like(by_length)
+        placed[self._places] = by_length
+        return placed
+
+
+def _best_fit(lengths: Iterable[tuple[int, int]], max_length: int) -> Iterator[tuple[Pattern, int]]:
+    """Yield the patterns of the rows, each with the number of rows that have it.
+
+    Args:
+        lengths: each length with the number of its documents, the longest first.
+    """
+    alike: dict[int, list[tuple[Pattern, int]]] = {}
+    """Patterns, with the number of their rows, by the tokens that are free in them."""
+    levels: list[int] = []
+    """The keys of ``alike``, sorted."""
+
+    def put(pattern: Pattern, free: int, rows: int) -> None:
+        if rows and free in alike:
+            alike[free].append((pattern, rows))
+        elif rows:
+            alike[free] = [(pattern, rows)]
+            insort(levels, free)
+
+    for length, left in lengths:
+        while left:
+            at = bisect_left(levels, length)
+            free = levels[at] if at < len(levels) else max_length
+            times = free // length  # the same row stays the best fit for the next document, until it has no room
+            if at < len(levels):
+                pattern, rows = alike[free].pop()
+                if not alike[free]:
+                    del alike[free], levels[at]
+            else:
+                pattern, rows = None, -(-left // times)
+            full = min(rows, left // times)
+            put((pattern, length, times), free - times * length, full)
+            left -= full * times
+            if full < rows:
+                if left:
+                    put((pattern, length, left), free - left * length, 1)
+                    full += 1
+                    left = 0
+                put(pattern, free, rows - full)
+    for free in levels:
+        yield from alike[free]
+
+
+def _unrolled(pattern: Pattern) -> Iterator[int]:
+    while pattern is not None:
+        pattern, length, times = pattern
+        yield from [length] * times
+
+
+def padding(lengths: Sequence[int] | Ints, batch_size: int) -> float:
+    """Return the share of padding in batches of so many documents in random order, as it is to be expected.
+
+    A batch is as long as its longest document. The expectation is exact, nothing is drawn.
+    """
+    import numpy as np
+
+    values, numbers = np.unique(np.asarray(lengths, dtype=np.int64), return_counts=True)
+    total = int(numbers.sum())
+    up_to = np.cumsum(numbers)
+
+    def longest(size: int) -> float:
+        """Return the expected longest of *size* documents."""
+        chance = np.ones(len(values))  # that all of them are at most so long
+        for taken in range(size):
+            chance *= np.maximum(up_to - taken, 0) / (total - taken)
+        return float(values @ np.diff(chance, prepend=0.0))
+
+    whole, rest = divmod(total, min(batch_size, total)) if total else (0, 0)
+    padded = sum(times * size * longest(size) for times, size in ((whole, min(batch_size, total)), (1, rest)) if size)
+    return 1 - float(values @ numbers) / padded if padded else 0.0
