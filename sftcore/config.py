@@ -46,11 +46,16 @@ class SourceConfig:
     """One source of rows."""
 
     path: str
-    """A file, a glob, or the id of a hub data set. Files end in `.jsonl`, `.json`, `.parquet` or `.csv`."""
+    """A file, folder, glob, or the id of a hub data set. Files end in `.jsonl`, `.json`, `.csv`, which may be
+    compressed (`.gz`, `.bz2`, `.xz`, `.zst`), or `.parquet`."""
     format: Any = AUTO
     """A format's name, or `{name: ..., options}`; `auto` decides by the first rows."""
     split: str = "train"
     """Which split of a hub data set; a file has none."""
+    subset: str | None = None
+    """Which subset (configuration) of a hub data set that has several."""
+    limit: int | None = None
+    """Read the first rows only, so many; null: all."""
     weight: float = 1.0
     """What a trained token of this source weighs in the loss; multiplies a message's own weight."""
     train_on: TrainOn | None = None
@@ -68,6 +73,8 @@ class SourceConfig:
         _check_train_on(self.train_on)
         if not 0 <= self.weight < math.inf:
             raise ValueError(f"the weight must be a number of at least 0, not {self.weight:g}")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"the limit must be at least 1, not {self.limit}")
 
 
 @dataclass

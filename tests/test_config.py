@@ -183,6 +183,8 @@ def test_defaults(checked: Check) -> None:
         ),
         ("data", "{train: a, eval: {fraction: 0}}", "c.yaml:3: data.eval: the fraction must be between 0 and 1, not 0"),
         ("data", "{train: a, eval: 0.1}", "c.yaml:3: data.eval: must be a mapping of options, not 0.1"),
+        ("data", "{train: {path: a, limit: 0}}", "c.yaml:3: data.train: the limit must be at least 1, not 0"),
+        ("data", "{train: {path: a, limit: 0.5}}", "c.yaml:3: data.train.limit: should be a valid integer"),
         (
             "data",
             "{train: {path: a, format: [rows]}}",

@@ -8,7 +8,8 @@ from typing import NamedTuple, cast
 
 from sftcore.components import Format
 from sftcore.config import AUTO, Loaded, SourceConfig
-from sftcore.data.sources import Row, read
+from sftcore.data.readers import Row
+from sftcore.data.sources import read
 from sftcore.document import Keys, dotted
 from sftcore.errors import DataError, RowError, json_type
 from sftcore.plugins import Entry, Registry
