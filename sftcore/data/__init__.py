@@ -3,6 +3,6 @@
 from sftcore.data.collate import Collator
 from sftcore.data.conversations import parse_sources
 from sftcore.data.labels import Summary, label
-from sftcore.data.prepare import Prepared, check_rows, prepare
+from sftcore.data.prepare import Prepared, Rows, check_rows, prepare
 
-__all__ = ["Collator", "Prepared", "Summary", "check_rows", "label", "parse_sources", "prepare"]
+__all__ = ["Collator", "Prepared", "Rows", "Summary", "check_rows", "label", "parse_sources", "prepare"]

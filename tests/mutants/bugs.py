@@ -621,7 +621,7 @@ DATA = [
         told="Rows that cannot be labelled vanish from the counts.",
         seen="ms-swift#9191",
         file="sftcore/data/labels.py",
-        old='            reasons[_MESSAGE.sub("", str(error))] += 1\n',
+        old='            reasons[_MESSAGE.sub("", refusal.reason)] += 1\n',
         new="",
         tests=(f"{_LABELS}::test_what_is_refused_is_counted_by_reason_and_told_with_its_place",),
     ),
