@@ -196,6 +196,8 @@ def _preview(options: argparse.Namespace, overrides: list[str], registry: Regist
         document.override(assignment)
     found = samples(load(document, registry, os.environ), registry, options.n, options.source)
     say("template", found.template)
+    for problem in found.bad:
+        warn(f"left out, because it is a bad row: {problem}")
     for problem in found.refused:
         warn(f"left out, because it cannot be labelled with certainty: {problem}")
     for origin in found.untrained:

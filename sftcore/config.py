@@ -19,6 +19,9 @@ from sftcore.template_file import FileTemplate
 
 AUTO = "auto"
 
+SHARES_MISS = 0.001
+"""By how much the shares of all sources may miss 1, so that thirds can be written."""
+
 
 @dataclass
 class ModelConfig:
@@ -46,11 +49,22 @@ class SourceConfig:
     """One source of rows."""
 
     path: str
-    """A file, a glob, or the id of a hub data set. Files end in `.jsonl`, `.json`, `.parquet` or `.csv`."""
+    """A file, folder, glob, or the id of a hub data set. Files end in `.jsonl`, `.json`, `.csv`, which may be
+    compressed (`.gz`, `.bz2`, `.xz`, `.zst`), or `.parquet`."""
     format: Any = AUTO
     """A format's name, or `{name: ..., options}`; `auto` decides by the first rows."""
     split: str = "train"
     """Which split of a hub data set; a file has none."""
+    subset: str | None = None
+    """Which subset (configuration) of a hub data set that has several."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """New names for columns of the rows, before the format reads them: `{prompt: input, completion: output}`."""
+    limit: int | None = None
+    """Read the first rows only, so many; null: all."""
+    repeat: float = 1.0
+    """How often each row stands in an epoch: 3 is three times; 0.5 is half the rows, chosen by content."""
+    share: float | None = None
+    """What part of the rows of an epoch comes from this source, above 0 and up to 1; null: what is there."""
     weight: float = 1.0
     """What a trained token of this source weighs in the loss; multiplies a message's own weight."""
     train_on: TrainOn | None = None
@@ -68,6 +82,17 @@ class SourceConfig:
         _check_train_on(self.train_on)
         if not 0 <= self.weight < math.inf:
             raise ValueError(f"the weight must be a number of at least 0, not {self.weight:g}")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"the limit must be at least 1, not {self.limit}")
+        if not 0 < self.repeat < math.inf:
+            raise ValueError(f"repeat must be a number above 0, not {self.repeat:g}")
+        if self.share is not None and not 0 < self.share <= 1:
+            raise ValueError(f"the share must be above 0 and at most 1, not {self.share:g}; `weight` is of the loss")
+        if self.share is not None and self.repeat != 1:
+            raise ValueError("share and repeat both say how often a row is taken; keep one of them")
+        for name in self.columns.values():
+            if len(given := [column for column, target in self.columns.items() if target == name]) > 1:
+                raise ValueError(f"columns would make {name!r} of {' and '.join(map(repr, given))}")
 
 
 @dataclass
@@ -94,6 +119,9 @@ class DataConfig:
     """Longest example in tokens; `truncation` says what becomes of longer ones."""
     packing: bool = False
     """Join short conversations into rows of `max_length`, each seeing only itself."""
+    max_bad_rows: int | float = 0
+    """How many rows may be bad: a number, or a share between 0 and 1. They are left out, and kept in
+    `quarantine.jsonl`; one more ends the run."""
     train_on: TrainOn = "assistant"
     """What is trained: `assistant` turns, the `last_turn` of them, `all` tokens, or the texts of a list of roles."""
     train_on_stop: bool = True
@@ -111,6 +139,17 @@ class DataConfig:
         _check_train_on(self.train_on)
         if self.max_length < 1:
             raise ValueError(f"max_length must be at least 1, not {self.max_length}")
+        if not (0 <= self.max_bad_rows < 1 or (self.max_bad_rows >= 1 and float(self.max_bad_rows).is_integer())):
+            raise ValueError(
+                f"max_bad_rows must be a whole number of rows, or a share between 0 and 1, not {self.max_bad_rows:g}"
+            )
+        if isinstance(self.eval, list) and any(source.share is not None for source in self.eval):
+            raise ValueError("a source of eval has a share, which is of rows that are trained; take limit or repeat")
+        shares = [source.share for source in self.train if source.share is not None]
+        if len(shares) == len(self.train) and abs(sum(shares) - 1) > SHARES_MISS:
+            raise ValueError(f"all sources of train have a share, and together these are {sum(shares):g}, not 1")
+        if len(shares) < len(self.train) and sum(shares) >= 1:
+            raise ValueError(f"the shares of train are {sum(shares):g}, which leaves nothing to sources without one")
 
     def policy(self, source: SourceConfig) -> Policy:
         """Return what holds for the rows of *source*: what it says itself, and for the rest what `data` says."""

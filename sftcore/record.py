@@ -101,7 +101,7 @@ class RunRecord:
         if self.path.exists():
             aside = self.folder / "earlier" / now().replace(":", "-")
             aside.mkdir(parents=True)
-            for name in (self.path.name, *(() if resuming else ("metrics.jsonl",))):
+            for name in (self.path.name, "quarantine.jsonl", *(() if resuming else ("metrics.jsonl",))):
                 if (self.folder / name).exists():
                     (self.folder / name).rename(aside / name)
         self.write()

@@ -6,11 +6,12 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from sftcore import base_model, chat_template
 from sftcore.config import load
-from sftcore.data import Prepared, check_rows, prepare
+from sftcore.data import Prepared, Rows, check_rows, prepare, quarantine
 from sftcore.document import Document
 from sftcore.errors import SftError
 from sftcore.plugins import Registry
@@ -19,6 +20,9 @@ from sftcore.report import count, is_main_process, quiet_libraries, say, warn
 
 LAUNCHED = "SFTCORE_LAUNCHED"
 """Set in the environment of a launcher, so that its processes are not taken for new ones."""
+
+FEW = 5
+"""How many bad rows of a source are shown, where a run goes on without them."""
 
 
 def run(document: Document, registry: Registry, argv: Sequence[str]) -> int:
@@ -43,8 +47,7 @@ def run(document: Document, registry: Registry, argv: Sequence[str]) -> int:
     command = None if _is_launched(os.environ) else loaded.config.backend.command(argv)
     if command is not None:
         _become(command)
-    for source in rows.sources:
-        say("data", f"{source.path}: {count(len(source.rows), 'row')}, format {source.chosen}")
+    _tell_read(rows)
 
     import torch
     import transformers
@@ -62,7 +65,7 @@ def run(document: Document, registry: Registry, argv: Sequence[str]) -> int:
     labeller = chat_template.labeller(loaded, tokenizer, template)
     batch_sizes = (args.per_device_train_batch_size, args.per_device_eval_batch_size)
     prepared = prepare(rows, loaded.config.data, labeller, batch_sizes)
-    _tell(prepared)
+    _tell_prepared(prepared)
 
     folder = _output_folder(args.output_dir)
     resume = checkpoint.resume_from(args, folder)
@@ -76,11 +79,15 @@ def run(document: Document, registry: Registry, argv: Sequence[str]) -> int:
     trainer, ask = train.build_trainer(model, loaded.config, args, tokenizer, prepared, trackers)
     if is_main_process():
         record.begin(resuming=resume is not None and Path(resume).resolve().parent == folder.resolve())
+        kept = quarantine.write(folder, prepared.refused, loaded.config.data, document)
+        if kept:
+            say("refused", f"{count(len(prepared.refused), 'row')}, kept in {kept}")
         record.write(
             training_args=redact(args.to_dict()),
             base_model={"name": base.name, "fingerprint": base.fingerprint(model)},
             data={
                 "fingerprint": rows.fingerprint(),
+                "rows": asdict(prepared.account),
                 "train": vars(prepared.train_summary),
                 "eval": vars(prepared.eval_summary),
             },
@@ -150,7 +157,20 @@ def _become(command: Sequence[str]) -> None:
         raise SftError(f"the launcher cannot be started: {command[0]}: {error}") from None
 
 
-def _tell(prepared: Prepared) -> None:
+def _tell_read(rows: Rows) -> None:
+    """Say which rows were read, with the first bad ones of each source, and how they are used."""
+    for source in rows.sources:
+        refused = f", {len(source.refused):,} refused:" if source.refused else ""
+        say("data", f"{source.path}: {count(source.read, 'row')}, format {source.chosen}{refused}")
+        for refusal in source.refused[:FEW]:
+            say("data", f"  {refusal}")
+        if len(source.refused) > FEW:
+            say("data", f"  ... and {len(source.refused) - FEW} more")
+    for note in rows.notes:
+        say("data", note)
+
+
+def _tell_prepared(prepared: Prepared) -> None:
     """Say what became of the rows."""
     for name, summary in (("train", prepared.train_summary), ("eval", prepared.eval_summary)):
         if summary.rows:
@@ -160,3 +180,4 @@ def _tell(prepared: Prepared) -> None:
             say(name, f"{rows}{more}, {tokens}, {summary.trained:,} of them trained ({share:.0%})")
         for note in summary.notes:
             say(name, note)
+    say("rows", str(prepared.account))

@@ -13,6 +13,7 @@ from sftcore import base_model, chat_template
 from sftcore.config import Loaded
 from sftcore.data import parse_sources
 from sftcore.data.labels import labelled, remarked
+from sftcore.data.refusals import bad_rows
 from sftcore.errors import DataError, RowError
 from sftcore.plugins import Registry
 from sftcore.supervision import Labelled, Remark, TooLongError
@@ -22,9 +23,11 @@ from sftcore.types import Origin
 class Samples(NamedTuple):
     """Examples with their rows, rows that were refused, and what the labels were made with.
 
-    ``untrained`` are rows of which nothing is trained.
+    ``bad`` are rows that no format could read; ``refused`` are those that the chat template cannot label;
+    ``untrained`` are those of which nothing is trained.
     """
 
+    bad: list[str]
     shown: list[tuple[Labelled, Origin]]
     refused: list[str]
     untrained: list[Origin]
@@ -50,6 +53,9 @@ def samples(loaded: Loaded, registry: Registry, number: int, place: str | None) 
         wanted=_at(place) if place else None,
         limit=None if place else number,
     )
+    bad = [refusal for source in sources for refusal in source.refused]
+    if bad and (place or not loaded.config.data.max_bad_rows):
+        raise DataError(bad_rows([str(refusal) for refusal in bad]))
     in_turn = chain.from_iterable(zip_longest(*(source.rows for source in sources)))
     rows = [row for row in in_turn if row is not None]
     if place and not rows:
@@ -59,7 +65,7 @@ def samples(loaded: Loaded, registry: Registry, number: int, place: str | None) 
     tokenizer = base.tokenizer()
     template = chat_template.choose_template(loaded, tokenizer, base)
     labeller = chat_template.labeller(loaded, tokenizer, template)
-    found = Samples([], [], [], [], tokenizer, template.reason)
+    found = Samples([str(refusal) for refusal in bad], [], [], [], [], tokenizer, template.reason)
     remarks: Counter[Remark] = Counter()
     for row in islice(rows, number):
         try:

@@ -70,10 +70,19 @@ def tiny(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of 40 conversations of different lengths."""
-    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    return _sums(tmp_path_factory.mktemp("rows") / "rows.jsonl", "one", 1)
+
+
+@pytest.fixture(scope="session")
+def eval_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of 40 other conversations."""
+    return _sums(tmp_path_factory.mktemp("rows") / "eval.jsonl", "two", 2)
+
+
+def _sums(path: Path, name: str, more: int) -> Path:
     lines = []
     for number in range(40):
-        question, answer = f"What is {number} plus one?", " ".join([f"It is {number + 1}."] * (1 + number % 5))
+        question, answer = f"What is {number} plus {name}?", " ".join([f"It is {number + more}."] * (1 + number % 5))
         lines.append({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]})
     path.write_text("\n".join(json.dumps(line) for line in lines))
     return path

@@ -183,6 +183,58 @@ def test_defaults(checked: Check) -> None:
         ),
         ("data", "{train: a, eval: {fraction: 0}}", "c.yaml:3: data.eval: the fraction must be between 0 and 1, not 0"),
         ("data", "{train: a, eval: 0.1}", "c.yaml:3: data.eval: must be a mapping of options, not 0.1"),
+        ("data", "{train: {path: a, limit: 0}}", "c.yaml:3: data.train: the limit must be at least 1, not 0"),
+        ("data", "{train: {path: a, limit: 0.5}}", "c.yaml:3: data.train.limit: should be a valid integer"),
+        ("data", "{train: {path: a, repeat: 0}}", "c.yaml:3: data.train: repeat must be a number above 0, not 0"),
+        ("data", "{train: {path: a, repeat: .inf}}", "c.yaml:3: data.train: repeat must be a number above 0, not inf"),
+        (
+            "data",
+            "{train: [b, {path: a, share: 0}]}",
+            "c.yaml:3: data.train.1: the share must be above 0 and at most 1",
+        ),
+        ("data", "{train: [b, {path: a, share: 25}]}", "c.yaml:3: data.train.1: the share must be above 0 and at most"),
+        (
+            "data",
+            "{train: [b, {path: a, share: 1}]}",
+            "c.yaml:3: data: the shares of train are 1, which leaves nothing",
+        ),
+        (
+            "data",
+            "{train: [{path: b, share: 0.3}, {path: a, share: 0.6}]}",
+            "c.yaml:3: data: all sources of train have a share, and together these are 0.9, not 1",
+        ),
+        (
+            "data",
+            "{train: [b, {path: a, share: 0.5, repeat: 2}]}",
+            "c.yaml:3: data.train.1: share and repeat both say how often a row is taken; keep one of them",
+        ),
+        (
+            "data",
+            "{train: a, eval: [b, {path: a, share: 0.5}]}",
+            "c.yaml:3: data: a source of eval has a share, which is of rows that are trained",
+        ),
+        ("data", "{train: {path: a, columns: [x]}}", "c.yaml:3: data.train.columns: should be a valid dictionary"),
+        ("data", "{train: {path: a, columns: {x: 3}}}", "c.yaml:3: data.train.columns: should be a valid string"),
+        (
+            "data",
+            "{train: {path: a, columns: {x: z, y: z}}}",
+            "c.yaml:3: data.train: columns would make 'z' of 'x' and 'y'",
+        ),
+        (
+            "data",
+            "{train: a, max_bad_rows: -1}",
+            "c.yaml:3: data: max_bad_rows must be a whole number of rows, or a sh",
+        ),
+        (
+            "data",
+            "{train: a, max_bad_rows: 1.5}",
+            "c.yaml:3: data: max_bad_rows must be a whole number of rows, or a s",
+        ),
+        (
+            "data",
+            "{train: a, max_bad_rows: .nan}",
+            "c.yaml:3: data: max_bad_rows must be a whole number of rows, or a ",
+        ),
         (
             "data",
             "{train: {path: a, format: [rows]}}",
@@ -229,6 +281,7 @@ def test_a_section_is_missing(missing: str) -> None:
         ("[a, {path: b, split: test}]", [SourceConfig("a"), SourceConfig("b", split="test")]),
         ("{path: a, format: rows}", [SourceConfig("a", Rows())]),
         ("[{path: a, format: {name: dist/rows, key: k}}]", [SourceConfig("a", Rows("k"))]),
+        ("{path: a, limit: 3, repeat: 2, columns: {x: y}}", [SourceConfig("a", limit=3, repeat=2, columns={"x": "y"})]),
     ],
 )
 @pytest.mark.parametrize("section", ["train", "eval"])
@@ -242,6 +295,22 @@ def test_sources(checked: Check, section: str, text: str, sources: list[SourceCo
 def test_a_share_of_the_rows_is_held_back(checked: Check) -> None:
     assert checked(data="{train: a, eval: {fraction: 0.25}}").config.data.eval == EvalFraction(0.25)
     assert checked(data="{train: a, eval: null}").config.data.eval is None
+
+
+@pytest.mark.parametrize(
+    "shares", [["0.25"], ["0.25", "0.5"], ["0.4", "0.6"], ["0.333", "0.333", "0.334"], ["0.3333"] * 3]
+)
+def test_shares(checked: Check, shares: list[str]) -> None:
+    sources = [f"{{path: a, share: {share}}}" for share in shares] + (
+        [] if len(shares) == 3 or "0.6" in shares else ["b"]
+    )
+    config = checked(data=f"{{train: [{', '.join(sources)}]}}").config
+    assert [source.share for source in config.data.train if source.share] == list(map(float, shares))
+
+
+@pytest.mark.parametrize("most", [0, 1, 100, 0.01, 0.999])
+def test_bad_rows_are_a_number_or_a_share(checked: Check, most: float) -> None:
+    assert checked(data=f"{{train: a, max_bad_rows: {most}}}").config.data.max_bad_rows == most
 
 
 @pytest.mark.parametrize(

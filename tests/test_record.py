@@ -173,10 +173,12 @@ def test_how_a_run_ended(loaded: Loaded, tmp_path: Path, status: str) -> None:
 
 @pytest.mark.parametrize("resuming", [False, True])
 def test_what_an_earlier_run_left_is_kept(loaded: Loaded, tmp_path: Path, resuming: bool) -> None:
-    for name in ("run.json", "metrics.jsonl"):
+    for name in ("run.json", "metrics.jsonl", "quarantine.jsonl"):
         (tmp_path / name).write_text('"earlier"')
     RunRecord(tmp_path, loaded, [], {}).begin(resuming)
     kept = {path.name: path.read_text() for path in tmp_path.glob("earlier/*/*")}
-    assert kept == {"run.json": '"earlier"'} | ({} if resuming else {"metrics.jsonl": '"earlier"'})
+    assert kept == dict.fromkeys(
+        ("run.json", "quarantine.jsonl", *(() if resuming else ("metrics.jsonl",))), '"earlier"'
+    )
     assert (tmp_path / "metrics.jsonl").exists() is resuming
     assert read(tmp_path)["status"] == "running"

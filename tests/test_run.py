@@ -131,8 +131,8 @@ def test_packing_is_refused_where_conversations_would_see_each_other(sft, tmp_pa
     assert sft.record()["status"] == "failed"
 
 
-def test_the_evaluation_loss_is_a_mean_over_tokens(sft, rows):
-    sft.config["data"]["eval"] = str(rows)
+def test_the_evaluation_loss_is_a_mean_over_tokens(sft, eval_rows):
+    sft.config["data"]["eval"] = str(eval_rows)
     sft.config["training_args"] |= {"max_steps": 1, "learning_rate": 0.0, "eval_strategy": "steps", "eval_steps": 1}
     losses = set()
     for batch in (1, 3, 40):
@@ -147,6 +147,54 @@ def test_rows_held_back_are_evaluated_by_default(sft):
     assert any("eval_loss" in line for line in sft.metrics())
     record = sft.record()["data"]
     assert (record["train"]["rows"], record["eval"]["rows"]) == (30, 10)
+
+
+def test_every_row_is_accounted_for(sft, rows):
+    mixed = sft.folder / "mixed.jsonl"
+    call = {"role": "assistant", "content": "", "tool_calls": [{"name": "f", "arguments": {}}]}
+    odd = {"messages": [{"role": "user", "content": "q"}, call]}
+    bad = ["{", *['{"messages": "x"}'] * 6, '{"messages": [{"role": "user", "content": "\\ud83d"}]}']
+    mixed.write_text("\n".join([*rows.read_text().splitlines(), *bad, json.dumps(odd)]))
+    sft.config["data"] = {
+        "train": [{"path": str(mixed), "repeat": 2}],
+        "eval": {"path": str(rows), "limit": 10},
+        "max_bad_rows": 8,
+    }
+    said = sft.train()
+    became = sft.record()["data"]["rows"]
+    assert became["read"] == 40 + 8 + 1 + 10
+    assert (became["trained"], became["evaluated"]) == (30, 10)
+    assert became["dropped"] == {"also in data.eval": 10}
+    assert [became["refused"][reason] for reason in list(became["refused"])[:1]] == [6]
+    assert sum(became["refused"].values()) == 9
+    quarantine = [json.loads(line) for line in (sft.out / "quarantine.jsonl").read_text().splitlines()]
+    assert [line["source"] for line in quarantine] == [f"{mixed}:{line}" for line in range(41, 50)]
+    assert [line.get("row", line.get("raw")) for line in quarantine] == ["{", *map(json.loads, bad[1:]), odd]
+    for line in (
+        f"data  {mixed}: 49 rows, format messages (auto), 8 refused:",
+        f"data    {mixed}:41: not valid JSON: ",
+        "data    ... and 3 more",
+        f"data  {mixed}: 31 of 31 rows drawn, as 62 of 62 in an epoch (100.0%)",
+        "train  30 rows in 60 examples, ",
+        "rows  59 rows read: 30 trained, 10 evaluated, 9 refused, 10 also in data.eval",
+        f"refused  9 rows, kept in {sft.out}/quarantine.jsonl",
+    ):
+        assert line in said
+    sft.config["data"] = {"train": str(rows)}
+    assert "refused" not in sft.train()
+    assert not (sft.out / "quarantine.jsonl").exists()
+
+
+def test_bad_rows_end_the_run_before_a_model_is_looked_for(sft, rows):
+    rows_and_bad = sft.folder / "bad.jsonl"
+    rows_and_bad.write_text(rows.read_text() + "\n{\n[]\n")
+    sft.config["data"] = {"train": str(rows_and_bad), "max_bad_rows": 1}
+    sft.config["model"]["name_or_path"] = "/no/such/model"
+    done = sft.run_here()
+    assert done.code == 2
+    assert "error: 2 rows cannot be used; mend or remove:\n" in done.said
+    assert done.said.endswith("data.max_bad_rows is 1\n")
+    assert not sft.out.exists()
 
 
 def test_a_template_that_is_named_wins_and_is_saved(sft, tiny):

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from sftcore.data.conversations import Parsed, bad_rows
+from sftcore.data.conversations import Parsed
+from sftcore.data.refusals import Refusal, bad_rows
 from sftcore.errors import ConfigError, DataError, RowError
 from sftcore.report import count
 from sftcore.supervision import Labelled, Labeller, Labelling, Remark, TooLongError, fit
@@ -33,8 +34,10 @@ class Summary:
     """Rows that cannot be labelled with certainty, by reason."""
     dropped: int = 0
     """Rows in which no token is trained, or none is left within ``max_length``."""
+    too_long: int = 0
+    """Rows among the dropped of which an example was longer than ``max_length``."""
     examples: int = 0
-    """Examples made of the kept rows, before packing."""
+    """Examples made of the kept rows, before packing; those of a row that is repeated count each time."""
     tokens: int = 0
     """Tokens of the examples."""
     trained: int = 0
@@ -51,11 +54,14 @@ class Summary:
     """What is said of these rows."""
 
 
-def label(rows: Sequence[Parsed], labeller: Labeller, name: str = "train") -> tuple[list[Example], Summary]:
+def label(
+    rows: Sequence[Parsed], labeller: Labeller, name: str = "train", refusals: list[Refusal] | None = None
+) -> tuple[list[Example], Summary]:
     """Tokenize *rows*, and label the tokens that the model must produce.
 
     Args:
         name: of the set, as messages call it.
+        refusals: gets the rows that are refused, without what is in them.
 
     Raises:
         DataError: nothing is left to train, or a row is too long and the policy is to end the run.
@@ -63,19 +69,20 @@ def label(rows: Sequence[Parsed], labeller: Labeller, name: str = "train") -> tu
     """
     summary = Summary(rows=len(rows))
     check_template(rows, labeller)
-    examples: list[Example] = []
+    made: list[tuple[Example, int]] = []
     remarks: Counter[Remark] = Counter()
     details: dict[Remark, str] = {}
     reasons: Counter[str] = Counter()
-    refused: list[str] = []
+    refused: list[Refusal] = []
     for row in rows:
         try:
             labelling = labelled(row, labeller)
         except TooLongError as error:
             raise DataError(f"{row.origin}: {error}") from None
         except RowError as error:
-            refused.append(f"{row.origin}: {error}")
-            reasons[_MESSAGE.sub("", str(error))] += 1
+            refusal = Refusal.of(row.origin, str(error))
+            refused.append(refusal)
+            reasons[_MESSAGE.sub("", refusal.reason)] += 1
             continue
         remarks.update({remark: times for remark, times in labelling.remarks.items() if times})
         for remark, detail in labelling.details.items():
@@ -84,20 +91,33 @@ def label(rows: Sequence[Parsed], labeller: Labeller, name: str = "train") -> tu
         summary.longest = max([summary.longest, labelling.longest])
         summary.kept += bool(found)
         summary.dropped += not found
+        summary.too_long += not found and bool(labelling.remarks[Remark.TOO_LONG])
         for example in found:
             summary.worked_example = summary.worked_example or _worked(example, row)
-            summary.tokens += len(example.input_ids)
-            summary.trained += example.trained
-            examples.append(
-                Example(example.input_ids, example.labels, (len(example.input_ids),), (row.origin,), example.weights)
+            summary.tokens += row.times * len(example.input_ids)
+            summary.trained += row.times * example.trained
+            length = len(example.input_ids)
+            made.append(
+                (Example(example.input_ids, example.labels, (length,), (row.origin,), example.weights), row.times)
             )
+    assert summary.rows == summary.kept + len(refused) + summary.dropped, "a row has vanished"
+    examples = _repeated(made)
     summary.examples = len(examples)
     summary.refused = dict(reasons)
     summary.remarks = {remark.name.lower(): times for remark, times in remarks.items()}
-    summary.notes = list(_notes(summary, refused, remarks, details))
+    if refusals is not None:
+        refusals += refused
+    problems = [str(refusal) for refusal in refused]
+    summary.notes = list(_notes(summary, problems, remarks, details))
     if rows and not examples:
-        raise DataError(("" if name == "train" else f"data.{name}: ") + _nothing_left(rows, summary, refused))
+        raise DataError(("" if name == "train" else f"data.{name}: ") + _nothing_left(rows, summary, problems))
     return examples, summary
+
+
+def _repeated(made: Sequence[tuple[Example, int]]) -> list[Example]:
+    """Return the examples, each as often as it says; all of them before any stands a second time."""
+    rounds = max((times for _, times in made), default=0)
+    return [example for number in range(rounds) for example, times in made if number < times]
 
 
 def labelled(row: Parsed, labeller: Labeller) -> Labelling:

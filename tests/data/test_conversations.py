@@ -8,8 +8,11 @@ from typing import ClassVar
 import pytest
 
 from sftcore import DataError, Format, Message, Origin
-from sftcore.data.conversations import SAMPLE, bad_rows, detect
+from sftcore.data.columns import Columns
+from sftcore.data.conversations import SAMPLE, _parse, bad_rows, detect
+from sftcore.data.readers import UnreadableError
 from sftcore.plugins import Entry, Registry
+from sftcore.supervision import Policy
 
 
 @dataclass
@@ -48,7 +51,7 @@ def test_the_one_that_fits():
 
 
 def test_a_bad_row_among_the_first_does_not_matter():
-    rows = sample(ValueError("not valid JSON"), 3, {"else": 1}, {"lines": []})
+    rows = sample(UnreadableError("not valid JSON"), 3, {"else": 1}, {"lines": []})
     assert detect("f", rows, registry(Lines))[0].name == "lines"
 
 
@@ -77,7 +80,7 @@ def test_every_row_is_told_where_none_fits():
 
 def test_every_row_is_told_where_none_is_an_object():
     with pytest.raises(DataError) as raised:
-        detect("f", sample(ValueError("not valid JSON: x"), "text"), registry(Lines))
+        detect("f", sample(UnreadableError("not valid JSON: x"), "text"), registry(Lines))
     assert "f:1: not valid JSON: x\n  f:2: expected one JSON object, not a string" in str(raised.value)
 
 
@@ -92,10 +95,9 @@ def test_a_long_list_is_cut_and_counted():
 
 
 def test_a_format_that_fails_names_the_row():
-    from sftcore.data.conversations import _parse
-    from sftcore.supervision import Policy
-
-    problems = []
-    assert not list(_parse(sample({"lines": 3}, {}), Lines(), Policy(), problems))
-    assert problems[0].startswith("f:1: the format Lines failed: TypeError")
-    assert problems[1] == "f:2: the format Lines failed: KeyError: 'lines'"
+    refused = []
+    rows = sample({"lines": 3}, {})
+    assert not list(_parse(rows, Lines(), Policy(), refused, Columns({})))
+    assert str(refused[0]).startswith("f:1: the format Lines failed: TypeError")
+    assert str(refused[1]) == "f:2: the format Lines failed: KeyError: 'lines'"
+    assert [refusal.row for refusal in refused] == [row for _, row in rows]

@@ -165,7 +165,8 @@ def test_nothing_is_packed_unasked(tmp_path, tokenizer):
 def test_each_source_has_its_own_policy(tmp_path):
     one, other = write(tmp_path / "1.jsonl", ["a"]), write(tmp_path / "2.jsonl", ["b"])
     sources = [one, {"path": other, "weight": 0.5, "train_on": "last_turn", "truncation": "split"}]
-    rows = check_rows(loaded(sources, eval=one, max_length=99, reasoning="mask", truncation="drop_row"), REGISTRY)
+    held_back = write(tmp_path / "3.jsonl", ["c"])
+    rows = check_rows(loaded(sources, eval=held_back, max_length=99, reasoning="mask", truncation="drop_row"), REGISTRY)
     common = Policy(max_length=99, reasoning="mask", truncation="drop_row")
     own = Policy(max_length=99, reasoning="mask", truncation="split", train_on="last_turn", weight=0.5)
     assert [row.policy for row in rows.train] == [common, own]
@@ -178,3 +179,99 @@ def test_no_rows_for_training(tmp_path):
         check_rows(loaded(path), REGISTRY)
     with pytest.raises(DataError, match="the training sources have no rows"):
         check_rows(loaded([{"path": path, "format": "qa"}]), REGISTRY)
+
+
+# which rows are trained, how often, and which are evaluated
+
+
+def times(rows):
+    return {row.conversation.messages[0].content: row.times for row in rows.train}
+
+
+def test_rows_that_are_evaluated_are_not_trained(tmp_path):
+    train = [write(tmp_path / "1.jsonl", ["a", "b", "c"]), write(tmp_path / "2.jsonl", ["b", "d"])]
+    (tmp_path / "e.jsonl").write_text(
+        json.dumps({"messages": [{"role": "user", "content": "b"}, {"role": "assistant", "content": "yes " * 9}]})
+    )
+    rows = check_rows(loaded(train, eval=str(tmp_path / "e.jsonl")), REGISTRY)
+    assert (questions(rows.train), questions(rows.eval)) == (["a", "c", "d"], ["b"])
+    assert rows.dropped == {"also in data.eval": 2}
+
+
+def test_all_rows_are_evaluated(tmp_path):
+    path = write(tmp_path / "t.jsonl", ["a", "b"])
+    with pytest.raises(DataError, match=r"every row of data.train is also in data.eval"):
+        check_rows(loaded(path, eval=path), REGISTRY)
+
+
+def test_limits_repeats_and_shares(tmp_path):
+    paths = [write(tmp_path / f"{name}.jsonl", [f"{name}{number}" for number in range(40)]) for name in "abc"]
+    sources = [
+        {"path": paths[0], "limit": 20, "repeat": 2},
+        {"path": paths[1], "repeat": 0.5},
+        {"path": paths[2], "share": 0.25},
+    ]
+    rows = check_rows(loaded(sources), REGISTRY)
+    found = times(rows)
+    assert {name: found[f"a{name}"] for name in range(20)} == dict.fromkeys(range(20), 2)
+    assert [sum(count for text, count in found.items() if text[0] == name) for name in "abc"] == [40, 20, 20]
+    assert rows.dropped == {"not drawn": 40}
+    assert rows.read == 100 == len(rows.train) + 40
+    assert rows.notes == [
+        f"{paths[0]}: 20 of 20 rows drawn, as 40 of 80 in an epoch (50.0%)",
+        f"{paths[1]}: 20 of 40 rows drawn, as 20 of 80 in an epoch (25.0%)",
+        f"{paths[2]}: 20 of 40 rows drawn, as 20 of 80 in an epoch (25.0%)",
+    ]
+    assert times(check_rows(loaded(sources), REGISTRY)) == found
+    assert times(check_rows(loaded(sources, seed=43), REGISTRY)) != found
+
+
+def test_held_back_rows_are_never_repeated_and_are_fewer_where_a_source_is_drawn_down(tmp_path):
+    paths = [write(tmp_path / f"{name}.jsonl", [f"{name}{number}" for number in range(400)]) for name in "ab"]
+    sources = [{"path": paths[0], "repeat": 3}, {"path": paths[1], "repeat": 0.25}]
+    rows = check_rows(loaded(sources, eval={"fraction": 0.2}), REGISTRY)
+    held_back = questions(rows.eval)
+    assert {row.times for row in rows.eval} == {1}
+    assert not set(held_back) & set(questions(rows.train))
+    of = {name: sum(text[0] == name for text in held_back) for name in "ab"}
+    trained = {name: sum(count for text, count in times(rows).items() if text[0] == name) for name in "ab"}
+    assert trained["a"] == 3 * (400 - of["a"])
+    assert abs(of["b"] - 20) < 10
+    assert abs(trained["b"] - 80) < 10
+    assert rows.read == 800 == len(rows.train) + len(rows.eval) + sum(rows.dropped.values())
+
+
+def test_evaluation_sources_may_be_limited_and_drawn(tmp_path):
+    train, other = write(tmp_path / "t.jsonl", DISTINCT[:50]), write(tmp_path / "e.jsonl", DISTINCT[40:])
+    rows = check_rows(loaded(train, eval={"path": other, "limit": 40, "repeat": 0.5}), REGISTRY)
+    assert len(rows.eval) == 20
+    assert questions(rows.train) == DISTINCT[:40]  # nor are those that were not drawn
+    assert rows.dropped == {"also in data.eval": 10, "not drawn": 20}
+
+
+def test_a_share_needs_rows(tmp_path):
+    paths = [write(tmp_path / "1.jsonl", ["a"]), write(tmp_path / "2.jsonl", ["b"])]
+    sources = [paths[0], {"path": paths[1], "share": 0.5}]
+    with pytest.raises(DataError, match=f"data source {paths[1]}: has no rows to train, and so cannot have a share"):
+        check_rows(loaded(sources, eval=paths[1]), REGISTRY)
+
+
+def test_repeated_rows_are_labelled_once_and_trained_often(tmp_path, tokenizer):
+    sources = [
+        {"path": write(tmp_path / "1.jsonl", ["a", "b"]), "repeat": 3},
+        {"path": write(tmp_path / "2.jsonl", ["c"])},
+    ]
+    made = loaded(sources)
+    prepared = prepare(check_rows(made, REGISTRY), made.config.data, Labeller(tokenizer, ["<|im_end|>"]), (4, 2))
+    order = [str(example.origins[0]).rpartition("/")[2] for example in prepared.train]
+    assert order == ["1.jsonl:1", "1.jsonl:2", "2.jsonl:1", "1.jsonl:1", "1.jsonl:2", "1.jsonl:1", "1.jsonl:2"]
+    summary = prepared.train_summary
+    assert (summary.rows, summary.kept, summary.examples) == (3, 3, 7)
+    assert summary.tokens == sum(len(example.input_ids) for example in prepared.train)
+    assert summary.trained == sum(label != -100 for example in prepared.train for label in example.labels)
+
+
+def test_how_often_a_row_is_trained_is_in_the_fingerprint(tmp_path):
+    path = write(tmp_path / "t.jsonl", ["a", "b"])
+    prints = {check_rows(loaded({"path": path, "repeat": repeat}), REGISTRY).fingerprint() for repeat in (1, 2, 0.5)}
+    assert len(prints) == 3

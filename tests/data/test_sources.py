@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
+import lzma
 import re
 
 import pyarrow
@@ -23,8 +26,8 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def rows(path, folder=None):
-    return [(str(origin), row) for origin, row in read(SourceConfig(str(path)), Document({}, folder=folder))]
+def rows(path, folder=None, **options):
+    return [(str(origin), row) for origin, row in read(SourceConfig(str(path), **options), Document({}, folder=folder))]
 
 
 def jsonl(*items):
@@ -77,6 +80,13 @@ def test_parquet_rows_have_no_null_fields(folder):
         (b"[" * 10_000 + b"]" * 10_000, "^not valid JSON: nested too deeply$"),
         (b'{"a":' * 10_000 + b"1" + b"}" * 10_000, "^not valid JSON: nested too deeply$"),
         (jsonl(A).encode() + b" " + jsonl(B).encode(), "^not valid JSON: Extra data"),
+        (b'{"a": {"b": 1, "c": 2, "b": 3}}', "^not valid JSON: the key 'b' stands twice in an object$"),
+        (b'{"a": NaN}', "^not valid JSON: NaN is no number in JSON$"),
+        (b'{"a": -Infinity}', "^not valid JSON: -Infinity is no number in JSON$"),
+        (b'{"a": 1e999}', "^not valid JSON: 1e999 is no number in JSON$"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "^not valid JSON: "),
+        (b"\xef\xbb\xbf" + jsonl(A).encode(), "^not valid JSON: "),
+        (b"{\0}", "^not valid JSON: "),
     ],
 )
 def test_a_bad_line_is_one_row_among_good_ones(folder, line, reason):
@@ -86,6 +96,47 @@ def test_a_bad_line_is_one_row_among_good_ones(folder, line, reason):
     assert place.endswith("t.jsonl:2")
     assert isinstance(bad, ValueError)
     assert re.search(reason, str(bad))
+    assert bad.raw == line.decode(errors="backslashreplace")
+
+
+@pytest.mark.parametrize(
+    ("item", "reason"),
+    [
+        (b'{"a": NaN}', "^not valid JSON: NaN is no number in JSON$"),
+        (b'{"a": 1, "a": 1}', "^not valid JSON: the key 'a' stands twice in an object$"),
+        (b'{"a": "\xff"}', "^not valid UTF-8$"),
+        (b"NaN", "^not valid JSON: NaN is no number in JSON$"),
+    ],
+)
+def test_a_bad_item_is_one_row_among_good_ones(folder, item, reason):
+    save(folder / "t.json", b"[" + b" ,\n".join([jsonl(A).encode(), item, jsonl(B).encode()]) + b"]\n")
+    (_, first), (place, bad), (_, last) = rows("t.json")
+    assert (first, last) == (A, B)
+    assert place.endswith("t.json:2")
+    assert re.search(reason, str(bad))
+    assert bad.raw == item.decode(errors="backslashreplace")
+
+
+def test_an_empty_list(folder):
+    assert rows(save(folder / "t.json", " [ ] \n")) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"a,\xff", "not valid UTF-8"),
+        (b'"a\nx,\xff",b', "not valid UTF-8"),
+        (b'"a"b,c', "not valid CSV: ',' expected after '\"'"),
+    ],
+)
+def test_a_bad_csv_row_is_one_row_among_good_ones(folder, line, reason):
+    save(folder / "t.csv", b"\n".join([b"input,output", b"a,b", line, b"g,h", b""]))
+    first, (place, bad), last = rows("t.csv")
+    assert (first[1], last[1]) == ({"input": "a", "output": "b"}, {"input": "g", "output": "h"})
+    assert place.endswith("t.csv:3")
+    assert str(bad) == reason
+    assert bad.raw == line.decode(errors="backslashreplace")
+    assert last[0].endswith(f":{4 + line.count(10)}")
 
 
 def test_a_csv_row_with_other_columns_is_one_bad_row(folder):
@@ -96,6 +147,7 @@ def test_a_csv_row_with_other_columns_is_one_bad_row(folder):
         "the row has 1 columns, the header 2",
         "the row has 3 columns, the header 2",
     ]
+    assert [row.row for _, row in found[1:3]] == [["c"], ["d", "e", "f"]]
 
 
 @pytest.mark.parametrize(
@@ -105,9 +157,14 @@ def test_a_csv_row_with_other_columns_is_one_bad_row(folder):
         ("t.json", jsonl(A, B), "not valid JSON: Extra data.*then name it .jsonl"),
         ("t.json", '{"a": 1}', "expected a list of objects"),
         ("t.json", "[" * 10_000, "t.json: not valid JSON"),
-        ("t.json", b'["\xff"]', "t.json: not valid JSON: .*utf-8"),
+        ("t.json", b'[{"\xff"}]', "t.json: not valid JSON: Expecting ':' delimiter"),
+        ("t.json", "[1 2]", "t.json: not valid JSON: Expecting ',' delimiter"),
+        ("t.json", "[1,]", "t.json: not valid JSON: Expecting value"),
+        ("t.json", "[1] 2", "t.json: not valid JSON: Extra data"),
+        ("t.json", "[] 2", "t.json: not valid JSON: Extra data"),
         ("t.csv", 'input,output\na,"b\n', "t.csv:2: not valid CSV"),
-        ("t.csv", b"input,output\na,\xff\n", "not valid CSV: .*utf-8"),
+        ("t.csv", b"input,\xff\na,b\n", "t.csv:1: not valid UTF-8"),
+        ("t.csv", "input,output,input\na,b,c\n", "t.csv:1: the header has the column 'input' twice"),
         ("t.parquet", b"PAR1", "t.parquet: not a valid Parquet file"),
         ("t.txt", "x", "t.txt: expected a file that ends in .jsonl, .json, .parquet, .csv"),
     ],
@@ -136,9 +193,41 @@ def test_a_hub_data_set_offline_is_one_clear_line(folder, monkeypatch):
     )
 
 
-def test_a_hub_data_set(folder, monkeypatch):
-    monkeypatch.setattr("datasets.load_dataset", lambda path, split: [{"path": path, "split": split, "system": None}])
-    assert rows("owner/name") == [("owner/name:1", {"path": "owner/name", "split": "train"})]
+@pytest.fixture
+def hub(folder, monkeypatch):
+    """A cache of hub data sets as an earlier download leaves it, with owner/name in it; its one subset is main."""
+    import datasets
+
+    table = [{"input": str(number), "output": "x", "system": None if number % 2 else "s"} for number in range(1500)]
+    save(folder / "t.jsonl", jsonl(*table))
+    with monkeypatch.context() as patch:
+        patch.setattr("datasets.config.HF_HUB_OFFLINE", False)
+        datasets.load_dataset("json", data_files={"test": str(folder / "t.jsonl")}, cache_dir=str(folder / "made"))
+    [info] = (folder / "made").rglob("dataset_info.json")
+    kept = folder / "cache" / "owner___name" / "main" / "0.0.0" / info.parent.name
+    kept.mkdir(parents=True)
+    (kept / "dataset_info.json").write_text(
+        json.dumps(json.loads(info.read_text()) | {"config_name": "main", "dataset_name": "name"})
+    )
+    (kept / "name-test.arrow").write_bytes((info.parent / "json-test.arrow").read_bytes())
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(folder / "cache"))
+
+
+@pytest.mark.parametrize("subset", [None, "main"])
+def test_a_hub_data_set(hub, subset):
+    found = rows("owner/name", split="test", subset=subset)
+    assert [place for place, _ in found] == [f"owner/name:{number}" for number in range(1, 1501)]
+    assert [row for _, row in found[:2]] == [
+        {"input": "0", "output": "x", "system": "s"},
+        {"input": "1", "output": "x"},
+    ]
+    assert found[-1][1]["input"] == "1499"
+
+
+def test_a_hub_data_set_of_another_subset(hub):
+    with pytest.raises(DataError, match=r"^data source owner/name: .* \(subset 'other', split 'test'\): "):
+        rows("owner/name", split="test", subset="other")
 
 
 def test_globs_and_folders_are_sorted(folder):
@@ -153,6 +242,59 @@ def test_globs_and_folders_are_sorted(folder):
     assert names(folder / "d/[bc].*") == ["d/b.jsonl", "d/c.json"]
     assert names(folder / "d") == ["d/a.jsonl", "d/b.jsonl", "d/c.json"]
     assert [place[-11:] for place, _ in rows("d/*.jsonl")] == ["d/a.jsonl:1", "d/b.jsonl:1"]
+
+
+PACK = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+
+
+def zstd(content):
+    target = pyarrow.BufferOutputStream()
+    with pyarrow.CompressedOutputStream(target, "zstd") as stream:
+        stream.write(content)
+    return target.getvalue().to_pybytes()
+
+
+@pytest.mark.parametrize("pack", [*PACK, ".zst"])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("t.jsonl", jsonl(A, B)), ("t.json", json.dumps([A, B])), ("t.csv", 'input,output\n"é 你","x\ny"\nb,')],
+)
+def test_compressed_files(folder, pack, name, content):
+    compress = PACK.get(pack, zstd)
+    half = len(content) // 2  # two streams in a row, as parallel compressors write them
+    path = save(folder / (name + pack), compress(content[:half].encode()) + compress(content[half:].encode()))
+    assert [row for _, row in rows(path)] == [A, B]
+    assert rows(folder) == rows(path)
+    plain = [place.replace(pack, "") for place, _ in rows(path)]
+    path.rename(folder / "aside")
+    assert [place for place, _ in rows(save(folder / name, content))] == plain
+
+
+@pytest.mark.parametrize("pack", [*PACK, ".zst"])
+@pytest.mark.parametrize("damage", [lambda packed: packed[: len(packed) // 2], lambda packed: b"no" + packed[2:]])
+def test_a_damaged_file_ends_the_run(folder, pack, damage):
+    lines = jsonl(*({"input": str(number * number)} for number in range(1000))).encode()
+    save(folder / f"t.jsonl{pack}", damage(PACK.get(pack, zstd)(lines)))
+    with pytest.raises(DataError, match=rf"^data source .*t.jsonl\{pack} (is damaged|cannot be read): "):
+        rows(f"t.jsonl{pack}")
+
+
+def test_parquet_is_not_compressed_as_a_whole(folder):
+    save(folder / "t.parquet.gz", gzip.compress(b"x"))
+    with pytest.raises(DataError, match=r"all but Parquet also with .gz, .bz2, .xz, .zst after it"):
+        rows("t.parquet.gz")
+
+
+@pytest.mark.parametrize("limit", [1, 3, 99])
+def test_the_limit_is_of_the_source_not_of_each_file(folder, limit):
+    for name in "ab":
+        save(folder / f"{name}.jsonl", "\n" + jsonl(A, B))
+    assert rows("*.jsonl", limit=limit) == rows("*.jsonl")[:limit]
+
+
+def test_what_lies_behind_the_limit_is_not_read(folder):
+    save(folder / "t.csv", 'input,output\na,b\n"never ends')
+    assert len(rows("t.csv", limit=1)) == 1
 
 
 @pytest.mark.parametrize("path", ["t.jsonl", "*.jsonl"])

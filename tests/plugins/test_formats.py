@@ -196,9 +196,16 @@ def test_the_command_line_tells_every_bad_row_and_exits_with_2(tmp_path):
         assert re.search(rf"{re.escape(path)}:{number}: .*{reason}", done.stderr), done.stderr
 
 
-def test_many_bad_rows_are_counted(tmp_path):
-    with pytest.raises(DataError, match=r"(?s)^25 rows cannot be used.*rows.jsonl:11: .*\n  \.\.\. and 15 more$"):
-        read(write(tmp_path, [chat(), *["{"] * 25]))
+def test_many_bad_rows_are_counted_by_reason(tmp_path):
+    with pytest.raises(
+        DataError, match=r"(?s)^25 rows cannot be used.*rows.jsonl:11: .*\n  \.\.\. and 15 more\n"
+    ) as raised:
+        read(write(tmp_path, [chat(), *["{"] * 24, {"messages": []}]))
+    assert str(raised.value).splitlines()[-3:] == [
+        "      24 x not valid JSON: Expecting property name enclosed in double quotes",
+        "       1 x 'messages' is empty: a conversation needs at least one message",
+        "  data.max_bad_rows lets a run go on without bad rows",
+    ]
 
 
 @pytest.mark.parametrize("form", SAME)

@@ -109,13 +109,13 @@ def test_activation_checkpointing_reaches_the_adapters(sft):
     assert all(line["grad_norm"] > 0 for line in sft.metrics() if "grad_norm" in line)
 
 
-def test_evaluating_does_not_disturb_qlora(sft, rows):
+def test_evaluating_does_not_disturb_qlora(sft, eval_rows):
     """One evaluation used to end 4-bit training on CPUs with AVX512-BF16, without a word."""
     sft.config["method"] = {"name": "qlora", "r": 4}
     sft.config["training_args"] |= {"max_steps": 4, "learning_rate": 1e-2}
     sft.train()
     plain = [(line["loss"], line["grad_norm"]) for line in sft.metrics() if "loss" in line]
-    sft.config["data"]["eval"] = str(rows)
+    sft.config["data"]["eval"] = str(eval_rows)
     sft.config["training_args"] |= {"output_dir": str(sft.out) + "-2", "eval_strategy": "steps", "eval_steps": 1}
     sft.train()
     assert [(line["loss"], line["grad_norm"]) for line in sft.metrics() if "loss" in line] == plain

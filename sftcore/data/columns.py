@@ -1,0 +1,57 @@
+"""Columns of a source under the names that its format knows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sftcore.errors import RowError
+
+SHOWN = 20
+"""How many columns a message names."""
+
+
+class Columns:
+    """Renames top-level keys of rows, all at once, and keeps in mind which of them no row has had.
+
+    Args:
+        names: the new name of each column.
+    """
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self._names = names
+        self._unseen = set(names)
+        self._found: dict[str, None] = {}
+
+    def rename(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return *row* under the new names.
+
+        Raises:
+            RowError: two of its columns would have one name.
+        """
+        if not self._names:
+            return row
+        if self._unseen:
+            self._unseen -= row.keys()
+            self._found.update(dict.fromkeys(row))
+        names = self._names
+        renamed = {names.get(key, key): value for key, value in row.items()}
+        if len(renamed) != len(row):
+            twice = next(new for old, new in names.items() if old in row and new in row and new not in names)
+            raise RowError(f"'columns' renames a column to '{twice}', and the row has one of that name; rename it too")
+        return renamed
+
+    def look(self, row: object) -> object:
+        """Return *row* under the new names, or as it is if it is no mapping or cannot have them."""
+        try:
+            return self.rename(row) if isinstance(row, Mapping) else row
+        except RowError:
+            return row
+
+    def missing(self) -> Iterator[tuple[str, str]]:
+        """Yield each column that no row has had, and which columns there were."""
+        found = list(map(str, self._found))
+        told = ", ".join(found[:SHOWN]) + (f" and {len(found) - SHOWN} more" if len(found) > SHOWN else "")
+        for name in self._names:
+            if name in self._unseen and found:
+                yield name, told

@@ -1,0 +1,59 @@
+"""What a conversation says, as a key: rows of one content are equal, whatever their file and format."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sftcore.errors import RowError
+from sftcore.types import Conversation
+
+DEEPEST = 100
+"""How deeply tools, their calls, and variables of the template may be nested."""
+
+
+def key(conversation: Conversation) -> bytes:
+    """Return the key of *conversation*: a digest of its messages and tools, not of how they are trained.
+
+    Raises:
+        RowError: it has half of a surrogate pair, or is nested too deeply.
+    """
+    texts: list[str] = []
+    for message in conversation.messages:
+        texts += (message.role, message.content)
+        if message.reasoning_content or message.tool_calls or message.name or message.tool_call_id:
+            _check_depth(message.tool_calls)
+            texts.append(
+                _json([message.reasoning_content, message.tool_calls, message.name, message.tool_call_id]),
+            )
+    if conversation.template_kwargs:
+        _check_depth(conversation.template_kwargs.values())
+    if conversation.tools:
+        _check_depth(conversation.tools)
+        texts.append(_json(conversation.tools))
+    try:
+        return hashlib.sha256(f"{[*map(len, texts)]}{''.join(texts)}".encode()).digest()[:16]
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise RowError(f"the text has {half!r}, half of a surrogate pair, which is no character") from None
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _check_depth(values: Iterable[Any]) -> None:
+    level = list(values)
+    for _ in range(DEEPEST):
+        below: list[Any] = []
+        for value in level:
+            if isinstance(value, Mapping):
+                below += value.values()
+            elif isinstance(value, (list, tuple)):
+                below += value
+        if not below:
+            return
+        level = below
+    raise RowError(f"is nested more than {DEEPEST} levels deep")

@@ -1,0 +1,242 @@
+"""Rows of one file, each with its place. A row that cannot be read concerns no other."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from sftcore.data.compression import open_bytes
+from sftcore.errors import DataError
+from sftcore.types import Origin
+
+Row = tuple[Origin, Any]
+"""Where a row was read, and what was read there: a dict, if the row is sound; :class:`UnreadableError`, if it could
+not be read at all."""
+
+
+class UnreadableError(ValueError):
+    """Stands for a row that could not be read; says why.
+
+    Attributes:
+        raw: the text of the row; bytes that are not UTF-8 stand in it as escapes.
+        row: what could be read of it, if anything.
+    """
+
+    def __init__(self, reason: str, raw: str | None = None, row: Any = None) -> None:
+        super().__init__(reason)
+        self.raw = raw
+        self.row = row
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice in an object")
+    return found
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"{text} is no number in JSON")
+
+
+def _finite(text: str) -> float:
+    return number if math.isfinite(number := float(text)) else _no_number(text)
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_number, parse_float=_finite)
+_LENIENT = json.JSONDecoder()
+_SPACE = re.compile(r"[ \t\n\r]*")
+
+
+def read_jsonl(path: Path) -> Iterator[Row]:
+    """Yield one row for each line that is not empty."""
+    decode = _STRICT.decode
+    name = str(path)
+    with open_bytes(path) as lines:
+        for number, line in enumerate(lines, start=1):
+            if number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            line = line.rstrip()
+            if not line:
+                continue
+            row: Any
+            try:
+                row = decode(line.decode())
+            except (ValueError, RecursionError) as error:
+                row = UnreadableError(_reason(error), line.decode(errors="backslashreplace"))
+            yield Origin(name, number), row
+
+
+def _reason(error: ValueError | RecursionError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"not valid UTF-8: {error.reason} at byte {error.start + 1}"
+    return f"not valid JSON: {'nested too deeply' if isinstance(error, RecursionError) else error}"
+
+
+def read_json(path: Path) -> Iterator[Row]:
+    """Yield the items of one list; the number of a row is its place in it, since lines mean nothing there.
+
+    Raises:
+        DataError: the file is no list, or it cannot be told where an item of it ends.
+    """
+    with open_bytes(path) as file:
+        content = file.read()
+    try:
+        text, clean = content.decode("utf-8-sig"), True
+    except UnicodeDecodeError:
+        text, clean = content.decode("utf-8-sig", "surrogateescape"), False
+    del content
+    try:
+        begin = _after_space(text, 0)
+        if not text.startswith("[", begin):
+            _LENIENT.decode(text)
+            raise DataError(f"data source {path}: expected a list of objects")
+        yield from _items(text, begin + 1, str(path), clean)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"data source {path}: {_reason(error)} (one object a line? then name it .jsonl)") from None
+
+
+def _items(text: str, at: int, name: str, clean: bool) -> Iterator[Row]:
+    """Yield the items of the list that begins in *text* before *at*; *clean* text has no bytes that are not UTF-8.
+
+    Raises:
+        ValueError, RecursionError: the text is no list.
+    """
+    at = _after_space(text, at)
+    number = 0
+    more = not text.startswith("]", at)
+    while more:
+        number += 1
+        begin = at
+        row: Any
+        try:
+            row, at = _STRICT.raw_decode(text, begin)
+            if not clean:
+                text[begin:at].encode()
+        except UnicodeEncodeError:
+            row = UnreadableError("not valid UTF-8", _escaped(text[begin:at]))
+        except ValueError as error:
+            _, at = _LENIENT.raw_decode(text, begin)
+            row = UnreadableError(_reason(error), _escaped(text[begin:at]))
+        at = _after_space(text, at)
+        more = text.startswith(",", at)
+        if not more and not text.startswith("]", at):
+            raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
+        at = _after_space(text, at + 1)
+        yield Origin(name, number), row
+    at = _after_space(text, at + 1) if not number else at
+    if at != len(text):
+        raise json.JSONDecodeError("Extra data", text, at)
+
+
+def _escaped(text: str) -> str:
+    """Return *text*, decoded with surrogates for bytes that are not UTF-8, with escapes in their place."""
+    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def _after_space(text: str, at: int) -> int:
+    """Return where what is no white space goes on in *text*, from *at*."""
+    found = _SPACE.match(text, at)
+    assert found
+    return found.end()
+
+
+def read_csv(path: Path) -> Iterator[Row]:
+    """Yield one row for each after the header; its line is the one where it begins.
+
+    Raises:
+        DataError: the header cannot be used, or a quoted field never ends.
+    """
+    with open_bytes(path) as file:
+        lines = _Lines(io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline=""))
+        csv.field_size_limit(1 << 30)  # the default refuses texts of 128 KiB
+        reader = csv.reader(lines, strict=True)
+        header: list[str] | None = None
+        while True:
+            line, lines.taken = reader.line_num + 1, []  # a row may have line breaks in its fields
+            try:
+                fields = next(reader)
+                "".join(fields).encode()
+            except StopIteration:
+                return
+            except (csv.Error, UnicodeEncodeError) as error:
+                if header is None or (lines.ended and isinstance(error, csv.Error)):
+                    raise DataError(f"data source {path}:{line}: {_csv_reason(error)}") from None
+                yield Origin(str(path), line), UnreadableError(_csv_reason(error), lines.raw())
+                continue
+            if header is None:
+                header = fields
+                for name in header:
+                    if header.count(name) > 1:
+                        raise DataError(f"data source {path}:{line}: the header has the column {name!r} twice")
+            elif len(fields) == len(header):
+                yield Origin(str(path), line), dict(zip(header, fields, strict=True))
+            elif fields:  # not an empty line
+                reason = f"the row has {len(fields)} columns, the header {len(header)}"
+                yield Origin(str(path), line), UnreadableError(reason, row=fields)
+
+
+class _Lines:
+    """The lines of a text, which keep in mind those that were taken since ``taken`` was emptied."""
+
+    def __init__(self, text: io.TextIOWrapper) -> None:
+        self._text = text
+        self.taken: list[str] = []
+        self.ended = False
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self._text:
+            self.taken.append(line)
+            yield line
+        self.ended = True
+
+    def raw(self) -> str:
+        """Return what was taken, as :class:`UnreadableError` keeps it."""
+        return _escaped("".join(self.taken).rstrip("\r\n"))
+
+
+def _csv_reason(error: csv.Error | UnicodeEncodeError) -> str:
+    return f"not valid CSV: {error}" if isinstance(error, csv.Error) else "not valid UTF-8"
+
+
+def read_parquet(path: Path) -> Iterator[Row]:
+    """Yield the rows of a table.
+
+    Raises:
+        DataError: it is none.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        with pyarrow.parquet.ParquetFile(path) as table:
+            for batch in table.iter_batches(batch_size=1024):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield Origin(str(path), number), without_nulls(row)
+    except pyarrow.ArrowException as error:
+        raise DataError(f"data source {path}: not a valid Parquet file: {error}") from None
+
+
+def without_nulls(row: Any) -> Any:
+    """Return *row* without null fields: in a table every row has every column, so null means absent."""
+    if isinstance(row, dict):
+        return {key: without_nulls(value) for key, value in row.items() if value is not None}
+    return [without_nulls(item) for item in row] if isinstance(row, list) else row
+
+
+READERS: Mapping[str, Callable[[Path], Iterator[Row]]] = {
+    ".jsonl": read_jsonl,
+    ".json": read_json,
+    ".parquet": read_parquet,
+    ".csv": read_csv,
+}
+"""What reads a file, by the ending of its name."""

@@ -1,0 +1,113 @@
+"""Rows that cannot be used: where each stands, why, what was in it; and how many of them a run bears."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from sftcore.data.readers import UnreadableError
+from sftcore.errors import DataError, json_type
+from sftcore.report import count
+from sftcore.types import Origin
+
+SHOWN = 10
+"""How many bad rows, or reasons, a message lists before it only counts."""
+
+LONGEST = 500
+"""How many characters a reason may have; a row may bring words of any length into it."""
+
+_PLACES = re.compile(r"^(?:message|pair) \d+: |: line \d+ column \d+ \(char \d+\)$| at byte \d+$")
+_DEEP = 20_000
+
+
+class Refusal(NamedTuple):
+    """A row that is not used, as it was read; ``raw`` is its text, where it could not be read."""
+
+    origin: Origin
+    reason: str
+    row: Any = None
+    raw: str | None = None
+
+    @classmethod
+    def of(cls, origin: Origin, reason: str, row: Any = None, raw: str | None = None) -> Refusal:
+        """Return the refusal of a row for *reason*, in characters that can be printed, and not too many."""
+        text = reason.encode(errors="backslashreplace").decode()
+        if len(text) > LONGEST:
+            text = f"{text[:LONGEST]}... ({len(text):,} characters)"
+        return cls(origin, text, row, raw)
+
+    def __str__(self) -> str:
+        return f"{self.origin}: {self.reason}"
+
+    @property
+    def kind(self) -> str:
+        """The reason without the place within the row, so that like rows are counted together."""
+        return _PLACES.sub("", self.reason)
+
+    def line(self) -> str:
+        """Return the row and why it is here, as one line of JSON."""
+        content = {"row": self.row} if self.raw is None else {"raw": self.raw}
+        values = {"source": str(self.origin), "reason": self.reason, **content}
+        with _deep():
+            text = json.dumps(values, ensure_ascii=False, default=str)
+            try:
+                text.encode()
+            except UnicodeEncodeError:  # half of a surrogate pair can only be written as an escape
+                text = json.dumps(values, default=str)
+        return text
+
+
+@contextmanager
+def _deep() -> Iterator[None]:
+    """Let a row be written that is nested as deeply as the reader of JSON allows."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(before, _DEEP))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
+
+
+def no_object(origin: Origin, row: object) -> Refusal:
+    """Return the refusal of *row*, which is no mapping."""
+    if isinstance(row, UnreadableError):
+        return Refusal.of(origin, str(row), row.row, row.raw)
+    hint = " (is the whole file one list? then name it .json)" if isinstance(row, list) else ""
+    return Refusal.of(origin, f"expected one JSON object, not {json_type(row)}{hint}", row)
+
+
+def bad_rows(problems: Sequence[str]) -> str:
+    """Return the message about *problems*, each ``file:line: reason``."""
+    more = f"\n  ... and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    rows = "1 row" if len(problems) == 1 else f"{len(problems)} rows"
+    return f"{rows} cannot be used; mend or remove:\n  " + "\n  ".join(problems[:SHOWN]) + more
+
+
+def by_kind(refused: Iterable[Refusal]) -> dict[str, int]:
+    """Return the number of *refused* rows by reason, the most frequent first."""
+    return dict(Counter(refusal.kind for refusal in refused).most_common())
+
+
+def check(refused: Sequence[Refusal], read: int, most: float) -> None:
+    """End the run if it bears no more than *most* bad rows: a number, or a share of the rows *read*.
+
+    Raises:
+        DataError: there are more; the first are listed, and all are counted by reason.
+    """
+    if len(refused) <= (most * read if most < 1 else most):
+        return
+    told = [bad_rows([str(refusal) for refusal in refused])]
+    if len(refused) > SHOWN:
+        kinds = by_kind(refused)
+        told += [f"{number:>8,} x {kind}" for kind, number in list(kinds.items())[:SHOWN]]
+        told += [f"{sum(list(kinds.values())[SHOWN:]):>8,} x other reasons"] if len(kinds) > SHOWN else []
+        told += ["  data.max_bad_rows lets a run go on without bad rows"] if not most else []
+    if most:
+        allowed = f"{most:.2%} of {count(read, 'row')}" if most < 1 else f"{most:,.0f}"
+        told.append(f"  data.max_bad_rows is {allowed}")
+    raise DataError("\n".join(told))

@@ -1,0 +1,41 @@
+"""How often each row of a source stands in an epoch: what ``repeat`` and ``share`` come to."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+from sftcore.config import SourceConfig
+from sftcore.data.conversations import Parsed
+
+
+def targets(sizes: Sequence[int], sources: Sequence[SourceConfig]) -> list[int]:
+    """Return how many rows each of *sources* shall give to an epoch, of its size in *sizes*.
+
+    Sources without a share give what they have, times ``repeat``. If there are any, those with a share are drawn to
+    fit beside them; if every source has a share, an epoch has as many rows as were read.
+    """
+    shares = sum(source.share or 0.0 for source in sources)
+    plain = [size * source.repeat for size, source in zip(sizes, sources, strict=True) if source.share is None]
+    whole = sum(plain) / (1 - shares) if sum(plain) else sum(sizes) / (shares or 1.0)
+    wanted = [
+        size * source.repeat if source.share is None else whole * source.share
+        for size, source in zip(sizes, sources, strict=True)
+    ]
+    return [max(1, math.floor(rows + 0.5)) if size else 0 for rows, size in zip(wanted, sizes, strict=True)]
+
+
+def draw(rows: Sequence[Parsed], target: int, seed: int) -> list[Parsed]:
+    """Return *rows*, each as often as all others or once more, so that they are *target* together.
+
+    Which ones are taken more often, or are left out, is decided by content and *seed*, not by order.
+    """
+    if target == len(rows):
+        return list(rows)
+    often, more = divmod(target, len(rows))
+    salt = f"draw {seed} ".encode()
+    order = sorted(range(len(rows)), key=lambda at: (hashlib.sha256(salt + rows[at].key).digest(), at))
+    chosen = set(order[:more])
+    times = [often + (at in chosen) for at in range(len(rows))]
+    return [row._replace(times=number) for row, number in zip(rows, times, strict=True) if number]

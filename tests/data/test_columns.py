@@ -1,0 +1,111 @@
+"""Columns under other names, and names that no row has."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from sftcore import ConfigError, DataError, RowError
+from sftcore.config import load
+from sftcore.data import check_rows
+from sftcore.data.columns import Columns
+from sftcore.document import Document
+from sftcore.plugins import Registry
+
+REGISTRY = Registry.discover()
+
+
+@pytest.mark.parametrize(
+    ("names", "row", "renamed"),
+    [
+        ({}, {"a": 1}, {"a": 1}),
+        ({"a": "b"}, {"a": 1, "c": 2}, {"b": 1, "c": 2}),
+        ({"a": "b", "b": "a"}, {"a": 1, "b": 2}, {"b": 1, "a": 2}),
+        ({"a": "b", "b": "c"}, {"a": 1, "b": 2}, {"b": 1, "c": 2}),
+        ({"a": "b"}, {"b": 1}, {"b": 1}),
+        ({"a": "b"}, {"a": {"a": 1}}, {"b": {"a": 1}}),
+    ],
+)
+def test_top_level_keys_are_renamed_all_at_once(names, row, renamed):
+    before = dict(row)
+    assert Columns(names).rename(row) == renamed
+    assert row == before
+
+
+def test_no_column_hides_another():
+    columns = Columns({"a": "b"})
+    with pytest.raises(RowError, match="renames a column to 'b', and the row has one of that name"):
+        columns.rename({"a": 1, "b": 2})
+    assert columns.look({"a": 1, "b": 2}) == {"a": 1, "b": 2}
+    assert columns.look(3) == 3
+
+
+def test_a_column_that_some_row_has_is_not_missing():
+    columns = Columns({"a": "b", "x": "y"})
+    assert list(columns.missing()) == []  # no row was seen
+    for row in ({"c": 1}, {"a": 1}, {"d": 1}):
+        columns.rename(row)
+    assert list(columns.missing()) == [("x", "c, a, d")]
+    columns.rename({"x": 1})
+    assert list(columns.missing()) == []
+
+
+def test_of_many_columns_the_first_are_told():
+    columns = Columns({"x": "y"})
+    columns.rename({str(number): 1 for number in range(25)})
+    assert list(columns.missing()) == [("x", ", ".join(map(str, range(20))) + " and 5 more")]
+
+
+ROWS = [{"prompt": f"Is {number}?", "completion": "yes", "output": "other", "n": number} for number in range(60)]
+MAIN = "model: {name_or_path: x}\nmethod: full\n"
+
+
+def checked(folder, text, rows=ROWS):
+    (folder / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "c.yaml").write_text(MAIN + text)
+    return check_rows(load(Document.load(folder / "c.yaml"), REGISTRY, {}), REGISTRY)
+
+
+@pytest.mark.parametrize("form", ["auto", "qa"])
+def test_any_names_fit_a_format(tmp_path, form):
+    columns = "{prompt: input, completion: output, output: n, n: m}"
+    [source] = checked(tmp_path, f"data: {{train: {{path: t.jsonl, format: {form}, columns: {columns}}}}}").sources
+    texts = [[message.content for message in row.conversation.messages] for row in source.rows]
+    assert texts == [[row["prompt"], "yes"] for row in ROWS]
+
+
+def test_a_row_that_has_the_new_name_already_is_bad(tmp_path):
+    with pytest.raises(DataError, match=r"t.jsonl:1: 'columns' renames a column to 'output', and the row has one"):
+        checked(tmp_path, "data: {train: {path: t.jsonl, format: qa, columns: {prompt: input, completion: output}}}")
+
+
+ONE = "data:\n  train:\n    path: t.jsonl\n    format: {}\n    columns:\n      prompt: input\n      complete: output\n"
+LIST = "data:\n  train:\n  - path: t.jsonl\n    format: {}\n    columns:\n      prompt: input\n      complete: output\n"
+
+
+@pytest.mark.parametrize("form", ["auto", "qa", "messages"])
+@pytest.mark.parametrize(("text", "place"), [(ONE, "data.train"), (LIST, "data.train.0")])
+def test_a_column_that_no_row_has_is_told_with_its_line(tmp_path, text, place, form):
+    with pytest.raises(ConfigError) as raised:
+        checked(tmp_path, text.format(form))
+    told = f"c.yaml:9: {place}.columns.complete: no row of t.jsonl has this column; there are: prompt, completion, "
+    assert told in str(raised.value)
+
+
+def test_a_misspelled_column_is_told_where_it_leaves_no_format_to_fit(tmp_path):
+    with pytest.raises(ConfigError, match=r"c.yaml:3: data.train.columns.promt: no row of t.jsonl has this column"):
+        checked(tmp_path, "data: {train: {path: t.jsonl, columns: {promt: input}}}")
+
+
+def test_of_evaluation_too(tmp_path):
+    text = "data:\n  train: {path: t.jsonl, columns: {prompt: input}}\n  eval: {path: t.jsonl, columns: {x: y}}\n"
+    rows = [{key: value for key, value in row.items() if key != "completion"} for row in ROWS]
+    with pytest.raises(ConfigError, match=r"c.yaml:5: data.eval.columns.x: no row of t.jsonl has this column"):
+        checked(tmp_path, text, rows)
+
+
+def test_a_column_may_come_late(tmp_path):
+    rows = [*({"prompt": "q", "output": str(number)} for number in range(60)), {"prompt": "q", "answer": "z"}]
+    text = "data: {train: {path: t.jsonl, columns: {prompt: input, answer: output}}}"
+    assert len(checked(tmp_path, text, rows).train) == 61

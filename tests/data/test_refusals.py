@@ -1,0 +1,119 @@
+"""Refused rows: how they are told, counted and written, and how many a run bears."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from sftcore import DataError, Origin
+from sftcore.data.readers import UnreadableError
+from sftcore.data.refusals import LONGEST, SHOWN, Refusal, by_kind, check, no_object
+
+
+def refusal(line, reason="x", **more):
+    return Refusal.of(Origin("f", line), reason, **more)
+
+
+def test_the_reasons_are_counted_without_their_places():
+    reasons = [
+        "message 2: the key 'content' is missing",
+        "message 13: the key 'content' is missing",
+        "not valid JSON: Expecting value: line 1 column 1 (char 0)",
+        "not valid JSON: Expecting value: line 1 column 1234 (char 1233)",
+        "not valid JSON: Expecting value: line 1 column 9 (char 8)",
+        "not valid UTF-8: invalid start byte at byte 7",
+        "about message 2: odd",
+    ]
+    assert list(by_kind(refusal(1, reason) for reason in reasons).items()) == [
+        ("not valid JSON: Expecting value", 3),
+        ("the key 'content' is missing", 2),
+        ("not valid UTF-8: invalid start byte", 1),
+        ("about message 2: odd", 1),
+    ]
+
+
+def test_a_reason_can_be_printed_and_is_not_endless():
+    assert refusal(1, "no '\ud83d'").reason == "no '\\ud83d'"
+    assert refusal(1, "x" * LONGEST).reason == "x" * LONGEST
+    assert refusal(1, "x" * 12345).reason == "x" * LONGEST + "... (12,345 characters)"
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("x", "expected one JSON object, not a string"),
+        (None, "expected one JSON object, not null"),
+        ([{}], "expected one JSON object, not a list (is the whole file one list? then name it .json)"),
+        (UnreadableError("not valid JSON", "{"), "not valid JSON"),
+    ],
+)
+def test_what_is_no_object(row, reason):
+    assert str(no_object(Origin("f", 3), row)) == f"f:3: {reason}"
+
+
+def nested(depth):
+    value = "x"
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("more", "written"),
+    [
+        ({"row": {"a": "é 你\n"}}, {"row": {"a": "é 你\n"}}),
+        ({"row": {"a": "\ud83d"}}, {"row": {"a": "\ud83d"}}),
+        ({"row": {"a": b"x"}}, {"row": {"a": "b'x'"}}),
+        ({"row": None}, {"row": None}),
+        ({"raw": "{\\xff\u2028"}, {"raw": "{\\xff\u2028"}),
+    ],
+)
+def test_one_line_of_json(more, written):
+    line = refusal(3, "é", **more).line()
+    assert "\n" not in line
+    assert json.loads(line.encode()) == {"source": "f:3", "reason": "é", **written}
+
+
+def test_a_deep_row_can_be_written():
+    line = refusal(3, row=nested(1500)).line()
+    assert line.count("[") == line.count("]") == 1500
+
+
+def refused(number, reason="x"):
+    return [refusal(line, f"{reason} {line // 20}") for line in range(number)]
+
+
+@pytest.mark.parametrize(
+    ("number", "read", "most"), [(0, 0, 0), (0, 9, 0), (3, 9, 3), (1, 1, 1), (3, 9, 1 / 3), (10, 1000, 0.01)]
+)
+def test_so_many_are_borne(number, read, most):
+    check(refused(number), read, most)
+
+
+@pytest.mark.parametrize(("number", "read", "most"), [(1, 9, 0), (4, 9, 3), (2, 2, 1), (4, 9, 1 / 3), (11, 1000, 0.01)])
+def test_and_not_one_more(number, read, most):
+    with pytest.raises(DataError, match=f"^{number} rows? cannot be used"):
+        check(refused(number), read, most)
+
+
+def test_a_few_are_told():
+    with pytest.raises(DataError) as raised:
+        check(refused(2), 9, 0)
+    assert str(raised.value) == "2 rows cannot be used; mend or remove:\n  f:0: x 0\n  f:1: x 0"
+
+
+@pytest.mark.parametrize(("most", "told"), [(0.001, "0.10% of 4,000 rows"), (12, "12")])
+def test_of_many_the_first_are_told_and_all_are_counted(most, told):
+    with pytest.raises(DataError) as raised:
+        check(refused(230), 4000, most)
+    head, *lines = str(raised.value).splitlines()
+    assert head == "230 rows cannot be used; mend or remove:"
+    assert lines[: SHOWN + 1] == [*(f"  f:{line}: x 0" for line in range(SHOWN)), "  ... and 220 more"]
+    assert lines[SHOWN + 1 : -1] == [*(f"      20 x x {kind}" for kind in range(SHOWN)), "      30 x other reasons"]
+    assert lines[-1] == f"  data.max_bad_rows is {told}"
+
+
+def test_the_key_that_lets_a_run_go_on_is_named():
+    with pytest.raises(DataError, match=r"\n      11 x x 0\n  data.max_bad_rows lets a run go on without bad rows$"):
+        check(refused(11), 11, 0)

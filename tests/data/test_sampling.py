@@ -1,0 +1,76 @@
+"""How often rows stand in an epoch: repeat and share."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from sftcore import Conversation, Message, Origin
+from sftcore.config import SourceConfig
+from sftcore.data.content import key
+from sftcore.data.conversations import Parsed
+from sftcore.data.sampling import draw, targets
+
+
+def source(**options):
+    return SourceConfig("x", **options)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "sources", "wanted"),
+    [
+        ([100, 7], [{}, {}], [100, 7]),
+        ([100, 7], [{"repeat": 3}, {"repeat": 0.5}], [300, 4]),
+        ([100, 7], [{"repeat": 0.001}, {}], [1, 7]),
+        # beside sources without a share: a quarter of all is a third of the others
+        ([300, 10], [{}, {"share": 0.25}], [300, 100]),
+        ([300, 1000], [{}, {"share": 0.25}], [300, 100]),
+        ([100, 1000], [{"repeat": 3}, {"share": 0.25}], [300, 100]),
+        ([100, 20, 5, 5], [{}, {}, {"share": 0.5}, {"share": 0.3}], [100, 20, 300, 180]),
+        # every source has a share: as many rows as were read
+        ([1000, 100], [{"share": 0.5}, {"share": 0.5}], [550, 550]),
+        ([10, 20, 30], [{"share": 0.333}] * 3, [20, 20, 20]),
+        ([10], [{"share": 1}], [10]),
+        ([1000, 1], [{"share": 0.9999}, {"share": 0.0001}], [1001, 1]),
+        ([0, 4], [{"repeat": 3}, {}], [0, 4]),
+    ],
+)
+def test_how_many_rows_a_source_gives(sizes, sources, wanted):
+    assert targets(sizes, [source(**options) for options in sources]) == wanted
+
+
+def rows(*texts):
+    talks = [Conversation((Message("user", text), Message("assistant", "a"))) for text in texts]
+    return [Parsed(talk, Origin("f", line), key=key(talk)) for line, talk in enumerate(talks, start=1)]
+
+
+def taken(drawn):
+    return {row.conversation.messages[0].content: row.times for row in drawn}
+
+
+HUNDRED = rows(*map(str, range(100)))
+
+
+@pytest.mark.parametrize("target", [1, 30, 99, 100, 101, 250, 300])
+def test_rows_are_taken_equally_often_or_once_more(target):
+    drawn = draw(HUNDRED, target, 42)
+    assert sum(row.times for row in drawn) == target
+    assert len(drawn) == min(target, 100)
+    assert {row.times for row in drawn} <= {target // 100, target // 100 + 1}
+    assert [row.origin.line for row in drawn] == sorted(row.origin.line for row in drawn)
+
+
+@pytest.mark.parametrize("target", [30, 130])
+def test_which_ones_depends_on_content_and_seed_not_on_order(target):
+    first = taken(draw(HUNDRED, target, 42))
+    assert taken(draw(random.Random(1).sample(HUNDRED, 100), target, 42)) == first
+    assert taken(draw(HUNDRED, target, 43)) != first
+
+
+def test_a_larger_draw_has_the_smaller_one_in_it():
+    assert taken(draw(HUNDRED, 20, 42)).keys() < taken(draw(HUNDRED, 40, 42)).keys()
+
+
+def test_of_equal_rows_some_are_taken():
+    assert [row.origin.line for row in draw(rows("a", "a", "a", "a"), 2, 42)] == [1, 2]

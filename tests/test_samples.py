@@ -1,0 +1,57 @@
+"""What ``sft preview`` takes of the training data."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from sftcore import DataError
+from sftcore.config import load
+from sftcore.document import Document
+from sftcore.plugins import Registry
+from sftcore.samples import samples
+
+REGISTRY = Registry.discover()
+
+
+def row(question):
+    return {"prompt": question, "output": "yes"}
+
+
+@pytest.fixture
+def look(tiny, tmp_path):
+    (tmp_path / "t.jsonl").write_text("\n".join(["{", *(json.dumps(row(f"q{number}")) for number in range(9)), "[]"]))
+
+    def samples_of(number=5, place=None, more=None, **options):
+        source = {"path": str(tmp_path / "t.jsonl"), "format": "qa", "columns": {"prompt": "input"}, **options}
+        data = {"train": source, **(more or {})}
+        document = Document({"model": {"name_or_path": str(tiny)}, "method": "full", "data": data})
+        return samples(load(document, REGISTRY, {}), REGISTRY, number, place and f"{tmp_path / 't.jsonl'}:{place}")
+
+    return samples_of
+
+
+def lines(found):
+    return [origin.line for _, origin in found.shown]
+
+
+def test_bad_rows_are_told_where_a_run_would_go_on_without_them(look):
+    with pytest.raises(DataError, match=r"1 row cannot be used.*\n  .*t.jsonl:1: not valid JSON"):
+        look()
+    found = look(more={"max_bad_rows": 0.01})
+    assert lines(found) == [2, 3, 4, 5]
+    assert [problem.partition(": ")[0].rpartition(":")[2] for problem in found.bad] == ["1"]
+    assert len(look(99, more={"max_bad_rows": 1}).bad) == 2
+
+
+def test_a_row_by_its_place_needs_no_others(look):
+    assert lines(look(place=4)) == [4]
+    with pytest.raises(DataError, match=r"t.jsonl:11: expected one JSON object, not a list"):
+        look(place=11, more={"max_bad_rows": 5})
+
+
+def test_the_limit_of_a_source_holds(look):
+    assert lines(look(limit=3, more={"max_bad_rows": 5})) == [2, 3]
+    with pytest.raises(DataError, match="the training data has no such row"):
+        look(place=5, limit=3)
