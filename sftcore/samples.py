@@ -12,7 +12,8 @@ from typing import NamedTuple
 from sftcore import base_model, chat_template
 from sftcore.config import Loaded
 from sftcore.data import parse_sources
-from sftcore.data.labels import labelled, remarked
+from sftcore.data.batch import labelled
+from sftcore.data.labels import remarked
 from sftcore.data.refusals import bad_rows
 from sftcore.errors import DataError, RowError
 from sftcore.plugins import Registry

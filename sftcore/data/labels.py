@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from sftcore.data.batch import labelled, labelled_many
 from sftcore.data.conversations import Parsed
 from sftcore.data.refusals import Refusal, bad_rows
 from sftcore.errors import ConfigError, DataError, RowError
 from sftcore.report import count
-from sftcore.supervision import Labelled, Labeller, Labelling, Remark, TooLongError, fit
+from sftcore.supervision import Labelled, Labeller, Remark, TooLongError
 from sftcore.types import Conversation, Example
 
 TRIED = 20
@@ -74,13 +75,11 @@ def label(
     details: dict[Remark, str] = {}
     reasons: Counter[str] = Counter()
     refused: list[Refusal] = []
-    for row in rows:
-        try:
-            labelling = labelled(row, labeller)
-        except TooLongError as error:
-            raise DataError(f"{row.origin}: {error}") from None
-        except RowError as error:
-            refusal = Refusal.of(row.origin, str(error))
+    for row, labelling in zip(rows, labelled_many(rows, labeller), strict=True):
+        if isinstance(labelling, TooLongError):
+            raise DataError(f"{row.origin}: {labelling}")
+        if isinstance(labelling, RowError):
+            refusal = Refusal.of(row.origin, str(labelling))
             refused.append(refusal)
             reasons[_MESSAGE.sub("", refusal.reason)] += 1
             continue
@@ -93,7 +92,7 @@ def label(
         summary.dropped += not found
         summary.too_long += not found and bool(labelling.remarks[Remark.TOO_LONG])
         for example in found:
-            summary.worked_example = summary.worked_example or _worked(example, row)
+            summary.worked_example = summary.worked_example or _worked(row, labeller)
             summary.tokens += row.times * len(example.input_ids)
             summary.trained += row.times * example.trained
             length = len(example.input_ids)
@@ -120,15 +119,6 @@ def _repeated(made: Sequence[tuple[Example, int]]) -> list[Example]:
     return [example for number in range(rounds) for example, times in made if number < times]
 
 
-def labelled(row: Parsed, labeller: Labeller) -> Labelling:
-    """Return the examples of *row*, none longer than its policy says.
-
-    Raises:
-        RowError: it cannot be labelled with certainty.
-    """
-    return fit(labeller, row.conversation, labeller.label(row.conversation, row.policy), row.policy)
-
-
 def check_template(rows: Sequence[Parsed], labeller: Labeller) -> None:
     """Find out at once if the chat template can label nothing.
 
@@ -153,8 +143,9 @@ def check_template(rows: Sequence[Parsed], labeller: Labeller) -> None:
     )
 
 
-def _worked(example: Labelled, row: Parsed) -> dict[str, Any]:
-    """Return *example* as a person can read it."""
+def _worked(row: Parsed, labeller: Labeller) -> dict[str, Any]:
+    """Return the first example of *row* as a person can read it."""
+    example = next(example for example in labelled(row, labeller).examples if example.trained)
     return {
         "source": str(row.origin),
         "text": example.text,

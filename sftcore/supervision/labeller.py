@@ -6,8 +6,10 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
+from sftcore.encoding import Encoder
 from sftcore.errors import RowError
 from sftcore.supervision.habits import CALLING, SAMPLES, learn
 from sftcore.supervision.layout import Layout
@@ -149,6 +151,11 @@ class Labeller:
         self._text_arguments = self._wants_text_arguments()
         self._habits = self._habits._replace(last=self._last_turn())
         self.problem = self._find_problem()
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """What tokenizes many texts at once; made when it is first asked for."""
+        return Encoder(self.tokenizer)
 
     def _last_turn(self) -> tuple[bool, int] | None:
         """Return how the last turn of a small conversation reads, as :class:`Habits` keeps it."""

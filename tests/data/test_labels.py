@@ -7,8 +7,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from sftcore import IGNORE_INDEX, ConfigError, Conversation, DataError, Message, Origin
+from sftcore.data.batch import labelled
 from sftcore.data.conversations import Parsed
-from sftcore.data.labels import TRIED, Summary, label, labelled, trained_texts
+from sftcore.data.labels import TRIED, Summary, label, trained_texts
 from sftcore.supervision import Labeller, Policy
 
 PLAIN = """{% for m in messages %}{{ '[' + m.role + ']' + m.content + '</s>' }}
