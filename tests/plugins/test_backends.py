@@ -60,6 +60,19 @@ def test_accumulation_reaches_the_losses_of_one_batch(sft, alone):
     assert sft.losses() == pytest.approx(alone, rel=1e-4)
 
 
+def test_packed_rows_are_proven_and_trained_under_zero_3_as_by_one_process(sft):
+    """The proof calls a model whose weights are spread over the ranks; all draw the same rows."""
+    sft.config["data"] |= {"packing": True, "max_length": 100}
+    whole_batches = "training_args.max_steps=5"  # not to the end of the epoch, where some rows are repeated
+    start(sft, 4, backend="none").train(whole_batches)
+    by_one = sft.losses()
+    start(sft, 2, backend={"name": "deepspeed", "num_gpus": 2, "config": ZERO3})
+    said = sft.train_apart(whole_batches, OMP_NUM_THREADS="1")
+    assert "examples packed into" in said
+    assert sft.losses() == pytest.approx(by_one, rel=1e-4)
+    assert sft.record()["world_size"] == 2
+
+
 def test_ranks_that_would_train_alone_are_refused(sft):
     sft.config["training_args"]["use_cpu"] = False
     done = sft.run(launcher=BY_TORCHRUN)
