@@ -56,11 +56,15 @@ def slow(tokenizer):
     return tokenizer
 
 
-@pytest.fixture(scope="module", params=[lambda tokenizer: tokenizer, slow], ids=["fast", "slow"])
+MERGES = FORGETS.replace("'\n' }}", "': ' }}").replace("assistant\n", "assistant: ")
+"""The space before an answer is the prompt's, and becomes a part of the answer's first token."""
+
+
+@pytest.fixture(scope="module", params=["fast", "slow", "merges"])
 def labeller(request, smollm2):
-    tokenizer = request.param(AutoTokenizer.from_pretrained(smollm2))
-    tokenizer.chat_template = FORGETS
-    return Labeller(tokenizer, ["<|im_end|>"])
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    tokenizer.chat_template = MERGES if request.param == "merges" else FORGETS
+    return Labeller(slow(tokenizer) if request.param == "slow" else tokenizer, ["<|im_end|>"])
 
 
 def attempt(row, labeller):
@@ -83,6 +87,7 @@ def test_together_is_as_alone(labeller, monkeypatch, at_once):
             continue
         assert not isinstance(found, RowError)
         assert found.remarks == alone.remarks
+        seen |= {remark.name for remark, times in found.remarks.items() if times}
         assert (found.details, found.longest) == (alone.details, alone.longest)
         assert len(found.examples) == len(alone.examples)
         for one, other in zip(found.examples, alone.examples, strict=True):
@@ -93,3 +98,4 @@ def test_together_is_as_alone(labeller, monkeypatch, at_once):
             assert one.weights is None or one.weights == pytest.approx(other.weights)
         seen.add(len(found.examples))
     assert {"refused", "example", 0, 1, 2, 3} <= seen
+    assert ("MERGED" in seen) is (labeller.tokenizer.chat_template == MERGES)
