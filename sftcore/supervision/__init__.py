@@ -1,6 +1,7 @@
 """Which tokens are trained: from a conversation and a chat template to labelled examples, certain or refused."""
 
-from sftcore.supervision.labeller import Draft, Labelled, Labeller, Labelling, Outline
+from sftcore.supervision.draft import Draft, Outline
+from sftcore.supervision.labeller import Labelled, Labeller, Labelling
 from sftcore.supervision.policy import Policy
 from sftcore.supervision.remarks import Remark
 from sftcore.supervision.truncation import TooLongError, fit

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 
 from sftcore.encoding import Encoder
 from sftcore.errors import RowError
+from sftcore.supervision.draft import Draft, Outline
 from sftcore.supervision.habits import CALLING, SAMPLES, learn
 from sftcore.supervision.layout import Layout
+from sftcore.supervision.plans import Plans
 from sftcore.supervision.policy import Policy
 from sftcore.supervision.remarks import Remark
 from sftcore.supervision.spans import Span, painted, reasoning_range
@@ -55,39 +57,6 @@ class Labelled:
     def trained(self) -> int:
         """The number of trained tokens."""
         return sum(label != IGNORE_INDEX for label in self.labels)
-
-
-class Draft(NamedTuple):
-    """An example before it is tokenized; all places are characters of *text*.
-
-    Attributes:
-        spans: what is trained, in order and apart.
-        messages: as in :class:`Labelled`.
-        begins: the messages that are trained in it, and where the first trained character of each is.
-        stops: the trained stop tokens.
-        edges: where each of its turns begins and ends.
-    """
-
-    text: str
-    spans: list[Span]
-    messages: int
-    begins: list[tuple[int, int]]
-    stops: list[tuple[int, int]]
-    edges: list[tuple[int, int]]
-
-    @property
-    def weighted(self) -> bool:
-        """Whether any of it weighs other than 1."""
-        return any(span.weight != 1 for span in self.spans)
-
-
-@dataclass
-class Outline:
-    """The examples of one conversation before they are tokenized, and what there is to remark on it."""
-
-    drafts: list[Draft] = field(default_factory=list)
-    remarks: Counter[Remark] = field(default_factory=Counter)
-    details: dict[Remark, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -150,12 +119,16 @@ class Labeller:
         self._habits, self.stops = learn(self.template, samples, self.variables, list(dict.fromkeys(stops)), specials)
         self._text_arguments = self._wants_text_arguments()
         self._habits = self._habits._replace(last=self._last_turn())
+        self._plans = Plans(self.template, self._rendered, self._fields, self.variables)
         self.problem = self._find_problem()
 
     @cached_property
     def encoder(self) -> Encoder:
         """What tokenizes many texts at once; made when it is first asked for."""
         return Encoder(self.tokenizer)
+
+    def _fields(self, message: Message) -> dict[str, Any]:
+        return as_template_gets_it(message, self._text_arguments)
 
     def _last_turn(self) -> tuple[bool, int] | None:
         """Return how the last turn of a small conversation reads, as :class:`Habits` keeps it."""
@@ -224,10 +197,18 @@ class Labeller:
         Raises:
             RowError: it cannot be labelled with certainty.
         """
+        return self._plans.outline(conversation, policy) or self._rendered(conversation, policy)
+
+    def _rendered(self, conversation: Conversation, policy: Policy) -> Outline:
+        """Return the outline of *conversation*, from its own renderings.
+
+        Raises:
+            RowError: it cannot be labelled with certainty.
+        """
         weights = _chosen(conversation.messages, policy)
         served = Served(
             self.template,
-            [as_template_gets_it(message, self._text_arguments) for message in conversation.messages],
+            [self._fields(message) for message in conversation.messages],
             list(conversation.tools) or None,
             {**self.variables, **conversation.template_kwargs},
             self._constant_prompts,

@@ -49,6 +49,7 @@ class ChatTemplate:
         source: the Jinja source, as ``tokenizer.chat_template`` has it.
 
     Attributes:
+        tree: its syntax tree.
         constant_prompt: whether the source proves that every generation prompt is the same.
         variables: the names that the template reads and does not set itself.
 
@@ -59,8 +60,9 @@ class ChatTemplate:
     def __init__(self, source: str) -> None:
         self.source = source
         self._compiled = _compiled(source)
-        self.constant_prompt = has_constant_prompt(self._compiled.tree)
-        self.variables = frozenset(find_undeclared_variables(self._compiled.tree))
+        self.tree = self._compiled.tree
+        self.constant_prompt = has_constant_prompt(self.tree)
+        self.variables = frozenset(find_undeclared_variables(self.tree))
 
     def render(
         self,

@@ -409,7 +409,7 @@ PROOF = [
         told="Every generation prompt is taken for the same, whatever the template does.",
         seen="",
         file="sftcore/supervision/template.py",
-        old="self.constant_prompt = has_constant_prompt(self._compiled.tree)",
+        old="self.constant_prompt = has_constant_prompt(self.tree)",
         new="self.constant_prompt = True",
         tests=(f"{_CAUSALITY}::test_the_prompt_may_differ",),
     ),

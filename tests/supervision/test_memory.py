@@ -121,9 +121,7 @@ SAME = {
     "a change": body("{{ '~' if loop.changed(m.role) }}"),
     "a cycle": body("{{ loop.cycle('a', 'b', 'c') }}"),
     "the loop as a whole": body("{% set l = loop %}{{ l.last }}"),
-    "a namespace in a namespace": body(
-        "{% set ns.seen = namespace(n=loop.index) %}", before=""
-    ) + "{{ ns.seen.n }}",
+    "a namespace in a namespace": body("{% set ns.seen = namespace(n=loop.index) %}", before="") + "{{ ns.seen.n }}",
     "a namespace as a value": body(
         "{{ show(ns) }}{% set ns.n = ns.n + 1 %}", macro="{% macro show(s) %}{{ s.n }}{% endmacro %}"
     ),
@@ -132,7 +130,7 @@ SAME = {
     "marks": body("{% generation %}{{ m.content }}{% endgeneration %}"),
     "a template's own text with a number": body("{{ '%d' % ns.last }}{{ '!' if ns.last > 1 }}", before=LAST),
     "undefined": body("{{ nothing }}{{ nothing.x is defined }}"),
-}  # fmt: skip
+}
 
 REMEMBERED = [
     "nothing but the message",
