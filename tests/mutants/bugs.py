@@ -1253,7 +1253,7 @@ SANDBOX = [
         told="A template may run as long as it likes.",
         seen="",
         file="sftcore/supervision/meter.py",
-        old="if not self._steps & 7 and time.thread_time() > self._until:",
+        old="if not self._steps & 7 and time.monotonic() > self._until:",
         new="if False:",
         tests=(f"{_SANDBOX}::test_a_template_that_takes_too_long_is_stopped",),
     ),
