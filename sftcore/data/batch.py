@@ -55,7 +55,7 @@ def _batch(rows: Sequence[Parsed], labeller: Labeller) -> Iterator[Labelling | R
         if refused is not None:
             yield refused
         elif limit is not None and longest > limit:
-            yield _alone(row, labeller)
+            yield _fitted(row, outline, labeller)
         else:
             outline.remarks[Remark.MERGED] += sum(merged[at] for at in here)
             examples = [_example(drafts[at], at, columns, labels) for at in here]
@@ -69,9 +69,10 @@ def _outline(row: Parsed, labeller: Labeller) -> Outline | RowError:
         return error
 
 
-def _alone(row: Parsed, labeller: Labeller) -> Labelling | RowError:
+def _fitted(row: Parsed, outline: Outline, labeller: Labeller) -> Labelling | RowError:
+    """Return the examples of a row that is too long."""
     try:
-        return labelled(row, labeller)
+        return fit(labeller, row.conversation, labeller.tokenized(outline), row.policy)
     except RowError as error:
         return error
 

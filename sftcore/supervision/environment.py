@@ -46,6 +46,11 @@ def _as_list(value: Any) -> Any:
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
+def pprint(value: Any) -> str:
+    """Return *value* as Python's pretty printer shows it."""
+    return jinja2.filters.do_pprint(value.copy() if isinstance(value, Messages) else value)
+
+
 def title(s: Any) -> str:
     """Return *s* with each word beginning with a capital."""
     text = jinja2.filters.do_title(str.__str__(s) if isinstance(s, str) else s)

@@ -9,7 +9,7 @@ from typing import Any
 from sftcore.errors import RowError
 from sftcore.supervision.layout import Layout
 from sftcore.supervision.template import ChatTemplate, Piece
-from sftcore.supervision.turns import Habits
+from sftcore.supervision.turns import OPEN_TAG, Habits
 from sftcore.types import Message
 
 _SYSTEM = Message("system", "Be brief.")
@@ -33,8 +33,6 @@ _TOOL = {
         "parameters": {"type": "object", "properties": {"a": {"type": "number", "description": "A number."}}},
     },
 }
-
-_OPEN_TAG = re.compile(r"[<\[][^<>\[\]\s]*$")
 
 SAMPLES: tuple[tuple[tuple[Message, ...], list[Mapping[str, Any]] | None], ...] = (
     (_TURNS, None),
@@ -91,7 +89,7 @@ def learn(
         pattern = any_of(found)
         header = prompt[len(bare) :] if prompt.startswith(bare) else ""
         leads = [_lead(layout, message) for message, own in enumerate(layout.own) if own and _is_answer(layout, own)]
-        role = _OPEN_TAG.sub("", _shared_start([header, *leads])).strip()
+        role = OPEN_TAG.sub("", _shared_start([header, *leads])).strip()
         headless = _is_headless(layout, prompt, bare, pattern)
         lead = leads[-1] if leads else ""
         return Habits(pattern, any_of(stops), role, lead=lead, headless=headless), found

@@ -33,6 +33,9 @@ _Node = TypeVar("_Node", bound=nodes.Node)
 _OF_THE_RENDERING = {"messages", "add_generation_prompt"}
 """Variables that differ between renderings; all others are the same, or make another memory's key."""
 
+_AHEAD = frozenset({"last", "length", "nextitem", "revindex", "revindex0"})
+"""What a loop knows of the messages that follow; where it has a condition, that may depend on what the body sets."""
+
 _OPAQUE = (nodes.Block, nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
 _ORDERED = frozenset({"eq", "ne", "lt", "lteq", "gt", "gteq"})
 _LENGTHS = ("length", "count")
@@ -105,13 +108,32 @@ def _can_be_seen(loop: nodes.For, tree: nodes.Template, macros: list[nodes.Macro
     """Tell whether all that an iteration of *loop* reads and does is plain to see."""
     if loop.recursive or not isinstance(loop.target, nodes.Name) or not _stands_plainly(loop, tree.body):
         return False
-    if any(isinstance(node, nodes.Break) for node in _statements(loop.body)):
+    if any(isinstance(node, nodes.Break) for node in _statements(loop.body)) or _goes_back(loop.iter):
         return False
-    if not set(loop_attributes(loop)) <= LOOP_VALUES:
+    attributes = set(loop_attributes(loop))
+    if not attributes <= LOOP_VALUES or (loop.test is not None and attributes & _AHEAD):
         return False
-    if any(_names_random(node) for node in (*loop.body, *macros)):
+    if loop.target.name in {name.name for name in _names(macros)}:
         return False
-    return not any(FORGETFUL & names_in(node) for node in (*loop.body, *macros))
+    scope = [*loop.body, *macros]
+    if any(_names_random(node) or any(_is_identity(test) for test in node.find_all(nodes.Test)) for node in scope):
+        return False
+    return not any(FORGETFUL & names_in(node) for node in scope)
+
+
+def _goes_back(items: nodes.Node) -> bool:
+    """Tell whether *items* are the messages backwards: then each has another number in each prompt."""
+    found = [items, *items.find_all((nodes.Slice, nodes.Filter))]
+    return any(
+        (isinstance(node, nodes.Slice) and isinstance(node.step, nodes.Neg))
+        or (isinstance(node, nodes.Filter) and node.name == "reverse")
+        for node in found
+    )
+
+
+def _is_identity(test: nodes.Test) -> bool:
+    """Tell whether *test* asks if two values are one, which nobody remembers."""
+    return test.name == "sameas" and not all(isinstance(argument, nodes.Const) for argument in test.args)
 
 
 def _names_random(node: nodes.Node) -> bool:
@@ -143,32 +165,49 @@ def _statements(body: list[nodes.Node]) -> Iterator[nodes.Node]:
 def _namespaces(tree: nodes.Template) -> set[str]:
     """Return the names that only ever hold namespaces."""
     made: dict[str, bool] = {}
+    own: set[str] = set()
     for assign in tree.find_all(nodes.Assign):
         call = assign.node
-        is_space = isinstance(call, nodes.Call) and getattr(call.node, "name", "") == "namespace"
-        for name in names_in(assign.target) if not isinstance(assign.target, nodes.NSRef) else ():
-            made[name] = made.get(name, True) and is_space
-    return {name for name, is_space in made.items() if is_space}
+        if isinstance(assign.target, nodes.Name):
+            is_space = isinstance(call, nodes.Call) and getattr(call.node, "name", "") == "namespace"
+            made[assign.target.name] = made.get(assign.target.name, True) and is_space
+        elif not isinstance(assign.target, nodes.NSRef):
+            own |= names_in(assign.target)
+    for block in tree.find_all(nodes.AssignBlock):
+        own |= names_in(block.target)
+    for loop in tree.find_all(nodes.For):
+        own |= names_in(loop.target)
+    own |= {argument.name for macro in tree.find_all(nodes.Macro) for argument in macro.args}
+    own |= {name.name for node in tree.find_all(nodes.With) for target in node.targets for name in _names([target])}
+    if "namespace" in made or "namespace" in own:
+        return set()
+    return {name for name, is_space in made.items() if is_space} - own
 
 
 # numbers that are only compared
 
 
 def _guard(loop: _Loop, spaces: set[str], macros: Sequence[nodes.Macro]) -> None:
-    """Put ``_guarded`` around what the body of *loop* only ever compares with something."""
+    """Put ``_guarded`` around what the body of *loop* only ever compares with something.
+
+    That is an attribute of a namespace, if the namespace is read by its attributes alone and this one is not set in
+    the loop; and the length of a list.
+    """
     scope = [*loop.node.body, *macros]
-    kept_out = {name.name for name in _names(loop.node.body) if name.ctx != "load"}
-    kept_out |= {name.name for name in _names(macros)}
-    kept_out |= {f"{space.name}.{space.attr}" for node in scope for space in _with_self(node, nodes.NSRef)}
+    kept_out = {f"{space.name}.{space.attr}" for node in scope for space in _with_self(node, nodes.NSRef)}
+    own = {name.name for name in _names(loop.node.body) if name.ctx != "load"}
     places: dict[str, list[_Place]] = {}
     for statement in loop.node.body:
         for place in _places(statement, False):
             if (slot := _slot(place.child, spaces)) is not None:
                 places.setdefault(slot, []).append(place)
+            elif isinstance(place.child, nodes.Name):
+                own |= {place.child.name} & spaces  # as a whole: who knows what is read of it then
+    own |= {name.name for name in _names(macros)} & spaces
     for slot, found in places.items():
         name, _, attribute = slot.lstrip("#").partition(".")
         is_length = slot.startswith("#")
-        if name not in loop.names or {slot, name} & kept_out:
+        if name not in loop.names or name in own or slot in kept_out:
             continue
         if is_length or all(place.compared for place in found):
             guarded = loop.names.index(name), LENGTH if is_length else attribute
@@ -179,14 +218,13 @@ def _guard(loop: _Loop, spaces: set[str], macros: Sequence[nodes.Macro]) -> None
 
 
 def _slot(node: nodes.Node, spaces: set[str]) -> str | None:
-    """Return how a number is called that may be guarded: ``name``, ``namespace.attribute``, ``#name`` for a length."""
-    if isinstance(node, nodes.Name):
-        return node.name if node.ctx == "load" else None
-    if (name := _reads_through(node)) is None:
+    """Return how a number is called that may be guarded: ``namespace.attribute``, or ``#name`` for a length."""
+    inner = getattr(node, "node", None)
+    if not isinstance(inner, nodes.Name):
         return None
     if isinstance(node, nodes.Filter):
-        return f"#{name}"
-    return f"{name}.{getattr(node, 'attr', '')}" if name in spaces else name
+        return f"#{inner.name}" if node.name in _LENGTHS and not (node.args or node.kwargs) else None
+    return f"{inner.name}.{node.attr}" if isinstance(node, nodes.Getattr) and inner.name in spaces else None
 
 
 class _Place(NamedTuple):
@@ -217,27 +255,22 @@ def _places(node: nodes.Node, compared: bool) -> Iterator[_Place]:
             if isinstance(child, nodes.Node):
                 passed = _is_compared(child, node, compared)
                 yield _Place(node, attribute, index, child, passed)
-                if _reads_through(child) is None:
+                if not (isinstance(child, nodes.Getattr) and isinstance(child.node, nodes.Name)):
                     yield from _places(child, passed)
 
 
 def _is_compared(child: nodes.Node, parent: nodes.Node, parent_is: bool) -> bool:
     if isinstance(parent, nodes.Compare):
         return len(parent.ops) == 1 and parent.ops[0].op in _ORDERED
-    if isinstance(parent, (nodes.Add, nodes.Sub)):
-        other = parent.right if child is parent.left else parent.left
-        return parent_is and isinstance(other, nodes.Const) and type(other.value) is int
+    if isinstance(parent, nodes.Sub):
+        return parent_is and child is parent.left and _is_number(parent.right)
+    if isinstance(parent, nodes.Add):
+        return parent_is and _is_number(parent.right if child is parent.left else parent.left)
     return parent_is and isinstance(parent, nodes.Operand)
 
 
-def _reads_through(node: nodes.Node) -> str | None:
-    """Return the name of which *node* reads an attribute or the length."""
-    inner = getattr(node, "node", None)
-    if not isinstance(inner, nodes.Name):
-        return None
-    if isinstance(node, nodes.Getattr) or (isinstance(node, nodes.Filter) and node.name in _LENGTHS and not node.args):
-        return str(inner.name)
-    return None
+def _is_number(node: nodes.Node) -> bool:
+    return isinstance(node, nodes.Const) and type(node.value) is int
 
 
 # asking

@@ -181,7 +181,14 @@ class Labeller:
         Raises:
             RowError: it cannot be labelled with certainty.
         """
-        outline = self.outline(conversation, policy)
+        return self.tokenized(self.outline(conversation, policy))
+
+    def tokenized(self, outline: Outline) -> Labelling:
+        """Return the examples of *outline*, and what there is to remark.
+
+        Raises:
+            RowError: an example cannot be tokenized, or not labelled with certainty.
+        """
         done = Labelling([self._example(draft) for draft in outline.drafts], outline.remarks, outline.details)
         done.remarks[Remark.MERGED] += sum(
             _is_merged(edges, example.offsets)

@@ -21,8 +21,13 @@ from sftcore.supervision.messages import Messages, Watch
 from sftcore.supervision.meter import Meter
 from sftcore.supervision.tracked import Tracked, join
 
-_DEPTH = 4
-"""How deep a value may be nested to be compared with another one."""
+NODES = 2000
+"""How many values may be nested in one that is compared with another."""
+
+KEPT = 1 << 24
+"""How many characters are remembered of one conversation."""
+
+_SCALARS = (str, int, bool, float, type(None))
 
 
 class _UnseenError(Exception):
@@ -131,6 +136,7 @@ class Memory:
         self._index = {id(message): index for index, message in enumerate(messages)}
         self._known = {id(value): value for value in known}
         self._kept: dict[object, list[_Iteration]] = {}
+        self._room = KEPT
         self.hits = 0
 
     def start(self, texts: list[str], count: int, variables: Mapping[str, Any], watch: Watch, meter: Meter) -> None:
@@ -160,9 +166,9 @@ class Memory:
         self._values = values
         try:
             if loop not in self._outside:
-                self._outside[loop] = self._frozen_outside(loop, values)
+                self._outside[loop] = self._frozen_outside(values)
             spaces = self._spaces(loop, values)
-            of_loop = tuple(value if type(value) in (bool, int) else self._frozen(value) for value in of_loop)
+            of_loop = tuple(value if type(value) in (bool, int) else self._freeze(value) for value in of_loop)
         except _UnseenError:
             self._outside[loop] = None
             return ""
@@ -186,7 +192,10 @@ class Memory:
         guarded = position, what
         if type(value) is int:
             return _number(value, self._open.guards, guarded)
-        self._open.guards.append(_Guard(guarded, _is_same, value, True))
+        if type(value) in _SCALARS:
+            self._open.guards.append(_Guard(guarded, _is_same, value, True))
+        else:
+            self._open = None  # what it is compared with cannot be told
         return value
 
     def keep(self) -> str:
@@ -199,11 +208,14 @@ class Memory:
             for at, attributes in done.before:
                 for name, value in _attributes(self._values[at]).items():
                     if name not in attributes or attributes[name] is not value:
-                        self._frozen(value)
+                        self._freeze(value, of_rendering=False)
                         written.append((at, name, value))
         except _UnseenError:
             return ""
         text = join(self._texts[done.begin :])
+        self._room -= len(text)
+        if self._room < 0:
+            return ""
         count = self._count if self._watch.seen_all else None
         found = _Iteration(self._watch.seen, count, done.guards, text, written, self._watch.loops - done.loops)
         self._kept.setdefault(done.key, []).append(found)
@@ -214,14 +226,19 @@ class Memory:
             return False
         if found.least > self._count:
             return False
-        return all(bool(guard.holds(self._now(guard.guarded), guard.other)) is guard.outcome for guard in found.guards)
+        return all(self._comes_out(guard) for guard in found.guards)
 
-    def _now(self, guarded: Guarded) -> Any:
-        position, what = guarded
+    def _comes_out(self, guard: _Guard) -> bool:
+        """Tell whether a comparison has the same outcome now."""
+        position, what = guard.guarded
         value = self._values[position]
         if what == LENGTH:
-            return _length(value)
-        return _attributes(value).get(what) if what else value
+            now: Any = _length(value)
+        else:
+            now = _attributes(value).get(what, self) if type(value) is Namespace else self
+        if type(now) is not int and guard.holds is not _is_same:
+            return False
+        return bool(guard.holds(now, guard.other)) is guard.outcome
 
     def _replay(self, found: _Iteration) -> str:
         self.missed = False
@@ -232,17 +249,11 @@ class Memory:
         self._watch.learn(self._count if found.exactly is not None else found.least - 1)
         return found.text
 
-    def _frozen_outside(self, loop: int, values: Sequence[Any]) -> object:
+    def _frozen_outside(self, values: Sequence[Any]) -> object:
         """Return what identifies those of *values* that no iteration changes, and the variables of the rendering."""
-        guarded = self._guarded[loop]
-        return (
-            *(
-                self._frozen(value)
-                for at, value in enumerate(values)
-                if type(value) is not Namespace and (at, "") not in guarded
-            ),
-            self._frozen(self._variables),
-        )
+        first = {id(value): at for at, value in reversed([*enumerate(values)])}
+        frozen = [("space", first[id(value)]) if type(value) is Namespace else self._freeze(value) for value in values]
+        return *frozen, self._freeze(self._variables)
 
     def _spaces(self, loop: int, values: Sequence[Any]) -> object:
         """Return what identifies the namespaces among *values* as they are now."""
@@ -252,36 +263,52 @@ class Memory:
             if type(value) is Namespace:
                 for name, item in _attributes(value).items():
                     if (at, name) not in guarded:
-                        frozen += (at, name, self._frozen(item))
+                        kind = type(item)
+                        quick = kind is int or kind is str or kind is bool or item is None
+                        frozen += (at, name, kind, item) if quick else (at, name, self._freeze(item))
         return tuple(frozen)
 
-    def _frozen(self, value: Any, depth: int = 0) -> object:
+    def _freeze(self, value: Any, of_rendering: bool = True) -> object:
         """Return what is equal for equal values, and for no others.
+
+        Args:
+            of_rendering: whether the value may be one of a single rendering, such as a macro.
 
         Raises:
             _UnseenError: nobody can say.
         """
+        self._left = NODES
+        return self._frozen(value, of_rendering)
+
+    def _frozen(self, value: Any, of_rendering: bool) -> object:
+        self._left -= 1
+        if self._left < 0:
+            raise _UnseenError
         kind = type(value)
-        if kind is str or kind is int or kind is bool or kind is float or value is None:
+        if kind is str or kind is int or kind is bool or value is None:
             return kind, value
+        if kind is float:
+            return kind, repr(value)
         if kind is Tracked:
             return kind, str.__str__(value), value._runs
         if (index := self._index.get(id(value))) is not None:
             return "message", index
         if id(value) in self._known:
             return "known", id(value)
-        if kind is Messages:
-            return "messages", value._offset
-        if isinstance(value, Undefined):
-            return ("undefined",)
-        if kind is Macro:  # there is one of each name
-            return kind, value.name
-        if depth < _DEPTH and (kind is list or kind is tuple):
-            return kind, tuple(self._frozen(item, depth + 1) for item in value)
-        if depth < _DEPTH and isinstance(value, dict):
+        if kind is list or kind is tuple:
+            return kind, tuple([self._frozen(item, of_rendering) for item in value])
+        if isinstance(value, dict):
+            items = value.items()
             return "mapping", tuple(
-                (self._frozen(key, depth + 1), self._frozen(item, depth + 1)) for key, item in value.items()
+                [(self._frozen(key, of_rendering), self._frozen(item, of_rendering)) for key, item in items]
             )
+        if of_rendering:
+            if kind is Messages:
+                return "messages", value._offset
+            if isinstance(value, Undefined):
+                return ("undefined",)
+            if kind is Macro and value.name is not None:  # there is one of each name
+                return kind, value.name
         raise _UnseenError
 
 

@@ -155,7 +155,7 @@ class Messages(Sequence[Message]):
 
     def __eq__(self, other: object) -> bool:
         self._see_all()
-        return list(self._items) == (list(other._items) if isinstance(other, Messages) else other)
+        return bool(list(self._items) == _as_list(other))
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -167,9 +167,37 @@ class Messages(Sequence[Message]):
         self._see_all()
         return [*other, *self._items]
 
-    def __str__(self) -> str:
+    def __mul__(self, times: int) -> list[Any]:
         self._see_all()
-        return str(list(self._items))
+        return [*self._items] * times
+
+    __rmul__ = __mul__
+
+    def __lt__(self, other: Any) -> Any:
+        return self.copy() < _as_list(other)
+
+    def __le__(self, other: Any) -> Any:
+        return self.copy() <= _as_list(other)
+
+    def __gt__(self, other: Any) -> Any:
+        return self.copy() > _as_list(other)
+
+    def __ge__(self, other: Any) -> Any:
+        return self.copy() >= _as_list(other)
+
+    def copy(self) -> list[Any]:
+        """Return the messages in a list, as ``list.copy`` does."""
+        self._see_all()
+        return [*self._items]
+
+    def __repr__(self) -> str:
+        return repr(self.copy())
+
+    __str__ = __repr__
+
+
+def _as_list(value: Any) -> Any:
+    return value.copy() if isinstance(value, Messages) else value
 
 
 def tagged(messages: Sequence[Mapping[str, Any]]) -> list[Message]:

@@ -53,6 +53,10 @@ _OF_LOOP = frozenset(name for name in dir(LoopContext) if not name.startswith("_
 _OF_STR = frozenset(name for name in dir(str) if not name.startswith("_")) - {"format", "format_map"}
 
 
+_OURS = frozenset({"_enter", "_exit", "_guarded", "_keep", "_missed", "_recall", "_step"})
+"""Filters that stand in a syntax tree for calls of the environment; no template may use them."""
+
+
 class _Generator(CodeGenerator):
     """Compiles ``a ~ b``, slices and lists to calls of the environment."""
 
@@ -75,6 +79,17 @@ class _Generator(CodeGenerator):
                 self.write("None")
             else:
                 self.visit(bound, frame)
+        self.write(")")
+
+    def visit_Filter(self, node: nodes.Filter, frame: Frame) -> None:
+        if node.name not in _OURS:
+            super().visit_Filter(node, frame)
+            return
+        self.write(f"environment.{node.name[1:]}(")
+        for argument in (node.node, *node.args):
+            if argument is not None:
+                self.visit(argument, frame)
+                self.write(", ")
         self.write(")")
 
     def visit_Compare(self, node: nodes.Compare, frame: Frame) -> None:
@@ -152,6 +167,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.filters["tojson"] = environment.tojson
         own = {
             "format": self._format,
+            "pprint": environment.pprint,
             "title": environment.title,
             "join": self._join,
             "replace": self._replace,
@@ -161,30 +177,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         }
         self.filters = {name: self._guarded(name, function) for name, function in {**self.filters, **own}.items()}
 
-        @jinja2.pass_context  # and so not computed when the template is compiled
-        def enter(context: object, value: object) -> str:
-            self.meter.step()
-            index = message_index(value)
-            return "" if index is None else mark(tag_of(index, ENTER))
-
-        @jinja2.pass_context
-        def step(context: object, value: object) -> bool:
-            self.meter.step()
-            return True
-
-        @jinja2.pass_context
-        def missed(context: object, value: object) -> bool:
-            return self.memory is None or self.memory.missed
-
-        @jinja2.pass_context
-        def keep(context: object, value: object) -> str:
-            return self.memory.keep() if self.memory else ""
-
-        self.filters.update(_enter=enter, _step=step, _missed=missed, _keep=keep)
-        self.filters["_recall"] = lambda *of: self.memory.recall(*of) if self.memory else ""
-        self.filters["_guarded"] = lambda *of: self.memory.guard(*of) if self.memory else unguarded(of[0], of[2])
         self.tests = {name: self._counted(cast("Callable[..., Any]", test)) for name, test in self.tests.items()}
-        self.filters["_exit"] = _exit
 
     def compile_template(self, source: str) -> Compiled:
         """Return the compiled template.
@@ -207,6 +200,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def _marked(self, source: str) -> nodes.Template:
         tree = self.parse(source)
+        for used in tree.find_all(nodes.Filter):
+            if used.name in _OURS:
+                raise jinja2.TemplateAssertionError(f"No filter named {used.name!r}.", used.lineno)
         tree.body = with_marks(tree.body, [])
         return tree
 
@@ -223,6 +219,38 @@ class Sandbox(ImmutableSandboxedEnvironment):
         """Return *value*, a list or mapping, if it is not nested beyond measure: to compare or print it takes time."""
         self.meter.spend(size_of(value))
         return value
+
+    def enter(self, value: object) -> str:
+        """Mark where the printing of a message begins."""
+        self.meter.step()
+        index = message_index(value)
+        return "" if index is None else mark(tag_of(index, ENTER))
+
+    def exit(self, value: object) -> str:
+        """Mark where it ends."""
+        index = message_index(value)
+        return "" if index is None else mark(tag_of(index, EXIT))
+
+    def step(self, value: object) -> bool:
+        """Count a step of a loop."""
+        self.meter.step()
+        return True
+
+    def recall(self, message: object, loop: int, attributes: int, *values: Any) -> str:
+        """Return what a loop prints for *message*, if the memory knows; see :meth:`Memory.recall`."""
+        return self.memory.recall(message, loop, attributes, *values) if self.memory else ""
+
+    def missed(self, value: object) -> bool:
+        """Tell whether it did not know."""
+        return self.memory is None or self.memory.missed
+
+    def keep(self, value: object) -> str:
+        """Let the memory keep what was printed."""
+        return self.memory.keep() if self.memory else ""
+
+    def guarded(self, value: Any, position: int, what: str) -> Any:
+        """Return *value* in a form that the memory watches; see :meth:`Memory.guard`."""
+        return self.memory.guard(value, position, what) if self.memory else unguarded(value, what)
 
     def compared(self, value: Any) -> Any:
         """Return *value*, the right side of a comparison, if it is no list beyond measure."""
@@ -423,8 +451,3 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if type(text) is str and type(new) is Tracked:
             text = tracked(text, runs_of(text))
         return text.replace(old, new, -1 if count is None else count)
-
-
-def _exit(value: Any) -> str:
-    index = message_index(value)
-    return "" if index is None else mark(tag_of(index, EXIT))

@@ -23,12 +23,12 @@ class LabelColumns(NamedTuple):
 
     Attributes:
         labels: int32, for each of ``Columns.ids`` the token itself, or ``IGNORE_INDEX`` where it is not trained.
-        weights: float32, what each token weighs, 0 where it is not trained; None where each trained one weighs 1.
+        weights: float64, what each token weighs, 0 where it is not trained; None where each trained one weighs 1.
         refused: the texts that cannot be labelled, by their position, and why. Nothing of them is trained.
     """
 
     labels: NDArray[np.int32]
-    weights: NDArray[np.float32] | None
+    weights: NDArray[np.float64] | None
     refused: dict[int, RowError]
 
 
@@ -85,9 +85,9 @@ def label_columns(
     labels = np.where(trained, columns.ids, np.int32(IGNORE_INDEX))
     heads = columns.rows[:-1][columns.rows[:-1] < columns.rows[1:]]
     labels[heads] = IGNORE_INDEX
-    weights: NDArray[np.float32] | None = None
+    weights: NDArray[np.float64] | None = None
     if not all(span.weight == 1 for row in columns.singles for span in spans[row]) or not np.all(values == 1):
-        alternating = np.zeros(len(runs), np.float32)
+        alternating = np.zeros(len(runs), np.float64)
         alternating[1::2] = values
         weights = np.repeat(alternating, runs)
         weights[heads] = 0

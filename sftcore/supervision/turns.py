@@ -22,7 +22,8 @@ SWITCHES = ("enable_thinking", "thinking", "reasoning")
 
 _WITHIN = "the template prints other messages within the turn, and no stop token before them"
 
-_OPEN_TAG = re.compile(r"[<\[][^<>\[\]\s]*$")
+OPEN_TAG = re.compile(r"[<\[][^<>\[\]\s]*$")
+"""A marker that is not closed."""
 
 
 class Fit(IntEnum):
@@ -97,6 +98,7 @@ class Served:
         self.variables = variables
         self._constant_prompts = constant_prompts
         self._prompts: dict[tuple[int, str], str | None] = {}
+        self.misfits: list[tuple[int, str]] = []
         self._plain = template.beginnings(messages, tools, variables, traced=False)
         self._traced = template.beginnings(messages, tools, variables, traced=True)
 
@@ -118,18 +120,25 @@ class Served:
             raise RowError("the template treats tracked text otherwise than plain text, so nothing is certain")
 
     def verify_prompts(self) -> None:
-        """Make sure that the longest prompt is what the template gives to one who remembers nothing.
+        """Make sure that prompts are what the template gives to one who remembers nothing.
+
+        These are the longest, and the last that does not fit, since by that one a turn is trained otherwise.
 
         Raises:
-            RowError: it is not.
+            RowError: they are not.
         """
         asked = [key for key, prompt in self._prompts.items() if prompt is not None]
         if not asked or not self._plain.memory.hits:
             return
-        message, switch = max(asked)
-        plain = self.template.render(self.messages[:message], self.tools, True, **self._switched(switch))
-        if plain != self._prompts[message, switch]:
-            raise RowError("the template prints other prompts when it is asked again, so nothing is certain")
+        for message, switch in {max(asked), *self.misfits[:1]}:
+            try:
+                plain: str | None = self.template.render(
+                    self.messages[:message], self.tools, True, **self._switched(switch)
+                )
+            except RowError:
+                plain = None
+            if plain != self._prompts[message, switch]:
+                raise RowError("the template prints other prompts when it is asked again, so nothing is certain")
 
     def prompt(self, message: int, switch: str = "") -> str | None:
         """Return what the model is served with before it writes *message*; None if the template refuses."""
@@ -260,6 +269,7 @@ def _start(served: Served, layout: Layout, message: int, habits: Habits) -> tupl
         raise RowError("message 1: the assistant speaks first, so there is no prompt to serve the turn with")
     if prompt is not None and layout.text.startswith(prompt):
         return len(prompt), Fit.SERVED, ""
+    served.misfits.append((message, ""))
     switches = served.switches()
     for switch in switches:
         other = served.prompt(message, switch)
@@ -331,7 +341,7 @@ def _align(tail: str, text: str, base: int, limit: int) -> int | None:
         while tail[-1:].isspace() and good < limit and text[good].isspace():
             good += 1
         return good
-    if at < limit and (tag := _OPEN_TAG.search(text, base, good)):  # never cut a marker such as </think> in two
+    if at < limit and (tag := OPEN_TAG.search(text, base, good)):  # never cut a marker such as </think> in two
         good = max((place + 1 for place in seen if place < tag.start()), default=base)
     rest = text[good:limit]
     if not rest.strip():

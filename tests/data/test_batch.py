@@ -94,8 +94,7 @@ def test_together_is_as_alone(labeller, monkeypatch, at_once):
             seen.add("example")
             assert (one.text, one.input_ids, one.labels) == (other.text, other.input_ids, other.labels)
             assert (one.messages, one.turns, one.skipped) == (other.messages, other.turns, other.skipped)
-            assert (one.weights is None) == (other.weights is None)
-            assert one.weights is None or one.weights == pytest.approx(other.weights)
+            assert one.weights == other.weights
         seen.add(len(found.examples))
     assert {"refused", "example", 0, 1, 2, 3} <= seen
     assert ("MERGED" in seen) is (labeller.tokenizer.chat_template == MERGES)

@@ -67,7 +67,7 @@ def check(tokenizer: Any, encoder: Encoder, drawn: list[tuple[str, list[Span]]])
         if found.weights is None:
             assert weights == [float(label != IGNORE_INDEX) for label in labels]
         else:
-            assert row(columns, found.weights, number) == np.float32(weights).tolist()
+            assert row(columns, found.weights, number) == list(weights)
         places = np.arange(len(text) + 1)
         after, until = columns.borders(np.full(len(places), number), places)
         first = columns.rows[number]

@@ -130,6 +130,47 @@ SAME = {
     "marks": body("{% generation %}{{ m.content }}{% endgeneration %}"),
     "a template's own text with a number": body("{{ '%d' % ns.last }}{{ '!' if ns.last > 1 }}", before=LAST),
     "undefined": body("{{ nothing }}{{ nothing.x is defined }}"),
+    "an item of a mapping": body(
+        "{{ '!' if loop.index0 == cfg.last }}{{ '?' if cfg.last > 3 }}",
+        before="{% set cfg = {'last': messages | length - 1} %}",
+    ),
+    "a namespace by another name": body("{{ '!' if s.last > 1 }}{{ ns.last }}", before=LAST + "{% set s = ns %}"),
+    "subtracted from a number": body("{{ '!' if 5 - ns.last > 2 }}{{ '?' if 6 - messages | length > 2 }}", before=LAST),
+    "a namespace by an item": body("{{ '!' if ns.last > 1 }}{{ ns['last'] }}", before=LAST),
+    "a namespace by a filter": body("{{ '!' if ns.last > 1 }}{{ ns | attr('last') }}", before=LAST),
+    "a namespace in a list": body("{{ '!' if ns.last > 1 }}{{ [ns] | map(attribute='last') | join }}", before=LAST),
+    "a namespace by a name of the loop": body("{{ '!' if ns.last > 1 }}{% set t = ns %}{{ t.last }}", before=LAST),
+    "a namespace given to a macro": body(
+        "{{ '!' if ns.last > 1 }}{{ show(ns) }}", before=LAST, macro="{% macro show(s) %}{{ s.last }}{% endmacro %}"
+    ),
+    "a list that is compared, and counted": body(
+        "{% if loop.index0 == 99 and users == [] %}none{% endif %}{{ users | length }}",
+        before="{% set users = messages | selectattr('role', 'eq', 'user') | list %}",
+    ),
+    "messages that are kept": body("{% set ns.seen = messages[loop.index0:] %}") + "{{ ns.seen | length }}",
+    "a list of messages that is kept": body("{% set ns.seen = [messages] %}") + "{{ ns.seen[0] | length }}",
+    "a macro that is kept": body("{% set ns.seen = c %}", macro="{% macro c() %}{{ messages | length }}{% endmacro %}")
+    + "{{ ns.seen() }}",
+    "a macro that reads the name of the loop": "{% set m = messages | length %}{% macro f() %}{{ m }}{% endmacro %}"
+    + body("{{ f() }}"),
+    "a condition on what the loop sets": body(
+        "{% set ns.n = ns.n + 1 %}{{ loop.last }}{{ ns.n }}", over="messages if ns.n < 3"
+    ),
+    "one namespace of two names": body(
+        "{% set a.n = a.n + 1 %}{{ b.n }}",
+        before="{% set a = namespace(n=0) %}{% if messages | length > 3 %}{% set b = a %}"
+        "{% else %}{% set b = namespace(n=0) %}{% endif %}",
+    ),
+    "a zero with a sign": body("{{ x }}", before="{% set x = -0.0 if messages | length > 3 else 0.0 %}"),
+    "the same list": body(
+        "{{ l is sameas k }}", before="{% set l = [1] %}{% set k = l if messages | length > 3 else [1] %}"
+    ),
+    "a text by the name of a namespace": body("{{ sp }}", before="{% set sp %}x{% endset %}"),
+    "another namespace": body(
+        "{{ '!' if sp.n == 1 }}", before="{% set namespace = dict %}{% set sp = namespace(n=1) %}"
+    ),
+    "messages in a list": body("{{ [messages] }}{{ messages | pprint }}"),
+    "a copy": "{% for m in messages.copy() %}{{ m.role }}{% endfor %}{{ (messages * 2) | length }}",
 }
 
 REMEMBERED = [
@@ -140,7 +181,6 @@ REMEMBERED = [
     "the last by its index",
     "near the end",
     "the last user by a number",
-    "the last user by another name",
     "the next by its number",
     "a continue",
     "a condition",
