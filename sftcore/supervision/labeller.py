@@ -119,7 +119,7 @@ class Labeller:
         self._habits, self.stops = learn(self.template, samples, self.variables, list(dict.fromkeys(stops)), specials)
         self._text_arguments = self._wants_text_arguments()
         self._habits = self._habits._replace(last=self._last_turn())
-        self._plans = Plans(self.template, self._rendered, self._fields, self.variables)
+        self.plans = Plans(self.template, self.outline, self._fields, self.variables)
         self.problem = self._find_problem()
 
     @cached_property
@@ -204,14 +204,6 @@ class Labeller:
         Raises:
             RowError: it cannot be labelled with certainty.
         """
-        return self._plans.outline(conversation, policy) or self._rendered(conversation, policy)
-
-    def _rendered(self, conversation: Conversation, policy: Policy) -> Outline:
-        """Return the outline of *conversation*, from its own renderings.
-
-        Raises:
-            RowError: it cannot be labelled with certainty.
-        """
         weights = _chosen(conversation.messages, policy)
         served = Served(
             self.template,
@@ -243,6 +235,14 @@ class Labeller:
         done.remarks[Remark.SPLIT] += max(len(done.drafts) - 1, 0)
         _remark_on_drops(served, conversation, parts, done.remarks)
         return done
+
+    def outline_by_plan(self, conversation: Conversation, policy: Policy = DEFAULT) -> Outline:
+        """Return what :meth:`outline` does; from a plan, where others of its shape were outlined before.
+
+        Raises:
+            RowError: it cannot be labelled with certainty.
+        """
+        return self.plans.outline(conversation, policy) or self.outline(conversation, policy)
 
     def _plan(
         self,

@@ -111,6 +111,11 @@ class Plans:
         self._plans: dict[object, dict[_Shape, _Plan | None]] = {}
         self._asked = 0
 
+    @property
+    def blind(self) -> bool:
+        """Whether the template is shown to be blind, so that there are plans."""
+        return self._words is not None
+
     def outline(self, conversation: Conversation, policy: Policy) -> Outline | None:
         """Return the outline of *conversation*; None if there is no plan for it.
 

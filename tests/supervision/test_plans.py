@@ -76,10 +76,10 @@ def compare(made: Labeller, name: str, number: int = 150) -> int:
     chance, planned = random.Random(name), 0
     for _ in range(number):
         conversation, policy = talk(chance, chance.random() < 0.3), chance.choice(POLICIES)
-        found = attempt(made._plans.outline, conversation, policy)
+        found = attempt(made.plans.outline, conversation, policy)
         if found is not None:
             planned += 1
-            assert found == attempt(made._rendered, conversation, policy)
+            assert found == attempt(made.outline, conversation, policy)
     return planned
 
 
@@ -127,7 +127,7 @@ def test_turns_in_examples_of_their_own_have_none() -> None:
     for second in ("b", "<think>b") * 3:
         texts = ("a", second, "c", "d")
         messages = tuple(Message(role, text) for role, text in zip(ROLES * 2, texts, strict=True))
-        assert len(made.outline(Conversation(messages), Policy()).drafts) == 2 - second.startswith("<think>")
+        assert len(made.outline_by_plan(Conversation(messages), Policy()).drafts) == 2 - second.startswith("<think>")
 
 
 @pytest.mark.parametrize(
@@ -146,25 +146,25 @@ def test_rows_with_more_than_texts_have_none(odd: Message) -> None:
     made = labeller(CHATML)
     for _ in range(3):
         conversation = Conversation((Message("user", "q"), Message("assistant", "a"), Message("user", "r"), odd))
-        assert made._plans.outline(conversation, Policy()) is None
+        assert made.plans.outline(conversation, Policy()) is None
 
 
 def test_nor_have_tools_variables_of_a_row_and_masked_reasoning() -> None:
     made, messages = labeller(CHATML), (Message("user", "q"), Message("assistant", "a"))
     for _ in range(3):
-        assert made._plans.outline(Conversation(messages, ({"type": "function", "function": {}},)), Policy()) is None
-        assert made._plans.outline(Conversation(messages, template_kwargs={"x": 1}), Policy()) is None
-        assert made._plans.outline(Conversation(messages), Policy(reasoning="mask")) is None
+        assert made.plans.outline(Conversation(messages, ({"type": "function", "function": {}},)), Policy()) is None
+        assert made.plans.outline(Conversation(messages, template_kwargs={"x": 1}), Policy()) is None
+        assert made.plans.outline(Conversation(messages), Policy(reasoning="mask")) is None
 
 
 def test_a_plan_that_is_wrong_is_found_when_it_is_compared(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made, conversation = labeller(CHATML), Conversation((Message("user", "q"), Message("assistant", "a")))
-    right = made._rendered(conversation, Policy())
+    right = made.outline(conversation, Policy())
     draft = plans._Plan.draft
     monkeypatch.setattr(plans, "SHARE", 3)
     monkeypatch.setattr(plans._Plan, "draft", lambda self, messages: draft(self, messages)._replace(spans=[]))
-    outlines = [made.outline(conversation, Policy()) for _ in range(9)]
+    outlines = [made.outline_by_plan(conversation, Policy()) for _ in range(9)]
     assert outlines[-6:] == [right] * 6
     assert capsys.readouterr().err.count("otherwise by its plan") == 1
