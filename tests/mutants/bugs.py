@@ -26,6 +26,7 @@ _LABELLER = "tests/supervision/test_labeller.py"
 _TURNS = "tests/supervision/test_turns.py"
 _TOKENS = "tests/supervision/test_tokens.py"
 _LAYOUT = "tests/supervision/test_layout.py"
+_PLANS = "tests/supervision/test_plans.py"
 _MEMORY = "tests/supervision/test_memory.py"
 _MESSAGES = "tests/supervision/test_messages.py"
 _TRACKED = "tests/supervision/test_tracked.py"
@@ -208,7 +209,7 @@ PARITY = [
         name="double-bos",
         told="The tokenizer puts its own special tokens around a text that has them already.",
         seen="OpenRLHF#393, trl#1114, Soup#781",
-        file="sftcore/supervision/tokens.py",
+        file="sftcore/encoding/single.py",
         old="encoded = tokenizer(text, add_special_tokens=False, ",
         new="encoded = tokenizer(text, add_special_tokens=True, ",
         tests=(f"{_TOKENS}::test_no_tokens_are_added", f"{_PROPERTIES}::test_labels_as_one_reads_them"),
@@ -217,7 +218,7 @@ PARITY = [
         name="eos-appended",
         told="An end token is put after a text that the template has ended.",
         seen="trl#3318",
-        file="sftcore/supervision/tokens.py",
+        file="sftcore/encoding/single.py",
         old='return Encoded(encoded["input_ids"], encoded["offset_mapping"])',
         new="end = [(len(text), len(text))]\n"
         '        return Encoded([*encoded["input_ids"], tokenizer.eos_token_id], [*encoded["offset_mapping"], *end])',
@@ -418,8 +419,8 @@ PROOF = [
         told="What a loop printed is taken for another prompt, though a comparison comes out otherwise there.",
         seen="",
         file="sftcore/supervision/memory.py",
-        old="bool(guard.holds(self._now(guard.guarded), guard.other)) is guard.outcome for",
-        new="True for",
+        old="all(self._comes_out(guard) for",
+        new="all(True for",
         tests=(f"{_MEMORY}::test_it_prints_the_same",),
     ),
     Bug(
@@ -463,9 +464,45 @@ PROOF = [
         told="What a loop printed is taken for a prompt with another setting of the template's switch.",
         seen="",
         file="sftcore/supervision/memory.py",
-        old="            self._frozen(self._variables),\n",
-        new="",
+        old="return *frozen, self._freeze(self._variables)",
+        new="return tuple(frozen)",
         tests=(f"{_MEMORY}::test_it_prints_the_same",),
+    ),
+    Bug(
+        name="plan-for-texts-that-are-asked-for",
+        told="A plan is used for a text with words that the template looks for.",
+        seen="",
+        file="sftcore/supervision/plans.py",
+        old="if words in content:",
+        new="if False:",
+        tests=(f"{_PLANS}::test_blind_templates",),
+    ),
+    Bug(
+        name="plan-for-turns-after-another-prompt",
+        told="A plan decides that a turn does not follow its prompt, though an answer may begin as the prompt ends.",
+        seen="",
+        file="sftcore/supervision/plans.py",
+        old="_ALLOWED = frozenset({Remark.HEADED,",
+        new="_ALLOWED = frozenset({Remark.CLOSEST, Remark.HEADED,",
+        tests=(f"{_PLANS}::test_awkward_texts",),
+    ),
+    Bug(
+        name="plan-without-trimming",
+        told="A plan prints the texts as they are, though the template trims them.",
+        seen="",
+        file="sftcore/supervision/plans.py",
+        old="text = right(left(messages[message].content))",
+        new="text = messages[message].content",
+        tests=(f"{_PLANS}::test_blind_templates",),
+    ),
+    Bug(
+        name="length-not-noticed-by-blindness",
+        told="A template that asks how long a text is counts as blind.",
+        seen="",
+        file="sftcore/supervision/blindness.py",
+        old='if of.kind in (Kind.RAW, Kind.TEXT) and name in ("trim", "string")',
+        new='if of.kind in (Kind.RAW, Kind.TEXT) and name in ("trim", "string", "length")',
+        tests=("tests/supervision/test_blindness.py::test_it_looks",),
     ),
     Bug(
         name="length-not-noticed",

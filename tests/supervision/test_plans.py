@@ -96,7 +96,11 @@ def test_blind_templates(name: str) -> None:
     compare(labeller(source), name)
 
 
-@pytest.mark.parametrize("source", [CHATML, SPLITS], ids=["plain", "split"])
+OPENS = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>{% endif %}")
+"""The generation prompt has what is printed of no turn, unless it says so itself."""
+
+
+@pytest.mark.parametrize("source", [CHATML, SPLITS, OPENS], ids=["plain", "split", "opens"])
 def test_awkward_texts(source: str) -> None:
     compare(labeller(source), source, 1000)
 

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from sftcore import Conversation, Message, RowError
 from sftcore.supervision import Labeller, Remark
+from sftcore.supervision.tracked import Tracked
 
 from .test_labeller import PLAIN, labeller, marked, said, talk, thought, trained
 
@@ -277,7 +278,9 @@ def test_a_turn_does_not_begin_within_the_text_of_another() -> None:
     assert [marked(example) for example in made.examples(Conversation(messages))] == ["[assistant]⟦a</s>⟧[user]</s>"]
 
 
-def test_a_template_that_treats_tracked_text_otherwise_is_refused() -> None:
-    made = labeller(CHATML + "{{ '' if (messages | pprint)[0] == '[' else 'x' }}", [STOP])
+def test_tracked_text_that_is_treated_otherwise_than_plain_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = labeller(CHATML.replace("message.content", "message.content.swapcase()"), [STOP])
+    assert made.examples(talk("q", "a"))
+    monkeypatch.setattr(Tracked, "swapcase", lambda self: self)
     with pytest.raises(RowError, match="treats tracked text otherwise than plain text"):
         made.examples(talk("q", "a"))
