@@ -29,7 +29,7 @@ def has_constant_prompt(tree: nodes.Template) -> bool:
     if len(loops) != 1:
         return False
     loop, after = loops[0]
-    if loop.recursive or loop.else_ or not _is_messages(loop.iter, tree, set()):
+    if loop.recursive or loop.else_ or not is_messages(loop.iter, tree, set()):
         return False
     if not all(_is_constant(node, assigned) for node in after):
         return False
@@ -83,13 +83,13 @@ def derived_names(tree: nodes.Template) -> set[str]:
     return derived
 
 
-def _is_messages(expression: nodes.Node, tree: nodes.Template, seen: set[str]) -> bool:
+def is_messages(expression: nodes.Node, tree: nodes.Template, seen: set[str]) -> bool:
     """Tell whether *expression* is the messages, or those from some number on, and no copy that reads them all."""
     if isinstance(expression, nodes.CondExpr):
         branches = (expression.expr1, expression.expr2)
-        return all(branch is not None and _is_messages(branch, tree, seen) for branch in branches)
+        return all(branch is not None and is_messages(branch, tree, seen) for branch in branches)
     if isinstance(expression, nodes.Getitem) and isinstance(expression.arg, nodes.Slice):
-        return _is_messages(expression.node, tree, seen)
+        return is_messages(expression.node, tree, seen)
     if not isinstance(expression, nodes.Name):
         return False
     name = expression.name
@@ -100,7 +100,7 @@ def _is_messages(expression: nodes.Node, tree: nodes.Template, seen: set[str]) -
     if any(name in names_in(target) for target in targets):
         return False
     values = [assign.node for assign in tree.find_all(nodes.Assign) if name in names_in(assign.target)]
-    return bool(values) and all(_is_messages(value, tree, seen | {name}) for value in values)
+    return bool(values) and all(is_messages(value, tree, seen | {name}) for value in values)
 
 
 def names_in(node: nodes.Node) -> set[str]:

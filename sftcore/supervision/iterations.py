@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 
 from jinja2 import nodes
 
-from sftcore.supervision.causality import derived_names, loop_attributes, names_in, statement_loops
+from sftcore.supervision.causality import derived_names, is_messages, loop_attributes, names_in, statement_loops
 
 FORGETFUL = frozenset({"cycler", "joiner", "lipsum", "self"})
 """Names of what prints another text each time, or whose reading cannot be seen."""
@@ -33,6 +33,9 @@ _Node = TypeVar("_Node", bound=nodes.Node)
 _OF_THE_RENDERING = {"messages", "add_generation_prompt"}
 """Variables that differ between renderings; all others are the same, or make another memory's key."""
 
+_FORWARD = frozenset({"first", "index", "index0", "last", "previtem"})
+"""What a loop may be asked for so that its next messages are told by those that it has printed."""
+
 _AHEAD = frozenset({"last", "length", "nextitem", "revindex", "revindex0"})
 """What a loop knows of the messages that follow; where it has a condition, that may depend on what the body sets."""
 
@@ -52,8 +55,15 @@ class _Loop:
     guarded: set[Guarded] = field(default_factory=set)
 
 
-def with_memory(tree: nodes.Template) -> list[frozenset[Guarded]]:
-    """Change *tree* so that its loops over the messages ask the memory; return what is guarded in each.
+class Remembered(NamedTuple):
+    """A loop that asks the memory: what is guarded in it, and whether it just goes from each message to the next."""
+
+    guarded: frozenset[Guarded]
+    forward: bool
+
+
+def with_memory(tree: nodes.Template) -> list[Remembered]:
+    """Change *tree* so that its loops over the messages ask the memory; return these loops.
 
     In such a loop ``{{ message | _recall(number, ...) }}`` prints what is remembered, or nothing; the
     body stands in ``{% if 0 | _missed %}``, and ``_keep`` takes what it has printed. A number that is only
@@ -80,7 +90,10 @@ def with_memory(tree: nodes.Template) -> list[frozenset[Guarded]]:
     for loop in loops:
         _guard(loop, spaces, macros)
         _ask(loop)
-    return [frozenset(loop.guarded) for loop in loops]
+    return [
+        Remembered(frozenset(loop.guarded), _FORWARD.issuperset(loop.attributes) and _goes_forward(loop.node, tree))
+        for loop in loops
+    ]
 
 
 def _set_outside(body: list[nodes.Node]) -> Iterator[str]:
@@ -119,6 +132,24 @@ def _can_be_seen(loop: nodes.For, tree: nodes.Template, macros: list[nodes.Macro
     if any(_names_random(node) or any(_is_identity(test) for test in node.find_all(nodes.Test)) for node in scope):
         return False
     return not any(FORGETFUL & names_in(node) for node in scope)
+
+
+def _goes_forward(loop: nodes.For, tree: nodes.Template) -> bool:
+    """Tell whether *loop* is surely over the messages themselves, or those from some number on."""
+    if loop.test is not None or not is_messages(loop.iter, tree, set()):
+        return False
+    derived = derived_names(tree)
+    targets = [assign.target for assign in tree.find_all(nodes.Assign)]
+    targets += [block.target for block in tree.find_all(nodes.AssignBlock)]
+    targets += [inner.target for inner in tree.find_all(nodes.For)]
+    if any("messages" in names_in(target) for target in targets):
+        return False
+    sources = [assign.node for assign in tree.find_all(nodes.Assign) if derived & names_in(assign.target)]
+    slices = [part for source in (loop.iter, *sources) for part in _with_self(source, nodes.Slice)]
+    return all(
+        part.stop is None and part.step is None and _is_number(part.start) and part.start.value >= 0  # type: ignore[union-attr]
+        for part in slices
+    )
 
 
 def _goes_back(items: nodes.Node) -> bool:
@@ -269,7 +300,7 @@ def _is_compared(child: nodes.Node, parent: nodes.Node, parent_is: bool) -> bool
     return parent_is and isinstance(parent, nodes.Operand)
 
 
-def _is_number(node: nodes.Node) -> bool:
+def _is_number(node: nodes.Node | None) -> bool:
     return isinstance(node, nodes.Const) and type(node.value) is int
 
 
@@ -281,7 +312,8 @@ def _ask(loop: _Loop) -> None:
     target = getattr(loop.node.target, "name", "")
     read: list[nodes.Expr] = [nodes.Getattr(nodes.Name("loop", "load"), name, "load") for name in loop.attributes]
     read += [nodes.Name(name, "load") for name in loop.names]
-    arguments = [nodes.Const(loop.number), nodes.Const(len(loop.attributes)), *read]
+    context: nodes.Expr = nodes.Name("loop", "load") if loop.attributes else nodes.Const(None)
+    arguments = [nodes.Const(loop.number), context, nodes.Const(len(loop.attributes)), *read]
     recall = nodes.Filter(nodes.Name(target, "load"), "_recall", arguments, [], None, None)
     missed = nodes.Filter(nodes.Const(0), "_missed", [], [], None, None)
     body = [*_keeping(loop.node.body), _kept()]

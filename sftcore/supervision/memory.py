@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 from jinja2 import Undefined
 from jinja2.runtime import Macro
+from jinja2.utils import missing
 
 from sftcore.supervision.environment import Namespace
-from sftcore.supervision.iterations import LENGTH, Guarded
+from sftcore.supervision.iterations import LENGTH, Guarded, Remembered
 from sftcore.supervision.messages import Messages, Watch
 from sftcore.supervision.meter import Meter
 from sftcore.supervision.tracked import Tracked, join
@@ -58,9 +59,19 @@ class _Iteration(NamedTuple):
     loops: int
 
 
+class _Link(NamedTuple):
+    """What a loop printed for a message, and whether that was the last one."""
+
+    message: int
+    last: bool
+    iteration: _Iteration
+
+
 class _Open(NamedTuple):
     """An iteration that is at work."""
 
+    loop: int
+    message: int
     key: object
     begin: int
     guards: list[_Guard]
@@ -124,15 +135,23 @@ class Memory:
     """What the loops of one template printed for the messages of one conversation.
 
     Args:
-        guarded: for each loop what its body reads through :meth:`guard`.
+        loops: those that ask.
         messages: the whole conversation, as every rendering gets it.
         known: further values that every rendering gets.
+        skips: whether a loop may go on at once with the first message that is not remembered.
     """
 
     def __init__(
-        self, guarded: Sequence[frozenset[Guarded]], messages: Sequence[Mapping[str, Any]], known: Sequence[Any]
+        self,
+        loops: Sequence[Remembered],
+        messages: Sequence[Mapping[str, Any]],
+        known: Sequence[Any],
+        skips: bool = False,
     ) -> None:
-        self._guarded = guarded
+        self._loops = loops
+        self._messages = messages
+        self._skips = skips
+        self._lines: dict[object, list[_Link]] = {}
         self._index = {id(message): index for index, message in enumerate(messages)}
         self._known = {id(value): value for value in known}
         self._kept: dict[object, list[_Iteration]] = {}
@@ -149,18 +168,25 @@ class Memory:
         self._variables = variables
         self._values: Sequence[Any] = ()
         self._open: _Open | None = None
+        self._line: dict[int, list[_Link] | None] = {}
         self.missed = True
 
-    def recall(self, message: object, loop: int, attributes: int, *values: Any) -> str:
+    def recall(self, message: object, loop: int, context: Any, attributes: int, *values: Any) -> str:
         """Return what *loop* prints for *message*, if that is known; else "", and :attr:`missed` is set.
 
+        At the first message it may be what is printed for many; then the loop goes on behind these.
+
         Args:
+            context: the ``loop`` of the template, if it reads any attribute of it.
             values: what the loop reads: so many *attributes* of ``loop``, and the values of names.
         """
         self._meter.step()
+        if self._open is not None:  # it was never kept
+            self._line[self._open.loop] = None
         self._open, self.missed = None, True
         index = self._index.get(id(message))
         if index is None:
+            self._line[loop] = None
             return ""
         of_loop, values = values[:attributes], values[attributes:]
         self._values = values
@@ -171,16 +197,19 @@ class Memory:
             of_loop = tuple(value if type(value) in (bool, int) else self._freeze(value) for value in of_loop)
         except _UnseenError:
             self._outside[loop] = None
-            return ""
         if self._outside[loop] is None:
+            self._line[loop] = None
             return ""
+        if loop not in self._line and (text := self._line_from(loop, index, context, spaces)) is not None:
+            return text
         key = loop, index, of_loop, self._outside[loop], spaces
         for found in self._kept.get(key, ()):
             if self._holds(found):
+                self._link(loop, index, found)
                 return self._replay(found)
         self._watch.forget()
         before = [(at, dict(_attributes(value))) for at, value in enumerate(values) if type(value) is Namespace]
-        self._open = _Open(key, len(self._texts), [], before, self._watch.loops)
+        self._open = _Open(loop, index, key, len(self._texts), [], before, self._watch.loops)
         return ""
 
     def guard(self, value: Any, position: int, what: str) -> Any:
@@ -203,6 +232,7 @@ class Memory:
         if (done := self._open) is None:
             return ""
         self._open = None
+        line, self._line[done.loop] = self._line[done.loop], None
         written: list[tuple[int, str, Any]] = []
         try:
             for at, attributes in done.before:
@@ -219,7 +249,43 @@ class Memory:
         count = self._count if self._watch.seen_all else None
         found = _Iteration(self._watch.seen, count, done.guards, text, written, self._watch.loops - done.loops)
         self._kept.setdefault(done.key, []).append(found)
+        self._line[done.loop] = line
+        self._link(done.loop, done.message, found)
         return ""
+
+    def _link(self, loop: int, index: int, found: _Iteration) -> None:
+        if (line := self._line.get(loop)) is not None:
+            line.append(_Link(index, index == self._count - 1, found))
+
+    def _line_from(self, loop: int, index: int, context: Any, spaces: object) -> str | None:
+        """Begin the line of a loop, and return what it prints for the messages that are remembered, if several are."""
+        start = loop, index, self._outside[loop], spaces
+        known = self._lines.get(start, [])
+        line: list[_Link] = []
+        self._line[loop], self._lines[start] = line, line
+        if not self._skips or not self._loops[loop].forward:
+            return None
+        for link in known:
+            if link.last != (link.message == self._count - 1) or not self._holds(link.iteration):
+                break
+            line.append(link)
+        if len(line) < 2 or not self._skip_to(index + len(line), index, context):
+            line.clear()
+            return None
+        return "".join([self._replay(link.iteration) for link in line])
+
+    def _skip_to(self, target: int, index: int, context: Any) -> bool:
+        """Let the loop that is at message *index* go on with message *target*; tell whether it can."""
+        this, at = self._watch.stepped
+        if at != index:
+            if at != index + 1 or context is None or context._after is missing:
+                return False
+            context._after = missing  # it has looked at the next one
+        self._watch.skip = this, target
+        if context is not None:
+            context.index0 += target - index - 1
+            context._before, context._current = self._messages[target - 2], self._messages[target - 1]
+        return True
 
     def _holds(self, found: _Iteration) -> bool:
         if found.exactly is not None and found.exactly != self._count:
@@ -257,7 +323,7 @@ class Memory:
 
     def _spaces(self, loop: int, values: Sequence[Any]) -> object:
         """Return what identifies the namespaces among *values* as they are now."""
-        guarded = self._guarded[loop]
+        guarded = self._loops[loop].guarded
         frozen: list[object] = []
         for at, value in enumerate(values):
             if type(value) is Namespace:

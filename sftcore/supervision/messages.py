@@ -56,6 +56,8 @@ class Watch:
         printed: characters printed so far; the renderer keeps it.
         known: for each message that was asked for, in order, *printed* at that time.
         by_loop: whether it was the one loop over the messages that asked for it first.
+        stepped: which loop over the messages took the last step, and to which message.
+        skip: which loop goes on with which message instead of the next.
         seen: how many messages there must be for all that was looked at since :meth:`forget` to be there.
         seen_all: whether something since then told how many there are.
     """
@@ -65,6 +67,8 @@ class Watch:
         self.known: list[int] = []
         self.by_loop: list[bool] = []
         self.loops = 0
+        self.stepped: tuple[object, int] = (self, -1)
+        self.skip: tuple[object, int] = (self, -1)
         self.forget()
 
     def forget(self) -> None:
@@ -140,9 +144,16 @@ class Messages(Sequence[Message]):
 
     def __iter__(self) -> Iterator[Message]:
         self._watch.loops += 1
-        for index, item in enumerate(self._items):
+        this = object()
+        index = 0
+        while index < len(self._items):
             self._watch.see(self._offset + index, by_loop=True)
-            yield item
+            self._watch.stepped = this, self._offset + index
+            yield self._items[index]
+            index += 1
+            if self._watch.skip[0] is this:
+                index = self._watch.skip[1] - self._offset
+                self._watch.skip = self, -1
         self._watch.see_all(self._offset + len(self._items), by_loop=True)
 
     def __reversed__(self) -> Iterator[Message]:

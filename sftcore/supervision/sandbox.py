@@ -23,7 +23,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sftcore.supervision import environment
 from sftcore.supervision.formatting import format_parts, percent_parts
-from sftcore.supervision.iterations import Guarded, with_memory
+from sftcore.supervision.iterations import Remembered, with_memory
 from sftcore.supervision.marks import with_marks
 from sftcore.supervision.memory import Memory, unguarded
 from sftcore.supervision.messages import Message, Messages, message_index
@@ -131,14 +131,14 @@ class Compiled(NamedTuple):
     Attributes:
         template: with marks around the printing of each message.
         remembering: the same, asking a memory before it prints one; None where no loop can.
-        guarded: what each of its loops guards.
+        loops: those of its loops that ask.
         tree: the syntax tree, as it was written.
     """
 
     sandbox: Sandbox
     template: jinja2.Template
     remembering: jinja2.Template | None
-    guarded: list[frozenset[Guarded]]
+    loops: list[Remembered]
     tree: nodes.Template
 
 
@@ -189,12 +189,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if len(source) > SOURCE:
             raise LimitError(f"the chat template is longer than {SOURCE:,} characters")
         remembering = self._marked(source)
-        guarded = with_memory(remembering)
+        loops = with_memory(remembering)
         return Compiled(
             self,
             self._made(self._marked(source)),
-            self._made(remembering) if guarded else None,
-            guarded,
+            self._made(remembering) if loops else None,
+            loops,
             self.parse(source),
         )
 
@@ -236,9 +236,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.meter.step()
         return True
 
-    def recall(self, message: object, loop: int, attributes: int, *values: Any) -> str:
+    def recall(self, message: object, loop: int, context: Any, attributes: int, *values: Any) -> str:
         """Return what a loop prints for *message*, if the memory knows; see :meth:`Memory.recall`."""
-        return self.memory.recall(message, loop, attributes, *values) if self.memory else ""
+        return self.memory.recall(message, loop, context, attributes, *values) if self.memory else ""
 
     def missed(self, value: object) -> bool:
         """Tell whether it did not know."""

@@ -182,7 +182,7 @@ class Beginnings:
         self._tools = tools
         compiled = template._compiled
         self._compiled = compiled.remembering or compiled.template
-        self.memory = Memory(compiled.guarded, self._messages, [tools, *variables.values()])
+        self.memory = Memory(compiled.loops, self._messages, [tools, *variables.values()], skips=not traced)
 
     def text(self, count: int, add_generation_prompt: bool, variables: Mapping[str, Any]) -> str:
         """Return the first *count* messages as text.

@@ -169,6 +169,21 @@ SAME = {
     "another namespace": body(
         "{{ '!' if sp.n == 1 }}", before="{% set namespace = dict %}{% set sp = namespace(n=1) %}"
     ),
+    "messages set anew": body("{{ loop.index }}", before="{% set messages = messages[::-1] %}"),
+    "messages of two names": body(
+        "{{ loop.index0 }}{{ loop.previtem.content if loop.previtem }}{{ '!' if loop.last }}",
+        over="rest",
+        before="{% if messages and messages[0].role == 'system' %}{% set rest = messages[1:] %}"
+        "{% else %}{% set rest = messages %}{% endif %}",
+    ),
+    "messages up to some": body("{{ loop.index }}", over="messages[:3]"),
+    "messages one and one": body("", over="messages[::2]"),
+    "a loop that is left": "{% for m in messages %}{{ m.role }}{% break %}{% endfor %}" + body("{{ loop.index }}"),
+    "a loop in a loop": body("{% for o in messages %}{{ o.content if loop.index0 < 2 }}{% endfor %}{{ loop.index }}"),
+    "many loops": body("{% set ns.n = ns.n + 1 %}{{ '!' if loop.last }}")
+    + body("{{ ns.n }}{{ loop.index }}").replace(HEAD, ""),
+    "a count over all": body("{% set ns.n = ns.n + 1 %}{{ '!' if ns.n > 3 }}") + "{{ ns.n }}",
+    "an else": "{% for m in messages %}{{ m.content }}{% else %}none{% endfor %}",
     "messages in a list": body("{{ [messages] }}{{ messages | pprint }}"),
     "a copy": "{% for m in messages.copy() %}{{ m.role }}{% endfor %}{{ (messages * 2) | length }}",
 }
