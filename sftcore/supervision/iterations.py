@@ -139,7 +139,7 @@ def _goes_forward(loop: nodes.For, tree: nodes.Template) -> bool:
     if loop.test is not None or not is_messages(loop.iter, tree, set()):
         return False
     derived = derived_names(tree)
-    targets = [assign.target for assign in tree.find_all(nodes.Assign)]
+    targets: list[nodes.Node] = [assign.target for assign in tree.find_all(nodes.Assign)]
     targets += [block.target for block in tree.find_all(nodes.AssignBlock)]
     targets += [inner.target for inner in tree.find_all(nodes.For)]
     if any("messages" in names_in(target) for target in targets):
