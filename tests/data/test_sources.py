@@ -303,3 +303,9 @@ def test_a_path_may_be_relative_to_the_configuration(folder, path):
     assert rows(path, folder / "configs") == [(f"{folder / 'configs' / 't.jsonl'}:1", B)]
     save(folder / "t.jsonl", jsonl(A))  # the working directory comes first
     assert [row for _, row in rows(path, folder / "configs")] == [A]
+
+
+def test_a_folder_without_data_is_told_as_one(folder):
+    save(folder / "some" / "notes.txt", "x")
+    with pytest.raises(DataError, match=r"^data source some: the folder has no file that ends in \.jsonl, \.json, "):
+        rows("some")
