@@ -16,7 +16,7 @@ from sftcore.components import Method
 from sftcore.config import ModelConfig
 from sftcore.document import Document
 from sftcore.errors import ConfigError, SftError
-from sftcore.report import say
+from sftcore.report import count, say
 
 _WHOLE = 64 << 20
 """Files up to this many bytes go into a fingerprint whole; of larger ones only both ends and the size."""
@@ -90,7 +90,7 @@ class BaseModel:
             raise ConfigError(f"the model {self.name} cannot be loaded: {_first_line(error)}") from error
         if missing := sorted(info["missing_keys"]):
             raise ConfigError(
-                f"the model {self.name} lacks {len(missing)} weights of its architecture, "
+                f"the model {self.name} lacks {count(len(missing), 'weight')} of its architecture, "
                 f"which would start random: {', '.join(missing[:3])}, ..."
             )
         return model

@@ -202,6 +202,14 @@ class Config:
     """Arguments of transformers.TrainingArguments, under their own names."""
 
 
+ELSEWHERE = {
+    item.name: f"{section}.{item.name}"
+    for section, cls in (("model", ModelConfig), ("data", DataConfig), ("ask", AskConfig))
+    for item in fields(cls)
+}
+"""Where the keys of the sections belong, for those who write them in another place."""
+
+
 @dataclass
 class Loaded:
     """A configuration with where it came from.
@@ -275,7 +283,7 @@ class _Loader:
         if "trackers" in raw:
             ready["trackers"] = self._trackers(raw["trackers"])
         ready["backend"] = self._backend(raw.get("backend", AUTO), environ)
-        config = fill(Config, raw, self.document, (), known=ready)
+        config = fill(Config, raw, self.document, (), known=ready, elsewhere=ELSEWHERE)
         self._refuse_owned(config.training_args)
         for name in config.template_kwargs.keys() & RESERVED:
             raise self.document.error(("template_kwargs", name), "is no variable of a chat template: rendering sets it")

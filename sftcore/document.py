@@ -73,7 +73,9 @@ class Document:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise ConfigError(f"there is no configuration file {path}; name one with --config PATH") from None
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError as error:
             raise ConfigError(f"{path} cannot be read: {error}") from None
         document = cls({}, str(path), path.resolve().parent)
         try:

@@ -25,17 +25,25 @@ from sftcore.errors import FieldError, SftError, nearest
 T = TypeVar("T")
 
 
-def fill(cls: type[T], values: object, document: Document, keys: Keys, known: Mapping[str, Any] | None = None) -> T:
+def fill(
+    cls: type[T],
+    values: object,
+    document: Document,
+    keys: Keys,
+    known: Mapping[str, Any] | None = None,
+    elsewhere: Mapping[str, str] | None = None,
+) -> T:
     """Return an instance of the dataclass *cls* made of *values*, which stand at *keys* of *document*.
 
     A value is converted to its field's annotation (``"8"`` to 8 for an int); a ``Path`` is
-    resolved against the document. *known* holds values that are ready, taken as they are.
+    resolved against the document. *known* holds values that are ready, taken as they are. *elsewhere* says of
+    keys that do not belong here where they do.
 
     Raises:
         ConfigError: an unknown or missing key, or a value of another type, with its place.
     """
     fields, further = _fields(cls)
-    given = check(cls, values, document, keys, ready=known or {}, further=further)
+    given = check(cls, values, document, keys, ready=known or {}, further=further, elsewhere=elsewhere)
     given.update(known or {})
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
@@ -58,12 +66,14 @@ def check(
     keys: Keys,
     ready: Mapping[str, Any] | None = None,
     further: str | None = None,
+    elsewhere: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Return *values* checked against the fields of the dataclass *cls* and converted to them.
 
     Args:
         ready: keys that are left out, because they are dealt with elsewhere.
         further: a field that collects the options of another dataclass (``further_options``).
+        elsewhere: keys that are not known here, and where they belong.
 
     Raises:
         ConfigError: an unknown key, or a value of another type, with its place.
@@ -85,7 +95,8 @@ def check(
             handed[key] = _convert(_hints(other).get(key, Any), value, document, (*keys, key))
         else:
             choices = [*(name for name in fields if name != further), *others, *(ready or ())]
-            raise document.error((*keys, key), f"unknown key{nearest(key, choices)}")
+            hint = f"; it is {elsewhere[key]}" if elsewhere and key in elsewhere else nearest(key, choices)
+            raise document.error((*keys, key), f"unknown key{hint}")
     if further and handed:
         given[further] = handed
     return given

@@ -520,6 +520,7 @@ def test_a_source_says_what_holds_for_it_alone():
         ("data.eval.path=[]", "'data.eval.path=[]': data.eval.path: should be text, got []"),
         ("data.eval.split=x", "'data.eval.split=x': data.eval.split: unknown key"),
         ("ask.x.y=1", "'ask.x.y=1': ask.x: unknown key"),
+        ("packing=true", "'packing=true': packing: unknown key; it is data.packing"),
         ("dta.train=x", "'dta.train=x': dta: unknown key; did you mean 'data'?"),
         ("backend.x=1", "'backend.x=1': backend: which backend? give its 'name' beside the options"),
     ],

@@ -215,6 +215,7 @@ def test_a_template_that_is_named_wins_and_is_saved(sft, tiny):
             "training_args.learning_rat: unknown key; did you mean 'learning_rate'?",
         ),
         (("training_args", {"learning_rate": "fast"}), "training_args.learning_rate: should be a number"),
+        (("training_args", {"packing": True}), "training_args.packing: unknown key; it is data.packing"),
         (("training_args", {"report_to": "wandb"}), "training_args.report_to: cannot be set here: name trackers"),
         (("training_args", {"deepspeed": "x.json"}), "training_args.deepspeed: is set by the backend 'deepspeed'"),
         (("training_args", {"eval_strategy": "steps"}), "training_args.eval_strategy: there is nothing to evaluate on"),
@@ -262,7 +263,7 @@ def test_a_model_that_lacks_weights_is_refused(sft, tiny, tmp_path):
     done = sft.run_here()
     assert done.code == 2
     assert (
-        "lacks 1 weights of its architecture, which would start random: model.layers.0.mlp.up_proj.weight" in done.said
+        "lacks 1 weight of its architecture, which would start random: model.layers.0.mlp.up_proj.weight" in done.said
     )
 
 

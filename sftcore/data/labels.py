@@ -195,7 +195,10 @@ def _nothing_left(rows: Sequence[Parsed], summary: Summary, refused: Sequence[st
         return bad_rows(list(refused))
     shown = "\n  ".join(f"{row.origin}: {_beginning(row.conversation)}" for row in rows[:3])
     said = "".join(f"\n  {note}" for note in summary.notes if not note.startswith("  "))
-    return f"no token of any row (of {len(rows)}) is trained; the first:\n  {shown}{said}"
+    limit = rows[0].policy.max_length
+    why = f"data.max_length is {limit}, the longest example has {count(summary.longest, 'token')}"
+    told = f"\n  {why}" if summary.too_long else ""
+    return f"no token of any row (of {len(rows)}) is trained; the first:\n  {shown}{said}{told}"
 
 
 def _beginning(conversation: Conversation) -> str:

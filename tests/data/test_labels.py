@@ -229,6 +229,7 @@ def test_if_nothing_is_left_all_that_happened_is_told(labeller):
         "  f:2: user 'q', assistant 'bad'",
         "  1 row cannot be labelled with certainty, and left out:",
         "  1 example was dropped, because it is longer than max_length",
+        "  data.max_length is 9, the longest example has 65 tokens",
     ]
 
 
