@@ -28,7 +28,7 @@ class Summary:
     """What became of the rows of one set; ``rows`` is the sum of ``kept``, ``refused`` and ``dropped``."""
 
     rows: int = 0
-    """Rows read."""
+    """Rows that were labelled, each counted once: without bad rows, and rows that are in neither set."""
     kept: int = 0
     """Rows of which at least one example is trained or evaluated."""
     refused: dict[str, int] = field(default_factory=dict)
