@@ -16,10 +16,13 @@ from sftcore.components import Method
 from sftcore.config import ModelConfig
 from sftcore.document import Document
 from sftcore.errors import ConfigError, SftError
-from sftcore.report import say
+from sftcore.report import count, say
 
 _WHOLE = 64 << 20
 """Files up to this many bytes go into a fingerprint whole; of larger ones only both ends and the size."""
+
+_PATIENCE = 10
+"""Seconds that the hub may take to say whether it has a model."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class BaseModel:
             raise ConfigError(f"the model {self.name} cannot be loaded: {_first_line(error)}") from error
         if missing := sorted(info["missing_keys"]):
             raise ConfigError(
-                f"the model {self.name} lacks {len(missing)} weights of its architecture, "
+                f"the model {self.name} lacks {count(len(missing), 'weight')} of its architecture, "
                 f"which would start random: {', '.join(missing[:3])}, ..."
             )
         return model
@@ -131,7 +134,28 @@ def find(config: ModelConfig, document: Document) -> BaseModel:
         return BaseModel(config.name_or_path, str(path), config)
     if path.is_file() or config.name_or_path.startswith((".", "/", "~")) or config.name_or_path.count("/") > 1:
         raise document.error(keys, f"{config.name_or_path} is neither a folder with a model, a .gguf file nor a hub id")
+    _check_hub(config, document)
     return BaseModel(config.name_or_path, config.name_or_path, config)
+
+
+def _check_hub(config: ModelConfig, document: Document) -> None:
+    """Raise at once if the hub has no such model, or cannot be asked: a mistyped folder looks like the id of one."""
+    import huggingface_hub
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
+    name, keys = config.name_or_path, ("model", "name_or_path")
+    try:
+        if isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json", revision=config.revision), str):
+            return
+        huggingface_hub.HfApi().model_info(name, timeout=_PATIENCE)
+    except HFValidationError:
+        raise document.error(keys, f"there is no folder {name} here, and this is no hub id") from None
+    except RepositoryNotFoundError:
+        problem = f"there is no folder {name} here, and the hub has no such model, or none that you may see"
+        raise document.error(keys, problem) from None
+    except Exception as error:  # of the network, of the hub, or of the client: no kind is common to them
+        problem = f"there is no folder {name} here, and the hub cannot be asked: {_first_line(error)}"
+        raise document.error(keys, problem) from None
 
 
 def cache_folder() -> Path:

@@ -56,6 +56,8 @@ def _dispatch(argv: list[str]) -> int:
     # overrides may stand anywhere between the flags, which argparse's positionals cannot
     takes_overrides = options.command in ("run", "preview")
     strangers = [word for word in rest if not takes_overrides or word.startswith("-") or "=" not in word]
+    if takes_overrides and strangers and not any(word.startswith("-") for word in strangers):
+        parser.error(f"'{strangers[0]}': expected KEY=VALUE, for example training_args.max_steps=20")
     if strangers:
         parser.error(f"unrecognized arguments: {' '.join(strangers)}")
     if options.command == "run":
@@ -205,7 +207,7 @@ def _preview(options: argparse.Namespace, overrides: list[str], registry: Regist
     for remark in found.remarks:
         say("told", remark)
     if not found.shown:
-        raise DataError("none of these rows gives an example")
+        raise DataError("none of these rows gives an example; try more with -n")
     if options.html is not None:
         from sftcore.preview_page import page
 

@@ -11,8 +11,8 @@ from typing import Any, Literal, cast
 
 from sftcore.components import FURTHER, RESERVED, Backend, Component, Method, Template, Tracker
 from sftcore.document import Document, Keys, dotted
-from sftcore.errors import PluginError
-from sftcore.options import fill
+from sftcore.errors import FieldError, PluginError
+from sftcore.options import fill, shown
 from sftcore.plugins import Entry, Registry
 from sftcore.supervision.policy import Context, Policy, Reasoning, TrainOn, Truncation
 from sftcore.template_file import FileTemplate
@@ -41,7 +41,7 @@ class ModelConfig:
 
 def _check_train_on(train_on: TrainOn | None) -> None:
     if train_on == []:
-        raise ValueError("train_on names no role, so nothing would be trained")
+        raise FieldError("train_on", "names no role, so nothing would be trained")
 
 
 @dataclass
@@ -81,18 +81,18 @@ class SourceConfig:
     def __post_init__(self) -> None:
         _check_train_on(self.train_on)
         if not 0 <= self.weight < math.inf:
-            raise ValueError(f"the weight must be a number of at least 0, not {self.weight:g}")
+            raise FieldError("weight", f"must be a number of at least 0, not {self.weight:g}")
         if self.limit is not None and self.limit < 1:
-            raise ValueError(f"the limit must be at least 1, not {self.limit}")
+            raise FieldError("limit", f"must be at least 1, not {self.limit}")
         if not 0 < self.repeat < math.inf:
-            raise ValueError(f"repeat must be a number above 0, not {self.repeat:g}")
+            raise FieldError("repeat", f"must be a number above 0, not {self.repeat:g}")
         if self.share is not None and not 0 < self.share <= 1:
-            raise ValueError(f"the share must be above 0 and at most 1, not {self.share:g}; `weight` is of the loss")
+            raise FieldError("share", f"must be above 0 and at most 1, not {self.share:g}; `weight` is of the loss")
         if self.share is not None and self.repeat != 1:
-            raise ValueError("share and repeat both say how often a row is taken; keep one of them")
+            raise FieldError("share", "says how often a row is taken, and so does repeat; keep one of them")
         for name in self.columns.values():
             if len(given := [column for column, target in self.columns.items() if target == name]) > 1:
-                raise ValueError(f"columns would make {name!r} of {' and '.join(map(repr, given))}")
+                raise FieldError("columns", f"would make {name!r} of {' and '.join(map(repr, given))}")
 
 
 @dataclass
@@ -104,7 +104,7 @@ class EvalFraction:
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction < 1:
-            raise ValueError(f"the fraction must be between 0 and 1, not {self.fraction:g}")
+            raise FieldError("fraction", f"must be between 0 and 1, not {self.fraction:g}")
 
 
 @dataclass
@@ -138,18 +138,17 @@ class DataConfig:
     def __post_init__(self) -> None:
         _check_train_on(self.train_on)
         if self.max_length < 1:
-            raise ValueError(f"max_length must be at least 1, not {self.max_length}")
+            raise FieldError("max_length", f"must be at least 1, not {self.max_length}")
         if not (0 <= self.max_bad_rows < 1 or (self.max_bad_rows >= 1 and float(self.max_bad_rows).is_integer())):
-            raise ValueError(
-                f"max_bad_rows must be a whole number of rows, or a share between 0 and 1, not {self.max_bad_rows:g}"
-            )
+            problem = f"must be a whole number of rows, or a share between 0 and 1, not {self.max_bad_rows:g}"
+            raise FieldError("max_bad_rows", problem)
         if isinstance(self.eval, list) and any(source.share is not None for source in self.eval):
-            raise ValueError("a source of eval has a share, which is of rows that are trained; take limit or repeat")
+            raise FieldError("eval", "a source has a share, which is of rows that are trained; take limit or repeat")
         shares = [source.share for source in self.train if source.share is not None]
         if len(shares) == len(self.train) and abs(sum(shares) - 1) > SHARES_MISS:
-            raise ValueError(f"all sources of train have a share, and together these are {sum(shares):g}, not 1")
+            raise FieldError("train", f"all sources have a share, and together these are {sum(shares):g}, not 1")
         if len(shares) < len(self.train) and sum(shares) >= 1:
-            raise ValueError(f"the shares of train are {sum(shares):g}, which leaves nothing to sources without one")
+            raise FieldError("train", f"the shares are {sum(shares):g}, which leaves nothing to sources without one")
 
     def policy(self, source: SourceConfig) -> Policy:
         """Return what holds for the rows of *source*: what it says itself, and for the rest what `data` says."""
@@ -201,6 +200,14 @@ class Config:
     """Questions put to the model before and after training."""
     training_args: dict[str, Any] = field(default_factory=dict)
     """Arguments of transformers.TrainingArguments, under their own names."""
+
+
+ELSEWHERE = {
+    item.name: f"{section}.{item.name}"
+    for section, cls in (("model", ModelConfig), ("data", DataConfig), ("ask", AskConfig))
+    for item in fields(cls)
+}
+"""Where the keys of the sections belong, for those who write them in another place."""
 
 
 @dataclass
@@ -276,7 +283,7 @@ class _Loader:
         if "trackers" in raw:
             ready["trackers"] = self._trackers(raw["trackers"])
         ready["backend"] = self._backend(raw.get("backend", AUTO), environ)
-        config = fill(Config, raw, self.document, (), known=ready)
+        config = fill(Config, raw, self.document, (), known=ready, elsewhere=ELSEWHERE)
         self._refuse_owned(config.training_args)
         for name in config.template_kwargs.keys() & RESERVED:
             raise self.document.error(("template_kwargs", name), "is no variable of a chat template: rendering sets it")
@@ -314,7 +321,7 @@ class _Loader:
                 raise self.document.error(keys, f"which {kind}? give its 'name' beside the options")
             return name, {key: value for key, value in reference.items() if key != "name"}
         raise self.document.error(
-            keys, f"must be the name of a {kind}, or a mapping with 'name' and options, not {reference!r}"
+            keys, f"must be the name of a {kind}, or a mapping with 'name' and options, not {shown(reference)}"
         )
 
     def _data(self, raw: object) -> DataConfig:
@@ -338,6 +345,8 @@ class _Loader:
         return [self._source(raw, keys, (*keys, 0))]
 
     def _source(self, raw: object, keys: Keys, slot: Keys) -> SourceConfig:
+        if not isinstance(raw, (str, Mapping)):
+            raise self.document.error(keys, f"must be a path, or a mapping, not {shown(raw)}")
         source = fill(SourceConfig, {"path": raw} if isinstance(raw, str) else raw, self.document, keys)
         if source.format != AUTO:
             source.format = self.component("format", source.format, (*keys, "format"), (*slot, "format"))

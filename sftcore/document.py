@@ -73,7 +73,9 @@ class Document:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise ConfigError(f"there is no configuration file {path}; name one with --config PATH") from None
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError as error:
             raise ConfigError(f"{path} cannot be read: {error}") from None
         document = cls({}, str(path), path.resolve().parent)
         try:
@@ -132,6 +134,7 @@ class Document:
         data = copy.deepcopy(self.data)
         at: Any = {"": data}
         way: Keys = ("", *keys)
+        made: list[Keys] = [keys]
         for depth, key in enumerate(way):
             if isinstance(at, list):
                 if not isinstance(key, int) or key >= len(at):
@@ -147,6 +150,7 @@ class Document:
                 break
             below = at.get(key) if isinstance(at, dict) else at[int(key)]
             if below is None:
+                made += [] if key in at else [keys[:depth]]
                 below = {}
             elif isinstance(below, str):  # the short form of a source or a component
                 source = keys[0] == "data" and (isinstance(key, int) or key in ("train", "eval"))
@@ -156,7 +160,7 @@ class Document:
         self.data = data
         self._lines = {way: line for way, line in self._lines.items() if way[: len(keys)] != keys}
         self._overridden = {way: text for way, text in self._overridden.items() if way[: len(keys)] != keys}
-        self._overridden[keys] = place
+        self._overridden.update(dict.fromkeys(made, place))
 
     def where(self, keys: Keys) -> str:
         """Return the place of the value at *keys*: ``file:line``, or the argument that set it."""

@@ -16,6 +16,14 @@ class ConfigError(SftError):
     """The configuration, or an option of a component, is wrong."""
 
 
+class FieldError(ValueError):
+    """The value of one field of a dataclass fails a check; whoever fills the dataclass adds the place."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(problem)
+        self.field = field
+
+
 class PluginError(SftError):
     """A plugin is missing, broken, or its name is ambiguous."""
 

@@ -14,28 +14,36 @@ import itertools
 import textwrap
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from sftcore.components import FURTHER
 from sftcore.document import Document, Keys
-from sftcore.errors import SftError, nearest
+from sftcore.errors import FieldError, SftError, nearest
 
 T = TypeVar("T")
 
 
-def fill(cls: type[T], values: object, document: Document, keys: Keys, known: Mapping[str, Any] | None = None) -> T:
+def fill(
+    cls: type[T],
+    values: object,
+    document: Document,
+    keys: Keys,
+    known: Mapping[str, Any] | None = None,
+    elsewhere: Mapping[str, str] | None = None,
+) -> T:
     """Return an instance of the dataclass *cls* made of *values*, which stand at *keys* of *document*.
 
     A value is converted to its field's annotation (``"8"`` to 8 for an int); a ``Path`` is
-    resolved against the document. *known* holds values that are ready, taken as they are.
+    resolved against the document. *known* holds values that are ready, taken as they are. *elsewhere* says of
+    keys that do not belong here where they do.
 
     Raises:
         ConfigError: an unknown or missing key, or a value of another type, with its place.
     """
     fields, further = _fields(cls)
-    given = check(cls, values, document, keys, ready=known or {}, further=further)
+    given = check(cls, values, document, keys, ready=known or {}, further=further, elsewhere=elsewhere)
     given.update(known or {})
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
@@ -43,6 +51,8 @@ def fill(cls: type[T], values: object, document: Document, keys: Keys, known: Ma
             raise document.error(keys, f"the key '{name}' is missing")
     try:
         return cls(**given)
+    except FieldError as error:
+        raise document.error((*keys, error.field), str(error)) from None
     except SftError as error:
         raise document.error(keys, str(error)) from None
     except (TypeError, ValueError) as error:
@@ -56,18 +66,20 @@ def check(
     keys: Keys,
     ready: Mapping[str, Any] | None = None,
     further: str | None = None,
+    elsewhere: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Return *values* checked against the fields of the dataclass *cls* and converted to them.
 
     Args:
         ready: keys that are left out, because they are dealt with elsewhere.
         further: a field that collects the options of another dataclass (``further_options``).
+        elsewhere: keys that are not known here, and where they belong.
 
     Raises:
         ConfigError: an unknown key, or a value of another type, with its place.
     """
     if not isinstance(values, Mapping):
-        raise document.error(keys, f"must be a mapping of options, not {values!r}")
+        raise document.error(keys, f"must be a mapping of options, not {shown(values)}")
     fields, _ = _fields(cls)
     hints = _hints(cls)
     other = _load(fields[further].metadata[FURTHER], document, keys) if further else None
@@ -83,7 +95,8 @@ def check(
             handed[key] = _convert(_hints(other).get(key, Any), value, document, (*keys, key))
         else:
             choices = [*(name for name in fields if name != further), *others, *(ready or ())]
-            raise document.error((*keys, key), f"unknown key{nearest(key, choices)}")
+            hint = f"; it is {elsewhere[key]}" if elsewhere and key in elsewhere else nearest(key, choices)
+            raise document.error((*keys, key), f"unknown key{hint}")
     if further and handed:
         given[further] = handed
     return given
@@ -121,15 +134,15 @@ def _convert(hint: Any, value: Any, document: Document, keys: Keys) -> Any:
         return fill(section, value, document, keys)
     from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
+    if isinstance(value, bool) and (number := _number(hint)):  # pydantic would take true for 1
+        raise document.error(keys, f"should be {number}, got {shown(value)}")
     try:
         converted = TypeAdapter(
             hint, config=None if _has_config(hint) else ConfigDict(arbitrary_types_allowed=True)
         ).validate_python(value)
     except ValidationError as error:
-        messages = (problem["msg"] for problem in error.errors())  # one for each member of a union
-        shortened = (text.removeprefix("Input should be ").removeprefix("Value error, ") for text in messages)
-        problem = ", or ".join(dict.fromkeys(shortened))
-        raise document.error(keys, f"should be {problem}, got {value!r}") from None
+        inner, got, wanted = _expected(error.errors(), value)
+        raise document.error((*keys, *inner), f"should be {wanted}, got {shown(got)}") from None
     except PydanticUserError:  # an annotation that pydantic has no schema for
         return value
     if not isinstance(converted, Path):
@@ -138,6 +151,64 @@ def _convert(hint: Any, value: Any, document: Document, keys: Keys) -> Any:
         return document.locate(str(value))
     except SftError as error:
         raise document.error(keys, str(error)) from None
+
+
+_WANTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "finite": "a number",
+    "bool": "true or false",
+    "list": "a list",
+    "tuple": "a list",
+    "set": "a list",
+    "dict": "a mapping",
+    "mapping": "a mapping",
+    "string": "text",
+    "path": "a path",
+}
+"""What pydantic wanted, by the first word of the type of its error."""
+
+
+def _expected(problems: Sequence[Any], value: Any) -> tuple[Keys, Any, str]:
+    """Return where within *value* the *problems* are that pydantic found, what is there, and what should be.
+
+    There is one problem for each member of a union. The deepest tell of the member that was meant.
+    """
+    found: list[tuple[Keys, Any, list[str]]] = []
+    for problem in problems:
+        inner: list[str | int] = []
+        at = value
+        for step in problem["loc"]:  # may have names of the members of a union too
+            listed = isinstance(at, (list, tuple)) and isinstance(step, int) and step < len(at)
+            if listed or (isinstance(at, Mapping) and step in at):
+                inner, at = [*inner, step], at[step]
+        if problem["type"] in ("literal_error", "enum"):
+            first, _, last = str(problem["ctx"]["expected"]).rpartition(" or ")
+            wanted = [*(first.split(", ") if first else []), last]
+        else:
+            told = str(problem["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
+            wanted = [_WANTED.get(problem["type"].partition("_")[0], told)]
+        found.append((tuple(inner), at, wanted))
+    deepest = max(len(inner) for inner, _, _ in found)
+    keys, got, _ = next(one for one in found if len(one[0]) == deepest)
+    choices = list(dict.fromkeys(choice for inner, _, wanted in found if inner == keys for choice in wanted))
+    if "a number" in choices and "a whole number" in choices:
+        choices.remove("a whole number")
+    return keys, got, " or ".join(filter(None, (", ".join(choices[:-1]), choices[-1])))
+
+
+def _number(hint: Any) -> str:
+    """Return the kind of number that *hint* wants, if it does, and takes no truth value."""
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    members = typing.get_args(hint) if union else (hint,)
+    if bool in members or typing.Any in members:
+        return ""
+    return "a number" if float in members else "a whole number" if int in members else ""
+
+
+def shown(value: Any) -> str:
+    """Return *value* as a message has it: ``null``, ``true``, ``'text'``."""
+    return _yaml(value) if value is None or isinstance(value, bool) else repr(value)
 
 
 def _has_config(hint: Any) -> bool:

@@ -61,7 +61,8 @@ def samples(loaded: Loaded, registry: Registry, number: int, place: str | None) 
     rows = [row for row in in_turn if row is not None]
     if place and not rows:
         read = ", ".join(source.path for source in loaded.config.data.train)
-        raise DataError(f"--source {place}: the training data has no such row (sources: {read})")
+        within = " within its limit" if any(source.limit for source in loaded.config.data.train) else ""
+        raise DataError(f"--source {place}: the training data has no such row{within} (sources: {read})")
     base = base_model.find(loaded.config.model, loaded.document)
     tokenizer = base.tokenizer()
     template = chat_template.choose_template(loaded, tokenizer, base)

@@ -7,7 +7,7 @@ from typing import Any
 
 import transformers
 
-from sftcore.config import Loaded
+from sftcore.config import ELSEWHERE, Loaded
 from sftcore.errors import SftError
 from sftcore.options import check
 from sftcore.report import warn
@@ -43,7 +43,7 @@ def check_given(loaded: Loaded) -> dict[str, Any]:
         raise document.error(
             ("training_args", "train_sampling_strategy"), f"'{strategy}' does not work here; use 'packing'"
         )
-    return check(transformers.TrainingArguments, given, document, ("training_args",))
+    return check(transformers.TrainingArguments, given, document, ("training_args",), elsewhere=ELSEWHERE)
 
 
 def build(loaded: Loaded, cpu: bool, has_eval: bool, environ: Mapping[str, str]) -> transformers.TrainingArguments:

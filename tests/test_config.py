@@ -172,83 +172,94 @@ def test_defaults(checked: Check) -> None:
             "c.yaml:3: model.dtype: should be 'auto', 'float32', 'bfloat16' or 'f",
         ),
         ("data", "a.jsonl", "c.yaml:3: data: must be a mapping with 'train'"),
-        ("data", "{train: 3}", "c.yaml:3: data.train: must be a mapping of options, not 3"),
+        ("data", "{train: 3}", "c.yaml:3: data.train: must be a path, or a mapping, not 3"),
         ("data", "{train: []}", "c.yaml:3: data.train: names no source"),
-        ("data", "{train: a, max_length: 0}", "c.yaml:3: data: max_length must be at least 1, not 0"),
-        ("data", "{train: a, packing: maybe}", "c.yaml:3: data.packing: should be a valid boolean"),
+        ("data", "{train: a, max_length: 0}", "c.yaml:3: data.max_length: must be at least 1, not 0"),
+        ("data", "{train: a, packing: maybe}", "c.yaml:3: data.packing: should be true or false, got 'maybe'"),
         (
             "data",
             "{train: a, eval: {fraction: 1.5}}",
-            "c.yaml:3: data.eval: the fraction must be between 0 and 1, not 1.5",
+            "c.yaml:3: data.eval.fraction: must be between 0 and 1, not 1.5",
         ),
-        ("data", "{train: a, eval: {fraction: 0}}", "c.yaml:3: data.eval: the fraction must be between 0 and 1, not 0"),
-        ("data", "{train: a, eval: 0.1}", "c.yaml:3: data.eval: must be a mapping of options, not 0.1"),
-        ("data", "{train: {path: a, limit: 0}}", "c.yaml:3: data.train: the limit must be at least 1, not 0"),
-        ("data", "{train: {path: a, limit: 0.5}}", "c.yaml:3: data.train.limit: should be a valid integer"),
-        ("data", "{train: {path: a, repeat: 0}}", "c.yaml:3: data.train: repeat must be a number above 0, not 0"),
-        ("data", "{train: {path: a, repeat: .inf}}", "c.yaml:3: data.train: repeat must be a number above 0, not inf"),
+        ("data", "{train: a, eval: {fraction: 0}}", "c.yaml:3: data.eval.fraction: must be between 0 and 1, not 0"),
+        ("data", "{train: a, eval: 0.1}", "c.yaml:3: data.eval: must be a path, or a mapping, not 0.1"),
+        ("data", "{train: {path: a, limit: 0}}", "c.yaml:3: data.train.limit: must be at least 1, not 0"),
+        ("data", "{train: {path: a, limit: 0.5}}", "c.yaml:3: data.train.limit: should be a whole number, got 0.5"),
+        ("data", "{train: {path: a, repeat: 0}}", "c.yaml:3: data.train.repeat: must be a number above 0, not 0"),
+        ("data", "{train: {path: a, repeat: .inf}}", "c.yaml:3: data.train.repeat: must be a number above 0, not inf"),
         (
             "data",
             "{train: [b, {path: a, share: 0}]}",
-            "c.yaml:3: data.train.1: the share must be above 0 and at most 1",
+            "c.yaml:3: data.train.1.share: must be above 0 and at most 1",
         ),
-        ("data", "{train: [b, {path: a, share: 25}]}", "c.yaml:3: data.train.1: the share must be above 0 and at most"),
+        ("data", "{train: [b, {path: a, share: 25}]}", "c.yaml:3: data.train.1.share: must be above 0 and at most"),
         (
             "data",
             "{train: [b, {path: a, share: 1}]}",
-            "c.yaml:3: data: the shares of train are 1, which leaves nothing",
+            "c.yaml:3: data.train: the shares are 1, which leaves nothing",
         ),
         (
             "data",
             "{train: [{path: b, share: 0.3}, {path: a, share: 0.6}]}",
-            "c.yaml:3: data: all sources of train have a share, and together these are 0.9, not 1",
+            "c.yaml:3: data.train: all sources have a share, and together these are 0.9, not 1",
         ),
         (
             "data",
             "{train: [b, {path: a, share: 0.5, repeat: 2}]}",
-            "c.yaml:3: data.train.1: share and repeat both say how often a row is taken; keep one of them",
+            "c.yaml:3: data.train.1.share: says how often a row is taken, and so does repeat; keep one of them",
         ),
         (
             "data",
             "{train: a, eval: [b, {path: a, share: 0.5}]}",
-            "c.yaml:3: data: a source of eval has a share, which is of rows that are trained",
+            "c.yaml:3: data.eval: a source has a share, which is of rows that are trained",
         ),
-        ("data", "{train: {path: a, columns: [x]}}", "c.yaml:3: data.train.columns: should be a valid dictionary"),
-        ("data", "{train: {path: a, columns: {x: 3}}}", "c.yaml:3: data.train.columns: should be a valid string"),
+        ("data", "{train: {path: a, columns: [x]}}", "c.yaml:3: data.train.columns: should be a mapping, got ['x']"),
+        ("data", "{train: {path: a, columns: {x: 3}}}", "c.yaml:3: data.train.columns.x: should be text, got 3"),
         (
             "data",
             "{train: {path: a, columns: {x: z, y: z}}}",
-            "c.yaml:3: data.train: columns would make 'z' of 'x' and 'y'",
+            "c.yaml:3: data.train.columns: would make 'z' of 'x' and 'y'",
         ),
         (
             "data",
             "{train: a, max_bad_rows: -1}",
-            "c.yaml:3: data: max_bad_rows must be a whole number of rows, or a sh",
+            "c.yaml:3: data.max_bad_rows: must be a whole number of rows, or a sh",
         ),
         (
             "data",
             "{train: a, max_bad_rows: 1.5}",
-            "c.yaml:3: data: max_bad_rows must be a whole number of rows, or a s",
+            "c.yaml:3: data.max_bad_rows: must be a whole number of rows, or a s",
         ),
         (
             "data",
             "{train: a, max_bad_rows: .nan}",
-            "c.yaml:3: data: max_bad_rows must be a whole number of rows, or a ",
+            "c.yaml:3: data.max_bad_rows: must be a whole number of rows, or a ",
         ),
         (
             "data",
             "{train: {path: a, format: [rows]}}",
             "c.yaml:3: data.train.format: must be the name of a format, or a mapp",
         ),
-        ("method", "{name: adapter, rank: four}", "c.yaml:3: method.rank: should be a valid integer"),
+        ("method", "{name: adapter, rank: four}", "c.yaml:3: method.rank: should be a whole number, got 'four'"),
         ("method", "{rank: 4}", "c.yaml:3: method: which method? give its 'name' beside the options"),
         (
             "method",
             "",
-            "c.yaml:3: method: must be the name of a method, or a mapping with 'name' and options, not None",
+            "c.yaml:3: method: must be the name of a method, or a mapping with 'name' and options, not null",
         ),
-        ("seed", "x", "c.yaml:4: seed: should be a valid integer"),
-        ("training_args", "[a]", "c.yaml:4: training_args: should be a valid dictionary"),
+        ("data", "{train: a, max_bad_rows: true}", "c.yaml:3: data.max_bad_rows: should be a number, got true"),
+        ("data", "{train: a, max_bad_rows: few}", "c.yaml:3: data.max_bad_rows: should be a number, got 'few'"),
+        (
+            "data",
+            "{train: a, train_on: answers}",
+            "c.yaml:3: data.train_on: should be 'assistant', 'last_turn', 'all' or a list, got 'answers'",
+        ),
+        ("data", "{train: a, train_on: [1]}", "c.yaml:3: data.train_on.0: should be "),
+        ("data", "\n  train: a\n  packing: true\n  max_length: 0", "c.yaml:6: data.max_length: must be at least 1"),
+        ("seed", "true", "c.yaml:4: seed: should be a whole number, got true"),
+        ("seed", "null", "c.yaml:4: seed: should be a whole number, got null"),
+        ("seed", "x", "c.yaml:4: seed: should be a whole number, got 'x'"),
+        ("training_args", "[a]", "c.yaml:4: training_args: should be a mapping, got ['a']"),
         (
             "template_path",
             "package:nope/t.json",
@@ -469,9 +480,9 @@ def test_options_of_peft() -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"r": "eight"}, "method.r: should be a valid integer, unable to parse string as an integer, got 'eight'"),
+        ({"r": "eight"}, "method.r: should be a whole number, got 'eight'"),
         ({"lora_dropuot": 0.1}, "method.lora_dropuot: unknown key; did you mean 'lora_dropout'?"),
-        ({"use_dora": "maybe"}, "method.use_dora: should be a valid boolean"),
+        ({"use_dora": "maybe"}, "method.use_dora: should be true or false"),
         ({"peft": {}}, "method.peft: unknown key"),
     ],
 )
@@ -485,7 +496,7 @@ def test_options_of_peft_are_checked(options: dict[str, Any], told: str) -> None
 def test_something_has_to_be_trained(keys):
     document = Document({"model": {"name_or_path": "x"}, "method": "adapter", "data": {"train": [{"path": "a.jsonl"}]}})
     document.set(tuple(int(key) if key.isdigit() else key for key in keys.split(".")), [], "here")
-    with pytest.raises(ConfigError, match="train_on names no role"):
+    with pytest.raises(ConfigError, match="train_on: names no role"):
         load(document, REGISTRY, {})
 
 
@@ -498,3 +509,26 @@ def test_a_source_says_what_holds_for_it_alone():
     one, other = (config.policy(source) for source in config.train)
     assert (one.train_on, one.weight, one.reasoning, one.max_length) == ("last_turn", 0.5, "mask", 7)
     assert (other.train_on, other.weight, other.reasoning, other.max_length) == ("assistant", 1.0, "mask", 7)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "told"),
+    [
+        ("data.max_length=0", "'data.max_length=0': data.max_length: must be at least 1, not 0"),
+        ("data.eval.fraction=2", "'data.eval.fraction=2': data.eval.fraction: must be between 0 and 1, not 2"),
+        ("data.eval.fractoin=2", "'data.eval.fractoin=2': data.eval.fractoin: unknown key"),
+        ("data.eval.path=[]", "'data.eval.path=[]': data.eval.path: should be text, got []"),
+        ("data.eval.split=x", "'data.eval.split=x': data.eval.split: unknown key"),
+        ("ask.x.y=1", "'ask.x.y=1': ask.x: unknown key"),
+        ("packing=true", "'packing=true': packing: unknown key; it is data.packing"),
+        ("dta.train=x", "'dta.train=x': dta: unknown key; did you mean 'data'?"),
+        ("backend.x=1", "'backend.x=1': backend: which backend? give its 'name' beside the options"),
+    ],
+)
+def test_what_an_override_made_is_the_overrides(assignment: str, told: str) -> None:
+    document = Document({"model": {"name_or_path": "x"}, "method": "adapter", "data": {"train": "a"}}, "c.yaml")
+    document._lines = {(): 1, ("data",): 2, ("data", "train"): 3}
+    document.override(assignment)
+    with pytest.raises(ConfigError) as error:
+        load(document, REGISTRY, {})
+    assert str(error.value).startswith(told)

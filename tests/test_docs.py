@@ -10,8 +10,12 @@ from pathlib import Path
 import pytest
 
 from sftcore import config, hookspecs
+from sftcore.data.account import Account
+from sftcore.data.labels import Summary
 from sftcore.options import describe
 from sftcore.plugins import Entry, Registry
+from sftcore.record import RunRecord
+from sftcore.supervision import Remark
 from sftcore.template_file import _KEYS
 
 ROOT = Path(__file__).parent.parent
@@ -67,6 +71,22 @@ def test_every_built_in_and_its_options_are_on_its_page(entry: Entry):
 def test_every_key_is_in_the_configuration_page(section):
     for field in fields(section):
         assert re.search(rf"^\| `{field.name}` \|", page("docs/config.md"), re.MULTILINE), field.name
+
+
+@pytest.mark.parametrize("section", [Summary, Account], ids=lambda section: section.__name__)
+def test_every_key_of_the_record_is_in_the_configuration_page(section):
+    text = page("docs/config.md")
+    record = text[text.index("## run.json") : text.index("## Errors")]
+    missing = {field.name for field in fields(section) if f"`{field.name}`" not in record}
+    assert missing == set()
+    assert set(re.findall(r'^            "(\w+)":', inspect.getsource(RunRecord.__init__), re.MULTILINE)) <= set(
+        re.findall(r"`(\w+)`", record)
+    )
+
+
+def test_every_remark_is_on_its_page_as_it_is_told():
+    rows = {plain(line) for line in page("docs/supervision.md").splitlines() if line.startswith("| `")}
+    assert {f"| {remark.name.lower()} | {plain(remark.value)} |" for remark in Remark} <= rows
 
 
 def test_training_arguments_are_in_the_configuration_page():

@@ -10,6 +10,7 @@ import pytest
 
 from sftcore import Component, ConfigError, SftError, further_options
 from sftcore.document import Document
+from sftcore.errors import FieldError
 from sftcore.options import check, describe, fill
 
 
@@ -35,10 +36,13 @@ class Options(Component):
     file: Path | None = None
     inner: Inner | None = None
     anything: Any = None
+    several: bool | int | float | str | dict[str, int] | None = None
 
     def __post_init__(self) -> None:
         if self.size < 0:
             raise ValueError("size must not be negative")
+        if self.size == 7:
+            raise FieldError("size", "must not be seven")
         if self.size == 13:
             raise SftError("no luck")
 
@@ -87,7 +91,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_defaults(document: Document) -> None:
-    assert fill(Options, {"size": 2}, document, ("o",)) == Options(2, 0.5, "a", False, [], None, None, None)
+    assert fill(Options, {"size": 2}, document, ("o",)) == Options(2, 0.5, "a", False, [], None, None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -128,15 +132,21 @@ def test_a_path_is_looked_up_in_the_configurations_folder(
         ({"size": 1, "zzzz": 1}, "c.yaml:2: o.zzzz: unknown key"),
         ({"size": 1, 3: 1}, "c.yaml:2: o.3: unknown key"),
         ({}, "c.yaml:2: o: the key 'size' is missing"),
+        ({"size": "eight"}, "c.yaml:3: o.size: should be a whole number, got 'eight'"),
+        ({"size": 1.5}, "c.yaml:3: o.size: should be a whole number, got 1.5"),
+        ({"size": None}, "c.yaml:3: o.size: should be a whole number, got null"),
+        ({"size": True}, "c.yaml:3: o.size: should be a whole number, got true"),
+        ({"size": 1, "rate": "x"}, "c.yaml:2: o.rate: should be a number, got 'x'"),
+        ({"size": 1, "rate": False}, "c.yaml:2: o.rate: should be a number, got false"),
+        ({"size": 1, "flag": "maybe"}, "c.yaml:2: o.flag: should be true or false, got 'maybe'"),
         (
-            {"size": "eight"},
-            "c.yaml:3: o.size: should be a valid integer, unable to parse string as an integer, got 'eight'",
+            {"size": 1, "several": []},
+            "c.yaml:2: o.several: should be true or false, a number, text or a mapping, got []",
         ),
-        ({"size": 1.5}, "c.yaml:3: o.size: should be a valid integer, got a number with a fractional part, got 1.5"),
-        ({"size": None}, "c.yaml:3: o.size: should be a valid integer, got None"),
+        ({"size": 1, "several": {"x": "y"}}, "c.yaml:2: o.several.x: should be a whole number, got 'y'"),
         ({"size": 1, "kind": "c"}, "c.yaml:2: o.kind: should be 'a' or 'b', got 'c'"),
-        ({"size": 1, "names": "a"}, "c.yaml:2: o.names: should be a valid list, got 'a'"),
-        ({"size": 1, "names": [1]}, "c.yaml:2: o.names: should be a valid string, got [1]"),
+        ({"size": 1, "names": "a"}, "c.yaml:2: o.names: should be a list, got 'a'"),
+        ({"size": 1, "names": [1]}, "c.yaml:2: o.names.0: should be text, got 1"),
         ({"size": 1, "file": 3}, "c.yaml:2: o.file: "),
         (
             {"size": 1, "file": "package:nope/x"},
@@ -145,9 +155,10 @@ def test_a_path_is_looked_up_in_the_configurations_folder(
         ({"size": 1, "inner": {"dept": 1}}, "c.yaml:2: o.inner.dept: unknown key; did you mean 'depth'?"),
         ({"size": 1, "inner": 3}, "c.yaml:2: o.inner: must be a mapping of options, not 3"),
         ({"size": -1}, "c.yaml:2: o: size must not be negative"),
+        ({"size": 7}, "c.yaml:3: o.size: must not be seven"),
         ({"size": 13}, "c.yaml:2: o: no luck"),
         (["size"], "c.yaml:2: o: must be a mapping of options, not ['size']"),
-        (None, "c.yaml:2: o: must be a mapping of options, not None"),
+        (None, "c.yaml:2: o: must be a mapping of options, not null"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_place(document: Document, values: Any, told: str) -> None:
@@ -175,8 +186,8 @@ class TestFurtherOptions:
         [
             ({"dropuot": 0.1}, "o.dropuot: unknown key; did you mean 'dropout'?"),
             ({"sise": 1}, "o.sise: unknown key; did you mean 'size'?"),
-            ({"alpha": "x"}, "o.alpha: should be a valid integer"),
-            ({"size": "x"}, "o.size: should be a valid integer"),
+            ({"alpha": "x"}, "o.alpha: should be a whole number"),
+            ({"size": "x"}, "o.size: should be a whole number"),
             ({"rest": {"alpha": 1}}, "o.rest: unknown key"),
         ],
     )
@@ -197,7 +208,7 @@ def test_a_library_that_is_not_there(document: Document) -> None:
 
 def test_options_are_described_by_the_strings_below_them() -> None:
     options = {option.name: option for option in describe(Child)}
-    assert list(options) == ["size", "rate", "kind", "flag", "names", "file", "inner", "anything", "extra"]
+    assert list(options) == ["size", "rate", "kind", "flag", "names", "file", "inner", "anything", "several", "extra"]
     assert options["size"] == ("size", "int", "required", "How large.\n\nIn tokens.")
     assert options["rate"] == ("rate", "float", "0.5", "")
     assert options["kind"] == ("kind", "Literal['a', 'b']", "b", "Which kind.")

@@ -214,11 +214,20 @@ def test_a_template_that_is_named_wins_and_is_saved(sft, tiny):
             ("training_args", {"learning_rat": 1}),
             "training_args.learning_rat: unknown key; did you mean 'learning_rate'?",
         ),
-        (("training_args", {"learning_rate": "fast"}), "training_args.learning_rate: should be a valid number"),
+        (("training_args", {"learning_rate": "fast"}), "training_args.learning_rate: should be a number"),
+        (("training_args", {"packing": True}), "training_args.packing: unknown key; it is data.packing"),
         (("training_args", {"report_to": "wandb"}), "training_args.report_to: cannot be set here: name trackers"),
         (("training_args", {"deepspeed": "x.json"}), "training_args.deepspeed: is set by the backend 'deepspeed'"),
         (("training_args", {"eval_strategy": "steps"}), "training_args.eval_strategy: there is nothing to evaluate on"),
         (("model", {"name_or_path": "/no/such/model"}), "model.name_or_path: /no/such/model is neither"),
+        (
+            ("model", {"name_or_path": "tiyn"}),
+            "model.name_or_path: there is no folder tiyn here, and the hub cannot be asked: ",
+        ),
+        (
+            ("model", {"name_or_path": "a model"}),
+            "model.name_or_path: there is no folder a model here, and this is no hub id",
+        ),
         (("model", {"name_or_path": "package:no_such/x.gguf"}), "the Python package 'no_such' is not installed"),
         (("data", {"train": "no/such.jsonl"}), "there is no such file"),
         (("method", "lroa"), "no installed plugin offers the method 'lroa'; did you mean 'lora'?"),
@@ -254,7 +263,7 @@ def test_a_model_that_lacks_weights_is_refused(sft, tiny, tmp_path):
     done = sft.run_here()
     assert done.code == 2
     assert (
-        "lacks 1 weights of its architecture, which would start random: model.layers.0.mlp.up_proj.weight" in done.said
+        "lacks 1 weight of its architecture, which would start random: model.layers.0.mlp.up_proj.weight" in done.said
     )
 
 

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from sftcore import DataError
+from sftcore.cli import main
 from sftcore.config import load
 from sftcore.document import Document
 from sftcore.plugins import Registry
@@ -53,5 +54,17 @@ def test_a_row_by_its_place_needs_no_others(look):
 
 def test_the_limit_of_a_source_holds(look):
     assert lines(look(limit=3, more={"max_bad_rows": 5})) == [2, 3]
-    with pytest.raises(DataError, match="the training data has no such row"):
+    with pytest.raises(DataError, match=r"the training data has no such row within its limit \(sources: "):
         look(place=5, limit=3)
+    with pytest.raises(DataError, match=r"the training data has no such row \(sources: "):
+        look(place=99)
+
+
+def test_where_no_row_gives_an_example_more_are_suggested(sft, capsys, monkeypatch):
+    monkeypatch.chdir(sft.folder)
+    monkeypatch.setattr("sftcore.report.quiet_libraries", lambda: None)
+    rows = [{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "train": False}]}] * 3
+    (sft.folder / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    sft.config["data"]["train"] = "t.jsonl"
+    assert main(["preview", "--config", str(sft.write()), "-n", "2"]) == 2
+    assert capsys.readouterr().err.endswith("sft: error: none of these rows gives an example; try more with -n\n")

@@ -22,7 +22,10 @@ from sftcore.supervision import Policy
 from sftcore.types import Conversation, Origin
 
 SAMPLE = 50
-"""How many rows ``format: auto`` looks at."""
+"""How many rows ``format: auto`` looks at; those that are no mapping do not count."""
+
+UNKNOWN = "unknown (auto)"
+"""The format of a source in which no row could be read."""
 
 
 class Parsed(NamedTuple):
@@ -82,15 +85,19 @@ def parse_sources(
         place = dotted((*keys, index, "format"))
         columns = Columns(source.columns)
         if source.format == AUTO:
-            sample = list(islice(rows, SAMPLE))
+            sample = _sample(rows)
             renamed = [(origin, columns.look(row)) for origin, row in sample]
             try:
-                entry, reader = detect(source.path, renamed, registry)
+                found_format = detect(source.path, renamed, registry)
             except DataError:
                 _check_columns(columns, source, (*keys, index), loaded)
                 raise
-            loaded.selected[place] = entry
-            chosen, rows = f"{entry.name} (auto)", chain(sample, rows)
+            rows = chain(sample, rows)
+            if found_format is None:
+                chosen, reader = UNKNOWN, Format()
+            else:
+                loaded.selected[place], reader = found_format
+                chosen = f"{loaded.selected[place].name} (auto)"
         else:
             reader = cast("Format", source.format)
             chosen = loaded.selected[place].name
@@ -102,6 +109,16 @@ def parse_sources(
             _check_columns(columns, source, (*keys, index), loaded)
         parsed.append(found)
     return parsed
+
+
+def _sample(rows: Iterator[Row]) -> list[Row]:
+    """Return the first of *rows*, until there are as many mappings among them as ``format: auto`` looks at."""
+    sample: list[Row] = []
+    mappings = 0
+    while mappings < SAMPLE and (following := next(rows, None)) is not None:
+        sample.append(following)
+        mappings += isinstance(following[1], Mapping)
+    return sample
 
 
 @contextmanager
@@ -145,8 +162,10 @@ def _parse(
             yield parsed
 
 
-def detect(path: str, sample: list[Row], registry: Registry) -> tuple[Entry, Format]:
+def detect(path: str, sample: list[Row], registry: Registry) -> tuple[Entry, Format] | None:
     """Return the one format that rows of *sample* have: its entry, and the format with default options.
+
+    None, if no row is a mapping: then each is a bad row, whatever the format.
 
     Raises:
         DataError: none or several fit; the message names rows and what was looked for.
@@ -158,7 +177,7 @@ def detect(path: str, sample: list[Row], registry: Registry) -> tuple[Entry, For
     if not sample:
         raise DataError(f"data source {path}: has no rows")
     if not rows:
-        raise DataError(bad_rows([str(no_object(origin, row)) for origin, row in sample]))
+        return None
     fits = {
         name: origin for name, (_, reader) in formats.items() for origin, row in reversed(rows) if reader.matches(row)
     }

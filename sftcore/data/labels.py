@@ -28,7 +28,7 @@ class Summary:
     """What became of the rows of one set; ``rows`` is the sum of ``kept``, ``refused`` and ``dropped``."""
 
     rows: int = 0
-    """Rows read."""
+    """Rows that were labelled, each counted once: without bad rows, and rows that are in neither set."""
     kept: int = 0
     """Rows of which at least one example is trained or evaluated."""
     refused: dict[str, int] = field(default_factory=dict)
@@ -136,7 +136,7 @@ def check_template(rows: Sequence[Parsed], labeller: Labeller) -> None:
             continue
         if done.examples:
             return
-        reasons += [f"{row.origin}: {times} {remark.value}" for remark, times in done.remarks.items() if times]
+        reasons += [f"{row.origin}: {remark.said(times)}" for remark, times in done.remarks.items() if times]
     raise ConfigError(
         f"the chat template can label no conversation: {labeller.problem}; nor can any of the first rows be used:\n  "
         + "\n  ".join(reasons[:3] or ["nothing in them is to be trained"])
@@ -173,7 +173,7 @@ def remarked(remarks: Mapping[Remark, int], details: Mapping[Remark, str]) -> It
     """Yield what *remarks* say, with the first place where there is a detail."""
     for remark, times in remarks.items():
         if times:
-            yield f"{times:,} {remark.value}" + (f"; {details[remark]}" if remark in details else "")
+            yield remark.said(times) + (f"; {details[remark]}" if remark in details else "")
 
 
 def _notes(
@@ -185,8 +185,8 @@ def _notes(
         if len(refused) > 5:
             yield f"  ... and {len(refused) - 5} more; run.json has the reasons"
     yield from remarked(remarks, details)
-    if summary.dropped:
-        yield f"{count(summary.dropped, 'row')} dropped: no token of them is trained"
+    if empty := summary.dropped - summary.too_long:
+        yield f"{count(empty, 'row')} without a trained token"
 
 
 def _nothing_left(rows: Sequence[Parsed], summary: Summary, refused: Sequence[str]) -> str:
@@ -195,7 +195,10 @@ def _nothing_left(rows: Sequence[Parsed], summary: Summary, refused: Sequence[st
         return bad_rows(list(refused))
     shown = "\n  ".join(f"{row.origin}: {_beginning(row.conversation)}" for row in rows[:3])
     said = "".join(f"\n  {note}" for note in summary.notes if not note.startswith("  "))
-    return f"no token of any row (of {len(rows)}) is trained; the first:\n  {shown}{said}"
+    limit = rows[0].policy.max_length
+    why = f"data.max_length is {limit}, the longest example has {count(summary.longest, 'token')}"
+    told = f"\n  {why}" if summary.too_long else ""
+    return f"no token of any row (of {len(rows)}) is trained; the first:\n  {shown}{said}{told}"
 
 
 def _beginning(conversation: Conversation) -> str:

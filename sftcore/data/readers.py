@@ -13,6 +13,7 @@ from typing import Any
 
 from sftcore.data.compression import open_bytes
 from sftcore.errors import DataError
+from sftcore.report import count
 from sftcore.types import Origin
 
 Row = tuple[Origin, Any]
@@ -77,7 +78,12 @@ def read_jsonl(path: Path) -> Iterator[Row]:
 def _reason(error: ValueError | RecursionError) -> str:
     if isinstance(error, UnicodeDecodeError):
         return f"not valid UTF-8: {error.reason} at byte {error.start + 1}"
-    return f"not valid JSON: {'nested too deeply' if isinstance(error, RecursionError) else error}"
+    if isinstance(error, RecursionError):
+        return "not valid JSON: nested too deeply"
+    if not isinstance(error, json.JSONDecodeError):
+        return f"not valid JSON: {error}"
+    line = f"line {error.lineno}, " if error.lineno > 1 else ""  # each row of .jsonl is its first line
+    return f"not valid JSON: {error.msg} at {line}column {error.colno}"
 
 
 def read_json(path: Path) -> Iterator[Row]:
@@ -179,7 +185,7 @@ def read_csv(path: Path) -> Iterator[Row]:
             elif len(fields) == len(header):
                 yield Origin(str(path), line), dict(zip(header, fields, strict=True))
             elif fields:  # not an empty line
-                reason = f"the row has {len(fields)} columns, the header {len(header)}"
+                reason = f"the row has {count(len(fields), 'column')}, the header {len(header)}"
                 yield Origin(str(path), line), UnreadableError(reason, row=fields)
 
 

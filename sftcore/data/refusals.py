@@ -21,7 +21,10 @@ SHOWN = 10
 LONGEST = 500
 """How many characters a reason may have; a row may bring words of any length into it."""
 
-_PLACES = re.compile(r"^(?:message|pair) \d+: |: line \d+ column \d+ \(char \d+\)$| at byte \d+$")
+_PLACES = re.compile(
+    r"^(?:message|pair) \d+: |(?<=^message) \d+(?= of )|(?<=^pair) \d+(?= )"
+    r"|: line \d+ column \d+ \(char \d+\)$| at (?:byte|(?:line \d+, )?column) \d+$"
+)
 _DEEP = 20_000
 
 

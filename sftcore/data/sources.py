@@ -18,6 +18,8 @@ from sftcore.types import Origin
 NOT_COMPRESSED = (".parquet",)
 """Kinds of file that are compressed within, and not as a whole."""
 
+_ENDINGS = f"{', '.join(READERS)}; all but Parquet also with {', '.join(COMPRESSED)} after it"
+
 
 def _is_data(path: Path) -> bool:
     """Tell whether *path* is named as a file that can be read."""
@@ -34,6 +36,8 @@ def files_of(source: SourceConfig, document: Document) -> list[Path]:
     path = document.locate(source.path)
     if path.is_dir():
         found = sorted(child for child in path.iterdir() if _is_data(child))
+        if not found:
+            raise DataError(f"data source {source.path}: the folder has no file that ends in {_ENDINGS}")
     elif path.is_file():
         found = [path]
     else:
@@ -47,10 +51,7 @@ def files_of(source: SourceConfig, document: Document) -> list[Path]:
         raise DataError(f"data source {source.path}: there is no such file (working directory: {os.getcwd()})")
     for file in found:
         if not _is_data(file):
-            raise DataError(
-                f"data source {file}: expected a file that ends in {', '.join(READERS)}; "
-                f"all but Parquet also with {', '.join(COMPRESSED)} after it"
-            )
+            raise DataError(f"data source {file}: expected a file that ends in {_ENDINGS}")
     return found
 
 

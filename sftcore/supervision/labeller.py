@@ -205,13 +205,7 @@ class Labeller:
             RowError: it cannot be labelled with certainty.
         """
         weights = _chosen(conversation.messages, policy)
-        served = Served(
-            self.template,
-            [self._fields(message) for message in conversation.messages],
-            list(conversation.tools) or None,
-            {**self.variables, **conversation.template_kwargs},
-            self._constant_prompts,
-        )
+        served = self._served(conversation)
         done = Outline()
         parts = self._plan(served, conversation.messages, weights, policy, done.remarks)
         served.verify_prompts()
@@ -243,6 +237,19 @@ class Labeller:
             RowError: it cannot be labelled with certainty.
         """
         return self.plans.outline(conversation, policy) or self.outline(conversation, policy)
+
+    def begun(self, conversation: Conversation, messages: int, end: int) -> int:
+        """Return how many messages have begun before character *end*, where the first *messages* are rendered."""
+        return self._served(conversation).layout(messages).begun(end)
+
+    def _served(self, conversation: Conversation) -> Served:
+        return Served(
+            self.template,
+            [self._fields(message) for message in conversation.messages],
+            list(conversation.tools) or None,
+            {**self.variables, **conversation.template_kwargs},
+            self._constant_prompts,
+        )
 
     def _plan(
         self,

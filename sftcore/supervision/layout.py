@@ -90,6 +90,12 @@ class Layout:
                 chosen = block
         return chosen
 
+    def begun(self, end: int) -> int:
+        """Return how many messages there are up to the last of which something is printed before *end*."""
+        owners = [owner for owner, piece in self.printed if piece.start < end]
+        owners += [message for message, blocks in enumerate(self.blocks) for start, _ in blocks if start < end]
+        return max(owners, default=-1) + 1
+
     def own_from(self, message: int, start: int) -> list[Piece]:
         """Return the pieces of *message* that the model wrote in the turn which begins at *start*."""
         block = self.block_of(message, start)

@@ -34,7 +34,7 @@ def fit(labeller: Labeller, conversation: Conversation, done: Labelling, policy:
                 f"has {len(example.input_ids):,} tokens, more than max_length {limit:,} (truncation: error)"
             )
         elif policy.truncation == "truncate_right":
-            fitted.examples += _cut(example, limit, fitted)
+            fitted.examples += _cut(labeller, conversation, example, limit, fitted)
         elif policy.truncation == "drop_turns":
             fitted.examples += _shortened(_Sub(labeller, conversation, example, policy), fitted)
         elif policy.truncation == "split":
@@ -44,26 +44,46 @@ def fit(labeller: Labeller, conversation: Conversation, done: Labelling, policy:
     return fitted
 
 
-def _cut(example: Labelled, limit: int, done: Labelling) -> list[Labelled]:
-    """Return the beginning of *example*, with a remark for the turn that is cut."""
+def _cut(
+    labeller: Labeller, conversation: Conversation, example: Labelled, limit: int, done: Labelling
+) -> list[Labelled]:
+    """Return the beginning of *example*, with remarks for the turn that is cut and for those behind it."""
     labels = example.labels[:limit]
     if all(label == IGNORE_INDEX for label in labels):
         done.remarks[Remark.TOO_LONG] += 1
         return []
-    within = example.labels[limit] != IGNORE_INDEX and labels[-1] != IGNORE_INDEX
-    done.remarks[Remark.CUT] += max(sum(stop >= limit for stop in example.stops), int(within))
+    begins = [begin for begin in example.begins if begin < limit]
+    done.remarks[Remark.CUT] += _is_cut(example, limit)
+    done.remarks[Remark.BEYOND] += len(example.begins) - len(begins)
+    offsets = example.offsets[:limit]
+    text, messages = example.text, example.messages
+    if offsets:
+        text = text[: max(end for _, end in offsets)]
+        messages = labeller.begun(conversation, messages, len(text))
     return [
         replace(
             example,
+            text=text,
             input_ids=example.input_ids[:limit],
             labels=labels,
             weights=example.weights and example.weights[:limit],
-            offsets=example.offsets[:limit],
+            offsets=offsets,
             stops=[stop for stop in example.stops if stop < limit],
+            messages=messages,
             turns=tuple(turn for turn, begin in zip(example.turns, example.begins, strict=True) if begin < limit),
-            begins=tuple(begin for begin in example.begins if begin < limit),
+            begins=tuple(begins),
         )
     ]
+
+
+def _is_cut(example: Labelled, limit: int) -> bool:
+    """Tell whether a trained turn begins before *limit* and ends behind it."""
+    last = max((begin for begin in example.begins if begin < limit), default=limit)
+    following = min((begin for begin in example.begins if begin >= limit), default=len(example.labels))
+    stop = next((stop for stop in example.stops if last <= stop < following), None)
+    if stop is None:  # it has none that is trained
+        return example.labels[limit - 1] != IGNORE_INDEX and example.labels[limit] != IGNORE_INDEX
+    return stop >= limit
 
 
 class _Sub:

@@ -76,10 +76,10 @@ def with_policy(rows, **policy):
 @pytest.mark.parametrize(
     ("truncation", "kept", "remark"),
     [
-        ("drop_turns", [1, 4, 9], "1 examples lost their oldest exchanges"),
+        ("drop_turns", [1, 4, 9], "1 example lost its oldest exchanges"),
         ("drop_row", [1, 4], "2 examples were dropped"),
         ("split", [1, 4, 9], "2 examples were dropped"),
-        ("truncate_right", [1, 4, 9], "2 turns were cut"),
+        ("truncate_right", [1, 4, 9], "1 turn was cut"),
     ],
 )
 def test_each_row_is_kept_refused_or_dropped(labeller, truncation, kept, remark):
@@ -111,7 +111,7 @@ def test_what_is_refused_is_counted_by_reason_and_told_with_its_place(labeller):
         f"  f:2: {told.format(2)}",
         f"  f:5: {surrogate}",
         f"  f:7: {told.format(3)}",
-        "2 rows dropped: no token of them is trained",
+        "2 rows without a trained token",
     ]
 
 
@@ -139,7 +139,7 @@ def test_a_row_that_just_fits_is_not_cut(labeller):
     assert example == label([row("q", "a")], labeller)[0][0]
     assert (len(example.input_ids), summary.notes) == (6, [])
     [example], summary = notes(5)
-    assert (len(example.input_ids), summary.notes) == (5, ["1 turns were cut at max_length, and lost their stop token"])
+    assert (len(example.input_ids), summary.notes) == (5, ["1 turn was cut at max_length, and lost its stop token"])
 
 
 @pytest.mark.parametrize("truncation", ["drop_turns", "drop_row", "split", "truncate_right"])
@@ -179,7 +179,7 @@ def test_tools_that_the_template_does_not_print_are_noted(use, noted):
     parsed = row("q", "a")
     with_tools = parsed._replace(conversation=Conversation(parsed.conversation.messages, ({"type": "function"},)))
     _, summary = label([with_tools, parsed], make_labeller(use + PLAIN))
-    assert summary.notes == (["1 rows have tools, which this chat template does not print"] if noted else [])
+    assert summary.notes == (["1 row has tools, which this chat template does not print"] if noted else [])
 
 
 def test_the_first_example_is_shown(labeller):
@@ -215,7 +215,7 @@ def test_if_nothing_is_left_the_first_rows_are_shown(labeller):
     assert str(raised.value).splitlines() == [
         "no token of any row (of 4) is trained; the first:",
         *(f"  f:{line}: user 'q', assistant (train: false) 'a'" for line in (1, 2, 3)),
-        "  4 rows dropped: no token of them is trained",
+        "  4 rows without a trained token",
     ]
 
 
@@ -228,8 +228,8 @@ def test_if_nothing_is_left_all_that_happened_is_told(labeller):
         f"  f:1: user '{'q' * 40}', assistant 'a'",
         "  f:2: user 'q', assistant 'bad'",
         "  1 row cannot be labelled with certainty, and left out:",
-        "  1 examples were dropped, because they are longer than max_length",
-        "  1 row dropped: no token of them is trained",
+        "  1 example was dropped, because it is longer than max_length",
+        "  data.max_length is 9, the longest example has 65 tokens",
     ]
 
 

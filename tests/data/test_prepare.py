@@ -275,3 +275,33 @@ def test_how_often_a_row_is_trained_is_in_the_fingerprint(tmp_path):
     path = write(tmp_path / "t.jsonl", ["a", "b"])
     prints = {check_rows(loaded({"path": path, "repeat": repeat}), REGISTRY).fingerprint() for repeat in (1, 2, 0.5)}
     assert len(prints) == 3
+
+
+def write_lines(path, *lines):
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+def qa(number):
+    return json.dumps({"input": f"q{number}", "output": "yes"})
+
+
+def test_the_format_is_found_behind_rows_that_cannot_be_read(tmp_path):
+    path = write_lines(tmp_path / "t.jsonl", *["nonsense"] * 60, *map(qa, range(1000)))
+    rows = check_rows(loaded(path, max_bad_rows=0.1), REGISTRY)
+    assert (len(rows.train), len(rows.refused), rows.sources[0].chosen) == (1000, 60, "qa (auto)")
+    with pytest.raises(DataError) as raised:
+        check_rows(loaded(path, max_bad_rows=9), REGISTRY)
+    assert str(raised.value).startswith("60 rows cannot be used")
+    assert str(raised.value).endswith("\n  data.max_bad_rows is 9")
+
+
+def test_a_source_without_a_row_that_can_be_read_is_counted_with_the_others(tmp_path):
+    bad = write_lines(tmp_path / "bad.jsonl", *["nonsense"] * 60)
+    good = write_lines(tmp_path / "good.jsonl", *map(qa, range(100)))
+    rows = check_rows(loaded([bad, good], max_bad_rows=0.5), REGISTRY)
+    assert (len(rows.train), len(rows.refused), rows.sources[0].chosen) == (100, 60, "unknown (auto)")
+    with pytest.raises(DataError, match=r"^60 rows cannot be used(.*\n){12} +60 x not valid JSON"):
+        check_rows(loaded([bad, good]), REGISTRY)
+    with pytest.raises(DataError, match=r"^60 rows cannot be used"):
+        check_rows(loaded(bad, max_bad_rows=99), REGISTRY)

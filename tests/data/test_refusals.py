@@ -24,10 +24,18 @@ def test_the_reasons_are_counted_without_their_places():
         "not valid JSON: Expecting value: line 1 column 9 (char 8)",
         "not valid UTF-8: invalid start byte at byte 7",
         "about message 2: odd",
+        "not valid JSON: Expecting value at column 5",
+        "not valid JSON: Expecting value at line 3, column 8",
+        "message 2 of 'messages' must be an object, not null",
+        "message 31 of 'messages' must be an object, not null",
+        "pair 1 must be two strings",
+        "pair 2 must be two strings",
     ]
     assert list(by_kind(refusal(1, reason) for reason in reasons).items()) == [
-        ("not valid JSON: Expecting value", 3),
+        ("not valid JSON: Expecting value", 5),
         ("the key 'content' is missing", 2),
+        ("message of 'messages' must be an object, not null", 2),
+        ("pair must be two strings", 2),
         ("not valid UTF-8: invalid start byte", 1),
         ("about message 2: odd", 1),
     ]

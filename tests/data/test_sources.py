@@ -75,7 +75,7 @@ def test_parquet_rows_have_no_null_fields(folder):
     ("line", "reason"),
     [
         (b"{", r"^not valid JSON: "),
-        (b"{'a': 1}", r"^not valid JSON: "),
+        (b"{'a': 1}", r"^not valid JSON: Expecting property name enclosed in double quotes at column 2$"),
         (b'{"a": "\xff"}', "^not valid UTF-8: invalid start byte at byte 8$"),
         (b"[" * 10_000 + b"]" * 10_000, "^not valid JSON: nested too deeply$"),
         (b'{"a":' * 10_000 + b"1" + b"}" * 10_000, "^not valid JSON: nested too deeply$"),
@@ -144,7 +144,7 @@ def test_a_csv_row_with_other_columns_is_one_bad_row(folder):
     found = rows("t.csv")
     assert [place[-1] for place, _ in found] == list("2345")
     assert [str(row) for _, row in found[1:3]] == [
-        "the row has 1 columns, the header 2",
+        "the row has 1 column, the header 2",
         "the row has 3 columns, the header 2",
     ]
     assert [row.row for _, row in found[1:3]] == [["c"], ["d", "e", "f"]]
@@ -159,7 +159,8 @@ def test_a_csv_row_with_other_columns_is_one_bad_row(folder):
         ("t.json", "[" * 10_000, "t.json: not valid JSON"),
         ("t.json", b'[{"\xff"}]', "t.json: not valid JSON: Expecting ':' delimiter"),
         ("t.json", "[1 2]", "t.json: not valid JSON: Expecting ',' delimiter"),
-        ("t.json", "[1,]", "t.json: not valid JSON: Expecting value"),
+        ("t.json", "[1,]", "t.json: not valid JSON: Expecting value at column 4 "),
+        ("t.json", "[1,\n2 3]", "t.json: not valid JSON: Expecting ',' delimiter at line 2, column 3 "),
         ("t.json", "[1] 2", "t.json: not valid JSON: Extra data"),
         ("t.json", "[] 2", "t.json: not valid JSON: Extra data"),
         ("t.csv", 'input,output\na,"b\n', "t.csv:2: not valid CSV"),
@@ -303,3 +304,9 @@ def test_a_path_may_be_relative_to_the_configuration(folder, path):
     assert rows(path, folder / "configs") == [(f"{folder / 'configs' / 't.jsonl'}:1", B)]
     save(folder / "t.jsonl", jsonl(A))  # the working directory comes first
     assert [row for _, row in rows(path, folder / "configs")] == [A]
+
+
+def test_a_folder_without_data_is_told_as_one(folder):
+    save(folder / "some" / "notes.txt", "x")
+    with pytest.raises(DataError, match=r"^data source some: the folder has no file that ends in \.jsonl, \.json, "):
+        rows("some")

@@ -89,8 +89,12 @@ CASES = {
     Remark.MARKS: Case(STOP_OUTSIDE, TALK, 2, (GENERATION, TALK)),
     Remark.PARTLY: Case(THINK_DROPPED, talk("q", "<think>hm</think>a"), 1, (THINK_DROPPED, TALK)),
     Remark.CUT: Case(
-        *(PLAIN, TALK, 2, (PLAIN, TALK)),
-        *(Policy(max_length=5, truncation="truncate_right"), Policy(max_length=12, truncation="truncate_right")),
+        *(PLAIN, TALK, 1, (PLAIN, TALK)),
+        *(Policy(max_length=11, truncation="truncate_right"), Policy(max_length=12, truncation="truncate_right")),
+    ),
+    Remark.BEYOND: Case(
+        *(PLAIN, TALK, 1, (PLAIN, TALK)),
+        *(Policy(max_length=6, truncation="truncate_right"), Policy(max_length=11, truncation="truncate_right")),
     ),
     Remark.SHORTENED: Case(PLAIN, TALK, 1, (PLAIN, TALK), Policy(max_length=11), Policy(max_length=12)),
     Remark.PARTED: Case(
@@ -109,6 +113,14 @@ def remarks(source: str, conversation: Conversation, policy: Policy) -> dict[Rem
 def test_every_remark_is_here() -> None:
     assert set(CASES) == set(Remark)
     assert len({remark.value for remark in Remark}) == len(Remark)
+
+
+def test_one_is_told_as_one() -> None:
+    assert Remark.NO_REASONING.said(1) == "1 turn has reasoning that this chat template does not print"
+    assert Remark.NO_REASONING.said(1234) == "1,234 turns have reasoning that this chat template does not print"
+    for remark in Remark:
+        one, many = remark.one.split()[:2], remark.value.split()[:2]
+        assert many in ([f"{one[0]}s", *many[1:]], [one[0], f"{one[1]}s"]), remark
 
 
 @pytest.mark.parametrize("remark", Remark)

@@ -94,34 +94,40 @@ def test_split_leaves_out_only_the_exchange_that_is_too_long() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "expected", "remarks"),
+    ("limit", "left", "end", "messages", "remarks"),
     [
-        (
-            26,
-            "[system]S</s>[user]q1</s>[assistant]⟦a1</s>⟧[user]q2</s>[assistant]⟦a2</s>⟧[user]q3</s>[assistant]⟦a3⟧",
-            1,
-        ),
-        (
-            25,
-            "[system]S</s>[user]q1</s>[assistant]⟦a1</s>⟧[user]q2</s>[assistant]⟦a2</s>⟧[user]q3</s>[assistant]⟦a⟧",
-            1,
-        ),
-        (24, "[system]S</s>[user]q1</s>[assistant]⟦a1</s>⟧[user]q2</s>[assistant]⟦a2</s>⟧[user]q3</s>[assistant]", 1),
-        (19, "[system]S</s>[user]q1</s>[assistant]⟦a1</s>⟧[user]q2</s>[assistant]⟦a2</s>⟧", 1),
-        (9, "[system]S</s>[user]q1</s>[assistant]⟦a⟧", 3),
+        (26, (1, 2), "[user]q3</s>[assistant]⟦a3⟧", 7, {Remark.CUT: 1}),
+        (25, (1, 2), "[user]q3</s>[assistant]⟦a⟧", 7, {Remark.CUT: 1}),
+        (24, (1, 2), "[user]q3</s>[assistant]", 7, {Remark.BEYOND: 1}),
+        (23, (1, 2), "[user]q3</s>", 6, {Remark.BEYOND: 1}),
+        (20, (1, 2), "[user]", 6, {Remark.BEYOND: 1}),
+        (19, (1, 2), "", 5, {Remark.BEYOND: 1}),
+        (18, (1,), "[user]q2</s>[assistant]⟦a2⟧", 5, {Remark.CUT: 1, Remark.BEYOND: 1}),
+        (11, (1,), "", 3, {Remark.BEYOND: 2}),
+        (9, (), "[user]q1</s>[assistant]⟦a⟧", 3, {Remark.CUT: 1, Remark.BEYOND: 2}),
     ],
 )
-def test_truncate_right(limit: int, expected: str, remarks: int) -> None:
+def test_truncate_right(limit: int, left: tuple[int, ...], end: str, messages: int, remarks: dict[Remark, int]) -> None:
     done = fitted(LONG, max_length=limit, truncation="truncate_right")
     [example] = done.examples
     [whole] = labeller().examples(LONG)
-    assert marked(example).startswith(expected)
-    assert "⟦" not in marked(example)[len(expected) :]
+    assert marked(example) == shown(*left) + end
+    assert example.messages == messages
     assert example.input_ids == whole.input_ids[:limit]
     assert example.labels == whole.labels[:limit]
     assert example.offsets == whole.offsets[:limit]
     assert example.stops == [stop for stop in whole.stops if stop < limit]
-    assert said(done) == {Remark.CUT: remarks}
+    assert said(done) == remarks
+
+
+def test_a_turn_without_a_trained_stop_is_cut_where_its_text_is() -> None:
+    def remarks(limit: int, **policy: Any) -> dict[Remark, int]:
+        return said(fitted(LONG, max_length=limit, truncation="truncate_right", **policy))
+
+    assert remarks(25, train_on_stop=False) == {Remark.CUT: 1}
+    assert remarks(26, train_on_stop=False) == {}
+    assert remarks(19, train_on="all") == {Remark.BEYOND: 2}
+    assert remarks(18, train_on="all") == {Remark.CUT: 1, Remark.BEYOND: 2}
 
 
 def test_truncate_right_leaves_nothing_to_train() -> None:
