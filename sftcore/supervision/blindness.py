@@ -32,7 +32,7 @@ class Kind(IntEnum):
 class Value(NamedTuple):
     """What is known of a value: its kind; whether it is true, or None; and its state.
 
-    That is "none", "undefined", "role", or MAYBE.
+    That is "nothing", "undefined", "role", or MAYBE.
     """
 
     kind: Kind = Kind.PLAIN
@@ -48,12 +48,15 @@ MAYBE = "maybe"
 PLAIN = Value()
 RAW = Value(Kind.RAW, True)
 TEXT = Value(Kind.TEXT)
-NONE = Value(Kind.PLAIN, False, "none")
+NONE = Value(Kind.PLAIN, False, "nothing")
 ROLE = Value(Kind.PLAIN, True, "role")
 ABSENT = Value(Kind.PLAIN, False, "undefined")
 
+_IS_NONE = str(None).lower()
+"""The test that asks for ``None``."""
+
 _OF_TYPES = frozenset(
-    {"boolean", "callable", "defined", "false", "float", "integer", "iterable", "mapping", "none"}
+    {"boolean", "callable", "defined", "false", "float", "integer", "iterable", "mapping", _IS_NONE}
 ) | {*("number", "sequence", "string", "true", "undefined")}
 _STRIPS = ("strip", "lstrip", "rstrip")
 _DEPTH = 6
@@ -202,7 +205,7 @@ class _Reader:
         return found
 
     def _const(self, node: nodes.Const, env: dict[str, Value]) -> Value:
-        return Value(Kind.PLAIN, bool(node.value), "none" if node.value is None else "")
+        return Value(Kind.PLAIN, bool(node.value), NONE.state if node.value is None else "")
 
     def _templatedata(self, node: nodes.TemplateData, env: dict[str, Value]) -> Value:
         return PLAIN
@@ -476,12 +479,12 @@ def _joined(one: Value, other: Value) -> Value:
 def _outcome(test: str, of: Value) -> bool | None:
     """Return how a test of types ends; None if it depends."""
     if of.state == "undefined":
-        known = {"defined": False, "undefined": True, "none": False, "string": False, "mapping": False}
-    elif of.state == "none":
+        known = {"defined": False, "undefined": True, _IS_NONE: False, "string": False, "mapping": False}
+    elif of.state == NONE.state:
         known = {
             "defined": True,
             "undefined": False,
-            "none": True,
+            _IS_NONE: True,
             "string": False,
             "mapping": False,
             "iterable": False,
