@@ -29,7 +29,7 @@ def has_constant_prompt(tree: nodes.Template) -> bool:
     if len(loops) != 1:
         return False
     loop, after = loops[0]
-    if loop.recursive or loop.else_ or not is_messages(loop.iter, tree, set()):
+    if loop.recursive or loop.else_ or not is_messages(loop.iter, tree):
         return False
     if not all(_is_constant(node, assigned) for node in after):
         return False
@@ -73,34 +73,42 @@ def statement_loops(body: list[nodes.Node], after: list[nodes.Node]) -> Iterator
 
 def derived_names(tree: nodes.Template) -> set[str]:
     """Return the names of values that may be made of the messages."""
+    made = [(names_in(assign.node), names_in(assign.target)) for assign in tree.find_all(nodes.Assign)]
     derived = {"messages"}
     known = 0
     while known != len(derived):
         known = len(derived)
-        for assign in tree.find_all(nodes.Assign):
-            if derived & names_in(assign.node):
-                derived |= names_in(assign.target)
+        for read, names in made:
+            if derived & read:
+                derived |= names
     return derived
 
 
-def is_messages(expression: nodes.Node, tree: nodes.Template, seen: set[str]) -> bool:
+def is_messages(expression: nodes.Node, tree: nodes.Template) -> bool:
     """Tell whether *expression* is the messages, or those from some number on, and no copy that reads them all."""
-    if isinstance(expression, nodes.CondExpr):
-        branches = (expression.expr1, expression.expr2)
-        return all(branch is not None and is_messages(branch, tree, seen) for branch in branches)
-    if isinstance(expression, nodes.Getitem) and isinstance(expression.arg, nodes.Slice):
-        return is_messages(expression.node, tree, seen)
-    if not isinstance(expression, nodes.Name):
-        return False
-    name = expression.name
-    if name == "messages" or name in seen:
-        return True
     targets = [loop.target for loop in tree.find_all(nodes.For)]
     targets += [block.target for block in tree.find_all(nodes.AssignBlock)]
-    if any(name in names_in(target) for target in targets):
-        return False
-    values = [assign.node for assign in tree.find_all(nodes.Assign) if name in names_in(assign.target)]
-    return bool(values) and all(is_messages(value, tree, seen | {name}) for value in values)
+    others = {name for target in targets for name in names_in(target)}
+    values: dict[str, list[nodes.Node]] = {}
+    for assign in tree.find_all(nodes.Assign):
+        for name in names_in(assign.target):
+            values.setdefault(name, []).append(assign.node)
+    waiting: list[nodes.Node | None] = [expression]
+    seen = {"messages"}
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, nodes.CondExpr):
+            waiting += [value.expr1, value.expr2]
+        elif isinstance(value, nodes.Getitem) and isinstance(value.arg, nodes.Slice):
+            waiting.append(value.node)
+        elif not isinstance(value, nodes.Name):
+            return False
+        elif value.name not in seen:
+            if value.name in others or value.name not in values:
+                return False
+            seen.add(value.name)
+            waiting += values[value.name]
+    return True
 
 
 def names_in(node: nodes.Node) -> set[str]:

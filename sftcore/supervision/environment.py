@@ -86,6 +86,9 @@ class Namespace(jinja2.utils.Namespace):
         _check_name(name)
         super().__setitem__(name, value)
 
+    def __repr__(self) -> str:
+        return "<Namespace>"  # what it holds may be beyond measure, and no namespace is measured
+
 
 def _check_name(name: object) -> None:
     if isinstance(name, str) and name.startswith("_"):

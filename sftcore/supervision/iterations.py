@@ -136,7 +136,7 @@ def _can_be_seen(loop: nodes.For, tree: nodes.Template, macros: list[nodes.Macro
 
 def _goes_forward(loop: nodes.For, tree: nodes.Template) -> bool:
     """Tell whether *loop* is surely over the messages themselves, or those from some number on."""
-    if loop.test is not None or not is_messages(loop.iter, tree, set()):
+    if loop.test is not None or not is_messages(loop.iter, tree):
         return False
     derived = derived_names(tree)
     targets: list[nodes.Node] = [assign.target for assign in tree.find_all(nodes.Assign)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import ItemsView, Iterable, KeysView, Mapping, Sequence, ValuesView
 from typing import Any
 
 SECONDS = 1.0
@@ -25,6 +25,9 @@ NESTED = 1 << 18
 SOURCE = 1 << 17
 """Length of the longest template, in characters."""
 
+POINTER, ITEM, TRACKED_ITEM = 8, 96, 256
+"""What an item of a list weighs, in characters: one that was there before, a new one, and a new one that is tracked.
+It is what they take of memory, in bytes."""
 
 WIDE = re.compile(r"\d{5,}|\*|\{[^{}]*\{")
 """In a format string: a width of five digits, or one that comes from a value."""
@@ -59,7 +62,7 @@ COMPARING = frozenset({"dictsort", "groupby", "max", "min", "sort", "unique"})
 SLOW = frozenset({"striptags", "title", "urlize", "wordcount", "wordwrap"})
 """Filters that take about a second for as many characters as a string may have."""
 
-NESTING = (list, tuple, dict)
+NESTING: tuple[type, ...] = (list, tuple, dict, type({}.keys()), type({}.values()), type({}.items()))
 """Types of values that hold values."""
 
 WITH_WIDTHS = frozenset(
@@ -70,7 +73,7 @@ WITH_WIDTHS = frozenset(
 SEARCHING_BACK = frozenset({"rfind", "rindex", "rpartition", "rsplit"})
 """Methods of strings that take as long as text times pattern; those that search forward do not."""
 
-GROWING = SEARCHING_BACK | {"expandtabs", "indent", "round", "tojson", "translate", "wordwrap"}
+GROWING = SEARCHING_BACK | {"expandtabs", "indent", "round", "tojson", "translate", "urlize", "wordwrap"}
 """Filters and methods whose result can be far longer than what they are given, or that can take long."""
 
 
@@ -156,7 +159,7 @@ def size_of(value: object) -> int:
         size += len(item) if isinstance(item, str) else 1
         if size > CHARACTERS or nodes_seen > NESTED or len(waiting) > CHARACTERS:
             return CHARACTERS + 1
-        if isinstance(item, (list, tuple)):
+        if isinstance(item, (list, tuple, KeysView, ValuesView, ItemsView)):
             waiting.extend(item)
         elif isinstance(item, Mapping):
             waiting.extend(item.keys())
@@ -178,6 +181,10 @@ def bound_growth(meter: Meter, name: str, args: Sequence[Any], kwargs: Mapping[s
         meter.spend(len(text) + (text.count("\n") + 1) * max([4, *numbers, *texts]))
     elif name == "wordwrap":
         meter.spend(len(text) * max([1, *texts]))
+        meter.look(64 * (len(text) // max([1, *numbers[:1]]) + text.count("\n")))  # each line takes 10 microseconds
+    elif name == "urlize":
+        lists = [len(value) for value in further if isinstance(value, (list, tuple))]
+        meter.spend(len(text) + len(text.split()) * (5 * sum(texts) + sum(lists)))
     elif name == "expandtabs":
         meter.spend(len(text) * max([8, *numbers]))
     elif name == "translate":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import Any, NamedTuple, cast
 
 import jinja2
@@ -18,7 +18,7 @@ import jinja2.filters
 from jinja2 import nodes
 from jinja2.compiler import CodeGenerator, Frame, operators
 from jinja2.exceptions import FilterArgumentError
-from jinja2.runtime import LoopContext
+from jinja2.runtime import LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sftcore.supervision import environment
@@ -30,12 +30,17 @@ from sftcore.supervision.messages import Message, Messages, message_index
 from sftcore.supervision.meter import (
     CHARACTERS,
     COMPARING,
+    COPIED,
     GROWING,
+    ITEM,
     ITEMS,
+    NESTED,
     NESTING,
+    POINTER,
     PRINTING_NOTHING,
     SLOW,
     SOURCE,
+    TRACKED_ITEM,
     WIDE,
     WITH_WIDTHS,
     LimitError,
@@ -47,6 +52,16 @@ from sftcore.supervision.tracked import ENTER, EXIT, Tracked, blurred, join, mar
 
 _SHORT = 4096
 """Strings below this length are joined without being counted: only very many of them matter, and that takes time."""
+
+_SYNTAX: tuple[tuple[type[nodes.Node] | tuple[type[nodes.Node], ...], int, str], ...] = (
+    (nodes.Node, 7000, "parts"),
+    (nodes.For, 128, "loops"),
+    ((nodes.Macro, nodes.CallBlock), 64, "macros"),
+    ((nodes.Assign, nodes.AssignBlock), 400, "assignments"),
+)
+"""How much of each a template may have, about five times what any of the 300 that are known has."""
+
+_LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 
 _OF_DICT = frozenset(dir(dict))
 _OF_LOOP = frozenset(name for name in dir(LoopContext) if not name.startswith("_"))
@@ -94,8 +109,11 @@ class _Generator(CodeGenerator):
 
     def visit_Compare(self, node: nodes.Compare, frame: Frame) -> None:
         self.write("(")
-        self.visit(node.expr, frame)
         left = node.expr
+        if node.ops[0].op in ("in", "notin"):  # it may be hashed
+            self._compared(left, frame)
+        else:
+            self.visit(left, frame)
         for operand in node.ops:
             searches, right = operand.op in ("in", "notin"), operand.expr
             quick = isinstance(right, nodes.Const) or (not searches and isinstance(left, nodes.Const))
@@ -105,6 +123,17 @@ class _Generator(CodeGenerator):
             self.write(")")
             left = right
         self.write(")")
+
+    def visit_Pair(self, node: nodes.Pair, frame: Frame) -> None:
+        self._compared(node.key, frame)
+        self.write(": ")
+        self.visit(node.value, frame)
+
+    def _compared(self, node: nodes.Node, frame: Frame) -> None:
+        quick = isinstance(node, nodes.Const)
+        self.write("" if quick else "environment.compared(")
+        self.visit(node, frame)
+        self.write("" if quick else ")")
 
     def visit_List(self, node: nodes.List, frame: Frame) -> None:
         self._bounded(super().visit_List, node, frame, [*node.items])
@@ -170,6 +199,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             "pprint": environment.pprint,
             "title": environment.title,
             "join": self._join,
+            "list": self._list,
             "replace": self._replace,
             "safe": environment.safe,
             "string": str,
@@ -177,7 +207,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         }
         self.filters = {name: self._guarded(name, function) for name, function in {**self.filters, **own}.items()}
 
-        self.tests = {name: self._counted(cast("Callable[..., Any]", test)) for name, test in self.tests.items()}
+        tests = cast("dict[str, Callable[..., Any]]", self.tests)
+        self.tests = {name: self._counted(name, test) for name, test in tests.items()}
 
     def compile_template(self, source: str) -> Compiled:
         """Return the compiled template.
@@ -188,6 +219,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
         """
         if len(source) > SOURCE:
             raise LimitError(f"the chat template is longer than {SOURCE:,} characters")
+        tree = self.parse(source)
+        for kind, limit, name in _SYNTAX:
+            if sum(1 for _ in tree.find_all(kind)) > limit:
+                raise LimitError(f"the chat template has more than {limit:,} {name}")
         remembering = self._marked(source)
         loops = with_memory(remembering)
         return Compiled(
@@ -195,7 +230,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             self._made(self._marked(source)),
             self._made(remembering) if loops else None,
             loops,
-            self.parse(source),
+            tree,
         )
 
     def _marked(self, source: str) -> nodes.Template:
@@ -253,21 +288,41 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return self.memory.guard(value, position, what) if self.memory else unguarded(value, what)
 
     def compared(self, value: Any) -> Any:
-        """Return *value*, the right side of a comparison, if it is no list beyond measure."""
+        """Return *value*, which is compared or hashed, if it is no list beyond measure."""
         if type(value) in NESTING:
             self.meter.look(size_of(value))
         return value
 
     def searched(self, value: Any) -> Any:
         """Return *value*, in which something is looked for, if it is no list beyond measure."""
-        if type(value) is list or type(value) is tuple:
+        if isinstance(value, str):
+            return value
+        if isinstance(value, Iterator):
+            value = list(self._items(value))
+        if type(value) in NESTING and type(value) is not dict:
             self.meter.look(size_of(value))
         return value
 
     def sliced(self, value: Any, start: Any, stop: Any, step: Any) -> Any:
         """Return ``value[start:stop:step]``."""
-        self.meter.spend(len(value) if isinstance(value, (str, list)) else 1)
+        if isinstance(value, (list, tuple)):
+            self.meter.spend(POINTER * len(value), COPIED)
+        else:
+            self.meter.spend(len(value) if isinstance(value, str) else 1)
         return value[start:stop:step]
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """Return ``obj[argument]``, counted: a filter such as ``map`` runs it without a loop."""
+        meter = self.meter
+        meter.step()
+        kind = type(obj)
+        if type(argument) in NESTING:
+            meter.look(size_of(argument))
+        elif (kind is Message or kind is dict) and isinstance(argument, str) and argument in obj:
+            return obj[argument]
+        elif kind is Tracked:
+            meter.look(len(runs_of(obj)))
+        return super().getitem(obj, argument)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """Return ``obj.attribute``; a short way for what templates ask for most, with the same result."""
@@ -288,8 +343,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if operator == "+":
             if type(left) is str and type(right) is str and len(left) + len(right) < _SHORT:
                 return left + right
-            if isinstance(left, (str, list, tuple)):
-                self.meter.spend(len(left) + (len(right) if isinstance(right, (str, list, tuple)) else 0))
+            if isinstance(left, str):
+                self.meter.spend(len(left) + (len(right) if isinstance(right, str) else 0))
+            elif isinstance(left, (list, tuple, Messages)):
+                return self._chained(left, right)
             return left + right
         if operator == "%":
             if not isinstance(left, str):
@@ -303,8 +360,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
                 raise LimitError("the chat template computes a number beyond every measure")
         elif operator == "*":
             for many, times in ((left, right), (right, left)):
-                if isinstance(many, (str, list, tuple)) and isinstance(times, int):
-                    self.meter.spend(len(many) * max(times, 0), CHARACTERS if isinstance(many, str) else ITEMS)
+                if isinstance(many, str) and isinstance(times, int):
+                    self.meter.spend(len(many) * max(times, 0))
+                elif isinstance(many, (list, tuple)) and isinstance(times, int):
+                    self.meter.spend(POINTER * len(many) * max(times, 0), POINTER * ITEMS)
+                    self.meter.look((size_of(many) - 1) * max(times, 0))
         return super().call_binop(context, operator, left, right)
 
     def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -314,10 +374,20 @@ class Sandbox(ImmutableSandboxedEnvironment):
         owner = getattr(function, "__self__", None)
         if not isinstance(owner, str):
             if isinstance(function, environment.Dict) or isinstance(owner, environment.Dict):
+                args = tuple(list(self._items(value)) if isinstance(value, Iterator) else value for value in args)
                 meter.arguments([list(args), kwargs])
-            elif isinstance(owner, (list, tuple)):  # to count, or to find the index of something
-                meter.look(size_of(owner))
-            return super().call(context, function, *args, **kwargs)
+                if owner is not None and args and isinstance(args[0], Sized):
+                    meter.look(len(args[0]) * size_of(args[1:]))
+            else:
+                if isinstance(owner, (list, tuple)):  # to count, or to find the index of something
+                    meter.look(size_of(owner))
+                if type(function) is not Macro and function is not environment.Namespace:
+                    for value in args:  # it may be hashed, compared, or shown in an error
+                        self.compared(value)
+            result = super().call(context, function, *args, **kwargs)
+            if type(result) is dict:
+                meter.spend(2 * ITEM * len(result), COPIED)
+            return result
         given = {name: value for name, value in kwargs.items() if not name.startswith("_")}  # Jinja adds its own
         name = getattr(function, "__name__", "")
         meter.arguments(args, widths=name in WITH_WIDTHS)
@@ -326,12 +396,20 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if name == "join" and len(args) == 1:
             if isinstance(args[0], str):
                 meter.spend(len(args[0]) * (len(owner) + 1))
-            return self._joined(list(args[0]), owner)
-        if name == "replace" and len(args) >= 2:
-            self._bound_replace(owner, str(args[0]), str(args[1]))
-        elif name in GROWING:
+            return self._joined(self._list(args[0]), owner)
+        weight = _weight(owner)
+        if name in GROWING:
             bound_growth(meter, name, (owner, *args), given)
+        if name in ("split", "rsplit"):
+            separator = next((value for value in (*args, *given.values()) if isinstance(value, str)), "")
+            meter.look(weight * (owner.count(separator) if separator else len(owner) // 2), COPIED)
+        elif name == "splitlines":
+            meter.look(weight * sum(map(owner.count, _LINE_ENDS)), COPIED)
+        elif name == "replace" and len(args) >= 2:
+            self._bound_replace(owner, str(args[0]), str(args[1]))
         result = super().call(context, function, *args, **kwargs)
+        if type(result) is list:
+            meter.spend(weight * len(result), COPIED)
         if type(result) is str and type(owner) is str:
             return whole(result, args, given)
         return result
@@ -358,7 +436,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def _printable(self, value: Any) -> Any:
         """Return *value*, which is about to become a string; a list keeps the tags of what is in it."""
         kind = type(value)
-        if kind is not str and kind is not Tracked and isinstance(value, (list, dict, tuple, Messages)):
+        if kind in NESTING or (
+            kind is not str and kind is not Tracked and isinstance(value, (list, dict, tuple, Messages))
+        ):
             self.meter.spend(size_of(value))
             return whole(str(value), value)
         return value
@@ -374,6 +454,37 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def _bound_replace(self, text: str, old: str, new: str) -> None:
         found = text.count(old) if old else len(text) + 1
         self.meter.spend(len(text) + found * len(new))
+        if type(text) is Tracked or type(new) is Tracked:  # each piece takes a microsecond
+            self.meter.look(2 * TRACKED_ITEM * found, COPIED)
+
+    def _items(self, values: Iterable[Any]) -> Iterator[Any]:
+        """Yield *values*, which are about to make a new list, each counted."""
+        meter = self.meter
+        for value in values:
+            meter.step()
+            meter.spend(ITEM)
+            yield value
+
+    def _list(self, value: Iterable[Any]) -> list[Any]:
+        if isinstance(value, Sized) and not isinstance(value, Messages):
+            self.meter.spend((_weight(value) if isinstance(value, str) else POINTER) * len(value), COPIED)
+            return list(value)
+        return list(self._items(value))
+
+    def _chained(self, left: Any, right: Any) -> Any:
+        """Return the sum of two lists.
+
+        What they hold is measured each time that the length has doubled, so that a list to which items are
+        added one by one takes no longer for it.
+        """
+        if isinstance(right, Iterator):
+            right = list(self._items(right))
+        result = left + right
+        self.meter.spend(POINTER * len(result), POINTER * CHARACTERS)
+        longer = left if isinstance(left, Messages) or len(left) > len(right) else right
+        if not isinstance(longer, Messages) and len(result).bit_length() > len(longer).bit_length():
+            self.meter.look(size_of(result))
+        return result
 
     def _formatted(self, template: str, make: Callable[[], Any], *values: Any) -> str:
         """Return what *make* formats by *template*; text of its own and of messages cannot be told apart then."""
@@ -392,9 +503,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
         @functools.wraps(function)
         def guarded(*args: Any, **kwargs: Any) -> Any:
             meter.step()
-            if name in COMPARING and not isinstance(args[first], (str, list, tuple, dict, range)):
-                args = (*args[:first], list(args[first]), *args[first + 1 :])
+            if name in COMPARING and not isinstance(args[first], (list, tuple, dict, range)):
+                args = (*args[:first], self._list(args[first]), *args[first + 1 :])
             given = args[first:]
+            if name in COMPARING and isinstance(given[0], Sized):
+                keys = max(value.count(",") for value in ("", *given[1:], *kwargs.values()) if isinstance(value, str))
+                meter.look(len(given[0]) * (1 + keys), NESTED)
+            elif name in ("batch", "slice") and isinstance(given[0], str):
+                meter.spend(_weight(given[0]) * len(given[0]), COPIED)
             meter.arguments(given[:1], printed)
             meter.arguments(given[1:], True, widths)
             meter.arguments(kwargs.values(), True, widths)
@@ -403,6 +519,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
             if name in GROWING:
                 bound_growth(meter, name, given, kwargs)
             result = function(*args, **kwargs)
+            if name in ("batch", "slice"):
+                return self._rows(result)
+            if type(result) is list and name != "list":
+                meter.spend(ITEM * len(result), COPIED)
             if type(result) is not str:
                 return result
             meter.spend(len(result))
@@ -410,15 +530,22 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
         return guarded
 
-    def _counted(self, test: Callable[..., Any]) -> Callable[..., Any]:
+    def _rows(self, rows: Iterable[list[Any]]) -> Iterator[list[Any]]:
+        for row in rows:
+            self.meter.spend(ITEM + POINTER * len(row), COPIED)
+            yield row
+
+    def _counted(self, name: str, test: Callable[..., Any]) -> Callable[..., Any]:
         """Return *test*, counted: a filter such as ``select`` runs it without a loop."""
         meter = self.meter
 
         @functools.wraps(test)
         def counted(*args: Any, **kwargs: Any) -> Any:
             meter.step()
-            for value in args[1:]:
+            for value in args if name == "in" else args[1:]:
                 self.compared(value)
+            if name == "in":
+                args = (args[0], *map(self.searched, args[1:]))
             return test(*args, **kwargs)
 
         return counted
@@ -426,7 +553,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def _join(self, value: Iterable[Any], d: str = "", attribute: Any = None) -> str:
         if attribute is not None:
             value = map(jinja2.filters.make_attrgetter(self, attribute), value)
-        return self._joined([str(self._printable(item)) for item in value], str(d))
+        return self._joined([str(self._printable(item)) for item in self._list(value)], str(d))
 
     def _format(self, value: Any, *args: Any, **kwargs: Any) -> str:
         template, values = str(value), kwargs or args
@@ -451,3 +578,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if type(text) is str and type(new) is Tracked:
             text = tracked(text, runs_of(text))
         return text.replace(old, new, -1 if count is None else count)
+
+
+def _weight(text: str) -> int:
+    """Return what a part of *text* weighs."""
+    return TRACKED_ITEM if type(text) is Tracked else ITEM

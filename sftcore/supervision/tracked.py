@@ -96,26 +96,47 @@ def join(parts: Iterable[str], separator: str = "") -> str:
     between = runs_of(separator)
     for index, part in enumerate(parts):
         if index:
-            runs.extend(between)
-        runs.extend(runs_of(part))
+            _extend(runs, between)
+        _extend(runs, runs_of(part))
     return tracked(str.join(separator, parts), tuple(runs))
 
 
+def _extend(runs: list[Run], more: Sequence[Run]) -> None:
+    """Add *more* to *runs*; what goes on as it was stays one run."""
+    if runs and more and runs[-1][1] == more[0][1] and runs[-1][0] and more[0][0]:
+        runs[-1] = (runs[-1][0] + more[0][0], more[0][1])
+        more = more[1:]
+    runs.extend(more)
+
+
+class _Walk:
+    """The runs of a text, walked along once: no cut may begin before the one before it."""
+
+    def __init__(self, runs: tuple[Run, ...]) -> None:
+        self._runs = runs
+        self._index = self._at = 0
+
+    def cut(self, start: int, end: int) -> tuple[Run, ...]:
+        """Return the runs of the characters from *start* to *end*, and the marks among them."""
+        runs = self._runs
+        if len(runs) == 1:
+            return ((max(end - start, 0), runs[0][1]),)
+        index, at = self._index, self._at
+        while index < len(runs) and (at < start if not runs[index][0] else at + runs[index][0] <= start):
+            at += runs[index][0]
+            index += 1
+        self._index, self._at = index, at
+        kept: list[Run] = []
+        while index < len(runs) and (at < end if (length := runs[index][0]) else at <= end):
+            whole_run = at >= start and at + length <= end
+            kept.append(runs[index] if whole_run else (min(at + length, end) - max(at, start), runs[index][1]))
+            at += length
+            index += 1
+        return tuple(kept)
+
+
 def _cut(runs: tuple[Run, ...], start: int, end: int) -> tuple[Run, ...]:
-    """Return the runs of the characters from *start* to *end*, and the marks among them."""
-    if len(runs) == 1:
-        return ((max(end - start, 0), runs[0][1]),)
-    kept: list[Run] = []
-    at = 0
-    for length, tag in runs:
-        after = at + length
-        if not length:
-            if start <= at <= end:
-                kept.append((0, tag))
-        elif after > start and at < end:
-            kept.append((min(after, end) - max(at, start), tag))
-        at = after
-    return tuple(kept)
+    return _Walk(runs).cut(start, end)
 
 
 class Tracked(str):
@@ -130,11 +151,12 @@ class Tracked(str):
     def _parts(self, texts: Iterable[str], gap: int | None) -> list[str]:
         """Return *texts* as parts of this string, *gap* characters apart; None where they have to be looked for."""
         parts: list[str] = []
+        walk = _Walk(self._runs)
         at = 0
         for text in texts:
             if gap is None:
                 at = str.find(self, text, at)
-            parts.append(self._part(at, at + len(text)))
+            parts.append(tracked(text, walk.cut(at, at + len(text))))
             at += len(text) + (gap or 0)
         return parts
 
@@ -150,7 +172,9 @@ class Tracked(str):
         return tracked(str.__add__(other, self), runs_of(other) + self._runs)
 
     def __mul__(self, times: SupportsIndex) -> str:
-        return tracked(str.__mul__(self, times), self._runs * max(operator.index(times), 0))
+        times = max(operator.index(times), 0)
+        runs = ((self._runs[0][0] * times, self._runs[0][1]),) if len(self._runs) == 1 and times else self._runs * times
+        return tracked(str.__mul__(self, times), runs)
 
     __rmul__ = __mul__
 
@@ -172,7 +196,8 @@ class Tracked(str):
         return self._part(start, max(start, end))
 
     def __iter__(self) -> Iterator[str]:
-        return (self[at] for at in range(len(self)))
+        walk = _Walk(self._runs)
+        return (tracked(letter, walk.cut(at, at + 1)) for at, letter in enumerate(str.__iter__(self)))
 
     def strip(self, chars: str | None = None, /) -> str:
         start = len(self) - len(str.lstrip(self, chars))
@@ -199,9 +224,10 @@ class Tracked(str):
 
     def splitlines(self, keepends: bool = False) -> list[str]:
         parts: list[str] = []
+        walk = _Walk(self._runs)
         at = 0
         for line, shown in zip(str.splitlines(self, True), str.splitlines(self, keepends), strict=True):
-            parts.append(self._part(at, at + len(shown)))
+            parts.append(tracked(shown, walk.cut(at, at + len(shown))))
             at += len(line)
         return parts
 
@@ -223,15 +249,16 @@ class Tracked(str):
         if old not in self:
             return self
         runs: list[Run] = []
+        walk = _Walk(self._runs)
         at = 0
         for index, text in enumerate(str.split(self, old, count)):
             if index:
                 if type(new) is Tracked:
-                    runs.extend(new._runs)
+                    _extend(runs, new._runs)
                 elif new:  # what stands in for a piece of the text belongs to where the piece did
-                    runs.append((len(new), next(tag for length, tag in _cut(self._runs, at, at + 1) if length)))
+                    _extend(runs, [(len(new), next(tag for length, tag in walk.cut(at, at + 1) if length))])
                 at += len(old)
-            runs.extend(_cut(self._runs, at, at + len(text)))
+            _extend(runs, walk.cut(at, at + len(text)))
             at += len(text)
         return tracked(str.replace(self, old, new, count), tuple(runs))
 

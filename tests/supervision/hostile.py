@@ -132,6 +132,22 @@ CHANGES = {
     "dunder in a new namespace": Hostile("nothing", "{% set ns = namespace(__init__=1) %}x"),
 }
 
+WIDE = "{% set n = 100000 %}" + "".join(
+    f"{{% set {inner} = [0] * n %}}{{% set {outer} = [{inner}] * n %}}" for inner, outer in ("ab", "cd")
+)
+"""Sets b and d, lists of as many lists of as many numbers, and a and c, what they hold."""
+WIDE_TUPLE = "{% set n = 100000 %}{% set u = ((0,) * n,) * n %}"
+WIDE_VALUES = WIDE.replace("[a] * n", "dict.fromkeys(range(90000), a)").replace(
+    "[c] * n", "dict.fromkeys(range(90000), c)"
+)
+"""Sets b and d, dictionaries of many lists."""
+ADDED = "{% set a = namespace(x=[[0] * 9999]) %}{% set b = namespace(x=[[0] * 9999]) %}" + loop(
+    17, "{% set a.x = a.x + a.x %}{% set b.x = b.x + b.x %}"
+)
+
+OF_TWO = "{% set x = (messages[0].content ~ messages[1].content[1:] ~ '\n') * 4000 %}"
+"""Sets x, a text of 12,000 stretches of one origin each."""
+
 BOMB = doubled("[ns.x, ns.x]", "[]", "")
 TWO_BOMBS = "{% set a = namespace(x=[1]) %}{% set b = namespace(x=[1]) %}" + loop(
     60, "{% set a.x = [a.x, a.x] %}{% set b.x = [b.x, b.x] %}"
@@ -217,6 +233,61 @@ TIME = {
     "equal by selectattr": Hostile(
         "time", TWO_BOMBS + "{{ [{'k': a.x}] | selectattr('k', 'in', [b.x]) | list | length }}"
     ),
+    "wide list compared": Hostile("time", WIDE + "{{ b == d }}"),
+    "wide sums compared": Hostile("time", ADDED + "{{ a.x == b.x }}"),
+    "wide sum of a list": Hostile(
+        "time", ADDED.replace("a.x + a.x", "[a.x, a.x] | sum(start=[])") + "{{ a.x == b.x }}"
+    ),
+    "wide tuple in a dictionary": Hostile("time", WIDE_TUPLE + "{{ u in {} }}"),
+    "wide tuple got": Hostile("time", WIDE_TUPLE + "{{ {}.get(u) }}"),
+    "wide tuple as a key": Hostile("time", WIDE_TUPLE + "{{ {u: 1} | length }}"),
+    "wide tuple as an item": Hostile("time", WIDE_TUPLE + "{{ {}[u] }}"),
+    "wide tuple in by a test": Hostile("time", WIDE_TUPLE + "{{ u is in({}) }}"),
+    "wide views compared": Hostile("time", WIDE_VALUES + "{{ b.items() == d.items() }}"),
+    "wide views compared by a test": Hostile("time", WIDE_VALUES + "{{ b.items() is eq(d.items()) }}"),
+    "list in wide values": Hostile("time", WIDE_VALUES + "{{ ([0] * (n - 1) + [1]) in b.values() }}"),
+    "list in a generator": Hostile(
+        "time",
+        "{% set n = 100000 %}{{ ([0] * (n - 1) + [1]) in ([{'k': [0] * n}] * 1000000) | map(attribute='k') }}",
+    ),
+    "list in a generator by a test": Hostile(
+        "time",
+        "{% set n = 100000 %}{{ ([0] * (n - 1) + [1]) is in(([{'k': [0] * n}] * 1000000) | map(attribute='k')) }}",
+    ),
+    "changes of a loop": Hostile(
+        "time", WIDE + "{% for x in [1, 2] %}{{ loop.changed(b if x == 1 else d) }}{% endfor %}"
+    ),
+    "attributes of nothing": Hostile(
+        "time", "{% set l = [{}] * 1000000 %}{{ l | map(attribute='.'.join(['a'] * 30), default=1) | list | length }}"
+    ),
+    "sort by many attributes": Hostile(
+        "time", "{% set l = [{'k': 'a'}] * 80000 %}{{ l | sort(attribute=','.join(['k'] * 500)) | length }}"
+    ),
+    "long word wrapped": Hostile("time", many("a", 500000, "{{ x | wordwrap(1) | length }}")),
+    "long word wrapped wider": Hostile("time", many("a\n", 200000, "{{ x | wordwrap | length }}")),
+    "letters of many messages": Hostile("nothing", OF_TWO + "{{ x | list | length }}", "184000"),
+    "letters joined of many messages": Hostile("nothing", OF_TWO + "{{ x | join('') | length }}", "184000"),
+    "parts of many messages": Hostile("nothing", OF_TWO + "{{ x.split('_') | length }}", "32001"),
+    "lines of many messages": Hostile("nothing", OF_TWO + "{{ x.splitlines() | length }}", "4000"),
+    "pieces of many messages": Hostile("nothing", OF_TWO + "{{ x.replace('_', '--').split('-') | length }}", "64001"),
+    "loops and macros": Hostile(
+        "nothing",
+        "".join("{%macro m" + str(number) + "()%}{%endmacro%}" for number in range(1500))
+        + "{%for m in messages%}{{m.a}}{%endfor%}" * 1500,
+    ),
+    "chain of assignments": Hostile(
+        "nothing",
+        "".join("{%set a" + str(number) + "=a" + str(number + 1) + "%}" for number in range(600))
+        + "{%set a600=messages%}{%for m in a0%}{%endfor%}",
+    ),
+    "assignments by twos": Hostile(
+        "nothing",
+        "{%set a0=messages%}"
+        + "".join(f"{{%set a{n + 1}=a{n}%}}{{%set a{n + 1}=a{n}%}}" for n in range(60))
+        + "{%for m in a60%}x{%endfor%}",
+        "xxxx",
+    ),
+    "many branches": Hostile("nothing", "{%if messages%}{{messages}}{%endif%}" * 3500),
     "long source": Hostile("time", "{{ x }}" * 100000),
 }
 
@@ -331,6 +402,44 @@ MEMORY = {
     "text in a list of texts": Hostile("memory", many("a", 90000, "{{ ([x] * 90000) | string | length }}")),
     "list of constants": Hostile("memory", "{{ ([0] * 10 ** 9) | length }}"),
     "date format": Hostile("memory", many("%c", 9_000_000, "{{ strftime_now(x) | length }}")),
+    "wide list printed": Hostile("memory", WIDE + "{{ b }}"),
+    "wide views printed": Hostile("memory", WIDE_VALUES + "{{ b.items() }}"),
+    "nested namespaces printed": Hostile(
+        "memory",
+        "{% set ns = namespace(x='aa') %}" + "{% set ns = namespace(x=ns, y=ns) %}" * 40 + "{{ ns }}",
+        "<Namespace>",
+    ),
+    "wide list in an error": Hostile("memory", WIDE + "{{ raise_exception(b) }}"),
+    "wide list not found": Hostile("memory", WIDE + "{{ [].index(b) }}"),
+    "wide tuple not found": Hostile("memory", WIDE_TUPLE + "{{ [][u].x }}"),
+    "target of links": Hostile("memory", "{{ ('http://a.bc ' * 20000) | urlize(target='x' * 4000000) | length }}"),
+    "relation of links": Hostile("memory", "{{ ('http://a.bc ' * 20000) | urlize(rel='x' * 4000000) | length }}"),
+    "lines that are kept": Hostile(
+        "memory",
+        many("ab\n", 1000000, "".join("{% set a" + str(n) + " = x.splitlines() %}" for n in range(40)) + "{{ a1[0] }}"),
+    ),
+    "lists of letters": Hostile("memory", "{% set n = 4000000 %}{{ (['é' * n] * 60) | map('list') | list | length }}"),
+    "batches of letters": Hostile("memory", many("😀", 4000000, "{{ x | batch(1) | list | length }}")),
+    "items of a dictionary": Hostile(
+        "memory", "{{ ([dict.fromkeys(range(99999))] * 100) | map('items') | map('list') | list | length }}"
+    ),
+    "lists that are added": Hostile(
+        "memory",
+        "{% set l = [0] * 1000000 %}{% set ns = namespace(x=none) %}" + loop(9999, "{% set ns.x = (ns.x, l + [i]) %}"),
+    ),
+    "tuples that are cut": Hostile(
+        "memory",
+        "{% set l = (0,) * 1000000 %}{% set ns = namespace(x=none) %}" + loop(9999, "{% set ns.x = (ns.x, l[i:]) %}"),
+    ),
+    "lists that are reversed": Hostile(
+        "memory",
+        "{% set l = [0] * 1000000 %}{% set ns = namespace(x=none) %}"
+        + loop(9999, "{% set ns.x = (ns.x, l | reverse | list) %}"),
+    ),
+    "dictionaries that are kept": Hostile(
+        "memory",
+        "{% set ns = namespace(x=none) %}" + loop(9999, "{% set ns.x = (ns.x, dict.fromkeys(range(99999))) %}"),
+    ),
     "own error": Hostile("memory", "{{ raise_exception('a' * 10 ** 10) }}"),
 }
 
