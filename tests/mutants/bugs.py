@@ -556,7 +556,7 @@ PROOF = [
         file="sftcore/supervision/turns.py",
         old="if layout.text != self.template.render(self.messages[:messages], self.tools, **self.variables):",
         new="if False:",
-        tests=(f"{_TURNS}::test_a_template_that_treats_tracked_text_otherwise_is_refused",),
+        tests=(f"{_TURNS}::test_tracked_text_that_is_treated_otherwise_than_plain_is_refused",),
     ),
 ]
 
