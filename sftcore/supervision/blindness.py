@@ -393,22 +393,20 @@ class _Reader:
         return PLAIN
 
     def _and(self, node: nodes.And, env: dict[str, Value]) -> Value:
-        left = self.value(node.left, env)
-        if left.truth is False:
-            return left
-        right = self.value(node.right, env)
-        if left.truth is True:
-            return right
-        return _joined(left, right)._replace(truth=False if right.truth is False else None)
+        return self.either(node, env, False)
 
     def _or(self, node: nodes.Or, env: dict[str, Value]) -> Value:
+        return self.either(node, env, True)
+
+    def either(self, node: nodes.And | nodes.Or, env: dict[str, Value], settled: bool) -> Value:
+        """Return the left value if its truth is *settled*, and else the right one."""
         left = self.value(node.left, env)
-        if left.truth is True:
+        if left.truth is settled:
             return left
         right = self.value(node.right, env)
-        if left.truth is False:
+        if left.truth is not None:
             return right
-        return _joined(left, right)._replace(truth=True if right.truth is True else None)
+        return _joined(left, right)._replace(truth=settled if right.truth is settled else None)
 
     def _not(self, node: nodes.Not, env: dict[str, Value]) -> Value:
         truth = self.value(node.node, env).truth

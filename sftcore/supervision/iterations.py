@@ -26,7 +26,7 @@ LENGTH = "#"
 """What is guarded of a list: its length."""
 
 Guarded = tuple[int, str]
-"""The position of a name among the values of a loop, and what of it is guarded: "" is the value itself."""
+"""The position of a name among the values of a loop, and what of it is guarded: an attribute, or its length."""
 
 _Node = TypeVar("_Node", bound=nodes.Node)
 
