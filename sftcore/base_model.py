@@ -16,6 +16,7 @@ from sftcore.components import Method
 from sftcore.config import ModelConfig
 from sftcore.document import Document
 from sftcore.errors import ConfigError, SftError
+from sftcore.paths import cache_folder
 from sftcore.report import count, say
 
 _WHOLE = 64 << 20
@@ -156,11 +157,6 @@ def _check_hub(config: ModelConfig, document: Document) -> None:
     except Exception as error:  # of the network, of the hub, or of the client: no kind is common to them
         problem = f"there is no folder {name} here, and the hub cannot be asked: {_first_line(error)}"
         raise document.error(keys, problem) from None
-
-
-def cache_folder() -> Path:
-    """Return where sftcore keeps what it can make again: ``$SFTCORE_CACHE``, or ``~/.cache/sftcore``."""
-    return Path(os.environ.get("SFTCORE_CACHE") or Path.home() / ".cache" / "sftcore")
 
 
 def _from_gguf(path: Path) -> Path:

@@ -6,9 +6,9 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from sftcore.base_model import BaseModel
+from sftcore.base_model import BaseModel, find
 from sftcore.components import Template
 from sftcore.config import Loaded, load_template
 from sftcore.errors import ConfigError, nearest
@@ -22,6 +22,27 @@ class ChosenTemplate:
     reason: str
     stops: tuple[str, ...]
     fingerprint: str
+
+
+class Serving(NamedTuple):
+    """A base model with its tokenizer and chat template, and what labels conversations as these serve them."""
+
+    base: BaseModel
+    tokenizer: Any
+    template: ChosenTemplate
+    labeller: Labeller
+
+
+def serving(loaded: Loaded) -> Serving:
+    """Return how the model of the configuration is served; no weights are loaded.
+
+    Raises:
+        ConfigError: there is no such model, no chat template, or no valid one.
+    """
+    base = find(loaded.config.model, loaded.document)
+    tokenizer = base.tokenizer()
+    template = choose_template(loaded, tokenizer, base)
+    return Serving(base, tokenizer, template, labeller(loaded, tokenizer, template))
 
 
 def choose_template(loaded: Loaded, tokenizer: Any, base: BaseModel) -> ChosenTemplate:

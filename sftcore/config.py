@@ -122,6 +122,8 @@ class DataConfig:
     max_bad_rows: int | float = 0
     """How many rows may be bad: a number, or a share between 0 and 1. They are left out, and kept in
     `quarantine.jsonl`; one more ends the run."""
+    workers: int | None = None
+    """Processes that prepare the data; null: one for each processor core."""
     train_on: TrainOn = "assistant"
     """What is trained: `assistant` turns, the `last_turn` of them, `all` tokens, or the texts of a list of roles."""
     train_on_stop: bool = True
@@ -139,6 +141,8 @@ class DataConfig:
         _check_train_on(self.train_on)
         if self.max_length < 1:
             raise FieldError("max_length", f"must be at least 1, not {self.max_length}")
+        if self.workers is not None and self.workers < 1:
+            raise FieldError("workers", f"must be at least 1, not {self.workers}")
         if not (0 <= self.max_bad_rows < 1 or (self.max_bad_rows >= 1 and float(self.max_bad_rows).is_integer())):
             problem = f"must be a whole number of rows, or a share between 0 and 1, not {self.max_bad_rows:g}"
             raise FieldError("max_bad_rows", problem)

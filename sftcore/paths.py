@@ -1,8 +1,9 @@
-"""Where a path in a configuration points to."""
+"""Where a path in a configuration points to, and where sftcore keeps its own files."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 from sftcore.errors import ConfigError
@@ -35,3 +36,8 @@ def locate(text: str, folder: Path | None = None) -> Path:
     if folder is not None and not path.is_absolute() and not path.exists() and (folder / path).exists():
         return folder / path
     return path
+
+
+def cache_folder() -> Path:
+    """Return where sftcore keeps what it can make again: ``$SFTCORE_CACHE``, or ``~/.cache/sftcore``."""
+    return Path(os.environ.get("SFTCORE_CACHE") or Path.home() / ".cache" / "sftcore")

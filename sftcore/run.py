@@ -9,20 +9,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from sftcore import base_model, chat_template
+from sftcore import chat_template
 from sftcore.config import load
-from sftcore.data import Prepared, Rows, check_rows, prepare, quarantine
+from sftcore.data import Progress, pack, prepare, quarantine
 from sftcore.document import Document
 from sftcore.errors import SftError
 from sftcore.plugins import Registry
 from sftcore.record import RunRecord, redact
 from sftcore.report import count, is_main_process, quiet_libraries, say, warn
+from sftcore.telling import tell_prepared, tell_read
 
 LAUNCHED = "SFTCORE_LAUNCHED"
 """Set in the environment of a launcher, so that its processes are not taken for new ones."""
-
-FEW = 5
-"""How many bad rows of a source are shown, where a run goes on without them."""
 
 
 def run(document: Document, registry: Registry, argv: Sequence[str]) -> int:
@@ -43,11 +41,13 @@ def run(document: Document, registry: Registry, argv: Sequence[str]) -> int:
     from sftcore import training_args
 
     training_args.check_given(loaded)
-    rows = check_rows(loaded, registry)
+    served = chat_template.serving(loaded)
+    prepared = prepare(loaded, registry, served.labeller, Progress())  # before any process waits for another
     command = None if _is_launched(os.environ) else loaded.config.backend.command(argv)
     if command is not None:
         _become(command)
-    _tell_read(rows)
+    say("template", served.template.reason)
+    tell_read(prepared)
 
     import torch
     import transformers
@@ -57,15 +57,12 @@ def run(document: Document, registry: Registry, argv: Sequence[str]) -> int:
     from sftcore import callbacks, checkpoint, train
 
     transformers.utils.logging.disable_progress_bar()
-    base = base_model.find(loaded.config.model, document)  # before any argument makes transformers shard what it loads
-    args = training_args.build(loaded, cpu, bool(rows.eval), os.environ)
-    tokenizer = base.tokenizer()
-    template = chat_template.choose_template(loaded, tokenizer, base)
-    say("template", template.reason)
-    labeller = chat_template.labeller(loaded, tokenizer, template)
-    batch_sizes = (args.per_device_train_batch_size, args.per_device_eval_batch_size)
-    prepared = prepare(rows, loaded.config.data, labeller, batch_sizes)
-    _tell_prepared(prepared)
+    base, tokenizer, template, labeller = served
+    args = training_args.build(loaded, cpu, bool(prepared.eval), os.environ)
+    if loaded.config.data.packing:
+        batch_sizes = (args.per_device_train_batch_size, args.per_device_eval_batch_size)
+        prepared = pack(prepared, loaded.config.data.max_length, batch_sizes)
+    tell_prepared(prepared)
 
     folder = _output_folder(args.output_dir)
     resume = checkpoint.resume_from(args, folder)
@@ -79,14 +76,13 @@ def run(document: Document, registry: Registry, argv: Sequence[str]) -> int:
     trainer, ask = train.build_trainer(model, loaded.config, args, tokenizer, prepared, trackers)
     if is_main_process():
         record.begin(resuming=resume is not None and Path(resume).resolve().parent == folder.resolve())
-        kept = quarantine.write(folder, prepared.refused, loaded.config.data, document)
-        if kept:
-            say("refused", f"{count(len(prepared.refused), 'row')}, kept in {kept}")
+        if kept := quarantine.write(folder, prepared.refused()):
+            say("refused", f"{count(kept[1], 'row')}, kept in {kept[0]}")
         record.write(
             training_args=redact(args.to_dict()),
             base_model={"name": base.name, "fingerprint": base.fingerprint(model)},
             data={
-                "fingerprint": rows.fingerprint(),
+                "fingerprint": prepared.fingerprint,
                 "rows": asdict(prepared.account),
                 "train": vars(prepared.train_summary),
                 "eval": vars(prepared.eval_summary),
@@ -155,29 +151,3 @@ def _become(command: Sequence[str]) -> None:
         os.execvp(command[0], list(command))
     except OSError as error:
         raise SftError(f"the launcher cannot be started: {command[0]}: {error}") from None
-
-
-def _tell_read(rows: Rows) -> None:
-    """Say which rows were read, with the first bad ones of each source, and how they are used."""
-    for source in rows.sources:
-        refused = f", {len(source.refused):,} refused:" if source.refused else ""
-        say("data", f"{source.path}: {count(source.read, 'row')}, format {source.chosen}{refused}")
-        for refusal in source.refused[:FEW]:
-            say("data", f"  {refusal}")
-        if len(source.refused) > FEW:
-            say("data", f"  ... and {len(source.refused) - FEW} more")
-    for note in rows.notes:
-        say("data", note)
-
-
-def _tell_prepared(prepared: Prepared) -> None:
-    """Say what became of the rows."""
-    for name, summary in (("train", prepared.train_summary), ("eval", prepared.eval_summary)):
-        if summary.rows:
-            share = summary.trained / max(summary.tokens, 1)
-            rows, tokens = count(summary.kept, "row"), count(summary.tokens, "token")
-            more = f" in {count(summary.examples, 'example')}" if summary.examples != summary.kept else ""
-            say(name, f"{rows}{more}, {tokens}, {summary.trained:,} of them trained ({share:.0%})")
-        for note in summary.notes:
-            say(name, note)
-    say("rows", str(prepared.account))

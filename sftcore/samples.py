@@ -9,7 +9,7 @@ from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
-from sftcore import base_model, chat_template
+from sftcore.chat_template import serving
 from sftcore.config import Loaded
 from sftcore.data import parse_sources
 from sftcore.data.batch import labelled
@@ -63,10 +63,7 @@ def samples(loaded: Loaded, registry: Registry, number: int, place: str | None) 
         read = ", ".join(source.path for source in loaded.config.data.train)
         within = " within its limit" if any(source.limit for source in loaded.config.data.train) else ""
         raise DataError(f"--source {place}: the training data has no such row{within} (sources: {read})")
-    base = base_model.find(loaded.config.model, loaded.document)
-    tokenizer = base.tokenizer()
-    template = chat_template.choose_template(loaded, tokenizer, base)
-    labeller = chat_template.labeller(loaded, tokenizer, template)
+    _, tokenizer, template, labeller = serving(loaded)
     found = Samples([str(refusal) for refusal in bad], [], [], [], [], tokenizer, template.reason)
     remarks: Counter[Remark] = Counter()
     for row in islice(rows, number):

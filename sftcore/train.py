@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +106,7 @@ def build_trainer(
     """Return the trainer of a run, and the callback that holds the answers to its questions."""
     ask = Ask(config.ask.questions, config.ask.max_new_tokens, tokenizer, config.template_kwargs)
     callbacks: list[transformers.TrainerCallback] = [Metrics(Path(args.output_dir), trackers), Progress(), ask]
-    sets = [rows.documents if isinstance(rows, PackedSet) else rows for rows in (prepared.train, prepared.eval)]
-    weighted = any(example.weights is not None for example in chain(*sets))
+    weighted = prepared.train.weighted or prepared.eval.weighted
     packed = isinstance(prepared.train, PackedSet)
     collator = Collator(tokenizer.pad_token_id, packed, packed and wants_flat_rows(model), weighted)
     if isinstance(prepared.train, PackedSet):

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from sftcore.errors import RowError, nearest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Role = Literal["system", "user", "assistant", "tool"]
 
@@ -95,8 +99,8 @@ class Example:
     the trained tokens weigh in the loss (0 where nothing is trained); None where each weighs 1.
     """
 
-    input_ids: Sequence[int]
-    labels: Sequence[int]
+    input_ids: Sequence[int] | NDArray[np.int32]
+    labels: Sequence[int] | NDArray[np.int32]
     lengths: Sequence[int]
     origins: Sequence[Origin]
-    weights: Sequence[float] | None = None
+    weights: Sequence[float] | NDArray[np.float64] | None = None

@@ -2,20 +2,22 @@
 
 from sftcore.data.collate import Collator
 from sftcore.data.conversations import parse_sources
-from sftcore.data.labels import Summary, label
+from sftcore.data.examples import Examples
+from sftcore.data.labels import Summary
 from sftcore.data.packing import PackedSet, Shuffled, join
-from sftcore.data.prepare import Prepared, Rows, check_rows, prepare
+from sftcore.data.prepare import Prepared, pack, prepare
+from sftcore.data.progress import Progress
 
 __all__ = [
     "Collator",
+    "Examples",
     "PackedSet",
     "Prepared",
-    "Rows",
+    "Progress",
     "Shuffled",
     "Summary",
-    "check_rows",
     "join",
-    "label",
+    "pack",
     "parse_sources",
     "prepare",
 ]

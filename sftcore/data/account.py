@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sftcore.data.labels import Summary
-from sftcore.data.refusals import Refusal, by_kind
 from sftcore.report import count
 
 
@@ -36,13 +35,12 @@ class Account:
 
 
 def account(
-    read: int, refused: Sequence[Refusal], dropped: Mapping[str, int], train: Summary, held_back: Summary
+    read: int, refused: Mapping[str, int], dropped: Mapping[str, int], train: Summary, held_back: Summary
 ) -> Account:
     """Return what became of *read* rows, some of them *refused* or *dropped*, the rest labelled."""
     both = Counter(dropped)
     for summary in (train, held_back):
         both["too long"] += summary.too_long
         both["without a trained token"] += summary.dropped - summary.too_long
-    return Account(
-        read, train.kept, held_back.kept, by_kind(refused), {why: rows for why, rows in both.items() if rows}
-    )
+    dropped = {why: rows for why, rows in both.items() if rows}
+    return Account(read, train.kept, held_back.kept, dict(Counter(refused).most_common()), dropped)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from sftcore.data.conversations import Parsed
+from sftcore.data.table import DIGEST, REMARKS, SCHEMA, Flags, Integers
 from sftcore.encoding import Columns
-from sftcore.errors import RowError
-from sftcore.supervision import Draft, Labelled, Labeller, Labelling, Outline, Remark, fit
-from sftcore.supervision.tokens import LabelColumns, label_columns
-
-ROWS = 2048
-"""How many rows are tokenized together."""
+from sftcore.errors import DataError, RowError
+from sftcore.supervision import Draft, Labeller, Labelling, Outline, Remark, TooLongError, fit
+from sftcore.supervision.tokens import label_columns
+from sftcore.types import IGNORE_INDEX
 
 
 def labelled(row: Parsed, labeller: Labeller) -> Labelling:
@@ -26,40 +29,64 @@ def labelled(row: Parsed, labeller: Labeller) -> Labelling:
     return fit(labeller, row.conversation, labeller.label(row.conversation, row.policy), row.policy)
 
 
-def labelled_many(rows: Sequence[Parsed], labeller: Labeller) -> Iterator[Labelling | RowError]:
-    """Yield for each of *rows* what :func:`labelled` returns, or the error that it raises.
+class _Tokens(NamedTuple):
+    """The tokens of many examples, one after another; ``weights`` is None where each trained one weighs 1."""
 
-    The examples are without ``offsets``, ``stops`` and ``begins``, which nobody needs who trains on them.
+    ids: NDArray[np.int32]
+    trained: Flags
+    weights: NDArray[np.float64] | None
+
+
+class _Row(NamedTuple):
+    """What became of a row: its examples that were made to fit, or None if they are its drafts as they are."""
+
+    refused: RowError | None = None
+    fitted: Labelling | None = None
+
+
+def tabulate(
+    rows: Sequence[Parsed], labeller: Labeller, file: int = 0
+) -> tuple[pa.RecordBatch, list[tuple[Parsed, RowError]]]:
+    """Label *rows*, as :func:`labelled` does, and return them as Arrow, and those that cannot be labelled.
+
+    Args:
+        file: the number of the file that they come from.
+
+    Raises:
+        DataError: a row is too long, and the policy is to end the run.
     """
-    for first in range(0, len(rows), ROWS):
-        yield from _batch(rows[first : first + ROWS], labeller)
-
-
-def _batch(rows: Sequence[Parsed], labeller: Labeller) -> Iterator[Labelling | RowError]:
     outlines = [_outline(row, labeller) for row in rows]
     counts = [len(outline.drafts) if isinstance(outline, Outline) else 0 for outline in outlines]
     drafts = [draft for outline in outlines if isinstance(outline, Outline) for draft in outline.drafts]
     columns = labeller.encoder.encode([draft.text for draft in drafts])
-    spans = [draft.spans for draft in drafts]
-    labels = label_columns(labeller.tokenizer, columns, spans, labeller.added_ids)
+    labels = label_columns(labeller.tokenizer, columns, [draft.spans for draft in drafts], labeller.added_ids)
+    tokens = _Tokens(columns.ids, labels.labels != IGNORE_INDEX, labels.weights)
     merged = _merged(columns, drafts)
-    lengths = np.diff(columns.rows).tolist()
-    for row, outline, count, end in zip(rows, outlines, counts, accumulate(counts), strict=True):
-        here = range(end - count, end)
-        if isinstance(outline, RowError):
-            yield outline
-            continue
-        refused = next((found[at] for at in here for found in (columns.refused, labels.refused) if at in found), None)
-        longest = max((lengths[at] for at in here), default=0)
-        limit = row.policy.max_length
-        if refused is not None:
-            yield refused
-        elif limit is not None and longest > limit:
-            yield _fitted(row, outline, labeller)
-        else:
-            outline.remarks[Remark.MERGED] += sum(merged[at] for at in here)
-            examples = [_example(drafts[at], at, columns, labels) for at in here]
-            yield Labelling(examples, outline.remarks, outline.details, longest)
+    refusals = {**columns.refused, **labels.refused}
+
+    owner = np.repeat(np.arange(len(rows)), counts)
+    lengths = np.diff(columns.rows)
+    longest = np.zeros(len(rows), np.int64)
+    np.maximum.at(longest, owner, lengths)
+    limits = np.array([row.policy.max_length or np.iinfo(np.int64).max for row in rows], np.int64)
+    became: dict[int, _Row] = {at: _Row(found) for at, found in enumerate(outlines) if isinstance(found, RowError)}
+    for draft in sorted(refusals, reverse=True):
+        became[int(owner[draft])] = _Row(refusals[draft])
+    for at in np.flatnonzero(longest > limits).tolist():
+        if at not in became:
+            became[at] = _fitted(rows[at], outlines[at], labeller)
+
+    remarks = _remarks(outlines, merged, owner, became)
+    plain = np.ones(len(rows), bool)
+    plain[list(became)] = False
+    for at, row in became.items():
+        longest[at] = row.fitted.longest if row.fitted else 0
+    tokens, borders, owner = _kept(tokens, columns.rows, owner, plain, became)
+    batch = _batch(rows, file, longest, tokens, borders, owner, remarks)
+    refused = [(rows[at], row.refused) for at, row in sorted(became.items()) if row.refused]
+    if refused:
+        batch = batch.filter(pa.array([at not in became or not became[at].refused for at in range(len(rows))]))
+    return batch, refused
 
 
 def _outline(row: Parsed, labeller: Labeller) -> Outline | RowError:
@@ -69,30 +96,22 @@ def _outline(row: Parsed, labeller: Labeller) -> Outline | RowError:
         return error
 
 
-def _fitted(row: Parsed, outline: Outline, labeller: Labeller) -> Labelling | RowError:
-    """Return the examples of a row that is too long."""
+def _fitted(row: Parsed, outline: Outline | RowError, labeller: Labeller) -> _Row:
+    """Return what becomes of a row that is too long.
+
+    Raises:
+        DataError: the policy is to end the run.
+    """
+    assert isinstance(outline, Outline)
     try:
-        return fit(labeller, row.conversation, labeller.tokenized(outline), row.policy)
+        return _Row(fitted=fit(labeller, row.conversation, labeller.tokenized(outline), row.policy))
+    except TooLongError as error:
+        raise DataError(f"{row.origin}: {error}") from None
     except RowError as error:
-        return error
+        return _Row(error)
 
 
-def _example(draft: Draft, at: int, columns: Columns, labels: LabelColumns) -> Labelled:
-    here = slice(columns.rows[at], columns.rows[at + 1])
-    weights = labels.weights[here].tolist() if draft.weighted and labels.weights is not None else None
-    return Labelled(
-        text=draft.text,
-        input_ids=columns.ids[here].tolist(),
-        labels=labels.labels[here].tolist(),
-        weights=weights,
-        offsets=[],
-        stops=[],
-        messages=draft.messages,
-        turns=tuple(message for message, _ in draft.begins),
-    )
-
-
-def _merged(columns: Columns, drafts: Sequence[Draft]) -> list[int]:
+def _merged(columns: Columns, drafts: Sequence[Draft]) -> Integers:
     """Return how many turns of each of *drafts* begin or end within a token."""
     owners = np.array([at for at, draft in enumerate(drafts) for _ in draft.edges], np.int64)
     edges = np.array([edge for draft in drafts for edge in draft.edges], np.int64).reshape(-1, 2)
@@ -100,5 +119,125 @@ def _merged(columns: Columns, drafts: Sequence[Draft]) -> list[int]:
     for characters in edges.T:
         after, until = columns.borders(owners, characters)
         crossed |= after < until
-    found: list[int] = np.bincount(owners[crossed], minlength=len(drafts)).tolist()
+    return np.bincount(owners[crossed], minlength=len(drafts))
+
+
+def _remarks(
+    outlines: Sequence[Outline | RowError], merged: Integers, owner: Integers, became: Mapping[int, _Row]
+) -> list[list[tuple[int, int, str | None]]]:
+    """Return for each row its remarks, as places in :data:`REMARKS`, with number of times and detail."""
+    found: list[list[tuple[int, int, str | None]]] = []
+    for draft in np.flatnonzero(merged).tolist():
+        outline = outlines[owner[draft]]
+        if isinstance(outline, Outline) and int(owner[draft]) not in became:
+            outline.remarks[Remark.MERGED] += int(merged[draft])
+    for at, outline in enumerate(outlines):
+        said = became[at].fitted if at in became else outline
+        here: list[tuple[int, int, str | None]] = []
+        if isinstance(said, (Outline, Labelling)) and said.remarks:
+            here = [
+                (REMARKS.index(remark), times, said.details.get(remark))
+                for remark, times in said.remarks.items()
+                if times
+            ]
+        found.append(here)
     return found
+
+
+def _kept(
+    tokens: _Tokens, borders: Integers, owner: Integers, plain: Flags, became: Mapping[int, _Row]
+) -> tuple[_Tokens, Integers, Integers]:
+    """Return the tokens of the examples that are kept: of *plain* rows as they are, of others as they were made to fit.
+
+    Only examples of which a token is trained are kept. Also returned are their borders among the tokens, and the
+    row of each.
+    """
+    trained = np.diff(np.concatenate([[0], np.cumsum(tokens.trained)])[borders])
+    kept = (trained > 0) & plain[owner]
+    fitted = [
+        (at, example) for at, row in became.items() if row.fitted for example in row.fitted.examples if example.trained
+    ]
+    if not fitted and kept.all():
+        return tokens, borders, owner
+    weighted = tokens.weights is not None or any(example.weights is not None for _, example in fitted)
+    pieces = [
+        (
+            int(owner[at]),
+            tokens.ids[first:last],
+            mask := tokens.trained[first:last],
+            mask.astype(np.float64) if tokens.weights is None else tokens.weights[first:last],
+        )
+        for at in np.flatnonzero(kept).tolist()
+        for first, last in [borders[at : at + 2]]
+    ]
+    for at, example in fitted:
+        mask = np.asarray(example.labels, np.int64) != IGNORE_INDEX
+        weights = mask.astype(np.float64) if example.weights is None else np.asarray(example.weights, np.float64)
+        pieces.append((at, np.asarray(example.input_ids, np.int32), mask, weights))
+    pieces.sort(key=lambda piece: piece[0])
+    rows, ids, masks, weighs = zip(*pieces, strict=True) if pieces else ((), (), (), ())
+    return (
+        _Tokens(
+            np.concatenate([np.empty(0, np.int32), *ids]),
+            np.concatenate([np.empty(0, bool), *masks]),
+            np.concatenate([np.empty(0), *weighs]) if weighted else None,
+        ),
+        np.array([0, *accumulate(map(len, ids))], np.int64),
+        np.array(rows, np.int64),
+    )
+
+
+def _batch(
+    rows: Sequence[Parsed],
+    file: int,
+    longest: Integers,
+    tokens: _Tokens,
+    borders: Integers,
+    owner: Integers,
+    remarks: list[list[tuple[int, int, str | None]]],
+) -> pa.RecordBatch:
+    """Return the columns of :data:`SCHEMA`."""
+    first = np.searchsorted(owner, np.arange(len(rows) + 1))
+    examples = pa.array(first.astype(np.int32))
+    places = pa.array(borders[first])
+    lengths = np.diff(borders).astype(np.int32)
+    trained = np.diff(np.concatenate([[0], np.cumsum(tokens.trained)])[borders]).astype(np.int32)
+    flat = [remark for row in remarks for remark in row]
+    said = SCHEMA.field("remarks").type.value_type
+    arrays = [
+        pa.array(np.full(len(rows), file, np.int32)),
+        pa.array([row.origin.line for row in rows], pa.int64()),
+        pa.array([row.key for row in rows], pa.binary(DIGEST)),
+        pa.array(_digests(tokens, lengths, borders, first), pa.binary(DIGEST)),
+        pa.array([any(REMARKS[kind] is Remark.TOO_LONG for kind, _, _ in row) for row in remarks], pa.bool_()),
+        pa.array(longest.astype(np.int32)),
+        pa.ListArray.from_arrays(examples, pa.array(lengths)),
+        pa.ListArray.from_arrays(examples, pa.array(trained)),
+        pa.LargeListArray.from_arrays(places, pa.array(tokens.ids)),
+        pa.LargeListArray.from_arrays(places, pa.array(tokens.trained)),
+        pa.nulls(len(rows), SCHEMA.field("weights").type)
+        if tokens.weights is None
+        else pa.LargeListArray.from_arrays(places, pa.array(tokens.weights)),
+        pa.ListArray.from_arrays(
+            pa.array([0, *accumulate(map(len, remarks))], pa.int32()),
+            pa.StructArray.from_arrays(
+                [pa.array([part[at] for part in flat], said[at].type) for at in range(3)], fields=list(said)
+            ),
+        ),
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
+
+
+def _digests(tokens: _Tokens, lengths: NDArray[np.int32], borders: Integers, first: Integers) -> list[bytes]:
+    """Return for each row the digest of its tokens, their labels and weights, and the borders of its examples."""
+    digests: list[bytes] = []
+    ids, trained, weights = tokens
+    for begin, end in zip(first[:-1].tolist(), first[1:].tolist(), strict=True):
+        here = slice(borders[begin], borders[end])
+        digest = blake2b(lengths[begin:end].data, digest_size=DIGEST)
+        digest.update(ids[here].data)
+        digest.update(trained[here].data)
+        if weights is not None and not np.array_equal(weights[here], trained[here]):
+            digest.update(weights[here].data)
+        digests.append(digest.digest())
+    return digests

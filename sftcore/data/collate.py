@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
 
 from sftcore.data.packing import join, weights_of
 from sftcore.types import IGNORE_INDEX, Example
@@ -41,18 +44,22 @@ class Collator:
             examples = [join(examples)]
         longest = max(len(example.input_ids) for example in examples)
 
-        def padded(rows: Sequence[Sequence[float]], fill: float, dtype: torch.dtype = torch.long) -> torch.Tensor:
-            return torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows], dtype=dtype)
+        def padded(rows: Iterable[ArrayLike], fill: float, dtype: str = "i8") -> torch.Tensor:
+            whole = np.full((len(examples), longest), fill, dtype)
+            for row, values in zip(whole, rows, strict=True):
+                here = np.asarray(values)
+                row[: len(here)] = here
+            return torch.from_numpy(whole)
 
         batch: dict[str, Any] = {
-            "input_ids": padded([example.input_ids for example in examples], self.pad_token_id),
-            "labels": padded([example.labels for example in examples], IGNORE_INDEX),
+            "input_ids": padded((example.input_ids for example in examples), self.pad_token_id),
+            "labels": padded((example.labels for example in examples), IGNORE_INDEX),
         }
         if self.packed:
             tails = [[*example.lengths, longest - len(example.input_ids)] for example in examples]
-            batch["position_ids"] = torch.tensor([[at for length in row for at in range(length)] for row in tails])
+            batch["position_ids"] = padded((np.concatenate([*map(np.arange, row)]) for row in tails), 0)
         else:
-            batch["attention_mask"] = padded([[1] * len(example.input_ids) for example in examples], 0)
+            batch["attention_mask"] = padded((np.ones(len(example.input_ids)) for example in examples), 0)
         if self.weighted:
-            batch["loss_weights"] = padded([weights_of(example) for example in examples], 0.0, torch.float32)
+            batch["loss_weights"] = padded((weights_of(example) for example in examples), 0.0, "f4")
         return batch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from sftcore.errors import RowError
@@ -23,6 +23,17 @@ class Columns:
         self._unseen = set(names)
         self._found: dict[str, None] = {}
 
+    @property
+    def seen(self) -> list[str]:
+        """The columns that rows had, until each that is renamed was among them."""
+        return list(map(str, self._found))
+
+    def saw(self, columns: Iterable[str]) -> None:
+        """Take note of *columns* that rows had elsewhere."""
+        if self._unseen:
+            self._found.update(dict.fromkeys(columns))
+            self._unseen -= self._found.keys()
+
     def rename(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return *row* under the new names.
 
@@ -32,8 +43,7 @@ class Columns:
         if not self._names:
             return row
         if self._unseen:
-            self._unseen -= row.keys()
-            self._found.update(dict.fromkeys(row))
+            self.saw(row)
         names = self._names
         renamed = {names.get(key, key): value for key, value in row.items()}
         if len(renamed) != len(row):
@@ -50,7 +60,7 @@ class Columns:
 
     def missing(self) -> Iterator[tuple[str, str]]:
         """Yield each column that no row has had, and which columns there were."""
-        found = list(map(str, self._found))
+        found = self.seen
         told = ", ".join(found[:SHOWN]) + (f" and {len(found) - SHOWN} more" if len(found) > SHOWN else "")
         for name in self._names:
             if name in self._unseen and found:

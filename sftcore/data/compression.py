@@ -24,27 +24,27 @@ def plain_suffix(path: Path) -> str:
     return Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix
 
 
-def open_bytes(path: Path) -> IO[bytes]:
-    """Open *path* for reading, de-compressed if its name says that it is compressed.
+def unpacked(path: Path, file: IO[bytes]) -> IO[bytes]:
+    """Return what is in *file*, opened at *path*, de-compressed if its name says that it is compressed.
 
     Raises:
-        OSError: it cannot be opened.
+        OSError: it cannot be read.
         DataError: it is a ``.zst`` file, and this pyarrow cannot read one.
     """
     if path.suffix == ".gz":
-        return cast("IO[bytes]", gzip.open(path))
+        return cast("IO[bytes]", gzip.open(file))
     if path.suffix == ".bz2":
-        return bz2.open(path)
+        return bz2.open(file)
     if path.suffix == ".xz":
-        return lzma.open(path)
+        return lzma.open(file)
     if path.suffix == ".zst":
-        return _open_zstd(path)
-    return path.open("rb")
+        return _unpacked_zstd(path, file)
+    return file
 
 
-def _open_zstd(path: Path) -> IO[bytes]:
+def _unpacked_zstd(path: Path, file: IO[bytes]) -> IO[bytes]:
     import pyarrow
 
     if not pyarrow.Codec.is_available("zstd"):
         raise DataError(f"data source {path}: this build of pyarrow has no zstd; unpack the file first")
-    return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))
+    return io.BufferedReader(pyarrow.input_stream(file, compression="zstd"))

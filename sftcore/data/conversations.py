@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from itertools import chain, islice
+from itertools import islice
 from typing import NamedTuple, cast
 
 from sftcore.components import Format
@@ -31,32 +29,72 @@ UNKNOWN = "unknown (auto)"
 class Parsed(NamedTuple):
     """A conversation, the place of its row, and what its source says of the tokens that are trained.
 
-    Rows of one content have one ``key``. ``times`` is how often the row stands in an epoch.
+    Rows of one content have one ``key``.
     """
 
     conversation: Conversation
     origin: Origin
     policy: Policy = Policy()
     key: bytes = b""
-    times: int = 1
+
+
+class Reader(NamedTuple):
+    """How the rows of a source are read.
+
+    ``chosen`` names the format, and says so if it was found by looking at the rows. ``place`` is where the source
+    stands in the configuration.
+    """
+
+    chosen: str
+    format: Format
+    policy: Policy
+    source: SourceConfig
+    place: Keys
+
+    def check_columns(self, columns: Columns, loaded: Loaded) -> None:
+        """Raise for a column that is renamed and that no row has had.
+
+        Raises:
+            ConfigError: there is one.
+        """
+        for name, found in columns.missing():
+            way = self.place if isinstance(loaded.document.data["data"][self.place[1]], list) else self.place[:-1]
+            problem = f"no row of {self.source.path} has this column; there are: {found}"
+            raise loaded.document.error((*way, "columns", name), problem)
+
+
+def reader_of(source: SourceConfig, place: Keys, loaded: Loaded, registry: Registry) -> Reader:
+    """Return how the rows of *source*, which stands at *place* of the configuration, are read.
+
+    A format that is found by looking at the rows is added to the selected plugins.
+
+    Raises:
+        DataError: the source cannot be read, or its format cannot be told.
+        ConfigError: it renames a column that no row has.
+    """
+    slot, policy = dotted((*place, "format")), loaded.config.data.policy(source)
+    if source.format != AUTO:
+        return Reader(loaded.selected[slot].name, cast("Format", source.format), policy, source, place)
+    columns = Columns(source.columns)
+    sample = [(origin, columns.look(row)) for origin, row in _sample(read(source, loaded.document))]
+    unknown = Reader(UNKNOWN, Format(), policy, source, place)
+    try:
+        found = detect(source.path, sample, registry)
+    except DataError:
+        unknown.check_columns(columns, loaded)
+        raise
+    if found is None:
+        return unknown
+    loaded.selected[slot], reader = found
+    return Reader(f"{loaded.selected[slot].name} (auto)", reader, policy, source, place)
 
 
 class Source(NamedTuple):
-    """What was read of one source.
-
-    ``chosen`` names the format, and says so if it was found by looking at the rows. Every row that was read is in
-    ``rows`` or in ``refused``.
-    """
+    """What was read of one source: every row is in ``rows`` or in ``refused``."""
 
     path: str
-    chosen: str
     rows: list[Parsed]
     refused: list[Refusal]
-
-    @property
-    def read(self) -> int:
-        """The number of rows that were read."""
-        return len(self.rows) + len(self.refused)
 
 
 def parse_sources(
@@ -67,9 +105,7 @@ def parse_sources(
     wanted: Callable[[Origin], bool] | None = None,
     limit: int | None = None,
 ) -> list[Source]:
-    """Read and parse the rows of *sources*, which stand at *keys* of the configuration.
-
-    A format that is found by looking at the rows is added to the selected plugins.
+    """Read and parse rows of *sources*, which stand at *keys* of the configuration, for a person to look at.
 
     Args:
         wanted: which rows are parsed; by default all.
@@ -81,32 +117,14 @@ def parse_sources(
     """
     parsed: list[Source] = []
     for index, source in enumerate(sources):
-        rows = read(source, loaded.document)
-        place = dotted((*keys, index, "format"))
+        reader = reader_of(source, (*keys, index), loaded, registry)
         columns = Columns(source.columns)
-        if source.format == AUTO:
-            sample = _sample(rows)
-            renamed = [(origin, columns.look(row)) for origin, row in sample]
-            try:
-                found_format = detect(source.path, renamed, registry)
-            except DataError:
-                _check_columns(columns, source, (*keys, index), loaded)
-                raise
-            rows = chain(sample, rows)
-            if found_format is None:
-                chosen, reader = UNKNOWN, Format()
-            else:
-                loaded.selected[place], reader = found_format
-                chosen = f"{loaded.selected[place].name} (auto)"
-        else:
-            reader = cast("Format", source.format)
-            chosen = loaded.selected[place].name
-        chosen_rows = islice((row for row in rows if wanted(row[0])) if wanted else rows, limit)
-        found = Source(source.path, chosen, [], [])
-        with _uncollected():
-            found.rows.extend(_parse(chosen_rows, reader, loaded.config.data.policy(source), found.refused, columns))
+        rows = read(source, loaded.document)
+        found = Source(source.path, [], [])
+        chosen = islice((row for row in rows if wanted(row[0])) if wanted else rows, limit)
+        found.rows.extend(parse(chosen, reader, found.refused, columns))
         if wanted is None and next(rows, None) is None:  # all were looked at
-            _check_columns(columns, source, (*keys, index), loaded)
+            reader.check_columns(columns, loaded)
         parsed.append(found)
     return parsed
 
@@ -121,42 +139,21 @@ def _sample(rows: Iterator[Row]) -> list[Row]:
     return sample
 
 
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Keep the garbage collector from looking through all rows again and again while there come more: twice as fast."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-def _check_columns(columns: Columns, source: SourceConfig, keys: Keys, loaded: Loaded) -> None:
-    """Raise for a column that is renamed and that no row of *source* has had."""
-    for name, found in columns.missing():
-        way = keys if isinstance(loaded.document.data["data"][keys[1]], list) else keys[:-1]
-        problem = f"no row of {source.path} has this column; there are: {found}"
-        raise loaded.document.error((*way, "columns", name), problem)
-
-
-def _parse(
-    rows: Iterable[Row], reader: Format, policy: Policy, refused: list[Refusal], columns: Columns
-) -> Iterator[Parsed]:
+def parse(rows: Iterable[Row], reader: Reader, refused: list[Refusal], columns: Columns) -> Iterator[Parsed]:
+    """Yield the conversations of *rows*; the bad ones among them are added to *refused*."""
     for origin, row in rows:
         if not isinstance(row, Mapping):
             refused.append(no_object(origin, row))
             continue
         try:
-            conversation = reader.read(columns.rename(row))
-            parsed = Parsed(conversation, origin, policy, content.key(conversation))
+            conversation = reader.format.read(columns.rename(row))
+            parsed = Parsed(conversation, origin, reader.policy, content.key(conversation))
         except RowError as error:
             refused.append(Refusal.of(origin, str(error), row))
         except RecursionError:
             refused.append(Refusal.of(origin, "is nested too deeply", row))
         except Exception as error:  # a plugin may fail in any way; the row is named all the same
-            reason = f"the format {type(reader).__name__} failed: {type(error).__name__}: {error}"
+            reason = f"the format {type(reader.format).__name__} failed: {type(error).__name__}: {error}"
             refused.append(Refusal.of(origin, reason, row))
         else:
             yield parsed

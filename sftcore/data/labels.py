@@ -1,38 +1,35 @@
-"""From parsed rows to labelled examples, with what became of each row."""
+"""What became of the labelled rows of a set, in numbers and words."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any
 
-from sftcore.data.batch import labelled, labelled_many
+import numpy as np
+
 from sftcore.data.conversations import Parsed
-from sftcore.data.refusals import Refusal, bad_rows
+from sftcore.data.examples import Examples, Part
+from sftcore.data.table import REMARKS
 from sftcore.errors import ConfigError, DataError, RowError
 from sftcore.report import count
-from sftcore.supervision import Labelled, Labeller, Remark, TooLongError
-from sftcore.types import Conversation, Example
+from sftcore.supervision import Labeller, Remark
+from sftcore.types import IGNORE_INDEX, Conversation, Example, Origin
 
 TRIED = 20
 """How many rows are tried before a template that labels no sample conversation is given up."""
 
-_MESSAGE = re.compile(r"^message \d+: ")
-
 
 @dataclass
 class Summary:
-    """What became of the rows of one set; ``rows`` is the sum of ``kept``, ``refused`` and ``dropped``."""
+    """What became of the rows of one set; ``rows`` is the sum of ``kept`` and ``dropped``."""
 
     rows: int = 0
-    """Rows that were labelled, each counted once: without bad rows, and rows that are in neither set."""
+    """Rows of the set, each counted once: without those that were refused, or are in neither set."""
     kept: int = 0
     """Rows of which at least one example is trained or evaluated."""
-    refused: dict[str, int] = field(default_factory=dict)
-    """Rows that cannot be labelled with certainty, by reason."""
     dropped: int = 0
     """Rows in which no token is trained, or none is left within ``max_length``."""
     too_long: int = 0
@@ -55,77 +52,69 @@ class Summary:
     """What is said of these rows."""
 
 
-def label(
-    rows: Sequence[Parsed], labeller: Labeller, name: str = "train", refusals: list[Refusal] | None = None
-) -> tuple[list[Example], Summary]:
-    """Tokenize *rows*, and label the tokens that the model must produce.
+def summarize(
+    parts: Sequence[Part], name: str, tokenizer: Any, shown: Callable[[Sequence[Origin]], Sequence[str]]
+) -> tuple[Examples, Summary]:
+    """Return the examples of a set, and what became of its rows.
 
     Args:
         name: of the set, as messages call it.
-        refusals: gets the rows that are refused, without what is in them.
+        tokenizer: tells what the tokens of an example say.
+        shown: returns how rows begin, for the message about a set of which nothing is trained.
 
     Raises:
-        DataError: nothing is left to train, or a row is too long and the policy is to end the run.
-        ConfigError: the chat template can label nothing.
+        DataError: nothing is left to train.
     """
-    summary = Summary(rows=len(rows))
-    check_template(rows, labeller)
-    made: list[tuple[Example, int]] = []
+    examples = Examples(parts)
+    rows = sum(len(part.rows) for part in parts)
+    summary = Summary(rows=rows, examples=len(examples))
     remarks: Counter[Remark] = Counter()
     details: dict[Remark, str] = {}
-    reasons: Counter[str] = Counter()
-    refused: list[Refusal] = []
-    for row, labelling in zip(rows, labelled_many(rows, labeller), strict=True):
-        if isinstance(labelling, TooLongError):
-            raise DataError(f"{row.origin}: {labelling}")
-        if isinstance(labelling, RowError):
-            refusal = Refusal.of(row.origin, str(labelling))
-            refused.append(refusal)
-            reasons[_MESSAGE.sub("", refusal.reason)] += 1
-            continue
-        remarks.update({remark: times for remark, times in labelling.remarks.items() if times})
-        for remark, detail in labelling.details.items():
-            details.setdefault(remark, f"{row.origin}: {detail}")
-        found = [example for example in labelling.examples if example.trained]
-        summary.longest = max([summary.longest, labelling.longest])
-        summary.kept += bool(found)
-        summary.dropped += not found
-        summary.too_long += not found and bool(labelling.remarks[Remark.TOO_LONG])
-        for example in found:
-            summary.worked_example = summary.worked_example or _worked(row, labeller)
-            summary.tokens += row.times * len(example.input_ids)
-            summary.trained += row.times * example.trained
-            length = len(example.input_ids)
-            made.append(
-                (Example(example.input_ids, example.labels, (length,), (row.origin,), example.weights), row.times)
-            )
-    assert summary.rows == summary.kept + len(refused) + summary.dropped, "a row has vanished"
-    examples = _repeated(made)
-    summary.examples = len(examples)
-    summary.refused = dict(reasons)
+    for part in parts:
+        table, here = part.table, part.rows
+        empty = table.examples[here] == 0
+        summary.kept += int((~empty).sum())
+        summary.dropped += int(empty.sum())
+        summary.too_long += int((empty & table.too_long[here]).sum())
+        summary.longest = max(summary.longest, int(table.longest[here].max(initial=0)))
+        _remarked(part, remarks, details)
+    summary.tokens, summary.trained = int(examples.lengths.sum()), int(examples.trained_tokens.sum())
     summary.remarks = {remark.name.lower(): times for remark, times in remarks.items()}
-    if refusals is not None:
-        refusals += refused
-    problems = [str(refusal) for refusal in refused]
-    summary.notes = list(_notes(summary, problems, remarks, details))
-    if rows and not examples:
-        raise DataError(("" if name == "train" else f"data.{name}: ") + _nothing_left(rows, summary, problems))
+    summary.notes = list(_notes(summary, remarks, details))
+    if len(examples):
+        summary.worked_example = _worked(examples[0], tokenizer)
+    elif rows:
+        raise DataError(("" if name == "train" else f"data.{name}: ") + _nothing_left(summary, parts, shown))
     return examples, summary
 
 
-def _repeated(made: Sequence[tuple[Example, int]]) -> list[Example]:
-    """Return the examples, each as often as it says; all of them before any stands a second time."""
-    rounds = max((times for _, times in made), default=0)
-    return [example for number in range(rounds) for example, times in made if number < times]
+def _remarked(part: Part, remarks: Counter[Remark], details: dict[Remark, str]) -> None:
+    """Add the remarks on the rows of *part*, and the first detail of each remark."""
+    noted = part.table.remarks
+    if not len(noted):
+        return
+    row, kind = noted["row"].to_numpy(), noted["remark"].to_numpy()
+    taken = np.isin(row, part.rows)
+    sums = np.bincount(kind[taken], weights=noted["times"].to_numpy()[taken], minlength=len(REMARKS))
+    told = taken & noted["detail"].is_valid().to_numpy()
+    for number in np.flatnonzero(sums).tolist():
+        remark = REMARKS[number]
+        remarks[remark] += int(sums[number])
+        first = np.flatnonzero(told & (kind == number))
+        if remark not in details and len(first):
+            details[remark] = f"{part.origin(row[first[0]])}: {noted['detail'][int(first[0])].as_py()}"
 
 
-def check_template(rows: Sequence[Parsed], labeller: Labeller) -> None:
+def check_template(rows: Iterable[Parsed], labeller: Labeller) -> None:
     """Find out at once if the chat template can label nothing.
 
+    Args:
+        rows: of which the first :data:`TRIED` are looked at, if the template labels no sample conversation.
+
     Raises:
-        ConfigError: neither a sample conversation nor any of the first *rows*; the message says why.
+        ConfigError: neither a sample conversation nor any of the first *rows* can be labelled; the message says why.
     """
-    if not rows or not labeller.problem:
+    if not labeller.problem:
         return
     reasons: list[str] = []
     for row in islice(rows, TRIED):
@@ -143,30 +132,21 @@ def check_template(rows: Sequence[Parsed], labeller: Labeller) -> None:
     )
 
 
-def _worked(row: Parsed, labeller: Labeller) -> dict[str, Any]:
-    """Return the first example of *row* as a person can read it."""
-    example = next(example for example in labelled(row, labeller).examples if example.trained)
+def _worked(example: Example, tokenizer: Any) -> dict[str, Any]:
+    """Return *example* as a person can read it."""
+
+    def said(tokens: list[int]) -> str:
+        return str(tokenizer.decode(tokens, clean_up_tokenization_spaces=False))
+
+    ids, labels = np.asarray(example.input_ids).tolist(), np.asarray(example.labels).tolist()
+    runs = [list(run) for trained, run in groupby(labels, key=lambda label: label != IGNORE_INDEX) if trained]
     return {
-        "source": str(row.origin),
-        "text": example.text,
-        "trained": trained_texts(example),
-        "tokens": len(example.input_ids),
-        "trained_tokens": example.trained,
+        "source": str(example.origins[0]),
+        "text": said(ids),
+        "trained": [said(run) for run in runs],
+        "tokens": len(ids),
+        "trained_tokens": sum(map(len, runs)),
     }
-
-
-def trained_texts(example: Labelled) -> list[str]:
-    """Return the stretches of text that are trained, for a tokenizer that tells where its tokens lie."""
-    texts: list[list[int]] = []
-    before = False
-    for (start, end), label in zip(example.offsets, example.labels, strict=False):
-        now = label >= 0
-        if now and before:
-            texts[-1][1] = max(texts[-1][1], end)
-        elif now:
-            texts.append([start, end])
-        before = now
-    return [example.text[start:end] for start, end in texts]
 
 
 def remarked(remarks: Mapping[Remark, int], details: Mapping[Remark, str]) -> Iterator[str]:
@@ -176,32 +156,25 @@ def remarked(remarks: Mapping[Remark, int], details: Mapping[Remark, str]) -> It
             yield remark.said(times) + (f"; {details[remark]}" if remark in details else "")
 
 
-def _notes(
-    summary: Summary, refused: Sequence[str], remarks: Mapping[Remark, int], details: Mapping[Remark, str]
-) -> Iterator[str]:
-    if refused:
-        yield f"{count(len(refused), 'row')} cannot be labelled with certainty, and left out:"
-        yield from (f"  {problem}" for problem in refused[:5])
-        if len(refused) > 5:
-            yield f"  ... and {len(refused) - 5} more; run.json has the reasons"
+def _notes(summary: Summary, remarks: Mapping[Remark, int], details: Mapping[Remark, str]) -> Iterator[str]:
     yield from remarked(remarks, details)
     if empty := summary.dropped - summary.too_long:
         yield f"{count(empty, 'row')} without a trained token"
 
 
-def _nothing_left(rows: Sequence[Parsed], summary: Summary, refused: Sequence[str]) -> str:
+def _nothing_left(
+    summary: Summary,
+    parts: Sequence[Part],
+    shown: Callable[[Sequence[Origin]], Sequence[str]],
+) -> str:
     """Return the message about a set in which nothing is trained, with three of its rows."""
-    if len(refused) == len(rows):
-        return bad_rows(list(refused))
-    shown = "\n  ".join(f"{row.origin}: {_beginning(row.conversation)}" for row in rows[:3])
+    first = "\n  ".join(shown([part.origin(row) for part in parts for row in part.rows[:3].tolist()][:3]))
     said = "".join(f"\n  {note}" for note in summary.notes if not note.startswith("  "))
-    limit = rows[0].policy.max_length
-    why = f"data.max_length is {limit}, the longest example has {count(summary.longest, 'token')}"
-    told = f"\n  {why}" if summary.too_long else ""
-    return f"no token of any row (of {len(rows)}) is trained; the first:\n  {shown}{said}{told}"
+    told = f"\n  the longest example has {count(summary.longest, 'token')}" if summary.too_long else ""
+    return f"no token of any row (of {summary.rows}) is trained; the first:\n  {first}{said}{told}"
 
 
-def _beginning(conversation: Conversation) -> str:
+def beginning(conversation: Conversation) -> str:
     """Return the roles of *conversation*, each with the beginning of its text."""
     return ", ".join(
         f"{message.role}{'' if message.train is None else f' (train: {str(message.train).lower()})'} "

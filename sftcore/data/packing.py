@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sftcore.data.bins import Bins, Rows
+from sftcore.data.examples import Examples
 from sftcore.types import IGNORE_INDEX, Example
 
 
@@ -17,7 +21,8 @@ class PackedSet(Sequence[Example]):
 
     def __init__(self, documents: Sequence[Example], max_length: int) -> None:
         self.documents = documents
-        self.bins = Bins([len(document.input_ids) for document in documents], max_length)
+        lengths = documents.lengths if isinstance(documents, Examples) else [len(part.input_ids) for part in documents]
+        self.bins = Bins(lengths, max_length)
         self.epoch = 0
         self._rows = self.bins.fixed()
 
@@ -26,6 +31,13 @@ class PackedSet(Sequence[Example]):
 
     def __getitem__(self, row: int | tuple[int, ...]) -> Example:  # type: ignore[override]  # nothing slices
         return join([self.documents[number] for number in (row if isinstance(row, tuple) else self._rows[row])])
+
+    @property
+    def weighted(self) -> bool:
+        """Whether any trained token weighs other than 1."""
+        if isinstance(self.documents, Examples):
+            return self.documents.weighted
+        return any(document.weights is not None for document in self.documents)
 
     def set_epoch(self, epoch: int) -> None:
         """Go to *epoch*; accelerate calls this before each, also where a run resumes in the middle of one."""
@@ -53,21 +65,26 @@ def join(parts: Sequence[Example]) -> Example:
     ``lengths`` keeps where each begins, from which the collator makes position ids that start anew.
     The first label of a document is ignored: no token of another document predicts it.
     """
-    labels: list[int] = []
-    for part in parts:
-        labels += [IGNORE_INDEX, *part.labels[1:]]
-    weighted = any(part.weights is not None for part in parts)
+    ids = np.concatenate([part.input_ids for part in parts])
+    labels = np.concatenate([part.labels for part in parts])
+    firsts = np.cumsum([0, *(len(part.input_ids) for part in parts)])[:-1]
+    labels[firsts] = IGNORE_INDEX
+    weights = None
+    if any(part.weights is not None for part in parts):
+        weights = np.concatenate([weights_of(part) for part in parts])
+        weights[firsts] = 0.0
     return Example(
-        input_ids=[token for part in parts for token in part.input_ids],
+        input_ids=ids,
         labels=labels,
         lengths=[length for part in parts for length in part.lengths],
         origins=[origin for part in parts for origin in part.origins],
-        weights=[weight for part in parts for weight in (0.0, *weights_of(part)[1:])] if weighted else None,
+        weights=weights,
     )
 
 
-def weights_of(example: Example) -> Sequence[float]:
+def weights_of(example: Example) -> NDArray[np.float64]:
     """Return what each token of *example* weighs in the loss, also where each trained one weighs 1."""
     if example.weights is not None:
-        return example.weights
-    return [float(label != IGNORE_INDEX) for label in example.labels]
+        return np.asarray(example.weights, np.float64)
+    trained: NDArray[np.bool_] = np.asarray(example.labels, np.int64) != IGNORE_INDEX
+    return trained.astype(np.float64)

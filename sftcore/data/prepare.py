@@ -2,191 +2,330 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-from itertools import chain
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
 from typing import NamedTuple
 
-from sftcore.config import DataConfig, EvalFraction, Loaded, SourceConfig
-from sftcore.data import refusals
+from sftcore.config import Loaded, SourceConfig
+from sftcore.data import identity, refusals
 from sftcore.data.account import Account, account
 from sftcore.data.bins import padding
-from sftcore.data.conversations import Parsed, Source, parse_sources
-from sftcore.data.evaluation import Parts, hold_back, keep_out
-from sftcore.data.labels import Summary, label
+from sftcore.data.blocks import blocks
+from sftcore.data.cache import Cache, Part, Stored, Totals, named
+from sftcore.data.columns import Columns
+from sftcore.data.conversations import Parsed, parse, parse_sources, reader_of
+from sftcore.data.examples import Examples
+from sftcore.data.labels import Summary, beginning, check_template, summarize
 from sftcore.data.packing import PackedSet
+from sftcore.data.progress import Progress
 from sftcore.data.refusals import Refusal
-from sftcore.data.sampling import draw, targets
+from sftcore.data.selection import Labelled, Selection, select
+from sftcore.data.sources import Reading, files_of, read
+from sftcore.data.work import Done, Task
+from sftcore.data.workers import Workers
 from sftcore.errors import DataError
 from sftcore.plugins import Registry
 from sftcore.report import count
 from sftcore.supervision import Labeller
-from sftcore.types import Example
+from sftcore.types import Origin
 
 
-class Rows(NamedTuple):
-    """The parsed rows of both sets, each once, and what became of the others that were read.
+class Source(NamedTuple):
+    """One source: how it is read, from where, and under which key its labelled rows are kept."""
 
-    ``dropped`` has the numbers of those that are in neither set, by reason, and ``notes`` what is said of all this.
-    """
-
-    train: list[Parsed]
-    eval: list[Parsed]
-    sources: list[Source]
-    dropped: dict[str, int]
-    notes: list[str]
+    task: Task
+    files: list[Path]
+    seen: list[list[int]]
+    reading: Reading
+    key: str
 
     @property
-    def read(self) -> int:
-        """The number of rows that were read."""
-        return sum(source.read for source in self.sources)
+    def path(self) -> str:
+        """Its path as the configuration has it."""
+        return self.task.reader.source.path
 
-    @property
-    def refused(self) -> list[Refusal]:
-        """The bad rows."""
-        return [refusal for source in self.sources for refusal in source.refused]
+    def check_unchanged(self) -> None:
+        """Raise if a file is not what it was when its bytes went into the key.
 
-    def fingerprint(self) -> str:
-        """Return a SHA-256 over all conversations, in order, and how they are trained."""
-        digest = hashlib.sha256()
-        for part in (self.train, self.eval):
-            for row in part:
-                digest.update(row.key)
-                digest.update(_training(row))
-            digest.update(b"|")
-        return f"sha256:{digest.hexdigest()}"
+        Raises:
+            DataError: one is not.
+        """
+        for file, seen in zip(self.files, self.seen, strict=True):
+            if identity.seen(file) != seen:
+                raise DataError(f"data source {file}: was changed while it was read; run again")
+
+    def check_columns(self, seen: Sequence[str], loaded: Loaded) -> None:
+        """Raise for a column that is renamed and that is not among those which rows had.
+
+        Raises:
+            ConfigError: there is one.
+        """
+        columns = Columns(self.task.reader.source.columns)
+        columns.saw(seen)
+        self.task.reader.check_columns(columns, loaded)
 
 
-def _training(row: Parsed) -> bytes:
-    """Return what the key of *row* does not say of it; nothing in most cases."""
-    marks = [(message.train, message.weight) for message in row.conversation.messages]
-    plain = not row.conversation.template_kwargs and row.times == 1 and set(marks) == {(None, 1.0)}
-    return b"" if plain else repr((marks, row.conversation.template_kwargs, row.times)).encode()
+class Read(NamedTuple):
+    """What was read of one source: number of rows, and of those that are refused, with the first of these."""
+
+    path: str
+    format: str
+    rows: int
+    bad: int
+    first_bad: list[Refusal]
+    unlabelled: int
+    first_unlabelled: list[Refusal]
 
 
 class Prepared(NamedTuple):
     """The examples of both sets, and what became of their rows.
 
-    ``refused`` are the bad rows, and those that the chat template cannot label: these without what is in them.
+    ``notes`` is what is said of how rows were chosen, ``fingerprint`` a SHA-256 over all labelled tokens, and
+    ``stored`` where these are.
     """
 
-    train: Sequence[Example]
-    eval: Sequence[Example]
+    train: Examples | PackedSet
+    eval: Examples | PackedSet
     train_summary: Summary
     eval_summary: Summary
-    refused: Sequence[Refusal] = ()
-    account: Account = Account()
+    sources: Sequence[Read]
+    account: Account
+    notes: Sequence[str]
+    fingerprint: str
+    stored: Sequence[tuple[Stored, Sequence[str]]]
+
+    def refused(self) -> Iterator[str]:
+        """Yield every row that was refused, as a line of ``quarantine.jsonl``."""
+        for stored, names in self.stored:
+            yield from stored.refused(names)
 
 
-def check_rows(loaded: Loaded, registry: Registry) -> Rows:
-    """Read and parse every row, and say which are trained, how often, and which are evaluated; needs no model.
+def prepare(
+    loaded: Loaded, registry: Registry, labeller: Labeller, progress: Progress | None = None, cache: Cache | None = None
+) -> Prepared:
+    """Label every row of all sources, unless that was done before, and choose those that are trained and evaluated.
 
     Raises:
-        DataError: more bad rows than ``data.max_bad_rows``, with file and line of each, or a set without rows.
-        ConfigError: a source renames a column that no row has.
+        DataError: more bad rows than ``data.max_bad_rows``, a set without rows, nothing that is trained, or a row that
+            is too long where the policy is to end the run.
+        ConfigError: a source renames a column that no row has, or the chat template can label nothing.
+        SftError: the labelled rows cannot be kept.
     """
-    config, seed = loaded.config.data, loaded.config.seed
-    sources = parse_sources(config.train, ("data", "train"), loaded, registry)
-    train: Parts = [source.rows for source in sources]
-    held_back: Parts = []
-    also: list[Source] = []
-    if isinstance(config.eval, list):
-        also = parse_sources(config.eval, ("data", "eval"), loaded, registry)
-        held_back = [source.rows for source in also]
-    refused = [refusal for source in (*sources, *also) for refusal in source.refused]
-    refusals.check(refused, sum(source.read for source in (*sources, *also)), config.max_bad_rows)
-    _check_left(train, "the training sources have no rows", refused)
-    _check_left(held_back, "data.eval: the sources have no rows", refused)
+    config = loaded.config.data
+    sources = _sources(loaded, registry, labeller)
+    check_template(_rows(sources, loaded), labeller)
+    stored = _stored(sources, loaded, labeller, progress or Progress(), cache or Cache())
+    _check_sets(stored, sources, len(config.train))
+    labelled = [Labelled(item.table, source.task.names) for item, source in zip(stored, sources, strict=True)]
+    chosen = select(labelled[: len(config.train)], labelled[len(config.train) :], config, loaded.config.seed)
 
-    dropped: dict[str, int] = {}
-    if isinstance(config.eval, EvalFraction):
-        train, held_back = hold_back(train, config.eval.fraction, seed)
-    elif also:
-        before = _size(train)
-        train = keep_out(train, held_back)
-        dropped["also in data.eval"] = before - _size(train)
-        _check_left(train, "every row of data.train is also in data.eval", [])
-    drawn, notes = _draw(train, config.train, seed, "an epoch")
-    if isinstance(config.eval, EvalFraction):
-        evaluated = _draw_alike(held_back, train, drawn, seed)
-    else:
-        evaluated, more = _draw(held_back, config.eval or [], seed, "the evaluation")
-        notes += more
-    dropped["not drawn"] = _size(train) - _size(drawn) + _size(held_back) - _size(evaluated)
-    return Rows(
-        list(chain.from_iterable(drawn)),
-        list(chain.from_iterable(evaluated)),
-        [*sources, *also],
-        {reason: number for reason, number in dropped.items() if number},
-        notes,
+    def shown(origins: Sequence[Origin]) -> list[str]:
+        return list(_beginnings(origins, loaded, registry))
+
+    train, train_summary = summarize(chosen.train, "train", labeller.tokenizer, shown)
+    held_back, eval_summary = summarize(chosen.eval, "eval", labeller.tokenizer, shown)
+    return Prepared(
+        train,
+        held_back,
+        train_summary,
+        eval_summary,
+        [_read(*item) for item in zip(sources, stored, strict=True)],
+        _account(stored, chosen, train_summary, eval_summary),
+        chosen.notes,
+        chosen.fingerprint(),
+        [(item, source.task.names) for item, source in zip(stored, sources, strict=True)],
     )
 
 
-def _check_left(parts: Parts, problem: str, refused: Sequence[Refusal]) -> None:
-    """Raise if *parts* are of sources, and none has a row."""
-    if parts and not any(parts):
-        raise DataError(refusals.bad_rows([str(refusal) for refusal in refused]) if refused else problem)
+def _sources(loaded: Loaded, registry: Registry, labeller: Labeller) -> list[Source]:
+    """Return all sources, those to train first."""
+    config = loaded.config.data
+    places: list[tuple[SourceConfig, str, int]] = [(source, "train", at) for at, source in enumerate(config.train)]
+    if isinstance(config.eval, list):
+        places += [(source, "eval", at) for at, source in enumerate(config.eval)]
+    found: list[Source] = []
+    for source, part, at in places:
+        files = files_of(source, loaded.document)
+        reader = reader_of(source, ("data", part, at), loaded, registry)
+        reading = Reading(source, files)
+        seen = [identity.seen(file) for file in files]
+        key = identity.key(reader, reading, files, labeller)
+        found.append(Source(Task(reader, reading.names), files, seen, reading, key))
+    return found
 
 
-def _draw(parts: Parts, sources: Sequence[SourceConfig], seed: int, whole: str) -> tuple[Parts, list[str]]:
-    """Return each of *parts* as its source says how often its rows stand in the *whole*, and what is said of it."""
-    wanted = targets([len(rows) for rows in parts], sources)
-    drawn: Parts = []
-    notes: list[str] = []
-    for rows, source, target in zip(parts, sources, wanted, strict=True):
-        if source.share is not None and not rows:
-            raise DataError(f"data source {source.path}: has no rows to train, and so cannot have a share of them")
-        drawn.append(draw(rows, target, seed) if rows else [])
-        if target != len(rows):
-            note = f"{source.path}: {len(drawn[-1]):,} of {count(len(rows), 'row')} drawn"
-            notes.append(f"{note}, as {target:,} of {sum(wanted):,} in {whole} ({target / sum(wanted):.1%})")
-    return drawn, notes
+def _rows(sources: Sequence[Source], loaded: Loaded) -> Iterator[Parsed]:
+    """Yield the rows of all sources."""
+    for source in sources:
+        reader = source.task.reader
+        yield from parse(read(reader.source, loaded.document), reader, [], Columns(reader.source.columns))
 
 
-def _size(parts: Parts) -> int:
-    return sum(map(len, parts))
+def _stored(
+    sources: Sequence[Source], loaded: Loaded, labeller: Labeller, progress: Progress, cache: Cache
+) -> list[Stored]:
+    """Return the labelled rows of *sources*; those that are not in *cache* are labelled now."""
+    limit = _Limit(loaded.config.data.max_bad_rows)
+    found: list[Stored] = []
+    with Workers([source.task for source in sources], labeller, loaded.config.data.workers) as workers:
+        for number, source in enumerate(sources):
+            maker = _Maker(number, source, workers, limit, progress)
+            about = {"source": source.path, "files": list(source.task.names), "format": source.task.reader.chosen}
+            try:
+                stored = cache.find(source.key) if limit.passed else cache.get(source.key, about, maker.label)
+                if stored is None:
+                    maker.look()
+            except _PassedError:
+                continue
+            if stored:
+                found.append(stored)
+                if not maker.begun:
+                    limit.add(stored.totals, source.task.names)
+    limit.check()
+    for source, stored in zip(sources, found, strict=True):
+        source.check_columns(stored.totals.seen, loaded)
+    return found
 
 
-def _draw_alike(held_back: Parts, train: Parts, drawn: Parts, seed: int) -> Parts:
-    """Return what is *held_back* of each source, drawn as its rows to *train* were, but no row more than once."""
-    alike: Parts = []
-    for rows, part, taken in zip(held_back, train, drawn, strict=True):
-        rate = min(1.0, sum(row.times for row in taken) / len(part)) if part else 1.0
-        alike.append(draw(rows, max(1, round(len(rows) * rate)), seed) if rows else [])
-    return alike
+class _PassedError(Exception):
+    """There are more bad rows than the run bears."""
 
 
-def prepare(rows: Rows, config: DataConfig, labeller: Labeller, batch_sizes: tuple[int, int]) -> Prepared:
-    """Return the examples that *rows* become.
+class _Limit:
+    """Counts the bad rows of all sources, and knows when they are too many."""
+
+    def __init__(self, most: float) -> None:
+        self._most = most
+        self._totals = Totals()
+        self._first: list[Refusal] = []
+
+    @property
+    def passed(self) -> bool:
+        """Whether there are too many, however many rows are still to come."""
+        return not 0 < self._most < 1 and sum(self._totals.bad.values()) > self._most
+
+    def add(self, totals: Totals, names: Sequence[str]) -> None:
+        """Count rows of a source whose files have these *names*."""
+        self._first = [*self._first, *named(totals.first_bad, names)][: refusals.SHOWN]
+        self._totals.add(totals)
+
+    def check(self) -> None:
+        """Raise if there are too many, with the first and the numbers of all."""
+        refusals.check(self._first, self._totals.bad, self._totals.read, self._most)
+
+
+class _Maker:
+    """Labels the rows of one source, or only looks for bad ones, once there are too many."""
+
+    def __init__(self, number: int, source: Source, workers: Workers, limit: _Limit, progress: Progress) -> None:
+        self._number = number
+        self._source = source
+        self._workers = workers
+        self._limit = limit
+        self._progress = progress
+        self.begun = False
+
+    def label(self, part: Part) -> None:
+        """Add to *part* the blocks that it lacks.
+
+        Raises:
+            DataError: a file was changed meanwhile, or as the workers raise it.
+            _PassedError: there are too many bad rows; all are counted.
+        """
+        self.begun = True
+        self._limit.add(part.totals, self._source.task.names)
+        whole = True
+        for done in self._done(part.blocks):
+            whole = whole and done.table is not None
+            if whole:
+                part.add(done)
+        self._source.check_unchanged()
+        if not whole:
+            raise _PassedError
+
+    def look(self) -> None:
+        """Look for bad rows in the whole source."""
+        for _ in self._done(0):
+            pass
+
+    def _done(self, first: int) -> Iterator[Done]:
+        self._progress.begin(self._source.path)
+        try:
+            rest = islice(blocks(self._number, self._source.reading), first, None)
+            for done in self._workers.map(rest, lambda: not self._limit.passed):
+                self._limit.add(Totals.of(done), self._source.task.names)
+                self._progress.done(done.share, done.read, done.tokens)
+                yield done
+        finally:
+            self._progress.end()
+
+
+def _check_sets(stored: Sequence[Stored], sources: Sequence[Source], train: int) -> None:
+    """Raise if a set has no row that could be read and labelled."""
+    for name, part in (("train", slice(None, train)), ("eval", slice(train, None))):
+        totals = Totals()
+        first: list[Refusal] = []
+        for item, source in zip(stored[part], sources[part], strict=True):
+            totals.add(item.totals)
+            first += named([*item.totals.first_bad, *item.totals.first_unlabelled], source.task.names)
+        refused = sum(totals.bad.values()) + sum(totals.unlabelled.values())
+        if refused and refused == totals.read:
+            prefix = "" if name == "train" else f"data.{name}: "
+            raise DataError(prefix + refusals.bad_rows([str(refusal) for refusal in first], refused))
+
+
+def _read(source: Source, stored: Stored) -> Read:
+    totals, names = stored.totals, source.task.names
+    return Read(
+        source.path,
+        source.task.reader.chosen,
+        totals.read,
+        sum(totals.bad.values()),
+        named(totals.first_bad, names),
+        sum(totals.unlabelled.values()),
+        named(totals.first_unlabelled, names),
+    )
+
+
+def _account(stored: Sequence[Stored], chosen: Selection, train: Summary, held_back: Summary) -> Account:
+    refused: Counter[str] = Counter()
+    for item in stored:
+        refused += Counter(item.totals.bad) + Counter(item.totals.unlabelled)
+    return account(sum(item.totals.read for item in stored), refused, chosen.dropped, train, held_back)
+
+
+def _beginnings(origins: Sequence[Origin], loaded: Loaded, registry: Registry) -> Iterator[str]:
+    """Yield how the rows at *origins* begin."""
+    config = loaded.config.data
+    for sources, part in ((config.train, "train"), (config.eval, "eval")):
+        if isinstance(sources, list):
+            wanted = set(origins)
+            found = parse_sources(sources, ("data", part), loaded, registry, wanted.__contains__, len(wanted))
+            yield from (f"{row.origin}: {beginning(row.conversation)}" for source in found for row in source.rows)
+
+
+def pack(prepared: Prepared, max_length: int, batch_sizes: tuple[int, int]) -> Prepared:
+    """Return *prepared* with its examples in rows that they share, and tell how full these are.
 
     Args:
         batch_sizes: of the batches that a device trains and evaluates on, in rows.
-
-    Raises:
-        DataError: nothing is left to train, or a row is too long and the policy is to end the run.
-        ConfigError: the chat template can label nothing.
     """
-    unlabelled: list[Refusal] = []
-    train, train_summary = label(rows.train, labeller, refusals=unlabelled)
-    held_back, eval_summary = label(rows.eval, labeller, "eval", unlabelled)
-    refused = [*rows.refused, *unlabelled]
-    became = account(rows.read, refused, rows.dropped, train_summary, eval_summary)
-    if not config.packing:
-        return Prepared(train, held_back, train_summary, eval_summary, refused, became)
-    return Prepared(
-        _packed(train, config.max_length, batch_sizes[0], train_summary),
-        _packed(held_back, config.max_length, batch_sizes[1], eval_summary),
-        train_summary,
-        eval_summary,
-        refused,
-        became,
+    return prepared._replace(
+        train=_packed(_unpacked(prepared.train), max_length, batch_sizes[0], prepared.train_summary),
+        eval=_packed(_unpacked(prepared.eval), max_length, batch_sizes[1], prepared.eval_summary),
     )
 
 
-def _packed(examples: list[Example], max_length: int, batch_size: int, summary: Summary) -> PackedSet:
-    """Return *examples* in rows that they share, and tell how full these are."""
+def _unpacked(examples: Examples | PackedSet) -> Examples:
+    assert isinstance(examples, Examples)
+    return examples
+
+
+def _packed(examples: Examples, max_length: int, batch_size: int, summary: Summary) -> PackedSet:
     packed = PackedSet(examples, max_length)
-    if examples:
+    if len(examples):
         fill, avoided = packed.bins.fill, padding(packed.bins.lengths, batch_size)
         summary.packing = {
             "rows_before": len(examples),

@@ -1,4 +1,4 @@
-"""Rows of one file, each with its place. A row that cannot be read concerns no other."""
+"""Rows of one file, each with its line or number. A row that cannot be read concerns no other."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from sftcore.data.compression import open_bytes
+from sftcore.data.compression import unpacked
 from sftcore.errors import DataError
 from sftcore.report import count
 from sftcore.types import Origin
@@ -19,6 +19,9 @@ from sftcore.types import Origin
 Row = tuple[Origin, Any]
 """Where a row was read, and what was read there: a dict, if the row is sound; :class:`UnreadableError`, if it could
 not be read at all."""
+
+Raw = tuple[int, Any]
+"""The line or number of a row in its file, from 1, and what was read there; as bytes, if it is still to be decoded."""
 
 
 class UnreadableError(ValueError):
@@ -56,23 +59,24 @@ _LENIENT = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
-def read_jsonl(path: Path) -> Iterator[Row]:
-    """Yield one row for each line that is not empty."""
-    decode = _STRICT.decode
-    name = str(path)
-    with open_bytes(path) as lines:
-        for number, line in enumerate(lines, start=1):
-            if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")
-            line = line.rstrip()
-            if not line:
-                continue
-            row: Any
-            try:
-                row = decode(line.decode())
-            except (ValueError, RecursionError) as error:
-                row = UnreadableError(_reason(error), line.decode(errors="backslashreplace"))
-            yield Origin(name, number), row
+def read_jsonl(path: Path, file: IO[bytes]) -> Iterator[Raw]:
+    """Yield each line that is not empty, as bytes: decoding it is the work of many processes."""
+    for number, line in enumerate(unpacked(path, file), start=1):
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        line = line.rstrip()
+        if line:
+            yield number, line
+
+
+def decoded(raw: Any) -> Any:
+    """Return the row that *raw* is, or the error that stands for it."""
+    if not isinstance(raw, bytes):
+        return raw
+    try:
+        return _STRICT.decode(raw.decode())
+    except (ValueError, RecursionError) as error:
+        return UnreadableError(_reason(error), raw.decode(errors="backslashreplace"))
 
 
 def _reason(error: ValueError | RecursionError) -> str:
@@ -86,14 +90,13 @@ def _reason(error: ValueError | RecursionError) -> str:
     return f"not valid JSON: {error.msg} at {line}column {error.colno}"
 
 
-def read_json(path: Path) -> Iterator[Row]:
+def read_json(path: Path, file: IO[bytes]) -> Iterator[Raw]:
     """Yield the items of one list; the number of a row is its place in it, since lines mean nothing there.
 
     Raises:
         DataError: the file is no list, or it cannot be told where an item of it ends.
     """
-    with open_bytes(path) as file:
-        content = file.read()
+    content = unpacked(path, file).read()
     try:
         text, clean = content.decode("utf-8-sig"), True
     except UnicodeDecodeError:
@@ -104,12 +107,12 @@ def read_json(path: Path) -> Iterator[Row]:
         if not text.startswith("[", begin):
             _LENIENT.decode(text)
             raise DataError(f"data source {path}: expected a list of objects")
-        yield from _items(text, begin + 1, str(path), clean)
+        yield from _items(text, begin + 1, clean)
     except (ValueError, RecursionError) as error:
         raise DataError(f"data source {path}: {_reason(error)} (one object a line? then name it .jsonl)") from None
 
 
-def _items(text: str, at: int, name: str, clean: bool) -> Iterator[Row]:
+def _items(text: str, at: int, clean: bool) -> Iterator[Raw]:
     """Yield the items of the list that begins in *text* before *at*; *clean* text has no bytes that are not UTF-8.
 
     Raises:
@@ -136,7 +139,7 @@ def _items(text: str, at: int, name: str, clean: bool) -> Iterator[Row]:
         if not more and not text.startswith("]", at):
             raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
         at = _after_space(text, at + 1)
-        yield Origin(name, number), row
+        yield number, row
     at = _after_space(text, at + 1) if not number else at
     if at != len(text):
         raise json.JSONDecodeError("Extra data", text, at)
@@ -154,39 +157,38 @@ def _after_space(text: str, at: int) -> int:
     return found.end()
 
 
-def read_csv(path: Path) -> Iterator[Row]:
+def read_csv(path: Path, file: IO[bytes]) -> Iterator[Raw]:
     """Yield one row for each after the header; its line is the one where it begins.
 
     Raises:
         DataError: the header cannot be used, or a quoted field never ends.
     """
-    with open_bytes(path) as file:
-        lines = _Lines(io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline=""))
-        csv.field_size_limit(1 << 30)  # the default refuses texts of 128 KiB
-        reader = csv.reader(lines, strict=True)
-        header: list[str] | None = None
-        while True:
-            line, lines.taken = reader.line_num + 1, []  # a row may have line breaks in its fields
-            try:
-                fields = next(reader)
-                "".join(fields).encode()
-            except StopIteration:
-                return
-            except (csv.Error, UnicodeEncodeError) as error:
-                if header is None or (lines.ended and isinstance(error, csv.Error)):
-                    raise DataError(f"data source {path}:{line}: {_csv_reason(error)}") from None
-                yield Origin(str(path), line), UnreadableError(_csv_reason(error), lines.raw())
-                continue
-            if header is None:
-                header = fields
-                for name in header:
-                    if header.count(name) > 1:
-                        raise DataError(f"data source {path}:{line}: the header has the column {name!r} twice")
-            elif len(fields) == len(header):
-                yield Origin(str(path), line), dict(zip(header, fields, strict=True))
-            elif fields:  # not an empty line
-                reason = f"the row has {count(len(fields), 'column')}, the header {len(header)}"
-                yield Origin(str(path), line), UnreadableError(reason, row=fields)
+    lines = _Lines(io.TextIOWrapper(unpacked(path, file), encoding="utf-8-sig", errors="surrogateescape", newline=""))
+    csv.field_size_limit(1 << 30)  # the default refuses texts of 128 KiB
+    reader = csv.reader(lines, strict=True)
+    header: list[str] | None = None
+    while True:
+        line, lines.taken = reader.line_num + 1, []  # a row may have line breaks in its fields
+        try:
+            fields = next(reader)
+            "".join(fields).encode()
+        except StopIteration:
+            return
+        except (csv.Error, UnicodeEncodeError) as error:
+            if header is None or (lines.ended and isinstance(error, csv.Error)):
+                raise DataError(f"data source {path}:{line}: {_csv_reason(error)}") from None
+            yield line, UnreadableError(_csv_reason(error), lines.raw())
+            continue
+        if header is None:
+            header = fields
+            for name in header:
+                if header.count(name) > 1:
+                    raise DataError(f"data source {path}:{line}: the header has the column {name!r} twice")
+        elif len(fields) == len(header):
+            yield line, dict(zip(header, fields, strict=True))
+        elif fields:  # not an empty line
+            reason = f"the row has {count(len(fields), 'column')}, the header {len(header)}"
+            yield line, UnreadableError(reason, row=fields)
 
 
 class _Lines:
@@ -212,7 +214,7 @@ def _csv_reason(error: csv.Error | UnicodeEncodeError) -> str:
     return f"not valid CSV: {error}" if isinstance(error, csv.Error) else "not valid UTF-8"
 
 
-def read_parquet(path: Path) -> Iterator[Row]:
+def read_parquet(path: Path, file: IO[bytes]) -> Iterator[Raw]:
     """Yield the rows of a table.
 
     Raises:
@@ -223,11 +225,11 @@ def read_parquet(path: Path) -> Iterator[Row]:
 
     number = 0
     try:
-        with pyarrow.parquet.ParquetFile(path) as table:
+        with pyarrow.parquet.ParquetFile(file) as table:
             for batch in table.iter_batches(batch_size=1024):
                 for row in batch.to_pylist():
                     number += 1
-                    yield Origin(str(path), number), without_nulls(row)
+                    yield number, without_nulls(row)
     except pyarrow.ArrowException as error:
         raise DataError(f"data source {path}: not a valid Parquet file: {error}") from None
 
@@ -239,7 +241,7 @@ def without_nulls(row: Any) -> Any:
     return [without_nulls(item) for item in row] if isinstance(row, list) else row
 
 
-READERS: Mapping[str, Callable[[Path], Iterator[Row]]] = {
+READERS: Mapping[str, Callable[[Path, IO[bytes]], Iterator[Raw]]] = {
     ".jsonl": read_jsonl,
     ".json": read_json,
     ".parquet": read_parquet,

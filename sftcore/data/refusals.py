@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -47,15 +47,9 @@ class Refusal(NamedTuple):
     def __str__(self) -> str:
         return f"{self.origin}: {self.reason}"
 
-    @property
-    def kind(self) -> str:
-        """The reason without the place within the row, so that like rows are counted together."""
-        return _PLACES.sub("", self.reason)
-
     def line(self) -> str:
-        """Return the row and why it is here, as one line of JSON."""
-        content = {"row": self.row} if self.raw is None else {"raw": self.raw}
-        values = {"source": str(self.origin), "reason": self.reason, **content}
+        """Return the reason and what is in the row, as one line of JSON."""
+        values = {"reason": self.reason, **({"row": self.row} if self.raw is None else {"raw": self.raw})}
         with _deep():
             text = json.dumps(values, ensure_ascii=False, default=str)
             try:
@@ -84,29 +78,35 @@ def no_object(origin: Origin, row: object) -> Refusal:
     return Refusal.of(origin, f"expected one JSON object, not {json_type(row)}{hint}", row)
 
 
-def bad_rows(problems: Sequence[str]) -> str:
-    """Return the message about *problems*, each ``file:line: reason``."""
-    more = f"\n  ... and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-    rows = "1 row" if len(problems) == 1 else f"{len(problems)} rows"
+def bad_rows(problems: Sequence[str], number: int | None = None) -> str:
+    """Return the message about *problems*, each ``file:line: reason``; the first of *number*, if that is given."""
+    number = number or len(problems)
+    more = f"\n  ... and {number - SHOWN} more" if number > SHOWN else ""
+    rows = count(number, "row")
     return f"{rows} cannot be used; mend or remove:\n  " + "\n  ".join(problems[:SHOWN]) + more
 
 
-def by_kind(refused: Iterable[Refusal]) -> dict[str, int]:
-    """Return the number of *refused* rows by reason, the most frequent first."""
-    return dict(Counter(refusal.kind for refusal in refused).most_common())
+def kind_of(reason: str) -> str:
+    """Return *reason* without the place within the row, so that like rows are counted together."""
+    return _PLACES.sub("", reason)
 
 
-def check(refused: Sequence[Refusal], read: int, most: float) -> None:
+def check(first: Sequence[Refusal], kinds: Mapping[str, int], read: int, most: float) -> None:
     """End the run if it bears no more than *most* bad rows: a number, or a share of the rows *read*.
+
+    Args:
+        first: the first of the bad rows, as many as are shown.
+        kinds: the number of bad rows by kind of reason.
 
     Raises:
         DataError: there are more; the first are listed, and all are counted by reason.
     """
-    if len(refused) <= (most * read if most < 1 else most):
+    refused = sum(kinds.values())
+    if refused <= (most * read if most < 1 else most):
         return
-    told = [bad_rows([str(refusal) for refusal in refused])]
-    if len(refused) > SHOWN:
-        kinds = by_kind(refused)
+    told = [bad_rows([str(refusal) for refusal in first], refused)]
+    if refused > SHOWN:
+        kinds = dict(Counter(kinds).most_common())
         told += [f"{number:>8,} x {kind}" for kind, number in list(kinds.items())[:SHOWN]]
         told += [f"{sum(list(kinds.values())[SHOWN:]):>8,} x other reasons"] if len(kinds) > SHOWN else []
         told += ["  data.max_bad_rows lets a run go on without bad rows"] if not most else []

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from sftcore.config import SourceConfig
-from sftcore.data.conversations import Parsed
+from sftcore.data.chance import Keys, numbers
+from sftcore.data.table import Integers
 
 
 def targets(sizes: Sequence[int], sources: Sequence[SourceConfig]) -> list[int]:
@@ -26,16 +28,12 @@ def targets(sizes: Sequence[int], sources: Sequence[SourceConfig]) -> list[int]:
     return [max(1, math.floor(rows + 0.5)) if size else 0 for rows, size in zip(wanted, sizes, strict=True)]
 
 
-def draw(rows: Sequence[Parsed], target: int, seed: int) -> list[Parsed]:
-    """Return *rows*, each as often as all others or once more, so that they are *target* together.
+def draw(keys: Keys, target: int, seed: int) -> Integers:
+    """Return how often each row stands in an epoch: all the same, or once more, so that they are *target* together.
 
     Which ones are taken more often, or are left out, is decided by content and *seed*, not by order.
     """
-    if target == len(rows):
-        return list(rows)
-    often, more = divmod(target, len(rows))
-    salt = f"draw {seed} ".encode()
-    order = sorted(range(len(rows)), key=lambda at: (hashlib.sha256(salt + rows[at].key).digest(), at))
-    chosen = set(order[:more])
-    times = [often + (at in chosen) for at in range(len(rows))]
-    return [row._replace(times=number) for row, number in zip(rows, times, strict=True) if number]
+    often, more = divmod(target, len(keys)) if len(keys) else (0, 0)
+    times = np.full(len(keys), often)
+    times[np.argsort(numbers(keys, f"draw {seed}"), kind="stable")[:more]] += 1
+    return times

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from sftcore.config import SourceConfig
 from sftcore.data.compression import COMPRESSED, DAMAGED, plain_suffix
-from sftcore.data.readers import READERS, Row, without_nulls
+from sftcore.data.readers import READERS, Row, decoded, without_nulls
 from sftcore.document import Document
 from sftcore.errors import DataError
 from sftcore.types import Origin
@@ -65,39 +66,81 @@ def _is_hub_id(text: str) -> bool:
     )
 
 
+class Reading:
+    """The rows of a source as they are read, in order, up to its limit.
+
+    Args:
+        files: of the source, as :func:`files_of` gives them.
+
+    Attributes:
+        names: of the files, or the id of the hub data set, as messages call them.
+    """
+
+    def __init__(self, source: SourceConfig, files: Sequence[Path]) -> None:
+        self.names = [str(file) for file in files] or [source.path]
+        self._source, self._files = source, files
+        self._hub = None if files else _load_hub(source)
+        self._before, self._whole = 0, sum(file.stat().st_size for file in files)
+        self._position: Callable[[], int] = lambda: 0
+
+    @property
+    def share(self) -> float:
+        """How much has been read, between 0 and 1, as the place in the files tells."""
+        return min(1.0, (self._before + self._position()) / (self._whole or 1))
+
+    @property
+    def fingerprint(self) -> str:
+        """What ``datasets`` identifies the rows of a hub data set by; '' for files."""
+        return "" if self._hub is None else str(self._hub._fingerprint)
+
+    def __iter__(self) -> Iterator[tuple[int, int, Any]]:
+        """Yield the number of a file, a line in it, and what was read there (see :data:`~sftcore.data.readers.Raw`).
+
+        Raises:
+            DataError: a file cannot be opened, or is no list of rows at all.
+        """
+        return islice(self._rows() if self._hub is None else self._hub_rows(), self._source.limit)
+
+    def _rows(self) -> Iterator[tuple[int, int, Any]]:
+        for number, path in enumerate(self._files):
+            try:
+                with path.open("rb") as file:
+                    self._position = file.tell
+                    for line, raw in READERS[plain_suffix(path)](path, file):
+                        yield number, line, raw
+                    self._position = lambda: 0
+            except DAMAGED as error:
+                raise DataError(f"data source {path} is damaged: {error}") from None
+            except OSError as error:
+                raise DataError(f"data source {path} cannot be read: {error}") from None
+            self._before += path.stat().st_size
+
+    def _hub_rows(self) -> Iterator[tuple[int, int, Any]]:
+        assert self._hub is not None
+        self._whole = len(self._hub)
+        for batch in self._hub.with_format("arrow").iter(batch_size=1024):
+            for row in batch.to_pylist():
+                self._before += 1
+                yield 0, self._before, without_nulls(row)
+
+
 def read(source: SourceConfig, document: Document) -> Iterator[Row]:
     """Yield the rows of *source*, in order, up to its limit.
 
     Raises:
         DataError: the source cannot be opened, or is no list of rows at all.
     """
-    return islice(_read(source, document), source.limit)
+    reading = Reading(source, files_of(source, document))
+    for file, line, raw in reading:
+        yield Origin(reading.names[file], line), decoded(raw)
 
 
-def _read(source: SourceConfig, document: Document) -> Iterator[Row]:
-    files = files_of(source, document)
-    if not files:
-        yield from _read_hub(source)
-    for file in files:
-        try:
-            yield from READERS[plain_suffix(file)](file)
-        except DAMAGED as error:
-            raise DataError(f"data source {file} is damaged: {error}") from None
-        except OSError as error:
-            raise DataError(f"data source {file} cannot be read: {error}") from None
-
-
-def _read_hub(source: SourceConfig) -> Iterator[Row]:
+def _load_hub(source: SourceConfig) -> Any:
     import datasets
 
     try:
-        rows = datasets.load_dataset(source.path, source.subset, split=source.split)
+        return datasets.load_dataset(source.path, source.subset, split=source.split)
     except Exception as error:  # the hub's client raises many kinds: no network, no such set, no access, ...
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
         part = f"subset '{source.subset}', split '{source.split}'" if source.subset else f"split '{source.split}'"
         raise DataError(f"data source {source.path}: no such file here, and no hub data set ({part}): {text}") from None
-    number = 0
-    for batch in rows.with_format("arrow").iter(batch_size=1024):
-        for row in batch.to_pylist():
-            number += 1
-            yield Origin(source.path, number), without_nulls(row)

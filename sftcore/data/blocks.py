@@ -1,0 +1,45 @@
+"""Blocks of rows: what one process labels at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from sftcore.data.sources import Reading
+
+ROWS = 2048
+"""How many rows a block has, at most."""
+
+BYTES = 1 << 24
+"""So many bytes of text end a block before, so that long rows do not fill the memory."""
+
+
+class Block(NamedTuple):
+    """Some rows of one file, in order.
+
+    Attributes:
+        source: the number of the source.
+        file: the number of the file in it.
+        rows: the line of each row, and what was read there (see :data:`~sftcore.data.readers.Raw`).
+        share: how much of the source is read with this block, between 0 and 1.
+    """
+
+    source: int
+    file: int
+    rows: list[tuple[int, Any]]
+    share: float
+
+
+def blocks(source: int, reading: Reading) -> Iterator[Block]:
+    """Yield all rows of a source; where blocks end depends on its rows, and on nothing else."""
+    rows: list[tuple[int, Any]] = []
+    here = size = 0
+    for file, line, raw in reading:
+        if file != here or len(rows) == ROWS or size >= BYTES:
+            if rows:
+                yield Block(source, here, rows, reading.share)
+            rows, size, here = [], 0, file
+        rows.append((line, raw))
+        size += len(raw) if isinstance(raw, bytes) else 0
+    if rows:
+        yield Block(source, here, rows, 1.0)

@@ -1,0 +1,383 @@
+"""Labelled rows on the disk, by the key of what they are made from: written whole, or not at all.
+
+A source has a folder, named by its key. While it is made the name ends in ``.part``; it holds shards of
+:data:`BLOCKS` blocks each, which stay there if the process ends, and are not made again. A shard counts once its
+``.json`` is there, which is written last; the folder, once it is renamed, which is done last of all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import pyarrow as pa
+
+from sftcore.data.refusals import SHOWN, Refusal, kind_of
+from sftcore.data.table import SCHEMA, Table
+from sftcore.data.work import Done
+from sftcore.errors import SftError
+from sftcore.paths import cache_folder
+from sftcore.report import say
+from sftcore.types import Origin
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+BLOCKS = 64
+"""How many blocks a shard has."""
+
+TOTALS, ABOUT, PART = "totals.json", "about.json", ".part"
+
+Bad = tuple[int, int, str]
+"""A row that is refused: the number of its file, its line, and the reason."""
+
+
+@dataclass
+class Totals:
+    """What became of rows, in numbers."""
+
+    read: int = 0
+    """Rows that were read."""
+    tokens: int = 0
+    """Tokens of their examples."""
+    bad: dict[str, int] = field(default_factory=dict)
+    """Rows that could not be read, by kind of reason."""
+    first_bad: list[Bad] = field(default_factory=list)
+    """The first of them, in order."""
+    unlabelled: dict[str, int] = field(default_factory=dict)
+    """Rows that cannot be labelled, by kind of reason."""
+    first_unlabelled: list[Bad] = field(default_factory=list)
+    """The first of them, in order."""
+    seen: list[str] = field(default_factory=list)
+    """Columns that rows had."""
+    size: int = 0
+    """Bytes of the tables."""
+
+    def add(self, other: Totals) -> None:
+        """Add what became of further rows."""
+        self.read += other.read
+        self.tokens += other.tokens
+        self.bad = dict(Counter(self.bad) + Counter(other.bad))
+        self.first_bad = [*self.first_bad, *other.first_bad][:SHOWN]
+        self.unlabelled = dict(Counter(self.unlabelled) + Counter(other.unlabelled))
+        self.first_unlabelled = [*self.first_unlabelled, *other.first_unlabelled][:SHOWN]
+        self.seen = list(dict.fromkeys([*self.seen, *other.seen]))
+        self.size += other.size
+
+    @classmethod
+    def of(cls, done: Done) -> Totals:
+        """Return what became of a block."""
+        return cls(
+            read=done.read,
+            tokens=done.tokens,
+            bad=_kinds(done.bad),
+            first_bad=_first(done.bad, done.file),
+            unlabelled=_kinds(done.unlabelled),
+            first_unlabelled=_first(done.unlabelled, done.file),
+            seen=done.seen,
+        )
+
+
+def _kinds(refused: Sequence[Refusal]) -> dict[str, int]:
+    return dict(Counter(kind_of(refusal.reason) for refusal in refused))
+
+
+def _first(refused: Sequence[Refusal], file: int) -> list[Bad]:
+    return [(file, refusal.origin.line, refusal.reason) for refusal in refused[:SHOWN]]
+
+
+def named(first: Sequence[Bad], names: Sequence[str]) -> list[Refusal]:
+    """Return what is in *first* with the *names* of the files."""
+    return [Refusal(Origin(names[file], line), reason) for file, line, reason in first]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The labelled rows of one source, whole.
+
+    Attributes:
+        folder: where they are.
+        totals: what became of all rows that were read.
+    """
+
+    folder: Path
+    totals: Totals
+
+    @classmethod
+    def open(cls, folder: Path) -> Stored | None:
+        """Return what is in *folder*; None if it is not there, or not whole, as after a loss of power."""
+        try:
+            totals = Totals(**json.loads((folder / TOTALS).read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+        shards = sorted(folder.glob("*.arrow"))
+        return cls(folder, totals) if sum(shard.stat().st_size for shard in shards) == totals.size else None
+
+    @cached_property
+    def table(self) -> Table:
+        """The rows that could be read, mapped into memory."""
+        return Table([batch for shard in sorted(self.folder.glob("*.arrow")) for batch in _batches(shard)])
+
+    def refused(self, names: Sequence[str]) -> Iterator[str]:
+        """Yield every row that was refused, as a line of ``quarantine.jsonl``."""
+        for path in sorted(self.folder.glob("*.refused")):
+            with path.open(encoding="utf-8") as lines:
+                for text in lines:
+                    file, line, content = text.split(" ", 2)
+                    yield f'{{"source": {json.dumps(f"{names[int(file)]}:{line}", ensure_ascii=False)}, {content[1:]}'
+
+
+def _batches(shard: Path) -> list[pa.RecordBatch]:
+    with pa.memory_map(str(shard)) as file:
+        reader = pa.ipc.open_file(file)
+        return [reader.get_batch(number) for number in range(reader.num_record_batches)]
+
+
+class Part:
+    """The folder of a source whose rows are being labelled; a context.
+
+    Attributes:
+        totals: what became of the rows of the finished shards.
+        blocks: how many blocks are in these.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.totals = Totals()
+        self._shards = 0
+        while (shard := self._read(self._shards)) is not None:
+            self.totals.add(shard)
+            self._shards += 1
+        self.blocks = self._shards * BLOCKS
+        self._shard = Totals()
+        self._open: tuple[IO[Any], Any, IO[str]] | None = None
+        self._written = 0
+
+    def __enter__(self) -> Part:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._open:
+            for file in (self._open[1], self._open[0], self._open[2]):
+                file.close()
+
+    def _path(self, ending: str, shard: int | None = None) -> Path:
+        return self.folder / f"{self._shards if shard is None else shard:05}{ending}"
+
+    def _read(self, shard: int) -> Totals | None:
+        """Return what became of the rows of a finished shard; None if there is none of this number."""
+        try:
+            return Totals(**json.loads(self._path(".json", shard).read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def add(self, done: Done) -> None:
+        """Add the next block."""
+        assert done.table is not None
+        if self._open is None:
+            file = self._path(".arrow").open("wb")
+            self._open = file, pa.ipc.new_file(file, SCHEMA), self._path(".refused").open("w", encoding="utf-8")
+            self._shard, self._written = Totals(), 0
+        self._open[1].write_batch(done.table)
+        self._open[2].writelines(f"{line}\n" for line in done.lines)
+        self._shard.add(Totals.of(done))
+        self._written += 1
+        if self._written == BLOCKS:
+            self._close()
+
+    def _close(self) -> None:
+        """Finish a shard."""
+        self.__exit__()
+        self._open = None
+        self._shard.size = self._path(".arrow").stat().st_size
+        _write(self._path(".json"), asdict(self._shard))
+        self.totals.add(self._shard)
+        self._shards += 1
+
+    def finish(self, folder: Path) -> None:
+        """Finish the last shard, and rename all to *folder*; if a whole one is there already, it stays."""
+        if self._open:
+            self._close()
+        _write(self.folder / TOTALS, asdict(self.totals))
+        if Stored.open(folder):
+            shutil.rmtree(self.folder)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+            self.folder.rename(folder)
+
+
+def _write(path: Path, values: Any) -> None:
+    """Write *values* as JSON, whole or not at all."""
+    staged = path.with_name(f"{path.name}.new")
+    staged.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
+    staged.replace(path)
+
+
+class Cache:
+    """All sources that were ever labelled here.
+
+    Raises:
+        SftError: its folder cannot be made.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder or cache_folder() / "data"
+        self._held: list[Lock] = []
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SftError(f"the cache {self.folder} cannot be made: {error.strerror}; set SFTCORE_CACHE") from None
+
+    def find(self, key: str) -> Stored | None:
+        """Return what is stored under *key*; None if it is not there."""
+        return Stored.open(self.folder / key)
+
+    def get(self, key: str, about: Mapping[str, Any], make: Callable[[Part], None]) -> Stored:
+        """Return what is stored under *key*; if it is not there, *make* it.
+
+        Of several processes one makes it, and the others wait. None removes it as long as this one lives.
+
+        Args:
+            about: what a list of the cache says of it.
+            make: adds all blocks after those that are there already.
+
+        Raises:
+            SftError: it cannot be written.
+        """
+        folder = self.folder / key
+        lock = Lock(folder.with_name(f"{key}.lock"))
+        while True:
+            self._wait(lock, about, shared=True)
+            if stored := Stored.open(folder):
+                self._held.append(lock)
+                with contextlib.suppress(OSError):
+                    os.utime(folder / ABOUT)
+                return stored
+            self._wait(lock, about, shared=False)
+            if not Stored.open(folder):
+                self._make(folder, lock, about, make)
+
+    def _wait(self, lock: Lock, about: Mapping[str, Any], shared: bool) -> None:
+        if not lock.take(shared, wait=False):
+            say("data", f"another process prepares {about.get('source', 'the same')}; waiting for it")
+            lock.take(shared)
+
+    def _make(self, folder: Path, lock: Lock, about: Mapping[str, Any], make: Callable[[Part], None]) -> None:
+        # where files cannot be locked, each process makes its own
+        part = folder.with_name(folder.name + ("" if lock.works else f".{platform.node()}-{os.getpid()}") + PART)
+        try:
+            with Part(part) as begun:
+                make(begun)
+                _write(part / ABOUT, about)
+                begun.finish(folder)
+        except OSError as error:
+            raise SftError(
+                f"the prepared data cannot be written to {self.folder}: {error.strerror}; make room with "
+                "`sft cache clean`, or set SFTCORE_CACHE"
+            ) from None
+
+    def items(self) -> list[Item]:
+        """Return everything in the cache, the last used first."""
+        found = [Item.of(path) for path in self.folder.iterdir() if path.is_dir()]
+        return sorted(found, key=lambda item: item.used, reverse=True)
+
+    def remove(self, item: Item) -> bool:
+        """Remove *item*; tell whether that was possible: no run uses it."""
+        name = item.folder.name.partition(".")[0]
+        lock = Lock(self.folder / f"{name}.lock")
+        if not lock.take(wait=False):
+            return False
+        gone = item.folder.with_name(f"{item.folder.name}.gone")
+        shutil.rmtree(gone, ignore_errors=True)
+        item.folder.rename(gone)  # else it would be there in parts
+        shutil.rmtree(gone)
+        lock.remove()
+        return True
+
+
+class Item(NamedTuple):
+    """One folder of the cache.
+
+    Attributes:
+        whole: whether it is finished.
+        used: when it was last used, in seconds since 1970.
+        size: in bytes.
+        about: what is known of it.
+    """
+
+    folder: Path
+    whole: bool
+    used: float
+    size: int
+    about: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, folder: Path) -> Item:
+        """Return what is in *folder*."""
+        about: dict[str, Any] = {}
+        used = folder.stat().st_mtime
+        with contextlib.suppress(OSError, ValueError):
+            about = json.loads((folder / ABOUT).read_text())
+            used = (folder / ABOUT).stat().st_mtime
+        stored = Stored.open(folder)
+        if stored:
+            about.update(rows=stored.totals.read, tokens=stored.totals.tokens)
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        return cls(folder, stored is not None and not folder.suffix, used, size, about)
+
+
+class Lock:
+    """A lock between processes, held until this one ends or gives it back.
+
+    On a file system that has no locks everything is allowed, and ``works`` is false.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: int | None = None
+        self.works = fcntl is not None
+
+    def take(self, shared: bool = False, wait: bool = True) -> bool:
+        """Take the lock, in place of what is held of it; tell whether it was free."""
+        if fcntl is None:
+            return True
+        while True:
+            if self._file is None:
+                self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(self._file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                return False
+            except OSError:
+                self.works = False
+                return True
+            if self._is_there():
+                return True
+            os.close(self._file)  # it was removed while we waited
+            self._file = None
+
+    def _is_there(self) -> bool:
+        assert self._file is not None
+        try:
+            return os.path.samestat(os.fstat(self._file), os.stat(self._path))
+        except FileNotFoundError:
+            return False
+
+    def remove(self) -> None:
+        """Give the lock back, and remove its file."""
+        self._path.unlink(missing_ok=True)
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None

@@ -1,0 +1,97 @@
+"""The processes that label blocks of rows, side by side, in order."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import chain, islice
+
+from sftcore.data.blocks import Block
+from sftcore.data.work import Done, Task, begin, call, work
+from sftcore.errors import SftError
+from sftcore.supervision import Labeller
+
+FEW = 3
+"""So many blocks are labelled in this process: to start others would take longer."""
+
+AHEAD = 2
+"""How many blocks wait for each process."""
+
+
+def cores() -> int:
+    """Return how many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Workers:
+    """Labels blocks in several processes; a context.
+
+    The processes are forked, so that they have the labeller without loading it again, and only on Linux, where that
+    is safe. Elsewhere, and for a few blocks, this process does it all.
+
+    Args:
+        processes: how many; by default one for each core.
+    """
+
+    def __init__(self, tasks: Sequence[Task], labeller: Labeller, processes: int | None = None) -> None:
+        self._tasks, self._labeller = tasks, labeller
+        self._processes = processes or cores()
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._pool:
+            processes = list((self._pool._processes or {}).values())
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            for process in processes:
+                process.kill()
+
+    def map(self, blocks: Iterable[Block], label: Callable[[], bool]) -> Iterator[Done]:
+        """Yield what becomes of each of *blocks*, in order; only a few of them are in memory at a time.
+
+        Args:
+            label: is asked before a block is begun whether its rows are labelled, or only looked through.
+
+        Raises:
+            DataError: a row is too long, and the policy is to end the run.
+            SftError: a process was killed.
+        """
+        rest = iter(blocks)
+        first = list(islice(rest, FEW + 1))
+        if sys.platform != "linux" or (self._pool is None and len(first) <= FEW):
+            yield from (work(block, self._tasks, self._labeller, label()) for block in chain(first, rest))
+            return
+        pool = self._pool or self._start()
+        waiting: deque[Future[Done]] = deque()
+        try:
+            for block in chain(first, rest):
+                waiting.append(pool.submit(call, block, label()))
+                if len(waiting) > AHEAD * self._processes:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BrokenProcessPool:
+            raise SftError(
+                "a process that prepares the data was killed, most likely because memory ran out; what is finished is "
+                "kept: run again, with a smaller data.workers"
+            ) from None
+
+    def _start(self) -> ProcessPoolExecutor:
+        gc.collect()
+        gc.freeze()  # else the first collection in each process copies all that they share
+        threads = max(1, cores() // self._processes)
+        self._pool = ProcessPoolExecutor(
+            self._processes,
+            multiprocessing.get_context("fork"),
+            initializer=begin,
+            initargs=(self._tasks, self._labeller, threads),
+        )
+        return self._pool

@@ -1,0 +1,45 @@
+"""What is said of prepared data at the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sftcore.data import Prepared
+from sftcore.data.refusals import Refusal
+from sftcore.report import count, say
+
+FEW = 5
+"""How many refused rows of a source are shown, where a run goes on without them."""
+
+
+def tell_read(prepared: Prepared) -> None:
+    """Say which rows were read, with the first refused ones of each source, and how they are used."""
+    for source in prepared.sources:
+        refused = f", {source.bad:,} refused:" if source.bad else ""
+        say("data", f"{source.path}: {count(source.rows, 'row')}, format {source.format}{refused}")
+        _tell_first(source.first_bad, source.bad)
+        if source.unlabelled:
+            say("data", f"{count(source.unlabelled, 'row')} cannot be labelled with certainty, and left out:")
+            _tell_first(source.first_unlabelled, source.unlabelled)
+    for note in prepared.notes:
+        say("data", note)
+
+
+def _tell_first(first: Sequence[Refusal], number: int) -> None:
+    for refusal in first[:FEW]:
+        say("data", f"  {refusal}")
+    if number > FEW:
+        say("data", f"  ... and {number - FEW:,} more")
+
+
+def tell_prepared(prepared: Prepared) -> None:
+    """Say what became of the rows."""
+    for name, summary in (("train", prepared.train_summary), ("eval", prepared.eval_summary)):
+        if summary.rows:
+            share = summary.trained / max(summary.tokens, 1)
+            rows, tokens = count(summary.kept, "row"), count(summary.tokens, "token")
+            more = f" in {count(summary.examples, 'example')}" if summary.examples != summary.kept else ""
+            say(name, f"{rows}{more}, {tokens}, {summary.trained:,} of them trained ({share:.0%})")
+        for note in summary.notes:
+            say(name, note)
+    say("rows", str(prepared.account))
