@@ -7,7 +7,9 @@ import dataclasses
 import io
 import json
 import os
+import shutil
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,10 +18,15 @@ from sftcore import __version__
 from sftcore.errors import ConfigError, DataError, PluginError, SftError
 
 if TYPE_CHECKING:
+    from sftcore.config import Loaded
+    from sftcore.data import Prepared
     from sftcore.document import Document
     from sftcore.plugins import Registry
 
 DEFAULT_CONFIG = "config/finetune.yaml"
+
+PREPARING = ("run", "prepare", "stats", "preview")
+"""Commands that read a configuration and its data, and take ``KEY=VALUE``."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,7 +51,7 @@ def _dispatch(argv: list[str]) -> int:
     argv = _take_local_rank(argv)
     registry: Registry | None = None
     flags: dict[str, str] = {}
-    if argv[:1] in (["run"], ["preview"]):
+    if argv and argv[0] in PREPARING:
         from sftcore.plugins import Registry
 
         registry = Registry.discover()
@@ -54,7 +61,7 @@ def _dispatch(argv: list[str]) -> int:
         parser.error(f"give the command first: sft run {' '.join(argv)}")
     options, rest = parser.parse_known_args(argv)
     # overrides may stand anywhere between the flags, which argparse's positionals cannot
-    takes_overrides = options.command in ("run", "preview")
+    takes_overrides = options.command in PREPARING
     strangers = [word for word in rest if not takes_overrides or word.startswith("-") or "=" not in word]
     if takes_overrides and strangers and not any(word.startswith("-") for word in strangers):
         parser.error(f"'{strangers[0]}': expected KEY=VALUE, for example training_args.max_steps=20")
@@ -63,9 +70,12 @@ def _dispatch(argv: list[str]) -> int:
     if options.command == "run":
         assert registry is not None
         return _run(options, rest, registry, flags, argv)
-    if options.command == "preview":
+    if options.command in PREPARING:
         assert registry is not None
-        return _preview(options, rest, registry)
+        command = {"prepare": _prepare, "stats": _stats, "preview": _preview}[options.command]
+        return command(options, rest, registry)
+    if options.command == "cache":
+        return _cache(options)
     if options.command == "list-plugins":
         from sftcore.plugins import Registry
 
@@ -113,6 +123,40 @@ def _parser(backend_flags: dict[str, str]) -> argparse.ArgumentParser:
         run.add_argument(
             f"--{name}", metavar="FILE", help=f"use the {name} backend, with this file as its configuration"
         )
+
+    prepare = commands.add_parser(
+        "prepare",
+        help="label the data, and do nothing else",
+        usage="sft prepare [options] [KEY=VALUE ...]",
+        description="Read, label and tokenize the data of a run, which then finds them in the cache. Needs no GPU.",
+        allow_abbrev=False,
+    )
+    _add_config(prepare)
+
+    stats = commands.add_parser(
+        "stats",
+        help="show how long examples are, and what max_length costs",
+        usage="sft stats [options] [KEY=VALUE ...]",
+        description="Show how long the examples of the training data are, how much of them is trained, and what "
+        "max_length and packing would cost.",
+        allow_abbrev=False,
+    )
+    _add_config(stats)
+    stats.add_argument("--json", action="store_true", help="print a JSON object")
+
+    cache = commands.add_parser(
+        "cache",
+        help="show or remove prepared data",
+        description="Show or remove prepared data; docs/data.md tells what is kept.",
+        allow_abbrev=False,
+    )
+    actions = cache.add_subparsers(dest="action", metavar="ACTION", required=True)
+    listed = actions.add_parser("list", help="show what is there, the last used first", allow_abbrev=False)
+    listed.add_argument("--json", action="store_true", help="print a JSON list of objects")
+    clean = actions.add_parser("clean", help="remove what no run uses", allow_abbrev=False)
+    clean.add_argument(
+        "--unused", type=float, default=0.0, metavar="DAYS", help="only what was not used for so many days"
+    )
 
     preview = commands.add_parser(
         "preview",
@@ -182,21 +226,99 @@ def _run(
     return run(document, registry, argv)
 
 
-def _preview(options: argparse.Namespace, overrides: list[str], registry: Registry) -> int:
-    from sftcore import preview
+def _loaded(options: argparse.Namespace, overrides: list[str], registry: Registry) -> Loaded:
+    """Return the configuration that a command names, with what it overrides."""
     from sftcore.config import load
     from sftcore.document import Document
     from sftcore.paths import locate
-    from sftcore.report import quiet_libraries, say, warn
-    from sftcore.samples import samples
+    from sftcore.report import quiet_libraries
 
-    if options.n < 1:
-        raise ConfigError(f"-n {options.n}: how many rows? at least 1")
     quiet_libraries()
     document = Document.load(Path(locate(options.config)))
     for assignment in overrides:
         document.override(assignment)
-    found = samples(load(document, registry, os.environ), registry, options.n, options.source)
+    return load(document, registry, os.environ)
+
+
+def _prepared(loaded: Loaded, registry: Registry) -> Prepared:
+    """Return the prepared data of a configuration, and say what became of its rows."""
+    from sftcore.chat_template import serving
+    from sftcore.data import Progress, prepare
+    from sftcore.report import say
+    from sftcore.telling import tell_read
+
+    served = serving(loaded)
+    say("template", served.template.reason)
+    prepared = prepare(loaded, registry, served.labeller, Progress())
+    tell_read(prepared)
+    return prepared
+
+
+def _prepare(options: argparse.Namespace, overrides: list[str], registry: Registry) -> int:
+    from sftcore.data import pack
+    from sftcore.report import say
+    from sftcore.telling import tell_prepared
+    from sftcore.training_args import batch_sizes
+
+    loaded = _loaded(options, overrides, registry)
+    prepared = _prepared(loaded, registry)
+    if loaded.config.data.packing:
+        prepared = pack(prepared, loaded.config.data.max_length, batch_sizes(loaded))
+    tell_prepared(prepared)
+    for folder in dict.fromkeys(str(stored.folder) for stored, _ in prepared.stored):
+        say("kept", folder)
+    return 0
+
+
+def _stats(options: argparse.Namespace, overrides: list[str], registry: Registry) -> int:
+    from sftcore import stats
+    from sftcore.data import unpacked
+    from sftcore.training_args import batch_sizes
+
+    loaded = _loaded(options, overrides, registry)
+    examples, length = _prepared(loaded, registry).train, loaded.config.data.max_length
+    size = batch_sizes(loaded)[0]
+    found = stats.stats(unpacked(examples), length, size)
+    if options.json:
+        print(json.dumps(stats.as_json(found), indent=2))
+    else:
+        _print(stats.terminal(found, length, size, shutil.get_terminal_size().columns))
+    return 0
+
+
+def _cache(options: argparse.Namespace) -> int:
+    from sftcore.data.cache import Cache
+    from sftcore.report import size_of
+
+    cache = Cache()
+    items = cache.items()
+    if options.action == "list":
+        if options.json:
+            print(json.dumps([item.listed() for item in items], indent=2, ensure_ascii=False))
+        else:
+            _print("\n".join([*map(str, items), f"{size_of(sum(item.size for item in items))} in {cache.folder}"]))
+        return 0
+    freed, kept = 0, 0
+    for item in items:
+        if time.time() - item.used < options.unused * 86400:
+            continue
+        if cache.remove(item):
+            freed += item.size
+        else:
+            kept += 1
+    in_use = f"; {kept} in use, and kept" if kept else ""
+    print(f"{size_of(freed)} freed in {cache.folder}{in_use}")
+    return 0
+
+
+def _preview(options: argparse.Namespace, overrides: list[str], registry: Registry) -> int:
+    from sftcore import preview
+    from sftcore.report import say, warn
+    from sftcore.samples import samples
+
+    if options.n < 1:
+        raise ConfigError(f"-n {options.n}: how many rows? at least 1")
+    found = samples(_loaded(options, overrides, registry), registry, options.n, options.source)
     say("template", found.template)
     for problem in found.bad:
         warn(f"left out, because it is a bad row: {problem}")
@@ -221,11 +343,16 @@ def _preview(options: argparse.Namespace, overrides: list[str], registry: Regist
         for example, origin in found.shown:
             print(json.dumps(preview.as_json(example, origin)))
     else:
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that knows no Unicode
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-        print(preview.terminal(found.shown, found.tokenizer, colour=colour, borders=options.tokens))
+        _print(preview.terminal(found.shown, found.tokenizer, colour=colour, borders=options.tokens))
     return 0
+
+
+def _print(text: str) -> None:
+    """Print *text*, also on a terminal that knows no Unicode."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    print(text)
 
 
 def _override_trackers(document: Document, names: list[str]) -> None:

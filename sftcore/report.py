@@ -30,6 +30,15 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def size_of(number: int) -> str:
+    """Return a *number* of bytes as people read it: ``1.5 MB``."""
+    size, units = float(number), ["bytes", "kB", "MB", "GB", "TB"]
+    while size >= 1000 and len(units) > 1:
+        size /= 1000
+        units.pop(0)
+    return f"{size:.0f} {units[0]}" if units[0] == "bytes" else f"{size:.1f} {units[0]}"
+
+
 def quiet_libraries() -> None:
     """Leave the terminal to the run: of the libraries only errors show."""
     logging.disable(logging.WARNING)

@@ -48,6 +48,9 @@ def run(document: Document, registry: Registry, argv: Sequence[str]) -> int:
         _become(command)
     say("template", served.template.reason)
     tell_read(prepared)
+    if loaded.config.data.packing:
+        prepared = pack(prepared, loaded.config.data.max_length, training_args.batch_sizes(loaded))
+    tell_prepared(prepared)
 
     import torch
     import transformers
@@ -59,10 +62,6 @@ def run(document: Document, registry: Registry, argv: Sequence[str]) -> int:
     transformers.utils.logging.disable_progress_bar()
     base, tokenizer, template, labeller = served
     args = training_args.build(loaded, cpu, bool(prepared.eval), os.environ)
-    if loaded.config.data.packing:
-        batch_sizes = (args.per_device_train_batch_size, args.per_device_eval_batch_size)
-        prepared = pack(prepared, loaded.config.data.max_length, batch_sizes)
-    tell_prepared(prepared)
 
     folder = _output_folder(args.output_dir)
     resume = checkpoint.resume_from(args, folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import transformers
@@ -44,6 +45,18 @@ def check_given(loaded: Loaded) -> dict[str, Any]:
             ("training_args", "train_sampling_strategy"), f"'{strategy}' does not work here; use 'packing'"
         )
     return check(transformers.TrainingArguments, given, document, ("training_args",), elsewhere=ELSEWHERE)
+
+
+def batch_sizes(loaded: Loaded) -> tuple[int, int]:
+    """Return how many rows a batch has that a device trains on, and one that it evaluates on.
+
+    Raises:
+        ConfigError: as :func:`check_given`.
+    """
+    given = check_given(loaded)
+    defaults = {field.name: field.default for field in fields(transformers.TrainingArguments)}
+    train, held_back = (f"per_device_{part}_batch_size" for part in ("train", "eval"))
+    return int(given.get(train, defaults[train])), int(given.get(held_back, defaults[held_back]))
 
 
 def build(loaded: Loaded, cpu: bool, has_eval: bool, environ: Mapping[str, str]) -> transformers.TrainingArguments:

@@ -5,7 +5,7 @@ from sftcore.data.conversations import parse_sources
 from sftcore.data.examples import Examples
 from sftcore.data.labels import Summary
 from sftcore.data.packing import PackedSet, Shuffled, join
-from sftcore.data.prepare import Prepared, pack, prepare
+from sftcore.data.prepare import Prepared, pack, prepare, unpacked
 from sftcore.data.progress import Progress
 
 __all__ = [
@@ -20,4 +20,5 @@ __all__ = [
     "pack",
     "parse_sources",
     "prepare",
+    "unpacked",
 ]

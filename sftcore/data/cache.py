@@ -15,6 +15,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -26,7 +27,7 @@ from sftcore.data.table import SCHEMA, Table
 from sftcore.data.work import Done
 from sftcore.errors import SftError
 from sftcore.paths import cache_folder
-from sftcore.report import say
+from sftcore.report import count, say, size_of
 from sftcore.types import Origin
 
 try:
@@ -336,6 +337,17 @@ class Item(NamedTuple):
             about.update(rows=stored.totals.read, tokens=stored.totals.tokens)
         size = sum(file.stat().st_size for file in folder.iterdir())
         return cls(folder, stored is not None and not folder.suffix, used, size, about)
+
+    def listed(self) -> dict[str, Any]:
+        """Return it as ``--json`` prints it."""
+        used = datetime.fromtimestamp(self.used, timezone.utc).isoformat(timespec="seconds")
+        return {"key": self.folder.name, "whole": self.whole, "used": used, "bytes": self.size, **self.about}
+
+    def __str__(self) -> str:
+        used = datetime.fromtimestamp(self.used).strftime("%Y-%m-%d %H:%M")
+        state = f"{count(self.about.get('rows', 0), 'row')}" if self.whole else "unfinished"
+        source = self.about.get("source", "")
+        return f"{self.folder.name[:12]}  {used}  {size_of(self.size):>9}  {state:>16}  {source}"
 
 
 class Lock:

@@ -83,6 +83,21 @@ class Examples(Sequence[Example]):
         return self._of_each("trained_tokens")
 
     @property
+    def before(self) -> Integers:
+        """Of each example its tokens; of one whose row has a longer one that was made to fit, those of that."""
+        return np.maximum(self.lengths, self._longest)
+
+    @cached_property
+    def _longest(self) -> Integers:
+        found = np.zeros(len(self), np.int64)
+        for number, part in enumerate(self.parts):
+            here = np.flatnonzero(self._owners == number)
+            row = part.table.row_of[self._numbers[here]]
+            alone = part.table.examples[row] == 1
+            found[here[alone]] = part.table.longest[row[alone]]
+        return found
+
+    @property
     def weighted(self) -> bool:
         """Whether any trained token weighs other than 1."""
         return any(part.table.weighted for part in self.parts)

@@ -313,12 +313,13 @@ def pack(prepared: Prepared, max_length: int, batch_sizes: tuple[int, int]) -> P
         batch_sizes: of the batches that a device trains and evaluates on, in rows.
     """
     return prepared._replace(
-        train=_packed(_unpacked(prepared.train), max_length, batch_sizes[0], prepared.train_summary),
-        eval=_packed(_unpacked(prepared.eval), max_length, batch_sizes[1], prepared.eval_summary),
+        train=_packed(unpacked(prepared.train), max_length, batch_sizes[0], prepared.train_summary),
+        eval=_packed(unpacked(prepared.eval), max_length, batch_sizes[1], prepared.eval_summary),
     )
 
 
-def _unpacked(examples: Examples | PackedSet) -> Examples:
+def unpacked(examples: Examples | PackedSet) -> Examples:
+    """Return *examples*, which are not packed yet."""
     assert isinstance(examples, Examples)
     return examples
 

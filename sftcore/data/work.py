@@ -110,6 +110,7 @@ def begin(tasks: Sequence[Task], labeller: Labeller, threads: int) -> None:
     """Make this process, which was forked to work, ready: it ends with its parent, and leaves signals to it."""
     global _here
     _here = tasks, labeller
+    vars(labeller).pop("encoder", None)  # its threads are in the parent
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
     os.environ["RAYON_NUM_THREADS"] = str(threads)
     end_with_parent()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import os
+from importlib.metadata import version
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +17,11 @@ class Accelerator(Protocol):
 
     Attributes:
         name: of the library, as messages call it.
+        version: of the library; a proof is remembered for one version, and for '' not at all.
     """
 
     name: str
+    version: str
 
     def encode(self, texts: list[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Return the ids of all *texts*, none added, and the ``len(texts) + 1`` borders between the texts in them."""
@@ -32,20 +36,26 @@ class Fastokens:
 
     Raises:
         ImportError: it is not installed.
-        ValueError: it does not know this kind of tokenizer.
+        ValueError: it does not know this kind of tokenizer, or was used before this process was forked.
     """
 
     name = "fastokens"
+    _process: ClassVar[int | None] = None
+    """Where its threads are; a process that is forked from there has none of them, and would wait for ever."""
 
     def __init__(self, tokenizer: Any) -> None:
         import fastokens
 
+        if self._process not in (None, os.getpid()):
+            raise ValueError("its threads are in another process")
+        self.version = version("fastokens")
         self._split = bool(tokenizer.split_special_tokens)
         self._tokenizer = fastokens.Tokenizer.from_json_str(tokenizer.backend_tokenizer.to_str())
         self._tokenizer.no_truncation()
 
     def encode(self, texts: list[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Return the ids of all *texts* and their borders."""
+        Fastokens._process = os.getpid()
         ids, borders = self._tokenizer.encode_batch_flat(texts, split_special_tokens=self._split)
         return np.frombuffer(ids, np.uint32).view(np.int32), np.frombuffer(borders, np.uint64).astype(np.int64)
 

@@ -13,12 +13,16 @@ from sftcore.encoding.accelerator import Accelerator, find_accelerator
 from sftcore.encoding.columns import Columns, Integers
 from sftcore.encoding.lengths import byte_lengths, trims
 from sftcore.encoding.proof import characters, sample, situations, vocabulary
+from sftcore.encoding.proofs import Proof, Proofs
 from sftcore.encoding.single import Encoded, encode, utf8
 from sftcore.errors import RowError
 from sftcore.report import warn
 
 WORTH = 5_000_000
 """How many characters are encoded before an accelerator is tried: the proof takes about as long as these."""
+
+EARLIER = 20
+"""So many times earlier is an accelerator tried that was proven for this tokenizer before, on this machine."""
 
 SHARE = 64
 """Of so many texts one is encoded twice while an accelerator runs."""
@@ -41,15 +45,21 @@ class Encoder:
         tokenizer: a tokenizer of transformers, which is not changed from then on.
         find: returns an accelerator for it, or None.
         worth: in place of :data:`WORTH`.
+        proofs: remembers what was proven; then an accelerator is used from the first batch on.
     """
 
     def __init__(
-        self, tokenizer: Any, find: Callable[[Any], Accelerator | None] = find_accelerator, worth: int = WORTH
+        self,
+        tokenizer: Any,
+        find: Callable[[Any], Accelerator | None] = find_accelerator,
+        worth: int = WORTH,
+        proofs: Proofs | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._find: Callable[[Any], Accelerator | None] | None = find
         self._accelerator: Accelerator | None = None
         self._worth = worth
+        self._proofs = proofs
         self._texts = 0
         self._characters = 0
         self._direct = bool(getattr(tokenizer, "is_fast", False)) and self._is_plain()
@@ -98,14 +108,28 @@ class Encoder:
         """Tell whether an accelerator is at hand, and prove it if it is time to."""
         if self._lengths is None:
             return False
-        if self._find and self._characters + sum(map(len, texts)) >= self._worth:
-            find, self._find = self._find, None
-            self._accelerator = find(self._tokenizer)
-            if self._accelerator:
-                backend = self._backend()
-                probes = [*situations(backend), *characters(), *vocabulary(backend), *sample(texts)]
-                self._try([text for text in probes if self._lengths.cover(text)], share=1)
+        if self._find:
+            characters = self._characters + sum(map(len, texts))
+            backend = self._backend()
+            proof = self._proofs.of(backend) if self._proofs and characters >= self._worth // EARLIER else None
+            if characters >= self._worth or proof:
+                find, self._find = self._find, None
+                self._accelerator = find(self._tokenizer)
+                if self._accelerator:
+                    self._prove(backend, texts, proof)
         return self._accelerator is not None
+
+    def _prove(self, backend: Any, texts: list[str], proof: Proof | None) -> None:
+        """Compare what the accelerator gives for *texts* and, unless there is a *proof*, for all that may differ."""
+        assert self._accelerator
+        assert self._lengths
+        probes = sample(texts)
+        known = proof is not None and proof.holds(self._accelerator)
+        if not known:
+            probes += [*situations(backend), *characters(), *vocabulary(backend)]
+        self._try([text for text in probes if self._lengths.cover(text)], share=1)
+        if self._accelerator and self._proofs and not known:
+            self._proofs.add(backend, self._accelerator)
 
     def _try(self, texts: list[str], share: int) -> Tokens | None:
         """Return what the accelerator gives; None if it has to be left.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from sftcore.encoding import Encoder
+from sftcore.encoding import Encoder, Proofs
 from sftcore.errors import RowError
 from sftcore.supervision.draft import Draft, Outline
 from sftcore.supervision.habits import CALLING, SAMPLES, learn
@@ -125,7 +125,7 @@ class Labeller:
     @cached_property
     def encoder(self) -> Encoder:
         """What tokenizes many texts at once; made when it is first asked for."""
-        return Encoder(self.tokenizer)
+        return Encoder(self.tokenizer, proofs=Proofs())
 
     def _fields(self, message: Message) -> dict[str, Any]:
         return as_template_gets_it(message, self._text_arguments)
