@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from sftcore.data.compression import open_bytes
+from sftcore.data.jsonline import STRICT, decode, reason_of
 from sftcore.errors import DataError
 from sftcore.report import count
 from sftcore.types import Origin
@@ -35,55 +35,28 @@ class UnreadableError(ValueError):
         self.row = row
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice in an object")
-    return found
-
-
-def _no_number(text: str) -> Any:
-    raise ValueError(f"{text} is no number in JSON")
-
-
-def _finite(text: str) -> float:
-    return number if math.isfinite(number := float(text)) else _no_number(text)
-
-
-_STRICT = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_number, parse_float=_finite)
 _LENIENT = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 def read_jsonl(path: Path) -> Iterator[Row]:
     """Yield one row for each line that is not empty."""
-    decode = _STRICT.decode
     name = str(path)
     with open_bytes(path) as lines:
         for number, line in enumerate(lines, start=1):
             if number == 1:
                 line = line.removeprefix(b"\xef\xbb\xbf")
             line = line.rstrip()
-            if not line:
-                continue
-            row: Any
-            try:
-                row = decode(line.decode())
-            except (ValueError, RecursionError) as error:
-                row = UnreadableError(_reason(error), line.decode(errors="backslashreplace"))
-            yield Origin(name, number), row
+            if line:
+                yield Origin(name, number), read_line(line)
 
 
-def _reason(error: ValueError | RecursionError) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return f"not valid UTF-8: {error.reason} at byte {error.start + 1}"
-    if isinstance(error, RecursionError):
-        return "not valid JSON: nested too deeply"
-    if not isinstance(error, json.JSONDecodeError):
-        return f"not valid JSON: {error}"
-    line = f"line {error.lineno}, " if error.lineno > 1 else ""  # each row of .jsonl is its first line
-    return f"not valid JSON: {error.msg} at {line}column {error.colno}"
+def read_line(line: bytes) -> Any:
+    """Return the row that *line* says, or :class:`UnreadableError` in its place."""
+    try:
+        return decode(line)
+    except (ValueError, RecursionError) as error:
+        return UnreadableError(reason_of(error), line.decode(errors="backslashreplace"))
 
 
 def read_json(path: Path) -> Iterator[Row]:
@@ -106,7 +79,7 @@ def read_json(path: Path) -> Iterator[Row]:
             raise DataError(f"data source {path}: expected a list of objects")
         yield from _items(text, begin + 1, str(path), clean)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"data source {path}: {_reason(error)} (one object a line? then name it .jsonl)") from None
+        raise DataError(f"data source {path}: {reason_of(error)} (one object a line? then name it .jsonl)") from None
 
 
 def _items(text: str, at: int, name: str, clean: bool) -> Iterator[Row]:
@@ -123,14 +96,14 @@ def _items(text: str, at: int, name: str, clean: bool) -> Iterator[Row]:
         begin = at
         row: Any
         try:
-            row, at = _STRICT.raw_decode(text, begin)
+            row, at = STRICT.raw_decode(text, begin)
             if not clean:
                 text[begin:at].encode()
         except UnicodeEncodeError:
             row = UnreadableError("not valid UTF-8", _escaped(text[begin:at]))
         except ValueError as error:
             _, at = _LENIENT.raw_decode(text, begin)
-            row = UnreadableError(_reason(error), _escaped(text[begin:at]))
+            row = UnreadableError(reason_of(error), _escaped(text[begin:at]))
         at = _after_space(text, at)
         more = text.startswith(",", at)
         if not more and not text.startswith("]", at):
