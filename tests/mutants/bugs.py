@@ -500,7 +500,7 @@ PROOF = [
         told="A plan is used for a text with words that the template looks for.",
         seen="",
         file="sftcore/supervision/plans.py",
-        old="if words in content:",
+        old="if asked in content:",
         new="if False:",
         tests=(f"{_PLANS}::test_blind_templates",),
     ),
