@@ -39,7 +39,7 @@ def role_of(spelling: object) -> Role:
     raise RowError(f"unknown role {spelling!r}{hint or f' (known: {known})'}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Message:
     """One turn, in the fields that Hugging Face chat templates read."""
 
@@ -64,7 +64,7 @@ class Message:
         return fields
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Conversation:
     """The messages of one row, and what the chat template gets beside them."""
 
