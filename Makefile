@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 CONSTRAINTS := constraints.txt
 
-.PHONY: help demo test gpu mutants lint bench setup setup-dev clean
+.PHONY: help demo test gpu chaos mutants lint bench setup setup-dev clean
 
 help:            ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -18,6 +18,9 @@ test: $(VENV)/.dev    ## set up and run the tests
 
 gpu: $(VENV)/.dev     ## run the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu
+
+chaos: $(VENV)/.dev   ## kill preparations at random moments, many times: each has to end with the right data
+	$(BIN)/python -m pytest -m chaos
 
 mutants: $(VENV)/.dev ## put bugs of the past back, one at a time: each has to turn the tests red
 	$(BIN)/python tests/mutants

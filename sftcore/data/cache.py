@@ -110,20 +110,22 @@ class Stored:
     Attributes:
         folder: where they are.
         totals: what became of all rows that were read.
+        lock: keeps others from removing them as long as this is in use.
     """
 
     folder: Path
     totals: Totals
+    lock: Lock | None = None
 
     @classmethod
-    def open(cls, folder: Path) -> Stored | None:
+    def open(cls, folder: Path, lock: Lock | None = None) -> Stored | None:
         """Return what is in *folder*; None if it is not there, or not whole, as after a loss of power."""
         try:
             totals = Totals(**json.loads((folder / TOTALS).read_text()))
         except (OSError, ValueError, TypeError):
             return None
         shards = sorted(folder.glob("*.arrow"))
-        return cls(folder, totals) if sum(shard.stat().st_size for shard in shards) == totals.size else None
+        return cls(folder, totals, lock) if sum(shard.stat().st_size for shard in shards) == totals.size else None
 
     @cached_property
     def table(self) -> Table:
@@ -235,7 +237,6 @@ class Cache:
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or cache_folder() / "data"
-        self._held: list[Lock] = []
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -248,7 +249,7 @@ class Cache:
     def get(self, key: str, about: Mapping[str, Any], make: Callable[[Part], None]) -> Stored:
         """Return what is stored under *key*; if it is not there, *make* it.
 
-        Of several processes one makes it, and the others wait. None removes it as long as this one lives.
+        Of several processes one makes it, and the others wait. Nobody removes it as long as the answer is in use.
 
         Args:
             about: what a list of the cache says of it.
@@ -261,8 +262,7 @@ class Cache:
         lock = Lock(folder.with_name(f"{key}.lock"))
         while True:
             self._wait(lock, about, shared=True)
-            if stored := Stored.open(folder):
-                self._held.append(lock)
+            if stored := Stored.open(folder, lock):
                 with contextlib.suppress(OSError):
                     os.utime(folder / ABOUT)
                 return stored
@@ -351,14 +351,14 @@ class Item(NamedTuple):
 
 
 class Lock:
-    """A lock between processes, held until this one ends or gives it back.
+    """A lock between processes, held as long as this object is in use.
 
     On a file system that has no locks everything is allowed, and ``works`` is false.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file: int | None = None
+        self._file: IO[bytes] | None = None
         self.works = fcntl is not None
 
     def take(self, shared: bool = False, wait: bool = True) -> bool:
@@ -367,7 +367,7 @@ class Lock:
             return True
         while True:
             if self._file is None:
-                self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+                self._file = self._path.open("ab")
             try:
                 fcntl.flock(self._file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
@@ -377,19 +377,21 @@ class Lock:
                 return True
             if self._is_there():
                 return True
-            os.close(self._file)  # it was removed while we waited
-            self._file = None
+            self._give_back()  # it was removed while we waited
 
     def _is_there(self) -> bool:
         assert self._file is not None
         try:
-            return os.path.samestat(os.fstat(self._file), os.stat(self._path))
+            return os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
         except FileNotFoundError:
             return False
 
     def remove(self) -> None:
         """Give the lock back, and remove its file."""
         self._path.unlink(missing_ok=True)
+        self._give_back()
+
+    def _give_back(self) -> None:
         if self._file is not None:
-            os.close(self._file)
+            self._file.close()
             self._file = None

