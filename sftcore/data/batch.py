@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from sftcore.data.arrays import digests, flags, large_lists, lists, numbers, strings
 from sftcore.data.conversations import Parsed
 from sftcore.data.table import DIGEST, REMARKS, SCHEMA, Flags, Integers
 from sftcore.encoding import Columns
@@ -85,7 +86,7 @@ def tabulate(
     batch = _batch(rows, file, longest, tokens, borders, owner, remarks)
     refused = [(rows[at], row.refused) for at, row in sorted(became.items()) if row.refused]
     if refused:
-        batch = batch.filter(pa.array([at not in became or not became[at].refused for at in range(len(rows))]))
+        batch = batch.filter(flags([at not in became or not became[at].refused for at in range(len(rows))]))
     return batch, refused
 
 
@@ -198,39 +199,43 @@ def _batch(
 ) -> pa.RecordBatch:
     """Return the columns of :data:`SCHEMA`."""
     first = np.searchsorted(owner, np.arange(len(rows) + 1))
-    examples = pa.array(first.astype(np.int32))
-    places = pa.array(borders[first])
     lengths = np.diff(borders).astype(np.int32)
-    trained = np.diff(np.concatenate([[0], np.cumsum(tokens.trained)])[borders]).astype(np.int32)
-    flat = [remark for row in remarks for remark in row]
-    said = SCHEMA.field("remarks").type.value_type
+    trained = np.diff(np.concatenate([[0], np.cumsum(tokens.trained)])[borders])
+    too_long = [any(REMARKS[kind] is Remark.TOO_LONG for kind, _, _ in row) for row in remarks]
+    weights = SCHEMA.field("weights").type
     arrays = [
-        pa.array(np.full(len(rows), file, np.int32)),
-        pa.array([row.origin.line for row in rows], pa.int64()),
-        pa.array([row.key for row in rows], pa.binary(DIGEST)),
-        pa.array(_digests(tokens, lengths, borders, first), pa.binary(DIGEST)),
-        pa.array([any(REMARKS[kind] is Remark.TOO_LONG for kind, _, _ in row) for row in remarks], pa.bool_()),
-        pa.array(longest.astype(np.int32)),
-        pa.ListArray.from_arrays(examples, pa.array(lengths)),
-        pa.ListArray.from_arrays(examples, pa.array(trained)),
-        pa.LargeListArray.from_arrays(places, pa.array(tokens.ids)),
-        pa.LargeListArray.from_arrays(places, pa.array(tokens.trained)),
-        pa.nulls(len(rows), SCHEMA.field("weights").type)
+        numbers(np.full(len(rows), file), pa.int32()),
+        numbers([row.origin.line for row in rows], pa.int64()),
+        digests([row.key for row in rows]),
+        digests(_digests(tokens, lengths, borders, first)),
+        flags(too_long),
+        numbers(longest, pa.int32()),
+        lists(first, numbers(lengths, pa.int32())),
+        lists(first, numbers(trained, pa.int32())),
+        large_lists(borders[first], numbers(tokens.ids, pa.int32())),
+        large_lists(borders[first], flags(tokens.trained)),
+        pa.nulls(len(rows), weights)
         if tokens.weights is None
-        else pa.LargeListArray.from_arrays(places, pa.array(tokens.weights)),
-        pa.ListArray.from_arrays(
-            pa.array([0, *accumulate(map(len, remarks))], pa.int32()),
-            pa.StructArray.from_arrays(
-                [pa.array([part[at] for part in flat], said[at].type) for at in range(3)], fields=list(said)
-            ),
-        ),
+        else large_lists(borders[first], numbers(tokens.weights, pa.float64())),
+        _remarked(remarks),
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
 
 
+def _remarked(remarks: list[list[tuple[int, int, str | None]]]) -> pa.Array:
+    kinds, times, details = (
+        zip(*(remark for row in remarks for remark in row), strict=True) if any(remarks) else ((),) * 3
+    )
+    fields = list(SCHEMA.field("remarks").type.value_type)
+    structs = pa.StructArray.from_arrays(
+        [numbers(kinds, pa.int8()), numbers(times, pa.int32()), strings(details)], fields=fields
+    )
+    return lists(np.cumsum([0, *map(len, remarks)]), structs)
+
+
 def _digests(tokens: _Tokens, lengths: NDArray[np.int32], borders: Integers, first: Integers) -> list[bytes]:
     """Return for each row the digest of its tokens, their labels and weights, and the borders of its examples."""
-    digests: list[bytes] = []
+    found: list[bytes] = []
     ids, trained, weights = tokens
     for begin, end in zip(first[:-1].tolist(), first[1:].tolist(), strict=True):
         here = slice(borders[begin], borders[end])
@@ -239,5 +244,5 @@ def _digests(tokens: _Tokens, lengths: NDArray[np.int32], borders: Integers, fir
         digest.update(trained[here].data)
         if weights is not None and not np.array_equal(weights[here], trained[here]):
             digest.update(weights[here].data)
-        digests.append(digest.digest())
-    return digests
+        found.append(digest.digest())
+    return found

@@ -169,7 +169,8 @@ def _stored(
     """Return the labelled rows of *sources*; those that are not in *cache* are labelled now."""
     limit = _Limit(loaded.config.data.max_bad_rows)
     found: list[Stored] = []
-    with Workers([source.task for source in sources], labeller, loaded.config.data.workers) as workers:
+    tasks, size = [source.task for source in sources], sum(source.reading.size for source in sources)
+    with Workers(tasks, labeller, size, loaded.config.data.workers) as workers:
         for number, source in enumerate(sources):
             maker = _Maker(number, source, workers, limit, progress)
             about = {"source": source.path, "files": list(source.task.names), "format": source.task.reader.chosen}

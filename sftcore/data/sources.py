@@ -74,13 +74,16 @@ class Reading:
 
     Attributes:
         names: of the files, or the id of the hub data set, as messages call them.
+        size: in bytes.
     """
 
     def __init__(self, source: SourceConfig, files: Sequence[Path]) -> None:
         self.names = [str(file) for file in files] or [source.path]
         self._source, self._files = source, files
-        self._hub = None if files else _load_hub(source)
-        self._before, self._whole = 0, sum(file.stat().st_size for file in files)
+        self._hub: Any = None if files else _load_hub(source)
+        size = sum(file.stat().st_size for file in files)
+        self.size = size if files else int(self._hub.dataset_size or 0)
+        self._before, self._whole = 0, self.size
         self._position: Callable[[], int] = lambda: 0
 
     @property

@@ -106,13 +106,13 @@ def _uncollected() -> Iterator[None]:
 _here: tuple[Sequence[Task], Labeller] | None = None
 
 
-def begin(tasks: Sequence[Task], labeller: Labeller, threads: int) -> None:
+def begin(tasks: Sequence[Task], labeller: Labeller) -> None:
     """Make this process, which was forked to work, ready: it ends with its parent, and leaves signals to it."""
     global _here
     _here = tasks, labeller
-    vars(labeller).pop("encoder", None)  # its threads are in the parent
-    os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
-    os.environ["RAYON_NUM_THREADS"] = str(threads)
+    labeller.encoder.forked()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ["RAYON_NUM_THREADS"] = "1"
     end_with_parent()
 
 

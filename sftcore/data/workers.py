@@ -33,14 +33,17 @@ class Workers:
     """Labels blocks in several processes; a context.
 
     The processes are forked, so that they have the labeller without loading it again, and only on Linux, where that
-    is safe. Elsewhere, and for a few blocks, this process does it all.
+    is safe. Elsewhere, and for a few blocks, this process does it all; so does a single one, with all cores.
 
     Args:
+        characters: about how many the rows of all sources have.
         processes: how many; by default one for each core.
     """
 
-    def __init__(self, tasks: Sequence[Task], labeller: Labeller, processes: int | None = None) -> None:
-        self._tasks, self._labeller = tasks, labeller
+    def __init__(
+        self, tasks: Sequence[Task], labeller: Labeller, characters: int, processes: int | None = None
+    ) -> None:
+        self._tasks, self._labeller, self._characters = tasks, labeller, characters
         self._processes = processes or cores()
         self._pool: ProcessPoolExecutor | None = None
 
@@ -68,7 +71,8 @@ class Workers:
         """
         rest = iter(blocks)
         first = list(islice(rest, FEW + 1))
-        if sys.platform != "linux" or (self._pool is None and len(first) <= FEW):
+        alone = self._processes == 1 or sys.platform != "linux"
+        if alone or (self._pool is None and len(first) <= FEW):
             yield from (work(block, self._tasks, self._labeller, label()) for block in chain(first, rest))
             return
         pool = self._pool or self._start()
@@ -87,13 +91,10 @@ class Workers:
             ) from None
 
     def _start(self) -> ProcessPoolExecutor:
+        self._labeller.encoder.load(self._characters)
         gc.collect()
         gc.freeze()  # else the first collection in each process copies all that they share
-        threads = max(1, cores() // self._processes)
-        self._pool = ProcessPoolExecutor(
-            self._processes,
-            multiprocessing.get_context("fork"),
-            initializer=begin,
-            initargs=(self._tasks, self._labeller, threads),
-        )
+        context = multiprocessing.get_context("fork")
+        arguments = (self._tasks, self._labeller)
+        self._pool = ProcessPoolExecutor(self._processes, context, initializer=begin, initargs=arguments)
         return self._pool

@@ -17,9 +17,6 @@ _LINES = 64
 _MARKERS = 200
 """How many added tokens are tried beside text and white space."""
 
-_SAMPLE = 400_000
-"""How many characters of the user's own texts are tried, about."""
-
 _BY_CATEGORY = 48
 
 _WRITTEN = [
@@ -81,10 +78,9 @@ def characters() -> Sequence[str]:
     return tuple(texts)
 
 
-def sample(texts: Sequence[str]) -> list[str]:
-    """Return some of *texts*, evenly spread and not many characters in all; at least one, if there is any."""
+def sample(texts: Sequence[str], room: int) -> list[str]:
+    """Return some of *texts*, evenly spread, of about *room* characters in all; at least one, if there is any."""
     chosen: list[str] = []
-    room = _SAMPLE
     for text in _spread(texts, 512):
         if room <= 0:
             break

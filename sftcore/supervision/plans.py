@@ -23,7 +23,7 @@ from sftcore.supervision.template import ChatTemplate, Rendering
 from sftcore.supervision.tracked import CONTENT, split_tag
 from sftcore.types import Conversation, Message
 
-SHARE = 64
+SHARE = 128
 """Of so many conversations one is outlined without its plan too, and compared."""
 
 SHAPES = 10_000

@@ -48,11 +48,11 @@ def test_every_category_of_characters_is_in_it() -> None:
 
 def test_a_sample_is_spread_and_bounded() -> None:
     texts = [str(number) for number in range(10_000)]
-    chosen = sample(texts)
+    chosen = sample(texts, 400_000)
     assert chosen[0] == "0"
     assert int(chosen[-1]) > 9900
     assert 256 <= len(chosen) <= 512
-    assert sample(texts[:5]) == texts[:5]
-    assert sample([]) == []
-    assert [len(text) for text in sample(["a" * 300_000] * 4)] == [300_000] * 2
-    assert len(sample(["a" * 10_000_000])) == 1
+    assert sample(texts[:5], 400_000) == texts[:5]
+    assert sample([], 400_000) == []
+    assert [len(text) for text in sample(["a" * 300_000] * 4, 400_000)] == [300_000] * 2
+    assert len(sample(["a" * 10_000_000], 400_000)) == 1
