@@ -114,10 +114,10 @@ def check_template(rows: Iterable[Parsed], labeller: Labeller) -> None:
     Raises:
         ConfigError: neither a sample conversation nor any of the first *rows* can be labelled; the message says why.
     """
-    if not labeller.problem:
+    if not labeller.problem or not (first := list(islice(rows, TRIED))):
         return
     reasons: list[str] = []
-    for row in islice(rows, TRIED):
+    for row in first:
         try:
             done = labeller.label(row.conversation, row.policy)
         except RowError as error:
