@@ -71,7 +71,7 @@ def said(found: Keys) -> list[str]:
 
 
 def row(*texts: str, line: int = 1, policy: Policy = Policy(), **assistant: Any) -> Parsed:  # noqa: B008
-    """Return a row of *texts*, the first the user's; *assistant* has more fields of each answer. Its key is its line."""
+    """Return a row of *texts*, the first the user's; *assistant* has more fields of each answer."""
     roles: Any = ["user", "assistant"] * len(texts)
     fields: Any = [{}, assistant] * len(texts)
     messages = (Message(role, text, **more) for role, text, more in zip(roles, texts, fields, strict=False))
