@@ -10,10 +10,9 @@ from sftcore import IGNORE_INDEX, ConfigError, Conversation, DataError, Origin, 
 from sftcore.data import prepare
 from sftcore.data.batch import tabulate
 from sftcore.data.labels import TRIED, Summary, beginning, check_template, summarize
-from sftcore.data.table import Table
 from sftcore.supervision import Labeller, Policy
 
-from .making import PLAIN, REGISTRY, loaded, make_labeller, part_of, row, write
+from .making import PLAIN, REGISTRY, loaded, make_labeller, part_of, row, table_of, write
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +25,7 @@ def label(rows, labeller, name="train"):
     check_template(iter(rows), labeller)
     conversations = {parsed.origin: parsed.conversation for parsed in rows}
     return summarize(
-        [part_of(Table([tabulate(rows, labeller)[0]]))],
+        [part_of(table_of(rows, labeller))],
         name,
         labeller.tokenizer,
         lambda origins: [f"{origin}: {beginning(conversations[origin])}" for origin in origins],
@@ -181,6 +180,19 @@ def test_remarks_are_summed_over_rows(labeller):
     _, summary = label(rows, labeller)
     assert summary.remarks == {"no_reasoning": 3}
     assert summary.notes == ["3 turns have reasoning that this chat template does not print"]
+
+
+MARKED = """{% for m in messages %}{{ '[' + m.role + ']' }}{% if m.role == 'assistant' %}
+{%- generation %}{{ m.content }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}{{ '</s>' }}{% endfor %}
+{%- if add_generation_prompt %}{{ '[assistant]' }}{% endif %}"""
+
+
+def test_a_remark_has_the_first_detail_of_the_rows_of_the_set():
+    labeller = make_labeller(MARKED)
+    table = table_of([row("q", text, line=line) for line, text in enumerate("abc", start=1)], labeller)
+    _, summary = summarize([part_of(table, [0, 1, 1])], "train", labeller.tokenizer, list)
+    assert summary.remarks == {"marks": 2}
+    assert summary.notes[0].endswith("; f:2: trained 'b</s>', they have 'b'")
 
 
 @pytest.mark.parametrize(("use", "noted"), [("", True), ("{{ tools and '' }}{{ tools and '-' }}", False)])
