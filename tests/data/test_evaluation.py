@@ -22,7 +22,7 @@ def test_equal_rows_of_several_sources_stay_on_one_side():
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_both_sides_have_keys(seed):
+def test_both_sides_have_rows(seed):
     for fraction in (0.01, 0.5, 0.99):
         [held_back] = hold_back([keys("a", "b", "b", "b")], fraction, seed)
         assert 0 < held_back.sum() < 4
