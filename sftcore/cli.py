@@ -242,22 +242,19 @@ def _loaded(options: argparse.Namespace, overrides: list[str], registry: Registr
 
 def _prepared(loaded: Loaded, registry: Registry) -> Prepared:
     """Return the prepared data of a configuration, and say what became of its rows."""
-    from sftcore.chat_template import serving
-    from sftcore.data import Progress, prepare
+    from sftcore.preparation import prepared_data, tell_read
     from sftcore.report import say
-    from sftcore.telling import tell_read
 
-    served = serving(loaded)
+    served, prepared = prepared_data(loaded, registry)
     say("template", served.template.reason)
-    prepared = prepare(loaded, registry, served.labeller, Progress())
     tell_read(prepared)
     return prepared
 
 
 def _prepare(options: argparse.Namespace, overrides: list[str], registry: Registry) -> int:
     from sftcore.data import pack
+    from sftcore.preparation import tell_prepared
     from sftcore.report import say
-    from sftcore.telling import tell_prepared
     from sftcore.training_args import batch_sizes
 
     loaded = _loaded(options, overrides, registry)

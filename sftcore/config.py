@@ -154,6 +154,11 @@ class DataConfig:
         if len(shares) < len(self.train) and sum(shares) >= 1:
             raise FieldError("train", f"the shares are {sum(shares):g}, which leaves nothing to sources without one")
 
+    @property
+    def sources(self) -> list[SourceConfig]:
+        """All sources, those to train first."""
+        return [*self.train, *(self.eval if isinstance(self.eval, list) else ())]
+
     def policy(self, source: SourceConfig) -> Policy:
         """Return what holds for the rows of *source*: what it says itself, and for the rest what `data` says."""
         own = {key: getattr(source, key) for key in _PER_SOURCE}

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from sftcore import chat_template
 from sftcore.config import load
-from sftcore.data import Progress, pack, prepare, quarantine
+from sftcore.data import pack, quarantine
 from sftcore.document import Document
 from sftcore.errors import SftError
 from sftcore.plugins import Registry
+from sftcore.preparation import prepared_data, tell_prepared, tell_read
 from sftcore.record import RunRecord, redact
 from sftcore.report import count, is_main_process, quiet_libraries, say, warn
-from sftcore.telling import tell_prepared, tell_read
 
 LAUNCHED = "SFTCORE_LAUNCHED"
 """Set in the environment of a launcher, so that its processes are not taken for new ones."""
@@ -41,8 +41,7 @@ def run(document: Document, registry: Registry, argv: Sequence[str]) -> int:
     from sftcore import training_args
 
     training_args.check_given(loaded)
-    served = chat_template.serving(loaded)
-    prepared = prepare(loaded, registry, served.labeller, Progress())  # before any process waits for another
+    served, prepared = prepared_data(loaded, registry)
     command = None if _is_launched(os.environ) else loaded.config.backend.command(argv)
     if command is not None:
         _become(command)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
-from sftcore import Message, Role, RowError, json_type, role_of
+from sftcore import ROLES, Message, Role, RowError, json_type, role_of
 
 WEIGHTS = ("weight", "loss_weight")
 """The two spellings of a message's weight."""
@@ -40,7 +40,7 @@ def turns(row: Mapping[str, Any], key: str) -> Sequence[Mapping[str, Any]]:
     if not value:
         raise RowError(f"'{key}' is empty: a conversation needs at least one message")
     for index, turn in enumerate(value, start=1):
-        if not isinstance(turn, Mapping):
+        if type(turn) is not dict and not isinstance(turn, Mapping):
             raise RowError(f"message {index} of '{key}' must be an object, not {json_type(turn)}")
     return value
 
@@ -55,6 +55,16 @@ def role(turn: Mapping[str, Any], key: str, where: str) -> Role:
         return role_of(text(turn, key, where))
     except RowError as error:
         raise RowError(str(error) if str(error).startswith(where) else f"{where}{error}") from None
+
+
+def plain(turn: Mapping[str, Any], role_key: str, text_key: str) -> Message | None:
+    """Return the message of a sound *turn* that has these two keys alone, as most have; None of any other."""
+    if len(turn) != 2:
+        return None
+    spelling, content = turn.get(role_key), turn.get(text_key)
+    if type(content) is not str or type(spelling) is not str or spelling not in ROLES:
+        return None
+    return Message(ROLES[spelling], content)
 
 
 class Training(TypedDict):

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from sftcore import Format, Message, RowError, json_type
 
-from ._fields import role, text, tool_call, training, turns
+from ._fields import plain, role, text, tool_call, training, turns
 
 
 @dataclass
@@ -19,7 +19,10 @@ class Messages(Format):
     needs: ClassVar[frozenset[str]] = frozenset({"messages"})
 
     def parse(self, row: Mapping[str, Any]) -> list[Message]:
-        return [_message(turn, f"message {index}: ") for index, turn in enumerate(turns(row, "messages"), start=1)]
+        return [
+            plain(turn, "role", "content") or _message(turn, f"message {index}: ")
+            for index, turn in enumerate(turns(row, "messages"), start=1)
+        ]
 
 
 def _message(turn: Mapping[str, Any], where: str) -> Message:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from sftcore import Format, Message, RowError
 
-from ._fields import role, text, tool_call, training, turns
+from ._fields import plain, role, text, tool_call, training, turns
 
 CALL_ROLE = "function_call"
 """The ``from`` of a turn in which the assistant calls a tool; its value is the call as JSON."""
@@ -22,7 +22,10 @@ class ShareGPT(Format):
     needs: ClassVar[frozenset[str]] = frozenset({"conversations"})
 
     def parse(self, row: Mapping[str, Any]) -> list[Message]:
-        return [_message(turn, f"message {index}: ") for index, turn in enumerate(turns(row, "conversations"), start=1)]
+        return [
+            plain(turn, "from", "value") or _message(turn, f"message {index}: ")
+            for index, turn in enumerate(turns(row, "conversations"), start=1)
+        ]
 
 
 def _message(turn: Mapping[str, Any], where: str) -> Message:

@@ -179,17 +179,15 @@ def _stored(
             about = {"source": source.path, "files": list(source.task.names), "format": source.task.reader.chosen}
             try:
                 stored = cache.find(source.key) if limit.passed else cache.get(source.key, about, maker.label)
-                if stored is None:
-                    maker.look()
             except _PassedError:
-                continue
-            if stored:
-                found.append(stored)
-                if not maker.begun:
-                    limit.add(stored.totals, source.task.names)
+                stored = None
+            if stored is None and not maker.begun:
+                maker.look()
+            elif stored is not None and not maker.begun:
+                maker.count(stored.totals)
+            source.check_columns(maker.totals.seen, loaded)
+            found += [stored] if stored else []
     limit.check()
-    for source, stored in zip(sources, found, strict=True):
-        source.check_columns(stored.totals.seen, loaded)
     return found
 
 
@@ -230,6 +228,12 @@ class _Maker:
         self._limit = limit
         self._progress = progress
         self.begun = False
+        self.totals = Totals()
+
+    def count(self, totals: Totals) -> None:
+        """Count rows that were read."""
+        self.totals.add(totals)
+        self._limit.add(totals, self._source.task.names)
 
     def label(self, part: Part) -> None:
         """Add to *part* the blocks that it lacks.
@@ -239,7 +243,7 @@ class _Maker:
             _PassedError: there are too many bad rows; all are counted.
         """
         self.begun = True
-        self._limit.add(part.totals, self._source.task.names)
+        self.count(part.totals)
         whole = True
         for done in self._done(part.blocks):
             whole = whole and done.table is not None
@@ -259,7 +263,7 @@ class _Maker:
         try:
             rest = islice(blocks(self._number, self._source.reading), first, None)
             for done in self._workers.map(rest, lambda: not self._limit.passed):
-                self._limit.add(Totals.of(done), self._source.task.names)
+                self.count(Totals.of(done))
                 self._progress.done(done.share, done.read, done.tokens)
                 yield done
         finally:

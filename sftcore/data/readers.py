@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from sftcore.data.compression import unpacked
+from sftcore.data.jsonline import STRICT, decode, reason_of
 from sftcore.errors import DataError
 from sftcore.report import count
 from sftcore.types import Origin
@@ -38,23 +38,6 @@ class UnreadableError(ValueError):
         self.row = row
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice in an object")
-    return found
-
-
-def _no_number(text: str) -> Any:
-    raise ValueError(f"{text} is no number in JSON")
-
-
-def _finite(text: str) -> float:
-    return number if math.isfinite(number := float(text)) else _no_number(text)
-
-
-_STRICT = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_number, parse_float=_finite)
 _LENIENT = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\n\r]*")
 
@@ -70,24 +53,13 @@ def read_jsonl(path: Path, file: IO[bytes]) -> Iterator[Raw]:
 
 
 def decoded(raw: Any) -> Any:
-    """Return the row that *raw* is, or the error that stands for it."""
+    """Return the row that *raw* is, or :class:`UnreadableError` in its place."""
     if not isinstance(raw, bytes):
         return raw
     try:
-        return _STRICT.decode(raw.decode())
+        return decode(raw)
     except (ValueError, RecursionError) as error:
-        return UnreadableError(_reason(error), raw.decode(errors="backslashreplace"))
-
-
-def _reason(error: ValueError | RecursionError) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return f"not valid UTF-8: {error.reason} at byte {error.start + 1}"
-    if isinstance(error, RecursionError):
-        return "not valid JSON: nested too deeply"
-    if not isinstance(error, json.JSONDecodeError):
-        return f"not valid JSON: {error}"
-    line = f"line {error.lineno}, " if error.lineno > 1 else ""  # each row of .jsonl is its first line
-    return f"not valid JSON: {error.msg} at {line}column {error.colno}"
+        return UnreadableError(reason_of(error), raw.decode(errors="backslashreplace"))
 
 
 def read_json(path: Path, file: IO[bytes]) -> Iterator[Raw]:
@@ -109,7 +81,7 @@ def read_json(path: Path, file: IO[bytes]) -> Iterator[Raw]:
             raise DataError(f"data source {path}: expected a list of objects")
         yield from _items(text, begin + 1, clean)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"data source {path}: {_reason(error)} (one object a line? then name it .jsonl)") from None
+        raise DataError(f"data source {path}: {reason_of(error)} (one object a line? then name it .jsonl)") from None
 
 
 def _items(text: str, at: int, clean: bool) -> Iterator[Raw]:
@@ -126,14 +98,14 @@ def _items(text: str, at: int, clean: bool) -> Iterator[Raw]:
         begin = at
         row: Any
         try:
-            row, at = _STRICT.raw_decode(text, begin)
+            row, at = STRICT.raw_decode(text, begin)
             if not clean:
                 text[begin:at].encode()
         except UnicodeEncodeError:
             row = UnreadableError("not valid UTF-8", _escaped(text[begin:at]))
         except ValueError as error:
             _, at = _LENIENT.raw_decode(text, begin)
-            row = UnreadableError(_reason(error), _escaped(text[begin:at]))
+            row = UnreadableError(reason_of(error), _escaped(text[begin:at]))
         at = _after_space(text, at)
         more = text.startswith(",", at)
         if not more and not text.startswith("]", at):

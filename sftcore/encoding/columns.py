@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -69,23 +70,35 @@ class Columns:
                     after[at], until[at] = found
         return after, until
 
+    @cached_property
+    def _lengths(self) -> Integers:
+        """The number of characters of each text."""
+        return np.fromiter(map(len, self.texts), np.int64, len(self.texts))
+
+    @cached_property
+    def _characters(self) -> tuple[Integers, Integers]:
+        """Where each character of the texts in ``_utf8`` begins in the bytes of all of them, and where these end.
+
+        With it the number of characters before each of these texts; -1 for all others.
+        """
+        data = np.frombuffer(b"".join(self._utf8.values()), np.uint8)
+        begins = np.flatnonzero((data & 0xC0) != 0x80)
+        sizes = np.fromiter(map(len, self._utf8.values()), np.int64, len(self._utf8))
+        before = np.full(len(self), -1)
+        before[list(self._utf8)] = np.searchsorted(begins, np.cumsum(sizes) - sizes)
+        return np.append(begins, len(data)), before
+
     def _by_bytes(self, rows: Integers, characters: Integers) -> tuple[Integers, Integers]:
-        lengths = np.fromiter(map(len, self.texts), np.int64, len(self.texts))
-        places = np.clip(characters, 0, lengths[rows])
-        wide = [row for row in np.unique(rows).tolist() if row in self._utf8]
-        if wide:
-            numbers = np.full(len(self.texts), -1)
-            numbers[wide] = np.arange(len(wide))
+        places = np.clip(characters, 0, self._lengths[rows])
+        if self._utf8:
+            begins, numbers = self._characters
             here = np.flatnonzero(numbers[rows] >= 0)
-            number = numbers[rows[here]]
-            data = np.frombuffer(b"".join(self._utf8[row] for row in wide), np.uint8)
-            begins = np.append(np.flatnonzero((data & 0xC0) != 0x80), len(data))
-            before = np.cumsum([0, *(len(self.texts[row]) for row in wide)])[number]
+            before = numbers[rows[here]]
             places[here] = begins[before + places[here]] - begins[before]
         first, last = self.rows[rows], self.rows[rows + 1]
-        base = np.concatenate([[0], self._reach])[first]
-        after = np.searchsorted(self._reach, base + places, side="right")
-        until = np.searchsorted(self._reach, base + places, side="left") + 1
+        borders = np.where(first > 0, self._reach[first - 1], 0) + places
+        after = np.searchsorted(self._reach, borders, side="right")
+        until = np.searchsorted(self._reach, borders, side="left") + 1
         until = np.where(places > 0, until, first)
         return np.clip(after, first, last), np.clip(until, first, last)
 

@@ -9,7 +9,6 @@ between the texts, how each is trimmed, and between which characters of it all t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate
 from typing import Any, NamedTuple
 
 from sftcore.errors import RowError
@@ -33,8 +32,9 @@ SHAPES = 10_000
 _STAND_IN = "\n \n\u27e6{}\u27e7 \n \n"
 """What stands for the text of a message: however it is trimmed at either end, that shows."""
 
-_LEFT: Sequence[Callable[[str], str]] = (str, lambda text: text.lstrip("\n"), str.lstrip)
-_RIGHT: Sequence[Callable[[str], str]] = (str, lambda text: text.rstrip("\n"), str.rstrip)
+_Trim = Callable[[str], str]
+_LEFT: Sequence[_Trim] = (str, lambda text: text.lstrip("\n"), str.lstrip)
+_RIGHT: Sequence[_Trim] = (str, lambda text: text.rstrip("\n"), str.rstrip)
 
 _ALLOWED = frozenset({Remark.HEADED, Remark.FIRST, Remark.NO_STOP, Remark.NO_SYSTEM, Remark.NO_USER})
 """Remarks that follow from the roles alone.
@@ -48,42 +48,52 @@ _Place = tuple[int, int]
 
 
 class _Plan(NamedTuple):
-    """How conversations of one shape are outlined; of each of ``texts`` the message, and how it is trimmed."""
+    """How conversations of one shape are outlined.
 
-    between: list[str]
-    texts: list[tuple[int, Callable[[str], str], Callable[[str], str]]]
-    spans: list[tuple[_Place, _Place, float]]
-    begins: list[tuple[int, _Place]]
-    stops: list[tuple[_Place, _Place]]
-    edges: list[tuple[_Place, _Place]]
+    Attributes:
+        before: what stands before the first text.
+        texts: of each text the message, how it is trimmed on either side, and what stands behind it.
+        places: the borders of which the others are numbers.
+    """
+
+    before: str
+    texts: list[tuple[int, _Trim, _Trim, str]]
+    places: list[_Place]
+    spans: list[tuple[int, int, float]]
+    begins: list[tuple[int, int]]
+    stops: list[tuple[int, int]]
+    edges: list[tuple[int, int]]
     remarks: Mapping[Remark, int]
 
     def draft(self, messages: Sequence[Message]) -> Draft:
         """Return the one example of a conversation of this shape."""
-        parts = [self.between[0]]
-        lengths = [0]
-        for (message, left, right), after in zip(self.texts, self.between[1:], strict=True):
+        parts = [self.before]
+        size = 0
+        sizes = [0]
+        for message, left, right, after in self.texts:
             text = right(left(messages[message].content))
             parts += (text, after)
-            lengths.append(len(text))
-        before = list(accumulate(lengths))
+            size += len(text)
+            sizes.append(size)
+        at = [sizes[texts] + others for texts, others in self.places]
         return Draft(
             "".join(parts),
-            [Span(before[at] + start, before[to] + end, weight) for (at, start), (to, end), weight in self.spans],
+            [Span(at[start], at[end], weight) for start, end, weight in self.spans],
             len(messages),
-            [(message, before[at] + start) for message, (at, start) in self.begins],
-            [(before[at] + start, before[to] + end) for (at, start), (to, end) in self.stops],
-            [(before[at] + start, before[to] + end) for (at, start), (to, end) in self.edges],
+            [(message, at[start]) for message, start in self.begins],
+            [(at[start], at[end]) for start, end in self.stops],
+            [(at[start], at[end]) for start, end in self.edges],
         )
 
     def outline(self, messages: Sequence[Message]) -> Outline:
         """Return the outline of a conversation of this shape."""
         made = Outline([self.draft(messages)])
-        made.remarks.update(self.remarks)
+        if self.remarks:
+            made.remarks.update(self.remarks)
         return made
 
 
-_NEVER, _ONCE = _Plan([], [], [], [], [], [], {}), _Plan([], [], [], [], [], [], {})
+_NEVER, _ONCE = _Plan("", [], [], [], [], [], [], {}), _Plan("", [], [], [], [], [], [], {})
 """In place of plans: of a shape that was never seen, or once. A plan is made for the second conversation of a shape."""
 
 
@@ -109,6 +119,8 @@ class Plans:
         self._variables = variables
         self._words = blind_to(template.tree)
         self._plans: dict[object, dict[_Shape, _Plan | None]] = {}
+        self._policy: Policy | None = None
+        self._of_policy: dict[_Shape, _Plan | None] = {}
         self._asked = 0
 
     @property
@@ -122,14 +134,12 @@ class Plans:
         Raises:
             RowError: as the outline without a plan does, for a conversation that is compared.
         """
-        messages = conversation.messages
-        if self._words is None or policy.reasoning == "mask" or not self._is_plain(conversation):
+        if self._words is None or policy.reasoning == "mask" or (shape := self._shape(conversation)) is None:
             return None
-        if policy.train_on == "all" and any(message.train is not None or not message.weight for message in messages):
-            return None  # where a turn lies that is left out may depend on what it says
-        key = (str(policy.train_on), policy.train_on_stop, policy.context, policy.weight)
-        plans = self._plans.setdefault(key, {})
-        shape = tuple([(message.role, message.train, message.weight) for message in messages])
+        messages = conversation.messages
+        if policy is not self._policy:
+            self._policy, self._of_policy = policy, self._plans_of(policy)
+        plans = self._of_policy
         plan = plans.get(shape, _NEVER)
         if plan is _NEVER:
             if len(plans) < SHAPES:
@@ -149,12 +159,19 @@ class Plans:
                 return plain
         return found
 
-    def _is_plain(self, conversation: Conversation) -> bool:
-        """Tell whether *conversation* is one of those that the template is blind to."""
-        assert self._words is not None
+    def _plans_of(self, policy: Policy) -> dict[_Shape, _Plan | None]:
+        """Return the plans for what *policy* has trained."""
+        key = (str(policy.train_on), policy.train_on_stop, policy.context, policy.weight)
+        return self._plans.setdefault(key, {})
+
+    def _shape(self, conversation: Conversation) -> _Shape | None:
+        """Return the shape of *conversation*; None if it is not one of those that the template is blind to."""
+        words = self._words
+        assert words is not None
         if conversation.tools or conversation.template_kwargs:
-            return False
+            return None
         size = 0
+        shape = []
         for message in conversation.messages:
             content = message.content
             if (
@@ -166,15 +183,18 @@ class Plans:
                 or not content
                 or content.isspace()
             ):
-                return False
+                return None
             size += len(content)
-            for words in self._words:
-                if words in content:
-                    return False
-        return size < CHARACTERS // 4
+            for asked in words:
+                if asked in content:
+                    return None
+            shape.append((message.role, message.train, message.weight))
+        return tuple(shape) if size < CHARACTERS // 4 else None
 
     def _plan(self, messages: Sequence[Message], policy: Policy) -> _Plan | None:
         """Return the plan for conversations of the shape of *messages*; None if there is none."""
+        if policy.train_on == "all" and any(message.train is not None or not message.weight for message in messages):
+            return None  # where a turn lies that is left out may depend on what it says
         stand_ins = [_STAND_IN.format(index) for index in range(len(messages))]
         conversation = Conversation(
             tuple(
@@ -182,7 +202,7 @@ class Plans:
                 for message, text in zip(messages, stand_ins, strict=True)
             )
         )
-        if not self._is_plain(conversation):  # the template asks for what is in the stand-ins
+        if self._shape(conversation) is None:  # the template asks for what is in the stand-ins
             return None
         try:
             outline = self._outline(conversation, policy)
@@ -203,7 +223,7 @@ def _planned(
     if draft.text != rendering.text or draft.messages != len(stand_ins):
         return None
     between: list[str] = []
-    texts: list[tuple[int, Callable[[str], str], Callable[[str], str]]] = []
+    texts: list[tuple[int, _Trim, _Trim]] = []
     ranges: list[tuple[int, int]] = []
     at = 0
     for start, end, tag in rendering.pieces:
@@ -223,27 +243,33 @@ def _planned(
     if any("\u27e6" in text or "\u27e7" in text for text in between):
         return None
 
-    def place(border: int) -> _Place | None:
-        before = [end - start for start, end in ranges if end <= border]
+    places: dict[_Place, int] = {}
+
+    def place(border: int) -> int:
+        """Return the number of a place."""
         if any(start < border < end for start, end in ranges):
-            return None
-        return len(before), border - sum(before)
+            raise _UncertainError
+        before = [end - start for start, end in ranges if end <= border]
+        return places.setdefault((len(before), border - sum(before)), len(places))
 
-    def pairs(borders: Sequence[tuple[int, int]]) -> list[tuple[_Place, _Place]] | None:
-        found = [(place(start), place(end)) for start, end in borders]
-        sure = [(start, end) for start, end in found if start is not None and end is not None]
-        return sure if len(sure) == len(found) else None
+    def pairs(borders: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        return [(place(start), place(end)) for start, end in borders]
 
-    spans, stops, edges = (pairs(borders) for borders in ([span[:2] for span in draft.spans], draft.stops, draft.edges))
-    begins = [(message, place(start)) for message, start in draft.begins]
-    sure = [(message, start) for message, start in begins if start is not None]
-    if spans is None or stops is None or edges is None or len(sure) < len(begins):
+    try:
+        spans = [(place(span.start), place(span.end), span.weight) for span in draft.spans]
+        begins = [(message, place(start)) for message, start in draft.begins]
+        stops, edges = pairs(draft.stops), pairs(draft.edges)
+    except _UncertainError:
         return None
-    weighed = [(start, end, span.weight) for (start, end), span in zip(spans, draft.spans, strict=True)]
-    return _Plan(between, texts, weighed, sure, stops, edges, remarks)
+    behind = [(*text, after) for text, after in zip(texts, between[1:], strict=True)]
+    return _Plan(between[0], behind, list(places), spans, begins, stops, edges, remarks)
 
 
-def _trims(stand_in: str, printed: str) -> tuple[Callable[[str], str], Callable[[str], str]] | None:
+class _UncertainError(Exception):
+    """A border is within a text."""
+
+
+def _trims(stand_in: str, printed: str) -> tuple[_Trim, _Trim] | None:
     """Return how *stand_in* is trimmed on the left and on the right to become *printed*."""
     for left in _LEFT:
         for right in _RIGHT:

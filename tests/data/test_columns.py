@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 
 import pytest
+from transformers import AutoTokenizer
 
 from sftcore import ConfigError, DataError, RowError
 from sftcore.config import load
-from sftcore.data import check_rows
+from sftcore.data import parse_sources, prepare
 from sftcore.data.columns import Columns
 from sftcore.document import Document
 from sftcore.plugins import Registry
+from sftcore.supervision import Labeller
 
 REGISTRY = Registry.discover()
 
@@ -61,23 +63,37 @@ ROWS = [{"prompt": f"Is {number}?", "completion": "yes", "output": "other", "n":
 MAIN = "model: {name_or_path: x}\nmethod: full\n"
 
 
-def checked(folder, text, rows=ROWS):
+@pytest.fixture(scope="module")
+def labeller(smollm2):
+    return Labeller(AutoTokenizer.from_pretrained(smollm2), ["<|im_end|>"])
+
+
+def written(folder, text, rows=ROWS):
     (folder / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (folder / "c.yaml").write_text(MAIN + text)
-    return check_rows(load(Document.load(folder / "c.yaml"), REGISTRY, {}), REGISTRY)
+    return load(Document.load(folder / "c.yaml"), REGISTRY, {})
+
+
+def prepared(folder, labeller, text, rows=ROWS):
+    return prepare(written(folder, text, rows), REGISTRY, labeller)
 
 
 @pytest.mark.parametrize("form", ["auto", "qa"])
 def test_any_names_fit_a_format(tmp_path, form):
     columns = "{prompt: input, completion: output, output: n, n: m}"
-    [source] = checked(tmp_path, f"data: {{train: {{path: t.jsonl, format: {form}, columns: {columns}}}}}").sources
+    made = written(tmp_path, f"data: {{train: {{path: t.jsonl, format: {form}, columns: {columns}}}}}")
+    [source] = parse_sources(made.config.data.train, ("data", "train"), made, REGISTRY)
     texts = [[message.content for message in row.conversation.messages] for row in source.rows]
     assert texts == [[row["prompt"], "yes"] for row in ROWS]
 
 
-def test_a_row_that_has_the_new_name_already_is_bad(tmp_path):
+def test_a_row_that_has_the_new_name_already_is_bad(tmp_path, labeller):
     with pytest.raises(DataError, match=r"t.jsonl:1: 'columns' renames a column to 'output', and the row has one"):
-        checked(tmp_path, "data: {train: {path: t.jsonl, format: qa, columns: {prompt: input, completion: output}}}")
+        prepared(
+            tmp_path,
+            labeller,
+            "data: {train: {path: t.jsonl, format: qa, columns: {prompt: input, completion: output}}}",
+        )
 
 
 ONE = "data:\n  train:\n    path: t.jsonl\n    format: {}\n    columns:\n      prompt: input\n      complete: output\n"
@@ -86,26 +102,26 @@ LIST = "data:\n  train:\n  - path: t.jsonl\n    format: {}\n    columns:\n      
 
 @pytest.mark.parametrize("form", ["auto", "qa", "messages"])
 @pytest.mark.parametrize(("text", "place"), [(ONE, "data.train"), (LIST, "data.train.0")])
-def test_a_column_that_no_row_has_is_told_with_its_line(tmp_path, text, place, form):
+def test_a_column_that_no_row_has_is_told_with_its_line(tmp_path, labeller, text, place, form):
     with pytest.raises(ConfigError) as raised:
-        checked(tmp_path, text.format(form))
+        prepared(tmp_path, labeller, text.format(form))
     told = f"c.yaml:9: {place}.columns.complete: no row of t.jsonl has this column; there are: prompt, completion, "
     assert told in str(raised.value)
 
 
-def test_a_misspelled_column_is_told_where_it_leaves_no_format_to_fit(tmp_path):
+def test_a_misspelled_column_is_told_where_it_leaves_no_format_to_fit(tmp_path, labeller):
     with pytest.raises(ConfigError, match=r"c.yaml:3: data.train.columns.promt: no row of t.jsonl has this column"):
-        checked(tmp_path, "data: {train: {path: t.jsonl, columns: {promt: input}}}")
+        prepared(tmp_path, labeller, "data: {train: {path: t.jsonl, columns: {promt: input}}}")
 
 
-def test_of_evaluation_too(tmp_path):
+def test_of_evaluation_too(tmp_path, labeller):
     text = "data:\n  train: {path: t.jsonl, columns: {prompt: input}}\n  eval: {path: t.jsonl, columns: {x: y}}\n"
     rows = [{key: value for key, value in row.items() if key != "completion"} for row in ROWS]
     with pytest.raises(ConfigError, match=r"c.yaml:5: data.eval.columns.x: no row of t.jsonl has this column"):
-        checked(tmp_path, text, rows)
+        prepared(tmp_path, labeller, text, rows)
 
 
-def test_a_column_may_come_late(tmp_path):
+def test_a_column_may_come_late(tmp_path, labeller):
     rows = [*({"prompt": "q", "output": str(number)} for number in range(60)), {"prompt": "q", "answer": "z"}]
     text = "data: {train: {path: t.jsonl, columns: {prompt: input, answer: output}}}"
-    assert len(checked(tmp_path, text, rows).train) == 61
+    assert len(prepared(tmp_path, labeller, text, rows).train) == 61

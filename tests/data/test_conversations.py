@@ -8,8 +8,9 @@ from typing import ClassVar
 import pytest
 
 from sftcore import DataError, Format, Message, Origin
+from sftcore.config import SourceConfig
 from sftcore.data.columns import Columns
-from sftcore.data.conversations import SAMPLE, _parse, bad_rows, detect
+from sftcore.data.conversations import SAMPLE, Reader, bad_rows, detect, parse
 from sftcore.data.readers import UnreadableError
 from sftcore.plugins import Entry, Registry
 from sftcore.supervision import Policy
@@ -95,7 +96,7 @@ def test_a_long_list_is_cut_and_counted():
 def test_a_format_that_fails_names_the_row():
     refused = []
     rows = sample({"lines": 3}, {})
-    assert not list(_parse(rows, Lines(), Policy(), refused, Columns({})))
+    assert not list(parse(rows, Reader("lines", Lines(), Policy(), SourceConfig("f"), ()), refused, Columns({})))
     assert str(refused[0]).startswith("f:1: the format Lines failed: TypeError")
     assert str(refused[1]) == "f:2: the format Lines failed: KeyError: 'lines'"
     assert [refusal.row for refusal in refused] == [row for _, row in rows]

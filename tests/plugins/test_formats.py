@@ -142,6 +142,7 @@ BAD = {
         ("messages", {"messages": "x"}, "'messages' must be a list, not a string"),
         ("messages", {"messages": ["x"]}, "message 1 of 'messages' must be an object, not a string"),
         ("messages", chat(user=3), "message 1: 'role' must be a string, not a number"),
+        ("messages", chat(user=["user"]), "message 1: 'role' must be a string, not a list"),
         (
             "messages",
             {"messages": [{"role": "user", "content": None}]},

@@ -1,15 +1,31 @@
-"""What is said of prepared data at the terminal."""
+"""Preparing the data of a run, before any process waits for another; and what is said of it at the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sftcore.data import Prepared
+from sftcore.chat_template import Serving, serving
+from sftcore.config import Loaded
+from sftcore.data import Prepared, Progress, prepare
 from sftcore.data.refusals import Refusal
+from sftcore.data.sources import files_of
+from sftcore.plugins import Registry
 from sftcore.report import count, say
 
 FEW = 5
 """How many refused rows of a source are shown, where a run goes on without them."""
+
+
+def prepared_data(loaded: Loaded, registry: Registry) -> tuple[Serving, Prepared]:
+    """Return how the model is served, and its data, labelled for that.
+
+    Raises:
+        SftError: the model, its chat template, or the data cannot be used; the message says why.
+    """
+    for source in loaded.config.data.sources:
+        files_of(source, loaded.document)  # a mistyped path is told at once
+    served = serving(loaded)
+    return served, prepare(loaded, registry, served.labeller, Progress())
 
 
 def tell_read(prepared: Prepared) -> None:

@@ -1,0 +1,317 @@
+"""The cache of labelled rows: the same bytes whoever makes them, whole or not there, made again when it has to be."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from functools import partial
+
+import pytest
+from transformers import AutoTokenizer
+
+from sftcore import DataError
+from sftcore.config import load
+from sftcore.data import blocks, cache, prepare, workers
+from sftcore.data.cache import Cache, Lock, Stored
+from sftcore.data.progress import Progress
+from sftcore.document import Document
+from sftcore.encoding import Encoder
+from sftcore.errors import SftError
+from sftcore.plugins import Registry
+from sftcore.supervision import Labeller, labeller
+
+REGISTRY = Registry.discover()
+ROWS = 700
+
+
+@pytest.fixture(scope="module")
+def serving(smollm2):
+    return Labeller(AutoTokenizer.from_pretrained(smollm2), ["<|im_end|>"])
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Make blocks, shards and what one process does alone so small that a few rows have many of them."""
+    monkeypatch.setattr(blocks, "ROWS", 20)
+    monkeypatch.setattr(cache, "BLOCKS", 3)
+    monkeypatch.setattr(workers, "FEW", 1)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Rows of many kinds: several turns, weights, too long ones, bad ones, and those that cannot be labelled."""
+    chance = random.Random(0)
+    lines = []
+    for number in range(ROWS):
+        turns = [
+            {"role": role, "content": f"{role} {number} é你 " * chance.randint(1, 30)} for role in ("user", "assistant")
+        ]
+        if number % 7 == 0:
+            turns += [{"role": "user", "content": "And?"}, {"role": "assistant", "content": "So.", "weight": 0.5}]
+        line = json.dumps({"messages": turns}, ensure_ascii=False)
+        lines.append({3: "{", 5: json.dumps({"messages": turns[:1]})}.get(number % 50, line))
+    path = tmp_path_factory.mktemp("data") / "rows.jsonl"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def configured(data, **options):
+    section = {"train": str(data), "max_bad_rows": 0.5, "max_length": 200, **options}
+    return load(Document({"model": {"name_or_path": "x"}, "method": "full", "data": section}), REGISTRY, {})
+
+
+def made(folder, data, serving, **options):
+    """Return the prepared data, and the bytes of all files that hold rows."""
+    done = prepare(configured(data, **options), REGISTRY, serving, cache=Cache(folder))
+    [(stored, _)] = done.stored
+    return done, {path.name: path.read_bytes() for path in stored.folder.iterdir() if path.name != cache.ABOUT}
+
+
+class Counting(Progress):
+    """Counts the rows that are labelled, and says nothing."""
+
+    rows = 0
+
+    def begin(self, source, share=0.0):
+        pass
+
+    def done(self, share, rows, tokens):
+        self.rows += rows
+
+    def end(self):
+        pass
+
+
+def labelled(folder, data, serving, **options):
+    """Return how many rows had to be labelled."""
+    progress = Counting()
+    prepare(configured(data, **options), REGISTRY, serving, progress, Cache(folder))
+    return progress.rows
+
+
+@pytest.fixture(scope="module")
+def right(data, serving, tmp_path_factory):
+    """What one process makes of the data, without an accelerator."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "ROWS", 20)
+        patch.setattr(cache, "BLOCKS", 3)
+        patch.setattr(workers, "FEW", 10**9)
+        patch.setattr(labeller, "Encoder", lambda tokenizer, **_: Encoder(tokenizer, lambda _: None))
+        vars(serving).pop("encoder", None)
+        files = made(tmp_path_factory.mktemp("right"), data, serving)[1]
+        vars(serving).pop("encoder", None)
+    assert len([name for name in files if name.endswith(".arrow")]) == 12
+    return files
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_more_processes_make_the_same_bytes(tmp_path, data, serving, right, processes):
+    assert made(tmp_path, data, serving, workers=processes)[1] == right
+
+
+def test_an_accelerator_makes_the_same_bytes(tmp_path, data, serving, right, monkeypatch):
+    pytest.importorskip("fastokens")
+    monkeypatch.setattr(labeller, "Encoder", lambda tokenizer, **_: Encoder(tokenizer, worth=0))
+    asked = []
+    monkeypatch.setattr(Encoder, "_accelerated", lambda self, *args: asked.append(1) or accelerated(self, *args))
+    monkeypatch.setattr(workers, "FEW", 10**9)
+    vars(serving).pop("encoder", None)
+    assert made(tmp_path, data, serving)[1] == right
+    assert serving.encoder.engine == "fastokens"
+    assert asked
+
+
+accelerated = Encoder._accelerated
+
+
+def test_what_is_there_is_not_made_again(tmp_path, data, serving):
+    assert labelled(tmp_path, data, serving) == ROWS
+    assert labelled(tmp_path, data, serving) == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"eval": {"fraction": 0.1}}, {"packing": True}, {"max_bad_rows": 99}, {"workers": 2}],
+    ids=lambda options: next(iter(options)),
+)
+def test_options_that_change_no_row_change_no_key(tmp_path, data, serving, options):
+    made(tmp_path, data, serving)
+    assert labelled(tmp_path, data, serving, **options) == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_length": 201},
+        {"train_on": "all"},
+        {"truncation": "split"},
+        {"reasoning": "mask"},
+        {"train_on_stop": False},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_options_that_matter_change_the_key(tmp_path, data, serving, options):
+    made(tmp_path, data, serving)
+    assert labelled(tmp_path, data, serving, **options) == ROWS
+
+
+def test_options_of_a_source_change_the_key(tmp_path, data, serving):
+    made(tmp_path, data, serving)
+    for source in ({"limit": 50}, {"weight": 2}, {"columns": {"messages": "messages"}}, {"format": "messages"}):
+        rows = labelled(tmp_path, data, serving, train={"path": str(data), **source})
+        assert rows == {"limit": 50, "format": 0}.get(next(iter(source)), ROWS), source
+
+
+def test_where_the_file_lies_does_not_matter_but_every_byte_of_it(tmp_path, data, serving):
+    made(tmp_path / "c", data, serving)
+    moved = tmp_path / "elsewhere.jsonl"
+    moved.write_bytes(data.read_bytes())
+    done, _ = made(tmp_path / "c", moved, serving)
+    assert labelled(tmp_path / "c", moved, serving) == 0
+    assert {example.origins[0].path for example in done.train} == {str(moved)}
+    moved.write_bytes(data.read_bytes().replace(b"assistant 8 ", b"assistant 9 ", 1))
+    assert labelled(tmp_path / "c", moved, serving) == ROWS
+
+
+def test_another_template_changes_the_key(tmp_path, data, serving, smollm2):
+    made(tmp_path, data, serving)
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    tokenizer.chat_template += " "
+    assert labelled(tmp_path, data, Labeller(tokenizer, ["<|im_end|>"])) == ROWS
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    tokenizer.add_tokens(["assistant 8"])
+    assert labelled(tmp_path, data, Labeller(tokenizer, ["<|im_end|>"])) == ROWS
+    assert labelled(tmp_path, data, Labeller(AutoTokenizer.from_pretrained(smollm2), ["<|im_end|>"])) == 0
+
+
+def in_child(act):
+    """Start *act* in a process of its own, and return its number."""
+    child = os.fork()
+    if not child:
+        try:
+            act()
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    return child
+
+
+def test_whoever_comes_after_a_kill_ends_with_the_right_rows(tmp_path, data, serving, right):
+    """50 kills at random moments, each followed by a run that goes on from finished shards."""
+    chance = random.Random(1)
+    began = time.monotonic()
+    assert os.waitpid(in_child(lambda: made(tmp_path / "first", data, serving, workers=2)), 0)[1] == 0
+    usual = time.monotonic() - began
+    resumed = 0
+    for kill in range(50):
+        folder = tmp_path / str(kill)
+        child = in_child(partial(made, folder, data, serving, workers=1 + kill % 2))
+        time.sleep(chance.random() * usual)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        parts = list(folder.glob("*.part/*.json"))
+        assert (
+            not list(folder.glob("*[!k]"))
+            or parts
+            or list(folder.glob("*.part"))
+            or Stored.open(next(folder.glob("*[0-9a-f]")))
+        )
+        done = Counting()
+        rows = prepare(configured(data), REGISTRY, serving, done, Cache(folder)).stored[0][0]
+        assert {path.name: path.read_bytes() for path in rows.folder.iterdir() if path.name != cache.ABOUT} == right
+        assert not list(folder.glob("*.part"))
+        resumed += bool(parts) and done.rows < ROWS
+    assert resumed > 5
+
+
+def test_of_two_that_begin_together_one_makes_it(tmp_path, data, serving, right):
+    children = [in_child(lambda: made(tmp_path, data, serving, workers=1)) for _ in range(3)]
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    assert made(tmp_path, data, serving)[1] == right
+    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 1
+
+
+def test_without_locks_each_makes_its_own_and_one_stays(tmp_path, data, serving, right, monkeypatch):
+    def refuse(*args):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(cache.fcntl, "flock", refuse)
+    children = [in_child(lambda: made(tmp_path, data, serving, workers=1)) for _ in range(3)]
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    assert made(tmp_path, data, serving)[1] == right
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_what_lost_its_end_is_made_again(tmp_path, data, serving, right):
+    done, _ = made(tmp_path, data, serving)
+    [(stored, _)] = done.stored
+    shard = stored.folder / "00003.arrow"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    assert made(tmp_path, data, serving)[1] == right
+
+
+def test_a_file_that_changes_while_it_is_read_is_told(tmp_path, serving):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"input": "q", "output": "a"}\n' * 200)
+
+    class Touching(Counting):
+        def done(self, share, rows, tokens):
+            path.write_text('{"input": "q", "output": "b"}\n' * 200)
+
+    with pytest.raises(DataError, match=r"rows\.jsonl: was changed while it was read; run again"):
+        prepare(configured(path), REGISTRY, serving, Touching(), Cache(tmp_path / "c"))
+    assert not [item for item in Cache(tmp_path / "c").items() if item.whole]
+
+
+def test_too_many_bad_rows_are_all_counted_and_nothing_is_kept_as_whole(tmp_path, data, serving):
+    progress = Counting()
+    with pytest.raises(DataError) as raised:
+        prepare(configured(data, max_bad_rows=2), REGISTRY, serving, progress, Cache(tmp_path))
+    assert "14 rows cannot be used" in str(raised.value)
+    assert progress.rows == ROWS
+    assert not [item for item in Cache(tmp_path).items() if item.whole]
+
+
+def test_a_process_that_is_killed_ends_the_run_with_a_hint(tmp_path, data, serving, monkeypatch):
+    monkeypatch.setattr("sftcore.data.work.tabulate", lambda *args: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(SftError, match=r"was killed, most likely because memory ran out; .* smaller data\.workers"):
+        made(tmp_path, data, serving, workers=2)
+
+
+def test_a_full_disk_is_told(tmp_path, data, serving, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cache.Part, "add", full)
+    with pytest.raises(
+        SftError, match="No space left on device; make room with `sft cache clean`, or set SFTCORE_CACHE"
+    ):
+        made(tmp_path, data, serving)
+
+
+def test_a_list_names_what_is_there_and_clean_keeps_what_is_used(tmp_path, data, serving):
+    held = Cache(tmp_path)
+    prepare(configured(data), REGISTRY, serving, cache=held)
+    (tmp_path / "0123.part").mkdir()
+    (tmp_path / "0123.part" / "00000.arrow").write_bytes(b"x" * 1500)
+    items = held.items()
+    assert [item.whole for item in items] == [False, True]
+    assert f"{ROWS} rows  {data}" in str(items[1])
+    assert "1.5 kB        unfinished" in str(items[0])
+    assert [Cache(tmp_path).remove(item) for item in items] == [True, False]
+    del held
+    assert [item.whole for item in Cache(tmp_path).items()] == [True]
+
+
+def test_a_lock_that_was_removed_while_one_waits_is_taken_anew(tmp_path):
+    path = tmp_path / "a.lock"
+    first, second = Lock(path), Lock(path)
+    assert first.take()
+    assert not second.take(wait=False)
+    first.remove()
+    assert second.take(wait=False)
+    assert path.exists()
+    assert not Lock(path).take(wait=False)
