@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +26,19 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 def pytest_configure(config: pytest.Config) -> None:
     os.environ.pop("RANK", None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the data that tests prepare in a cache of their own, new each time; converted models stay in the user's."""
+    from sftcore.paths import cache_folder
+
+    converted, folder = cache_folder().absolute() / "gguf", tmp_path_factory.mktemp("cache")
+    converted.mkdir(parents=True, exist_ok=True)
+    (folder / "gguf").symlink_to(converted, target_is_directory=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SFTCORE_CACHE", str(folder))
+        yield
 
 
 @pytest.fixture(scope="session")

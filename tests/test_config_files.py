@@ -18,13 +18,13 @@ FOLDER = Path(__file__).parent.parent / "config"
 
 @pytest.mark.parametrize("file", sorted(FOLDER.glob("*.yaml")), ids=lambda file: file.stem)
 def test_is_valid(file):
-    from sftcore import training_args
-    from sftcore.data import check_rows
+    from sftcore import chat_template, training_args
+    from sftcore.data import prepare
 
     document, registry = Document.load(file), Registry.discover()
     loaded = config.load(document, registry, {})
-    rows = check_rows(loaded, registry)
-    assert training_args.build(loaded, cpu=True, has_eval=bool(rows.eval), environ={}).output_dir
+    prepared = prepare(loaded, registry, chat_template.serving(loaded).labeller)
+    assert training_args.build(loaded, cpu=True, has_eval=bool(prepared.eval), environ={}).output_dir
 
 
 def test_the_reference_has_every_key():

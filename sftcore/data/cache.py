@@ -22,7 +22,7 @@ from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 
-from sftcore.data.refusals import SHOWN, Refusal, kind_of
+from sftcore.data.refusals import SHOWN, Refusal, as_json, kind_of
 from sftcore.data.table import SCHEMA, Table
 from sftcore.data.work import Done
 from sftcore.errors import SftError
@@ -138,7 +138,7 @@ class Stored:
             with path.open(encoding="utf-8") as lines:
                 for text in lines:
                     file, line, content = text.split(" ", 2)
-                    yield f'{{"source": {json.dumps(f"{names[int(file)]}:{line}", ensure_ascii=False)}, {content[1:]}'
+                    yield f'{{"source": {as_json(f"{names[int(file)]}:{line}")}, {content[1:]}'
 
 
 def _batches(shard: Path) -> list[pa.RecordBatch]:

@@ -53,7 +53,11 @@ class Summary:
 
 
 def summarize(
-    parts: Sequence[Part], name: str, tokenizer: Any, shown: Callable[[Sequence[Origin]], Sequence[str]]
+    parts: Sequence[Part],
+    name: str,
+    tokenizer: Any,
+    shown: Callable[[Sequence[Origin]], Sequence[str]],
+    unlabelled: int = 0,
 ) -> tuple[Examples, Summary]:
     """Return the examples of a set, and what became of its rows.
 
@@ -61,6 +65,7 @@ def summarize(
         name: of the set, as messages call it.
         tokenizer: tells what the tokens of an example say.
         shown: returns how rows begin, for the message about a set of which nothing is trained.
+        unlabelled: how many rows of its sources cannot be labelled, for that message too.
 
     Raises:
         DataError: nothing is left to train.
@@ -84,7 +89,9 @@ def summarize(
     if len(examples):
         summary.worked_example = _worked(examples[0], tokenizer)
     elif rows:
-        raise DataError(("" if name == "train" else f"data.{name}: ") + _nothing_left(summary, parts, shown))
+        raise DataError(
+            ("" if name == "train" else f"data.{name}: ") + _nothing_left(summary, parts, shown, unlabelled)
+        )
     return examples, summary
 
 
@@ -114,10 +121,10 @@ def check_template(rows: Iterable[Parsed], labeller: Labeller) -> None:
     Raises:
         ConfigError: neither a sample conversation nor any of the first *rows* can be labelled; the message says why.
     """
-    if not labeller.problem:
+    if not labeller.problem or not (first := list(islice(rows, TRIED))):
         return
     reasons: list[str] = []
-    for row in islice(rows, TRIED):
+    for row in first:
         try:
             done = labeller.label(row.conversation, row.policy)
         except RowError as error:
@@ -166,10 +173,12 @@ def _nothing_left(
     summary: Summary,
     parts: Sequence[Part],
     shown: Callable[[Sequence[Origin]], Sequence[str]],
+    unlabelled: int,
 ) -> str:
     """Return the message about a set in which nothing is trained, with three of its rows."""
     first = "\n  ".join(shown([part.origin(row) for part in parts for row in part.rows[:3].tolist()][:3]))
-    said = "".join(f"\n  {note}" for note in summary.notes if not note.startswith("  "))
+    refused = [f"{count(unlabelled, 'row')} cannot be labelled with certainty, and left out"] if unlabelled else []
+    said = "".join(f"\n  {note}" for note in [*refused, *summary.notes])
     told = f"\n  the longest example has {count(summary.longest, 'token')}" if summary.too_long else ""
     return f"no token of any row (of {summary.rows}) is trained; the first:\n  {first}{said}{told}"
 

@@ -124,8 +124,12 @@ def prepare(
     def shown(origins: Sequence[Origin]) -> list[str]:
         return list(_beginnings(origins, loaded, registry))
 
-    train, train_summary = summarize(chosen.train, "train", labeller.tokenizer, shown)
-    held_back, eval_summary = summarize(chosen.eval, "eval", labeller.tokenizer, shown)
+    def unlabelled(part: Sequence[Stored]) -> int:
+        return sum(sum(item.totals.unlabelled.values()) for item in part)
+
+    tokenizer, first, others = labeller.tokenizer, stored[: len(config.train)], stored[len(config.train) :]
+    train, train_summary = summarize(chosen.train, "train", tokenizer, shown, unlabelled(first))
+    held_back, eval_summary = summarize(chosen.eval, "eval", tokenizer, shown, unlabelled(others))
     return Prepared(
         train,
         held_back,

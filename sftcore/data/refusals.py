@@ -51,12 +51,17 @@ class Refusal(NamedTuple):
         """Return the reason and what is in the row, as one line of JSON."""
         values = {"reason": self.reason, **({"row": self.row} if self.raw is None else {"raw": self.raw})}
         with _deep():
-            text = json.dumps(values, ensure_ascii=False, default=str)
-            try:
-                text.encode()
-            except UnicodeEncodeError:  # half of a surrogate pair can only be written as an escape
-                text = json.dumps(values, default=str)
-        return text
+            return as_json(values)
+
+
+def as_json(value: Any) -> str:
+    """Return *value* as JSON that can be written as UTF-8."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair can only be written as an escape
+        return json.dumps(value, default=str)
+    return text
 
 
 @contextmanager

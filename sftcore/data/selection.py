@@ -13,7 +13,7 @@ from sftcore.data.chance import Keys
 from sftcore.data.evaluation import hold_back, keep_out
 from sftcore.data.examples import Part
 from sftcore.data.sampling import draw, targets
-from sftcore.data.table import Flags, Integers, Table
+from sftcore.data.table import DIGEST, Flags, Integers, Table
 from sftcore.errors import DataError
 from sftcore.report import count
 
@@ -41,8 +41,9 @@ class Selection(NamedTuple):
         digest = hashlib.sha256()
         for part in (self.train, self.eval):
             for rows in part:
-                digest.update(rows.table.digests[rows.rows].tobytes())
-                digest.update(rows.times.astype("<i8").tobytes())
+                each = np.empty(len(rows.rows), [("digest", f"V{DIGEST}"), ("times", "<i8")])
+                each["digest"], each["times"] = rows.table.digests[rows.rows], rows.times
+                digest.update(each.tobytes())  # row by row: it is the same however rows are divided into sources
             digest.update(b"|")
         return f"sha256:{digest.hexdigest()}"
 

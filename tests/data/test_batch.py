@@ -7,11 +7,13 @@ import random
 import pytest
 from transformers import AutoTokenizer
 
-from sftcore import Conversation, Message, Origin, RowError
-from sftcore.data import batch
-from sftcore.data.batch import labelled, labelled_many
+from sftcore import IGNORE_INDEX, Conversation, DataError, Message, Origin, RowError
+from sftcore.data.batch import labelled, tabulate
 from sftcore.data.conversations import Parsed
-from sftcore.supervision import Labeller, Policy
+from sftcore.data.table import REMARKS, Table
+from sftcore.supervision import Labeller, Policy, Remark, TooLongError
+
+from .making import key, make_labeller, row
 
 FORGETS = """{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}
 {%- if m.reasoning_content and loop.last %}{{ '<think>' + m.reasoning_content + '</think>' }}{% endif %}
@@ -46,7 +48,8 @@ def rows(number: int) -> list[Parsed]:
             train = chance.choice([None, None, None, False])
             messages.append(Message("user", text))
             messages.append(Message("assistant", text[::-1], reasoning_content=reasoning, weight=weight, train=train))
-        made.append(Parsed(Conversation(tuple(messages)), Origin("f", line), chance.choice(POLICIES)))
+        talk = Conversation(tuple(messages))
+        made.append(Parsed(talk, Origin("f", line), chance.choice(POLICIES), key(str(line))))
     return made
 
 
@@ -67,34 +70,99 @@ def labeller(request, smollm2):
     return Labeller(slow(tokenizer) if request.param == "slow" else tokenizer, ["<|im_end|>"])
 
 
-def attempt(row, labeller):
+def attempt(parsed, labeller):
     try:
-        return labelled(row, labeller)
+        return labelled(parsed, labeller)
     except RowError as error:
         return error
 
 
+@pytest.fixture(scope="module")
+def alone(labeller):
+    """Rows, and what becomes of each alone."""
+    return [(parsed, attempt(parsed, labeller)) for parsed in rows(120)]
+
+
 @pytest.mark.parametrize("at_once", [1, 7, 1000])
-def test_together_is_as_alone(labeller, monkeypatch, at_once):
-    monkeypatch.setattr(batch, "ROWS", at_once)
-    seen = set()
-    made = rows(120)
-    for row, found in zip(made, labelled_many(made, labeller), strict=True):
-        alone = attempt(row, labeller)
-        if isinstance(alone, RowError):
-            assert (type(found), str(found)) == (type(alone), str(alone))
-            seen.add("refused")
-            continue
-        assert not isinstance(found, RowError)
-        assert found.remarks == alone.remarks
-        seen |= {remark.name for remark, times in found.remarks.items() if times}
-        assert (found.details, found.longest) == (alone.details, alone.longest)
-        assert len(found.examples) == len(alone.examples)
-        for one, other in zip(found.examples, alone.examples, strict=True):
-            seen.add("example")
-            assert (one.text, one.input_ids, one.labels) == (other.text, other.input_ids, other.labels)
-            assert (one.messages, one.turns, one.skipped) == (other.messages, other.turns, other.skipped)
-            assert one.weights == other.weights
-        seen.add(len(found.examples))
-    assert {"refused", "example", 0, 1, 2, 3} <= seen
+def test_together_is_as_alone(labeller, alone, at_once):
+    expected = [(parsed, done) for parsed, done in alone if not isinstance(done, TooLongError)]
+    made = [parsed for parsed, _ in expected]
+    done = [tabulate(made[first : first + at_once], labeller, 3) for first in range(0, len(made), at_once)]
+
+    refused = [(parsed, type(error), str(error)) for _, part in done for parsed, error in part]
+    assert refused == [(row, type(error), str(error)) for row, error in expected if isinstance(error, RowError)]
+    assert refused
+
+    table = Table([batch for batch, _ in done])
+    kept = [(parsed, labelling) for parsed, labelling in expected if not isinstance(labelling, RowError)]
+    assert table.line.tolist() == [parsed.origin.line for parsed, _ in kept]
+    assert table.keys.tolist() == [parsed.key for parsed, _ in kept]
+    assert set(table.file.tolist()) == {3}
+    assert table.longest.tolist() == [labelling.longest for _, labelling in kept]
+    assert table.too_long.tolist() == [bool(labelling.remarks[Remark.TOO_LONG]) for _, labelling in kept]
+    assert remarks(table) == [
+        (at, remark.name, times, labelling.details.get(remark))
+        for at, (_, labelling) in enumerate(kept)
+        for remark, times in sorted(labelling.remarks.items(), key=lambda item: item[0].name)
+        if times
+    ]
+    assert all(labelling.remarks[remark] for _, labelling in kept for remark in labelling.details)
+
+    examples = [[one for one in labelling.examples if one.trained] for _, labelling in kept]
+    assert table.examples.tolist() == list(map(len, examples))
+    for number, one in enumerate(one for part in examples for one in part):
+        tokens = table.tokens(number)
+        assert (tokens.input_ids.tolist(), tokens.labels.tolist()) == (one.input_ids, one.labels)
+        plain = [float(label != IGNORE_INDEX) for label in one.labels]
+        weights = plain if tokens.weights is None else tokens.weights.tolist()
+        assert weights == (plain if one.weights is None else one.weights)
+
+    seen = {name for _, name, _, _ in remarks(table)}
+    assert {0, 1, 2, 3} <= set(map(len, examples))
+    assert {"TOO_LONG", "CUT"} <= seen
     assert ("MERGED" in seen) is (labeller.tokenizer.chat_template == MERGES)
+
+
+def remarks(table):
+    """Return the row of each remark, what it is, how often it is made, and its detail."""
+    columns = (table.remarks[name].to_pylist() for name in ("row", "remark", "times", "detail"))
+    return sorted((row, REMARKS[kind].name, times, detail) for row, kind, times, detail in zip(*columns, strict=True))
+
+
+def test_a_row_that_is_too_long_may_end_the_run(labeller, alone):
+    ends = [(parsed, error) for parsed, error in alone if isinstance(error, TooLongError)]
+    assert ends
+    for parsed, error in ends:
+        with pytest.raises(DataError) as raised:
+            tabulate([parsed], labeller)
+        assert str(raised.value) == f"{parsed.origin}: {error}"
+
+
+def test_the_digest_of_a_row_does_not_depend_on_the_others(labeller, alone):
+    made = [parsed for parsed, done in alone if not isinstance(done, TooLongError)]
+    one_by_one = Table([tabulate([parsed], labeller)[0] for parsed in made])
+    assert Table([tabulate(made, labeller)[0]]).digests.tolist() == one_by_one.digests.tolist()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        row("q", "b", "r", "b"),
+        row("q", "a", "r", "b", weight=0.5),
+        row("q", "a", "r", "b", policy=Policy(train_on="last_turn")),
+        row("q", "a", "r", "b", policy=Policy(train_on_stop=False)),
+        row("q", "a", "r", "b", policy=Policy(max_length=6, truncation="split")),
+        row("q", "a"),
+    ],
+)
+def test_rows_of_other_tokens_labels_weights_or_borders_have_other_digests(other):
+    labeller = make_labeller()
+    same, another = row("q", "a", "r", "b", line=1), row("q", "a", "r", "b", line=2)
+    batch, _ = tabulate([same, another, other], labeller)
+    first, second, third = Table([batch]).digests.tolist()
+    assert first == second != third
+
+
+def test_no_rows_are_a_table_without_rows(labeller):
+    batch, refused = tabulate([], labeller)
+    assert (len(Table([batch])), refused) == (0, [])

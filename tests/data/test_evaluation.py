@@ -4,46 +4,37 @@ from __future__ import annotations
 
 import pytest
 
-from sftcore import Conversation, DataError, Message, Origin
-from sftcore.data.content import key
-from sftcore.data.conversations import Parsed
+from sftcore import DataError
 from sftcore.data.evaluation import hold_back, keep_out
 
-
-def rows(*texts):
-    talks = [Conversation((Message("user", text), Message("assistant", "a"))) for text in texts]
-    return [Parsed(talk, Origin("f", line), key=key(talk)) for line, talk in enumerate(talks, start=1)]
-
-
-def texts(part):
-    return [row.conversation.messages[0].content for row in part]
+from .making import keys, said
 
 
 def test_equal_rows_of_several_sources_stay_on_one_side():
-    parts = [rows(*map(str, range(50))), rows(*map(str, range(25, 75))), rows(*map(str, range(75)))]
-    train, held_back = hold_back(parts, 0.3, 42)
-    sides = [{text for part in side for text in texts(part)} for side in (train, held_back)]
-    assert not sides[0] & sides[1]
-    assert sides[0] | sides[1] == set(map(str, range(75)))
-    for part, one, other in zip(parts, train, held_back, strict=True):
-        assert sorted(texts(one) + texts(other)) == sorted(texts(part))
-    assert 40 <= sum(map(len, held_back)) <= 65  # of 175, rows of one content together
+    parts = [keys(*map(str, range(50))), keys(*map(str, range(25, 75))), keys(*map(str, range(75)))]
+    chosen = hold_back(parts, 0.3, 42)
+    both = list(zip(parts, chosen, strict=True))
+    train, held_back = ({text for part, held in both for text in said(part[held == side])} for side in (False, True))
+    assert not train & held_back
+    assert train | held_back == set(map(str, range(75)))
+    assert [len(held) for held in chosen] == [50, 50, 75]
+    assert 40 <= sum(held.sum() for held in chosen) <= 65  # of 175, rows of one content together
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_both_sides_have_rows(seed):
     for fraction in (0.01, 0.5, 0.99):
-        train, held_back = hold_back([rows("a", "b", "b", "b")], fraction, seed)
-        assert all(train)
-        assert all(held_back)
+        [held_back] = hold_back([keys("a", "b", "b", "b")], fraction, seed)
+        assert 0 < held_back.sum() < 4
 
 
-@pytest.mark.parametrize("parts", [[rows("a", "a")], [rows("a"), rows("a")]])
+@pytest.mark.parametrize("parts", [[keys("a", "a")], [keys("a"), keys("a")]])
 def test_one_content_cannot_be_parted(parts):
     with pytest.raises(DataError, match="all rows are equal"):
         hold_back(parts, 0.5, 42)
 
 
 def test_rows_that_are_evaluated_are_kept_out():
-    parts = [rows("a", "b", "c"), rows("b", "d", "b")]
-    assert [texts(part) for part in keep_out(parts, [rows("b"), rows("c", "x")])] == [["a"], ["d"]]
+    parts = [keys("a", "b", "c"), keys("b", "d", "b")]
+    left = keep_out(parts, [keys("b"), keys("c", "x")])
+    assert [said(part[kept]) for part, kept in zip(parts, left, strict=True)] == [["a"], ["d"]]

@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer
 
-from sftcore import IGNORE_INDEX, ConfigError, Conversation, DataError, Message, Origin
-from sftcore.data.batch import labelled
-from sftcore.data.conversations import Parsed
-from sftcore.data.labels import TRIED, Summary, label, trained_texts
+from sftcore import IGNORE_INDEX, ConfigError, Conversation, DataError, Origin, telling
+from sftcore.data import prepare
+from sftcore.data.batch import tabulate
+from sftcore.data.labels import TRIED, Summary, beginning, check_template, summarize
 from sftcore.supervision import Labeller, Policy
 
-PLAIN = """{% for m in messages %}{{ '[' + m.role + ']' + m.content + '</s>' }}
-{%- if m.content == 'bad' %}{{ raise_exception('message ' ~ loop.index ~ ': not this word') }}{% endif %}{% endfor %}
-{%- if add_generation_prompt %}{{ '[assistant]' }}{% endif %}"""
-
-
-def make_labeller(source=PLAIN):
-    """Return a labeller to which every marker and every other byte is a token."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Tokenizer(models.BPE({letter: index for index, letter in enumerate(alphabet)}, []))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(
-        [AddedToken(marker, normalized=False) for marker in ("[system]", "[user]", "[assistant]", "</s>")]
-    )
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
-    tokenizer.chat_template = source
-    return Labeller(tokenizer, ["</s>"])
+from .making import PLAIN, REGISTRY, loaded, make_labeller, part_of, row, table_of, write
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +20,26 @@ def labeller():
     return make_labeller()
 
 
-def row(*texts, line=1, policy=Policy(), **assistant):  # noqa: B008 - it cannot be changed
-    roles = ["user", "assistant"] * len(texts)
-    fields = [{}, assistant] * len(texts)
-    messages = (Message(role, text, **more) for role, text, more in zip(roles, texts, fields, strict=False))
-    return Parsed(Conversation(tuple(messages)), Origin("f", line), policy)
+def label(rows, labeller, name="train"):
+    """Return the examples of a set, and what became of its rows: as :func:`prepare` does, of rows in memory."""
+    check_template(iter(rows), labeller)
+    conversations = {parsed.origin: parsed.conversation for parsed in rows}
+    return summarize(
+        [part_of(table_of(rows, labeller))],
+        name,
+        labeller.tokenizer,
+        lambda origins: [f"{origin}: {beginning(conversations[origin])}" for origin in origins],
+    )
+
+
+def prepared(folder, rows, labeller, **data):
+    """Return what becomes of a file of *rows*."""
+    lines = ({"messages": [message.as_dict() for message in parsed.conversation.messages]} for parsed in rows)
+    return prepare(loaded(write(folder / "f.jsonl", lines), max_bad_rows=9, **data), REGISTRY, labeller)
+
+
+def lines(examples):
+    return [example.origins[0].line for example in examples]
 
 
 def test_ids_are_those_of_serving_and_labels_the_answers(smollm2):
@@ -48,8 +47,8 @@ def test_ids_are_those_of_serving_and_labels_the_answers(smollm2):
     parsed = row("What is 2+2?", "It is 4.", "再见 👋", "Bye.", line=7)
     [example], summary = label([parsed], Labeller(tokenizer, ["<|im_end|>"]))
     messages = [message.as_dict() for message in parsed.conversation.messages]
-    assert example.input_ids == tokenizer.apply_chat_template(messages, return_dict=False)
-    trained = [token for token in example.labels if token != IGNORE_INDEX]
+    assert example.input_ids.tolist() == tokenizer.apply_chat_template(messages, return_dict=False)
+    trained = example.labels[example.labels != IGNORE_INDEX]
     assert tokenizer.decode(trained) == "It is 4.<|im_end|>Bye.<|im_end|>"
     assert (example.lengths, example.origins, example.weights) == ((len(example.input_ids),), (Origin("f", 7),), None)
     assert (summary.tokens, summary.trained) == (len(example.input_ids), len(trained))
@@ -83,10 +82,12 @@ def with_policy(rows, **policy):
     ],
 )
 def test_each_row_is_kept_refused_or_dropped(labeller, truncation, kept, remark):
-    examples, summary = label(with_policy(MIXED, max_length=20, truncation=truncation), labeller)
-    assert [example.origins[0].line for example in examples] == kept
-    assert summary.rows == 9 == summary.kept + sum(summary.refused.values()) + summary.dropped
-    assert (summary.kept, sum(summary.refused.values())) == (len(kept), 3)
+    rows = with_policy(MIXED, max_length=20, truncation=truncation)
+    examples, summary = label(rows, labeller)
+    assert lines(examples) == kept
+    assert summary.rows == 6 == summary.kept + summary.dropped
+    assert summary.kept == len(kept)
+    assert [refused.origin.line for refused, _ in tabulate(rows, labeller)[1]] == [2, 5, 7]
     assert summary.examples == len(examples)
     assert summary.tokens == sum(len(example.input_ids) for example in examples) == sum(e.lengths[0] for e in examples)
     assert summary.trained == sum(label != IGNORE_INDEX for example in examples for label in example.labels)
@@ -97,38 +98,43 @@ def test_each_row_is_kept_refused_or_dropped(labeller, truncation, kept, remark)
 def test_a_row_of_which_only_the_first_token_could_be_trained_is_dropped():
     labeller = make_labeller("{% for m in messages if m.role == 'assistant' %}{{ m.content }}{% endfor %}")
     examples, summary = label([row("q", "a", line=1), row("q", "ab", line=2)], labeller)
-    assert [example.origins[0].line for example in examples] == [2]
+    assert lines(examples) == [2]
     assert (summary.rows, summary.kept, summary.dropped, summary.trained) == (2, 1, 1, 1)
 
 
-def test_what_is_refused_is_counted_by_reason_and_told_with_its_place(labeller):
-    _, summary = label(MIXED, labeller)
-    told = "the chat template refuses it: message {}: not this word"
+def test_what_is_refused_is_counted_by_reason_and_told_with_its_place(labeller, tmp_path, capsys):
+    found = prepared(tmp_path, MIXED, labeller)
+    told, path = "the chat template refuses it: message {}: not this word", tmp_path / "f.jsonl"
     surrogate = "the text has '\\ud83d', half of a surrogate pair, which is no character"
-    assert summary.refused == {told.format(2): 1, surrogate: 1, told.format(3): 1}
-    assert summary.notes == [
-        "3 rows cannot be labelled with certainty, and left out:",
-        f"  f:2: {told.format(2)}",
-        f"  f:5: {surrogate}",
-        f"  f:7: {told.format(3)}",
-        "2 rows without a trained token",
-    ]
+    assert found.account.refused == {told.format(2): 1, told.format(3): 1, surrogate: 1}
+    [source] = found.sources
+    assert (source.rows, source.bad, source.unlabelled) == (9, 1, 2)
+    assert list(map(str, source.first_bad)) == [f"{path}:5: {surrogate}"]
+    assert list(map(str, source.first_unlabelled)) == [f"{path}:2: {told.format(2)}", f"{path}:7: {told.format(3)}"]
+    assert found.train_summary.notes == ["1 row without a trained token"]
+    telling.tell_read(found)
+    said = capsys.readouterr().err
+    assert "2 rows cannot be labelled with certainty, and left out:" in said
+    assert f"{path}:7: {told.format(3)}" in said
 
 
-def test_one_reason_is_one_whatever_message_it_is_about():
+def test_one_reason_is_one_whatever_message_it_is_about(tmp_path):
     labeller = make_labeller(PLAIN.replace("m.content +", "(m.content if m.content != 'x' else '') +"))
-    rows = [row("q", "x", line=1), row("q", "a", "r", "x", line=2), row("q", "a", line=3)]
-    _, summary = label(rows, labeller)
+    found = prepared(tmp_path, [row("q", "x"), row("q", "a", "r", "x"), row("q", "a")], labeller)
     reason = "the template prints nothing of what the assistant wrote"
-    assert summary.refused == {reason: 2}
-    assert summary.notes[1:] == [f"  f:1: message 2: {reason}", f"  f:2: message 4: {reason}"]
+    assert found.account.refused == {reason: 2}
+    first = found.sources[0].first_unlabelled
+    assert [refusal.reason for refusal in first] == [f"message 2: {reason}", f"message 4: {reason}"]
 
 
-def test_a_few_rows_that_are_refused_are_shown(labeller):
-    _, summary = label([row("q", "a"), *(row("q", "bad", line=line) for line in range(2, 10))], labeller)
-    assert summary.notes[0] == "8 rows cannot be labelled with certainty, and left out:"
-    assert [note.split()[0] for note in summary.notes[1:6]] == [f"f:{line}:" for line in range(2, 7)]
-    assert summary.notes[6:] == ["  ... and 3 more; run.json has the reasons"]
+def test_a_few_rows_that_are_refused_are_shown(labeller, tmp_path, capsys):
+    found = prepared(tmp_path, [row("q", "a"), *[row("q", "bad")] * 8], labeller)
+    capsys.readouterr()
+    telling.tell_read(found)
+    told = [line.split(maxsplit=1)[1] for line in capsys.readouterr().err.splitlines()]
+    assert told[1] == "8 rows cannot be labelled with certainty, and left out:"
+    assert [line.split()[0] for line in told[2:7]] == [f"{tmp_path}/f.jsonl:{line}:" for line in range(2, 7)]
+    assert told[7:] == ["... and 3 more"]
 
 
 def test_a_row_that_just_fits_is_not_cut(labeller):
@@ -136,7 +142,7 @@ def test_a_row_that_just_fits_is_not_cut(labeller):
         return label(with_policy([row("q", "a")], max_length=limit, truncation="truncate_right"), labeller)
 
     [example], summary = notes(6)
-    assert example == label([row("q", "a")], labeller)[0][0]
+    assert example.labels.tolist() == label([row("q", "a")], labeller)[0][0].labels.tolist()
     assert (len(example.input_ids), summary.notes) == (6, [])
     [example], summary = notes(5)
     assert (len(example.input_ids), summary.notes) == (5, ["1 turn was cut at max_length, and lost its stop token"])
@@ -161,9 +167,11 @@ def test_each_row_has_the_policy_of_its_source(labeller):
         row("q", "a", "r", "b", line=3, policy=Policy(max_length=6, truncation="split", train_on_stop=False)),
     ]
     examples, summary = label(rows, labeller)
-    assert [example.origins[0].line for example in examples] == [1, 2, 3, 3]
-    assert [example.weights for example in examples] == [None, [0.0] * 10 + [0.5, 0.5], None, None]
-    assert [sum(label != IGNORE_INDEX for label in example.labels) for example in examples] == [4, 2, 1, 1]
+    assert lines(examples) == [1, 2, 3, 3]
+    trained = [example.labels != IGNORE_INDEX for example in examples]
+    assert [mask.sum() for mask in trained] == [4, 2, 1, 1]
+    assert examples[1].weights.tolist() == [0.0] * 10 + [0.5, 0.5]
+    assert all(np.array_equal(examples[at].weights, trained[at]) for at in (0, 2, 3))
     assert (summary.rows, summary.kept, summary.examples) == (3, 3, 4)
 
 
@@ -172,6 +180,19 @@ def test_remarks_are_summed_over_rows(labeller):
     _, summary = label(rows, labeller)
     assert summary.remarks == {"no_reasoning": 3}
     assert summary.notes == ["3 turns have reasoning that this chat template does not print"]
+
+
+MARKED = """{% for m in messages %}{{ '[' + m.role + ']' }}{% if m.role == 'assistant' %}
+{%- generation %}{{ m.content }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}{{ '</s>' }}{% endfor %}
+{%- if add_generation_prompt %}{{ '[assistant]' }}{% endif %}"""
+
+
+def test_a_remark_has_the_first_detail_of_the_rows_of_the_set():
+    labeller = make_labeller(MARKED)
+    table = table_of([row("q", text, line=line) for line, text in enumerate("abc", start=1)], labeller)
+    _, summary = summarize([part_of(table, [0, 1, 1])], "train", labeller.tokenizer, list)
+    assert summary.remarks == {"marks": 2}
+    assert summary.notes[0].endswith("; f:2: trained 'b</s>', they have 'b'")
 
 
 @pytest.mark.parametrize(("use", "noted"), [("", True), ("{{ tools and '' }}{{ tools and '-' }}", False)])
@@ -193,19 +214,22 @@ def test_the_first_example_is_shown(labeller):
     }
 
 
-def test_trained_texts(labeller):
-    [example] = labelled(row("q", "a", "r", "b", policy=Policy(train_on="all")), labeller).examples
-    assert trained_texts(example) == ["q</s>[assistant]a</s>[user]r</s>[assistant]b</s>"]
-    [example] = labelled(row("q", "a", "r", "b", policy=Policy(train_on=["user"])), labeller).examples
-    assert trained_texts(example) == ["r"] if example.labels[1] == IGNORE_INDEX else ["q", "r"]
+@pytest.mark.parametrize(
+    ("train_on", "trained"),
+    [("all", ["q</s>[assistant]a</s>[user]r</s>[assistant]b</s>"]), (["user"], ["q", "r"])],
+)
+def test_trained_texts(labeller, train_on, trained):
+    _, summary = label([row("q", "a", "r", "b", policy=Policy(train_on=train_on))], labeller)
+    assert summary.worked_example["trained"] == trained
 
 
 # nothing left
 
 
-def test_no_rows_are_no_error(labeller):
-    assert label([], labeller) == ([], Summary())
-    assert label([], make_labeller("{{ raise_exception('no') }}")) == ([], Summary())
+@pytest.mark.parametrize("source", [PLAIN, "{{ raise_exception('no') }}"])
+def test_no_rows_are_no_error(source):
+    examples, summary = label([], make_labeller(source))
+    assert (list(examples), summary) == ([], Summary())
 
 
 def test_if_nothing_is_left_the_first_rows_are_shown(labeller):
@@ -219,27 +243,33 @@ def test_if_nothing_is_left_the_first_rows_are_shown(labeller):
     ]
 
 
-def test_if_nothing_is_left_all_that_happened_is_told(labeller):
-    rows = with_policy([row("q" * 60, "a"), row("q", "bad", line=2)], max_length=9)
+def test_if_nothing_is_left_all_that_happened_is_told(labeller, tmp_path):
+    rows = [row("q" * 60, "a"), row("q", "bad"), row("q")]
     with pytest.raises(DataError) as raised:
-        label(rows, labeller)
+        prepared(tmp_path, rows, labeller, max_length=9)
     assert str(raised.value).splitlines() == [
         "no token of any row (of 2) is trained; the first:",
-        f"  f:1: user '{'q' * 40}', assistant 'a'",
-        "  f:2: user 'q', assistant 'bad'",
-        "  1 row cannot be labelled with certainty, and left out:",
+        f"  {tmp_path}/f.jsonl:1: user '{'q' * 40}', assistant 'a'",
+        f"  {tmp_path}/f.jsonl:3: user 'q'",
+        "  1 row cannot be labelled with certainty, and left out",
         "  1 example was dropped, because it is longer than max_length",
-        "  data.max_length is 9, the longest example has 65 tokens",
+        "  1 row without a trained token",
+        "  the longest example has 65 tokens",
     ]
 
 
-def test_rows_that_cannot_be_labelled_are_told_together(labeller):
+def test_the_set_of_which_nothing_is_left_is_named(labeller):
+    with pytest.raises(DataError, match=r"^data.eval: no token of any row \(of 1\) is trained; the first:"):
+        label([row("q", "a", train=False)], labeller, "eval")
+
+
+def test_rows_that_cannot_be_labelled_are_told_together(labeller, tmp_path):
     with pytest.raises(DataError) as raised:
-        label([row("q", "bad", line=line) for line in range(1, 16)], labeller)
+        prepared(tmp_path, [row("q", "bad")] * 15, labeller)
     head, *told = str(raised.value).splitlines()
     assert head == "15 rows cannot be used; mend or remove:"
-    assert [line.split()[0] for line in told] == [*(f"f:{line}:" for line in range(1, 11)), "..."]
-    assert told[0] == "  f:1: the chat template refuses it: message 2: not this word"
+    assert [line.split()[0] for line in told] == [*(f"{tmp_path}/f.jsonl:{line}:" for line in range(1, 11)), "..."]
+    assert told[0] == f"  {tmp_path}/f.jsonl:1: the chat template refuses it: message 2: not this word"
 
 
 # a template that can label nothing
@@ -259,8 +289,8 @@ def test_a_template_for_rows_of_its_own_kind():
     labeller = make_labeller("{{ '' if 'magic' in messages[0].content else raise_exception('no magic') }}" + PLAIN)
     assert "no magic" in labeller.problem
     examples, summary = label([row("q", "a"), row("magic", "a", line=2), row("q", "a", line=3)], labeller)
-    assert [example.origins[0].line for example in examples] == [2]
-    assert summary.refused == {"the chat template refuses it: no magic": 2}
+    assert lines(examples) == [2]
+    assert summary.rows == 1
 
 
 @pytest.mark.parametrize("good", [TRIED - 1, TRIED])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 
@@ -10,23 +11,16 @@ import pytest
 from transformers import AutoTokenizer
 
 from sftcore import DataError
-from sftcore.config import load
-from sftcore.data import check_rows, prepare, quarantine
-from sftcore.document import Document
-from sftcore.plugins import Registry
+from sftcore.data import blocks, prepare, quarantine
+from sftcore.data.cache import Cache
 from sftcore.supervision import Labeller
 
-REGISTRY = Registry.discover()
+from .making import REGISTRY, loaded, write
 
 
 @pytest.fixture(scope="module")
 def labeller(smollm2):
     return Labeller(AutoTokenizer.from_pretrained(smollm2), ["<|im_end|>"])
-
-
-def loaded(train, **data):
-    config = {"model": {"name_or_path": "x"}, "method": "full", "data": {"train": train, **data}}
-    return load(Document(config), REGISTRY, {})
 
 
 def good(number, question="What is {}?"):
@@ -97,12 +91,13 @@ def mixture():
     return b"".join(lines), what
 
 
-@pytest.mark.parametrize("form", ["messages", "auto"])
-def test_a_thousand_broken_rows_among_a_thousand_good_ones(tmp_path, labeller, mixture, form):
+@pytest.mark.parametrize(("form", "in_a_block"), [("messages", blocks.ROWS), ("auto", 100)])
+def test_a_thousand_broken_rows_among_a_thousand_good_ones(tmp_path, labeller, mixture, monkeypatch, form, in_a_block):
+    monkeypatch.setattr(blocks, "ROWS", in_a_block)
     content, what = mixture
     (tmp_path / "t.jsonl").write_bytes(content)
     made = loaded({"path": str(tmp_path / "t.jsonl"), "format": form}, max_bad_rows=1000, eval={"fraction": 0.1})
-    prepared = prepare(check_rows(made, REGISTRY), made.config.data, labeller, (4, 2))
+    prepared = prepare(made, REGISTRY, labeller, cache=Cache(tmp_path / "cache"))
     at = {}  # the line of each row: some are empty
     for number, line in enumerate(content.split(b"\n"), start=1):
         if line.strip():
@@ -117,9 +112,9 @@ def test_a_thousand_broken_rows_among_a_thousand_good_ones(tmp_path, labeller, m
     assert sum(became.refused.values()) == 1000
     assert became.dropped == {}
 
-    path = quarantine.write(tmp_path, prepared.refused, made.config.data, made.document)
+    path, number = quarantine.write(tmp_path, prepared.refused())
     found = [json.loads(line) for line in path.read_bytes().splitlines()]
-    assert len(found) == 1000
+    assert len(found) == number == 1000
     raw = content.split(b"\n")
     for refused in found:
         file, _, line = refused["source"].rpartition(":")
@@ -134,13 +129,16 @@ def test_a_thousand_broken_rows_among_a_thousand_good_ones(tmp_path, labeller, m
     assert sorted(at) == lines_of_good
 
 
+@pytest.mark.parametrize("in_a_block", [blocks.ROWS, 100])
 @pytest.mark.parametrize("most", [999, 0.4999])
-def test_one_bad_row_too_many(tmp_path, mixture, most):
+def test_one_bad_row_too_many(tmp_path, labeller, mixture, monkeypatch, most, in_a_block):
+    monkeypatch.setattr(blocks, "ROWS", in_a_block)
     (tmp_path / "t.jsonl").write_bytes(mixture[0])
+    made = loaded({"path": str(tmp_path / "t.jsonl"), "format": "messages"}, max_bad_rows=most)
     with pytest.raises(DataError) as raised:
-        check_rows(loaded({"path": str(tmp_path / "t.jsonl"), "format": "messages"}, max_bad_rows=most), REGISTRY)
+        prepare(made, REGISTRY, labeller, cache=Cache(tmp_path / "cache"))
     head, *lines = str(raised.value).splitlines()
-    assert head == "1000 rows cannot be used; mend or remove:"
+    assert head == "1,000 rows cannot be used; mend or remove:"
     assert lines[10] == "  ... and 990 more"
     assert all(len(line) < 700 for line in lines)
     assert sum(int(line.split()[0].replace(",", "")) for line in lines[11:-1]) == 1000
@@ -163,7 +161,7 @@ def test_each_row_is_accounted_for(tmp_path, labeller):
     (tmp_path / "u.csv").write_text("input,output\na,b\nc\nd,e\n")
     sources = [str(tmp_path / "t.jsonl"), {"path": str(tmp_path / "u.csv"), "repeat": 0.5}]
     made = loaded(sources, eval=str(tmp_path / "e.jsonl"), max_bad_rows=3, max_length=64)
-    prepared = prepare(check_rows(made, REGISTRY), made.config.data, labeller, (4, 2))
+    prepared = prepare(made, REGISTRY, labeller)
     assert prepared.account.read == len(rows) + 7 + 3
     assert (prepared.account.trained, prepared.account.evaluated) == (21, 6)
     assert prepared.account.dropped == {
@@ -172,20 +170,29 @@ def test_each_row_is_accounted_for(tmp_path, labeller):
         "too long": 1,
         "without a trained token": 1,
     }
-    path = quarantine.write(tmp_path, prepared.refused, made.config.data, made.document)
+    path, number = quarantine.write(tmp_path, prepared.refused())
     found = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [line["source"].rpartition("/")[2] for line in found] == ["t.jsonl:22", "u.csv:3", "e.jsonl:7", "t.jsonl:21"]
-    assert [line.get("row", line.get("raw")) for line in found] == [refused, ["c"], "{", rows[20]]
-    assert "prints nothing of what the assistant wrote" in found[3]["reason"] or "tool call" in found[3]["reason"]
+    assert number == sum(prepared.account.refused.values()) == len(found)
+    assert [line["source"].rpartition("/")[2] for line in found] == ["t.jsonl:21", "t.jsonl:22", "u.csv:3", "e.jsonl:7"]
+    assert [line.get("row", line.get("raw")) for line in found] == [rows[20], refused, ["c"], "{"]
+    assert "prints nothing of what the assistant wrote" in found[0]["reason"] or "tool call" in found[0]["reason"]
 
 
 def test_no_file_without_refused_rows(tmp_path):
-    made = loaded("x")
-    assert quarantine.write(tmp_path, [], made.config.data, made.document) is None
+    assert quarantine.write(tmp_path, []) is None
     assert list(tmp_path.iterdir()) == []
 
 
-def test_all_rows_are_bad(tmp_path):
+@pytest.mark.parametrize("name", ["é 'a' \"b\".jsonl", os.fsdecode(b"\xff.jsonl")])
+def test_a_file_may_have_any_name(tmp_path, labeller, name):
+    path = write(tmp_path / name, [good(1), "{"])
+    prepared = prepare(loaded(path, max_bad_rows=1), REGISTRY, labeller)
+    path, _ = quarantine.write(tmp_path, prepared.refused())
+    assert [json.loads(line)["source"] for line in path.read_text().splitlines()] == [f"{tmp_path}/{name}:2"]
+
+
+def test_all_rows_are_bad(tmp_path, labeller):
     (tmp_path / "t.jsonl").write_text("{\n{\n")
+    made = loaded({"path": str(tmp_path / "t.jsonl"), "format": "qa"}, max_bad_rows=9)
     with pytest.raises(DataError, match=r"^2 rows cannot be used; mend or remove:\n  .*t.jsonl:1: not valid JSON"):
-        check_rows(loaded({"path": str(tmp_path / "t.jsonl"), "format": "qa"}, max_bad_rows=9), REGISTRY)
+        prepare(made, REGISTRY, labeller)

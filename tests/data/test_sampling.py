@@ -6,11 +6,10 @@ import random
 
 import pytest
 
-from sftcore import Conversation, Message, Origin
 from sftcore.config import SourceConfig
-from sftcore.data.content import key
-from sftcore.data.conversations import Parsed
 from sftcore.data.sampling import draw, targets
+
+from .making import keys
 
 
 def source(**options):
@@ -40,37 +39,37 @@ def test_how_many_rows_a_source_gives(sizes, sources, wanted):
     assert targets(sizes, [source(**options) for options in sources]) == wanted
 
 
-def rows(*texts):
-    talks = [Conversation((Message("user", text), Message("assistant", "a"))) for text in texts]
-    return [Parsed(talk, Origin("f", line), key=key(talk)) for line, talk in enumerate(talks, start=1)]
+HUNDRED = list(map(str, range(100)))
 
 
-def taken(drawn):
-    return {row.conversation.messages[0].content: row.times for row in drawn}
-
-
-HUNDRED = rows(*map(str, range(100)))
+def taken(texts, target, seed=42):
+    times = draw(keys(*texts), target, seed)
+    return {text: often for text, often in zip(texts, times.tolist(), strict=True) if often}
 
 
 @pytest.mark.parametrize("target", [1, 30, 99, 100, 101, 250, 300])
 def test_rows_are_taken_equally_often_or_once_more(target):
-    drawn = draw(HUNDRED, target, 42)
-    assert sum(row.times for row in drawn) == target
-    assert len(drawn) == min(target, 100)
-    assert {row.times for row in drawn} <= {target // 100, target // 100 + 1}
-    assert [row.origin.line for row in drawn] == sorted(row.origin.line for row in drawn)
+    times = draw(keys(*HUNDRED), target, 42)
+    assert (len(times), times.sum()) == (100, target)
+    assert set(times.tolist()) <= {target // 100, target // 100 + 1}
 
 
 @pytest.mark.parametrize("target", [30, 130])
 def test_which_ones_depends_on_content_and_seed_not_on_order(target):
-    first = taken(draw(HUNDRED, target, 42))
-    assert taken(draw(random.Random(1).sample(HUNDRED, 100), target, 42)) == first
-    assert taken(draw(HUNDRED, target, 43)) != first
+    first = taken(HUNDRED, target)
+    assert taken(random.Random(1).sample(HUNDRED, 100), target) == first
+    assert taken(HUNDRED, target, 43) != first
 
 
 def test_a_larger_draw_has_the_smaller_one_in_it():
-    assert taken(draw(HUNDRED, 20, 42)).keys() < taken(draw(HUNDRED, 40, 42)).keys()
+    assert taken(HUNDRED, 20).keys() < taken(HUNDRED, 40).keys()
 
 
-def test_of_equal_rows_some_are_taken():
-    assert [row.origin.line for row in draw(rows("a", "a", "a", "a"), 2, 42)] == [1, 2]
+def test_of_equal_rows_the_first_are_taken():
+    times = draw(keys(*"ab" * 100), 30, 42)
+    assert times.sum() == 30
+    assert [1] * 30 in (times[:60:2].tolist(), times[1:60:2].tolist())
+
+
+def test_of_no_rows_none_are_taken():
+    assert draw(keys(), 0, 42).tolist() == []

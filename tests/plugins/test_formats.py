@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 
 from sftcore import DataError, Message, RowError
 from sftcore.config import load
-from sftcore.data import check_rows, label
+from sftcore.data import parse_sources, prepare
 from sftcore.document import Document
 from sftcore.plugins import Registry
 from sftcore.supervision import Labeller
@@ -68,14 +68,9 @@ def write(folder, rows, name="rows.jsonl"):
     return str(folder / name)
 
 
-def read(path, form="auto"):
+def configured(path, form="auto"):
     data = {"train": [{"path": path, "format": form}]}
-    loaded = load(Document({"model": {"name_or_path": "x"}, "method": "full", "data": data}), REGISTRY, {})
-    return check_rows(loaded, REGISTRY)
-
-
-def conversations(folder, rows, form="auto"):
-    return [row.conversation for row in read(write(folder, rows), form).train]
+    return load(Document({"model": {"name_or_path": "x"}, "method": "full", "data": data}), REGISTRY, {})
 
 
 @pytest.fixture(scope="module")
@@ -83,19 +78,33 @@ def tokenizer(smollm2):
     return AutoTokenizer.from_pretrained(smollm2)
 
 
+@pytest.fixture(scope="module")
+def read(tokenizer):
+    """Return what a file becomes, by its path and format."""
+    labeller = Labeller(tokenizer, ["<|im_end|>"])
+    return lambda path, form="auto": prepare(configured(path, form), REGISTRY, labeller)
+
+
+def conversations(folder, rows, form="auto"):
+    made = configured(write(folder, rows), form)
+    [source] = parse_sources(made.config.data.train, ("data", "train"), made, REGISTRY)
+    assert source.refused == []
+    return [row.conversation for row in source.rows]
+
+
 @pytest.mark.parametrize("form", SAME)
 @pytest.mark.parametrize("system", [None, SYSTEM])
-def test_the_same_conversation_gives_the_same_tokens_in_every_format(tmp_path, tokenizer, form, system):
+def test_the_same_conversation_gives_the_same_tokens_in_every_format(tmp_path, tokenizer, read, form, system):
     turns = [{"role": "user", "content": ASKED}, {"role": "assistant", "content": ANSWER}]
     messages = [{"role": "system", "content": system}, *turns] if system else turns
     rows = [{**row, "system": system} if system else row for row in SAME[form]]
     if system:
         rows += {"messages": [chat(system=system)], "sharegpt": [shared(system=system)]}.get(form, [])
     for chosen in (form, "auto"):
-        examples, _ = label(read(write(tmp_path, rows), chosen).train, Labeller(tokenizer, ["<|im_end|>"]))
+        examples = read(write(tmp_path, rows), chosen).train
         assert len(examples) == len(rows)
         for example in examples:
-            assert example.input_ids == tokenizer.apply_chat_template(messages, return_dict=False)
+            assert example.input_ids.tolist() == tokenizer.apply_chat_template(messages, return_dict=False)
             trained = [token for token in example.labels if token != -100]
             assert tokenizer.decode(trained) == ANSWER + "<|im_end|>"
 
@@ -171,7 +180,7 @@ BAD = {
     ("form", "row", "reason"),
     [pytest.param(*case, id=f"{kind}-{case[0]}-{case[2][:30]}") for kind, cases in BAD.items() for case in cases],
 )
-def test_each_of_five_malformed_rows_is_told_with_line_and_reason(tmp_path, form, row, reason):
+def test_each_of_five_malformed_rows_is_told_with_line_and_reason(tmp_path, read, form, row, reason):
     path = write(tmp_path, [SAME[form][0], *[row] * 5, SAME[form][0]])
     with pytest.raises(DataError) as raised:
         read(path, form)
@@ -182,11 +191,11 @@ def test_each_of_five_malformed_rows_is_told_with_line_and_reason(tmp_path, form
     assert len(told) == 5
 
 
-def test_the_command_line_tells_every_bad_row_and_exits_with_2(tmp_path):
+def test_the_command_line_tells_every_bad_row_and_exits_with_2(tmp_path, smollm2):
     bad = ["{", {"messages": [{"role": "user"}]}, {"messages": "x"}, chat("visitor"), {"messages": []}]
     path = write(tmp_path, [chat(), *bad])
     config = tmp_path / "c.yaml"
-    config.write_text(json.dumps({"model": {"name_or_path": "x"}, "method": "full", "data": {"train": path}}))
+    config.write_text(json.dumps({"model": {"name_or_path": str(smollm2)}, "method": "full", "data": {"train": path}}))
     done = subprocess.run(
         [sys.executable, "-m", "sftcore", "run", "--config", config], capture_output=True, text=True, check=False
     )
@@ -197,7 +206,7 @@ def test_the_command_line_tells_every_bad_row_and_exits_with_2(tmp_path):
         assert re.search(rf"{re.escape(path)}:{number}: .*{reason}", done.stderr), done.stderr
 
 
-def test_many_bad_rows_are_counted_by_reason(tmp_path):
+def test_many_bad_rows_are_counted_by_reason(tmp_path, read):
     with pytest.raises(
         DataError, match=r"(?s)^25 rows cannot be used.*rows.jsonl:11: .*\n  \.\.\. and 15 more\n"
     ) as raised:
@@ -210,10 +219,10 @@ def test_many_bad_rows_are_counted_by_reason(tmp_path):
 
 
 @pytest.mark.parametrize("form", SAME)
-def test_auto_goes_by_the_keys_and_says_what_it_chose(tmp_path, form):
+def test_auto_goes_by_the_keys_and_says_what_it_chose(tmp_path, read, form):
     found = read(write(tmp_path, SAME[form]))
-    assert [source.chosen for source in found.sources] == [f"{form} (auto)"]
-    assert read(write(tmp_path, SAME[form]), form).sources[0].chosen == form
+    assert [source.format for source in found.sources] == [f"{form} (auto)"]
+    assert read(write(tmp_path, SAME[form]), form).sources[0].format == form
 
 
 @pytest.mark.parametrize(
@@ -236,15 +245,16 @@ def test_auto_goes_by_the_keys_and_says_what_it_chose(tmp_path, form):
         ),
     ],
 )
-def test_auto_refuses_what_it_cannot_tell(tmp_path, rows, reason):
+def test_auto_refuses_what_it_cannot_tell(tmp_path, read, rows, reason):
     with pytest.raises(DataError, match=reason):
         read(write(tmp_path, rows))
 
 
-def test_auto_decides_per_source(tmp_path):
+def test_auto_decides_per_source(tmp_path, tokenizer):
     paths = [write(tmp_path, rows, f"{form}.jsonl") for form, rows in SAME.items()]
     loaded = load(Document({"model": {"name_or_path": "x"}, "method": "full", "data": {"train": paths}}), REGISTRY, {})
-    assert [source.chosen for source in check_rows(loaded, REGISTRY).sources] == [f"{form} (auto)" for form in SAME]
+    sources = prepare(loaded, REGISTRY, Labeller(tokenizer, ["<|im_end|>"])).sources
+    assert [source.format for source in sources] == [f"{form} (auto)" for form in SAME]
     assert [loaded.selected[f"data.train.{index}.format"].name for index in range(5)] == list(SAME)
 
 
@@ -441,7 +451,7 @@ def test_reasoning_goes_by_three_names(tmp_path, name):
     assert found.messages[1].reasoning_content == "hm"
 
 
-def test_reasoning_under_two_names_must_be_the_same(tmp_path):
+def test_reasoning_under_two_names_must_be_the_same(tmp_path, read):
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "reasoning": "x", "thinking": "y"}]
     with pytest.raises(DataError, match="message 2: 'reasoning' and 'thinking' are different"):
-        conversations(tmp_path, [{"messages": turns}])
+        read(write(tmp_path, [{"messages": turns}]))
