@@ -80,9 +80,9 @@ class Reading:
     def __init__(self, source: SourceConfig, files: Sequence[Path]) -> None:
         self.names = [str(file) for file in files] or [source.path]
         self._source, self._files = source, files
-        self._hub: Any = None if files else _load_hub(source)
+        self._hub = None if files else _load_hub(source)
         size = sum(file.stat().st_size for file in files)
-        self.size = size if files else int(self._hub.dataset_size or 0)
+        self.size = size if self._hub is None else int(self._hub.dataset_size or 0)
         self._before, self._whole = 0, self.size
         self._position: Callable[[], int] = lambda: 0
 
