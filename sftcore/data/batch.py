@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from hashlib import blake2b
+from hashlib import sha256
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -36,6 +36,12 @@ class _Tokens(NamedTuple):
     ids: NDArray[np.int32]
     trained: Flags
     weights: NDArray[np.float64] | None
+
+    def counts(self, borders: Integers) -> Integers:
+        """Return how many tokens are trained between each two of *borders*."""
+        counts: Integers = np.add.reduceat(np.append(self.trained, False), borders, dtype=np.int64)[:-1]
+        counts[borders[1:] == borders[:-1]] = 0
+        return counts
 
 
 class _Row(NamedTuple):
@@ -153,7 +159,7 @@ def _kept(
     Only examples of which a token is trained are kept. Also returned are their borders among the tokens, and the
     row of each.
     """
-    trained = np.diff(np.concatenate([[0], np.cumsum(tokens.trained)])[borders])
+    trained = tokens.counts(borders)
     kept = (trained > 0) & plain[owner]
     fitted = [
         (at, example) for at, row in became.items() if row.fitted for example in row.fitted.examples if example.trained
@@ -200,7 +206,7 @@ def _batch(
     """Return the columns of :data:`SCHEMA`."""
     first = np.searchsorted(owner, np.arange(len(rows) + 1))
     lengths = np.diff(borders).astype(np.int32)
-    trained = np.diff(np.concatenate([[0], np.cumsum(tokens.trained)])[borders])
+    trained = tokens.counts(borders)
     too_long = [any(REMARKS[kind] is Remark.TOO_LONG for kind, _, _ in row) for row in remarks]
     weights = SCHEMA.field("weights").type
     arrays = [
@@ -237,12 +243,13 @@ def _digests(tokens: _Tokens, lengths: NDArray[np.int32], borders: Integers, fir
     """Return for each row the digest of its tokens, their labels and weights, and the borders of its examples."""
     found: list[bytes] = []
     ids, trained, weights = tokens
+    labelled = ids * np.int32(2) + trained
     for begin, end in zip(first[:-1].tolist(), first[1:].tolist(), strict=True):
         here = slice(borders[begin], borders[end])
-        digest = blake2b(lengths[begin:end].data, digest_size=DIGEST)
-        digest.update(ids[here].data)
-        digest.update(trained[here].data)
+        digest = sha256(labelled[here].data)
+        if end - begin > 1:
+            digest.update(lengths[begin:end].data)
         if weights is not None and not np.array_equal(weights[here], trained[here]):
             digest.update(weights[here].data)
-        found.append(digest.digest())
+        found.append(digest.digest()[:DIGEST])
     return found
