@@ -20,14 +20,18 @@ DOCUMENTS = 4
 LENGTH = 16
 """Tokens taken of each document, and tokens of each whose logits are compared."""
 
+ROUNDING = 0.02
+"""How much the rounding of 16 bits may change most tokens of a model of experts, as a share of their logits' size."""
+
 
 class PackingCheck(TrainerCallback):  # type: ignore[misc]
     """Proves on the model itself, before the first step, that documents in a row do not see each other.
 
     Two rows of documents are called as training calls them. Each document is changed, in training mode
     with dropout and checkpointing as they are: what is computed of all others must not change. Where
-    attention is masked that holds to the bit, in any precision. Then the documents must have the logits
-    that they have alone, which shows that positions start anew, and that windows end where they should.
+    attention is masked that holds to the bit, in any precision; only experts may round otherwise. Then
+    the documents must have the logits that they have alone, which shows that positions start anew, and
+    that windows end where they should.
     """
 
     def __init__(self, rows: PackedSet, collator: Collator) -> None:
@@ -41,10 +45,9 @@ class PackingCheck(TrainerCallback):  # type: ignore[misc]
         short = [_cut(self._documents[number % len(self._documents)], LENGTH) for number in range(DOCUMENTS)]
         with _mode(model, training=True):
             leaks = self._influence(model, short, packed=True)
-            if not leaks[0] <= (1e-5 if exact else 1e-3):
-                # experts are given other batches, so that rounding differs: so it does between rows of their own
+            if not leaks[0] <= 1e-5:
                 noise = self._influence(model, short, packed=False)
-                if not all(leak <= 5 * other for leak, other in zip(leaks, noise, strict=True)):
+                if not _is_rounding(leaks, noise, experts=not exact and _has_experts(model)):
                     _refuse(model, f"changing one changes the logits of another, by {leaks[0]:.2g} of their size")
         documents = self._reach_over_windows(model, short)
         with _mode(model, training=False):
@@ -163,6 +166,22 @@ def _others(documents: Sequence[Example]) -> list[Example]:
         tokens = sorted({*tokens, 0, 1})
     other = dict(zip(tokens, [*tokens[1:], tokens[0]], strict=True))
     return [replace(document, input_ids=[other[token] for token in document.input_ids]) for document in documents]
+
+
+def _has_experts(model: Any) -> bool:
+    return any("expert" in name for name, _ in model.named_modules())
+
+
+def _is_rounding(leaks: Sequence[float], noise: Sequence[float], experts: bool) -> bool:
+    """Tell whether *leaks*, as found between documents of a row, may be rounding, as found between rows: *noise*.
+
+    Experts are given what all documents send them, and kernels round by how much that is. Where that reaches
+    most tokens, a few may go to other experts, and change as much as by a leak: these do not count, and chance
+    decides whether the rows, the documents or both show it.
+    """
+    if experts and leaks[1] > 1e-5:
+        return all(leak <= max(5 * other, ROUNDING) for leak, other in zip(leaks[1:], noise[1:], strict=True))
+    return all(leak <= 5 * other for leak, other in zip(leaks, noise, strict=True))
 
 
 def _upper_quartile(shares: torch.Tensor) -> float:

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+import torch
 import transformers
 
 from sftcore.config import ELSEWHERE, Loaded
 from sftcore.errors import SftError
 from sftcore.options import check
-from sftcore.report import warn
+from sftcore.report import count, warn
 
 _ELSEWHERE = {
     "seed": "it is the top-level key 'seed'",
@@ -100,13 +101,16 @@ def _defaults(loaded: Loaded, cpu: bool, has_eval: bool) -> dict[str, Any]:
 
 
 def _check_world(args: transformers.TrainingArguments, environ: Mapping[str, str]) -> None:
-    """Refuse ranks that would each train alone, and keep one process to one device."""
+    """Refuse ranks that would each train alone or share a GPU, and keep one process to one device."""
     launched = int(environ.get("WORLD_SIZE", "1"))
     if args.world_size != launched:
         raise SftError(
             f"the launcher started {launched} processes, but {args.world_size} would work together; "
             "on a machine without an accelerator leave training_args.use_cpu unset or true"
         )
+    here, gpus = int(environ.get("LOCAL_WORLD_SIZE") or environ.get("LOCAL_SIZE") or 1), torch.cuda.device_count()
+    if args.device.type == "cuda" and here > gpus:  # two of them would share a GPU, which NCCL refuses, much later
+        raise SftError(f"the launcher started {here} processes on this machine, which has {count(gpus, 'GPU')}")
     if args.n_gpu > 1:
         warn(f"one process uses one of the {args.n_gpu} GPUs; select a backend, or a launcher, to use them all")
         args._n_gpu = 1

@@ -20,6 +20,12 @@ BY_TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=
 BY_DEEPSPEED = ("-m", "deepspeed.launcher.runner", "--num_gpus=2", "--module", "sftcore")
 
 
+@pytest.fixture(autouse=True)
+def _no_gpu(monkeypatch):
+    """Two processes need two GPUs, or none; tests/test_gpu.py has those that need two."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
 def start(sft, batch, **config):
     sft.config["training_args"] |= {"max_steps": STEPS, "per_device_train_batch_size": batch, "learning_rate": 1e-3}
     sft.config |= config
@@ -30,7 +36,7 @@ def start(sft, batch, **config):
 def alone(make_sft, tmp_path_factory):
     """The losses of one process."""
     sft = start(make_sft(tmp_path_factory.mktemp("alone")), 8)
-    sft.train()
+    sft.train_apart(CUDA_VISIBLE_DEVICES="")
     return sft.losses()
 
 

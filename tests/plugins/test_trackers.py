@@ -64,7 +64,7 @@ def test_only_rank_0_tracks(sft):
         "trackers": [{"name": "wandb", "mode": "offline"}],
         "backend": {"name": "torchrun", "nproc_per_node": 2},
     }
-    sft.train_apart(OMP_NUM_THREADS="1")
+    sft.train_apart(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
     assert len(list(sft.out.glob("wandb/offline-run-*"))) == 1
     assert len(sft.losses()) == 3
 
