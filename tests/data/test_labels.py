@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from sftcore import IGNORE_INDEX, ConfigError, Conversation, DataError, Origin, telling
+from sftcore import IGNORE_INDEX, ConfigError, Conversation, DataError, Origin, preparation
 from sftcore.data import prepare
 from sftcore.data.batch import tabulate
 from sftcore.data.labels import TRIED, Summary, beginning, check_template, summarize
@@ -112,7 +112,7 @@ def test_what_is_refused_is_counted_by_reason_and_told_with_its_place(labeller, 
     assert list(map(str, source.first_bad)) == [f"{path}:5: {surrogate}"]
     assert list(map(str, source.first_unlabelled)) == [f"{path}:2: {told.format(2)}", f"{path}:7: {told.format(3)}"]
     assert found.train_summary.notes == ["1 row without a trained token"]
-    telling.tell_read(found)
+    preparation.tell_read(found)
     said = capsys.readouterr().err
     assert "2 rows cannot be labelled with certainty, and left out:" in said
     assert f"{path}:7: {told.format(3)}" in said
@@ -130,7 +130,7 @@ def test_one_reason_is_one_whatever_message_it_is_about(tmp_path):
 def test_a_few_rows_that_are_refused_are_shown(labeller, tmp_path, capsys):
     found = prepared(tmp_path, [row("q", "a"), *[row("q", "bad")] * 8], labeller)
     capsys.readouterr()
-    telling.tell_read(found)
+    preparation.tell_read(found)
     told = [line.split(maxsplit=1)[1] for line in capsys.readouterr().err.splitlines()]
     assert told[1] == "8 rows cannot be labelled with certainty, and left out:"
     assert [line.split()[0] for line in told[2:7]] == [f"{tmp_path}/f.jsonl:{line}:" for line in range(2, 7)]
