@@ -52,8 +52,8 @@ class Stats(NamedTuple):
     """What there is to know of the lengths of a set.
 
     Attributes:
-        lengths: tokens of each example; of one that was made to fit, its tokens before.
-        shares: what part of each example is trained.
+        lengths: tokens of each example; of one that was made to fit, or dropped for its length, its tokens before.
+        shares: what part of each example is trained; without those that were dropped.
         trained: trained tokens of all examples.
         costs: of ``max_length`` as it is in the configuration, and of others.
     """
@@ -71,7 +71,7 @@ def stats(examples: Examples, max_length: int, batch_size: int) -> Stats:
         max_length: the one of the configuration.
         batch_size: of the batches that a device trains on, in rows.
     """
-    lengths, trained = examples.before, examples.trained_tokens
+    lengths, trained = np.concatenate([examples.before, examples.dropped]), examples.trained_tokens
     longest = int(lengths.max(initial=1))
     wanted = {length for length in LENGTHS if length < 2 * longest and length > np.median(lengths) / 2} | {max_length}
     costs = [_cost(lengths, length, batch_size) for length in sorted(wanted)]

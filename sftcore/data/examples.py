@@ -87,6 +87,13 @@ class Examples(Sequence[Example]):
         """Of each example its tokens; of one whose row has a longer one that was made to fit, those of that."""
         return np.maximum(self.lengths, self._longest)
 
+    @property
+    def dropped(self) -> Integers:
+        """The tokens of each row that was too long, and of which nothing is left."""
+        tables = [(part.table, part.rows) for part in self.parts]
+        gone = [(table, rows[(table.examples[rows] == 0) & table.too_long[rows]]) for table, rows in tables]
+        return _joined([table.longest[rows] for table, rows in gone])
+
     @cached_property
     def _longest(self) -> Integers:
         found = np.zeros(len(self), np.int64)

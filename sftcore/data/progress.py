@@ -60,7 +60,7 @@ class Progress:
             self._bar.close()
             self._bar = None
             if self._rows:
-                say("prepared", f"{self._source}: {count(self._rows, 'row')} and {self._numbers()}")
+                say("prepared", f"{self._source}: {count(self._rows, 'row')}, {self._numbers()}")
 
     def _numbers(self) -> str:
         taken = max(time.monotonic() - self._began, 1e-9)

@@ -1,0 +1,131 @@
+"""``sft prepare`` and ``sft cache``; and that a run prepares once, before its processes wait for each other."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+
+import pytest
+
+from sftcore.cli import main
+from sftcore.data.cache import Cache
+from sftcore.data.progress import Progress
+
+TOLD = """
+import os, sys
+from sftcore import preparation
+from sftcore.data import workers
+
+def told(*words):
+    with open({log!r}, "a") as log:
+        print(os.environ.get("RANK", "alone"), *words, file=log)
+
+prepare, work = preparation.prepare, workers.work
+
+def before(*args):
+    import torch
+    told("prepares", torch.distributed.is_initialized())
+    return prepare(*args)
+
+def labelling(*args):
+    told("labels")
+    return work(*args)
+
+preparation.prepare, workers.work = before, labelling
+from sftcore.cli import main
+sys.exit(main())
+"""
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+    """A cache of its own for prepared data."""
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    (folder / "gguf").symlink_to(os.path.join(os.environ["SFTCORE_CACHE"], "gguf"))
+    monkeypatch.setenv("SFTCORE_CACHE", str(folder))
+    return folder
+
+
+def logged(sft, launcher):
+    script = sft.folder / "told.py"
+    log = sft.folder / "log"
+    script.write_text(TOLD.format(log=str(log)))
+    sft.train_apart(launcher=(*launcher, str(script)), OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
+    return sorted(log.read_text().splitlines())
+
+
+def test_of_the_processes_of_a_node_one_labels_before_any_waits_for_another(sft, cached):
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    lines = logged(sft, launcher)
+    assert [line for line in lines if "prepares" in line] == ["0 prepares False", "1 prepares False"]
+    assert len([line for line in lines if "labels" in line]) == 1
+
+
+def test_the_launcher_labels_and_its_processes_find_it(sft, cached):
+    sft.config["backend"] = {"name": "torchrun", "nproc_per_node": 2}
+    done = sft.run(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
+    assert done.code == 0, done.said
+    assert done.said.count("  prepared  ") == 1
+    assert done.said.index("  prepared  ") < done.said.index("    launch  ")
+
+
+def test_prepare_does_only_that_and_a_run_finds_it(sft, cached, capsys):
+    sft.config["data"]["packing"] = True
+    assert main(["prepare", "--config", str(sft.write())]) == 0
+    said = capsys.readouterr().err
+    [item] = Cache().items()
+    for line in ("  prepared  ", "40 examples packed into ", "40 rows read: 40 trained", f"kept  {item.folder}"):
+        assert line in said
+    assert not sft.out.exists()
+    assert "  prepared  " not in sft.train()
+
+
+def test_prepare_tells_what_is_wrong(sft, cached, capsys):
+    sft.config["data"]["train"] = str(sft.folder / "bad.jsonl")
+    (sft.folder / "bad.jsonl").write_text('{"messages": []}\n')
+    assert main(["prepare", "--config", str(sft.write()), "data.train.format=messages"]) == 2
+    assert "bad.jsonl:1: 'messages' is empty" in capsys.readouterr().err
+
+
+def test_the_cache_is_listed_and_cleaned(sft, cached, capsys, rows):
+    assert main(["prepare", "--config", str(sft.write())]) == 0
+    capsys.readouterr()
+    assert main(["cache", "list"]) == 0
+    listed = capsys.readouterr().out
+    assert f"40 rows  {rows}" in listed
+    assert main(["cache", "list", "--json"]) == 0
+    [item] = json.loads(capsys.readouterr().out)
+    assert (item["rows"], item["source"], item["whole"]) == (40, str(rows), True)
+    assert main(["cache", "clean", "--unused", "1"]) == 0
+    assert capsys.readouterr().out.startswith("0 bytes freed")
+    assert main(["cache", "clean"]) == 0
+    assert f"freed in {cached}/data" in capsys.readouterr().out
+    assert Cache().items() == []
+    assert main(["cache", "list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_a_cache_that_cannot_be_made_is_told(sft, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SFTCORE_CACHE", str(tmp_path / "file"))
+    assert main(["cache", "list"]) == 2
+    assert "cannot be made: Not a directory; set SFTCORE_CACHE" in capsys.readouterr().err
+
+
+def test_lines_tell_of_progress_where_there_is_no_terminal(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
+    progress = Progress()
+    progress.begin("rows.jsonl")
+    for step in range(1, 4):
+        now[0] = 6.0 * step
+        progress.done(step / 4, 600, 6000)
+    progress.end()
+    said = capsys.readouterr().err
+    assert " preparing  rows.jsonl: 50%, 100 rows/s, 1,000 tokens/s, 12 s left" in said
+    assert "  prepared  rows.jsonl: 1,800 rows, 100 rows/s, 1,000 tokens/s" in said
+    assert said.count("left") == 1
