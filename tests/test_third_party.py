@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.conftest import SMOLLM2
+
 EXAMPLE = Path(__file__).parent / "examples" / "sft-plugin-xyz"
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
 
@@ -133,11 +135,6 @@ def test_their_options_are_shown(sft_with_plugins: Sft) -> None:
             {"data": {"train": {"path": "r.jsonl", "format": {"name": "xyz", "tga": "g"}}}},
             "tga: unknown key; did you mean 'tag'",
         ),
-        (
-            {"data": {"train": {"path": "r.jsonl", "format": {"name": "xyz", "tag": "g"}}}},
-            "r.jsonl:2: the row is not tagged 'g'",
-        ),
-        ({"data": {"train": {"path": "r.jsonl", "format": "sft-plugin-xyz/xyz"}}}, "./no-model is neither a folder"),
     ],
 )
 def test_they_are_used_by_name(sft_with_plugins: Sft, tmp_path: Path, changes: dict[str, Any], told: str) -> None:
@@ -147,6 +144,23 @@ def test_they_are_used_by_name(sft_with_plugins: Sft, tmp_path: Path, changes: d
     assert done.returncode == 2
     assert told in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("form", "code", "told"),
+    [
+        ({"name": "xyz", "tag": "g"}, 2, "r.jsonl:2: the row is not tagged 'g'"),
+        ("sft-plugin-xyz/xyz", 0, "2 rows read: 2 trained"),
+    ],
+    ids=["with an option", "by its whole name"],
+)
+def test_they_read_rows(sft_with_plugins: Sft, tmp_path: Path, form: object, code: int, told: str) -> None:
+    rows = [{"x": "What?", "y": "That.", "z": ["g"]}, {"x": "Who?", "y": "Me.", "z": []}]
+    (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = {"train": {"path": "r.jsonl", "format": form}}
+    config = {"model": {"name_or_path": SMOLLM2}, "method": "sftcore/full", "data": data, "template": "xyz_chat"}
+    done = sft_with_plugins("prepare", **config)
+    assert (done.returncode, told in done.stderr) == (code, True), done.stderr
 
 
 def test_a_model_is_trained_with_them(sft_with_plugins: Sft, tiny: Path, tmp_path: Path) -> None:
