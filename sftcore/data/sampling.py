@@ -35,5 +35,6 @@ def draw(keys: Keys, target: int, seed: int) -> Integers:
     """
     often, more = divmod(target, len(keys)) if len(keys) else (0, 0)
     times = np.full(len(keys), often)
-    times[np.argsort(numbers(keys, f"draw {seed}"), kind="stable")[:more]] += 1
+    if more:
+        times[np.argsort(numbers(keys, f"draw {seed}"), kind="stable")[:more]] += 1
     return times

@@ -13,7 +13,7 @@ from sftcore.data.chance import Keys
 from sftcore.data.evaluation import hold_back, keep_out
 from sftcore.data.examples import Part
 from sftcore.data.sampling import draw, targets
-from sftcore.data.table import DIGEST, Flags, Integers, Table
+from sftcore.data.table import Flags, Integers, Table
 from sftcore.errors import DataError
 from sftcore.report import count
 
@@ -39,11 +39,11 @@ class Selection(NamedTuple):
     def fingerprint(self) -> str:
         """Return a SHA-256 over the labelled tokens of all rows, in order, and how often each is trained."""
         digest = hashlib.sha256()
-        for part in (self.train, self.eval):
+        for part in (self.train, self.eval):  # all rows of a set together, however they are divided into sources
             for rows in part:
-                each = np.empty(len(rows.rows), [("digest", f"V{DIGEST}"), ("times", "<i8")])
-                each["digest"], each["times"] = rows.table.digests[rows.rows], rows.times
-                digest.update(each.tobytes())  # row by row: it is the same however rows are divided into sources
+                digest.update(rows.table.digests[rows.rows].tobytes())
+            for rows in part:
+                digest.update(rows.times.astype("<i8").tobytes())
             digest.update(b"|")
         return f"sha256:{digest.hexdigest()}"
 

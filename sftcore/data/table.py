@@ -42,6 +42,12 @@ SCHEMA = pa.schema(
 """A table has one row for each that could be read and labelled, also if nothing of it is trained."""
 
 
+def inner(lists: Any) -> Any:
+    """Return what all of *lists*, an array of lists, hold, one after another; ``flatten`` imports more than it does."""
+    first, last = lists.offsets[0].as_py(), lists.offsets[-1].as_py()
+    return lists.values.slice(first, last - first)
+
+
 class Tokens(NamedTuple):
     """The tokens of one example; ``weights`` as in :class:`~sftcore.types.Example`."""
 
@@ -71,7 +77,7 @@ class Table:
 
     def _items(self, name: str) -> Integers:
         """Return what all lists in a column hold, one after another."""
-        return self._joined([batch.column(name).flatten().to_numpy() for batch in self.batches], "i8")
+        return self._joined([inner(batch.column(name)).to_numpy() for batch in self.batches], "i8")
 
     def _digests(self, name: str) -> NDArray[np.void]:
         columns = [batch.column(name) for batch in self.batches]
@@ -152,7 +158,7 @@ class Table:
             counts = np.diff(column.offsets.to_numpy())
             if counts.any():
                 rows = np.repeat(np.arange(before, before + len(counts)), counts)
-                parts.append(pa.Table.from_arrays([pa.array(rows), *column.flatten().flatten()], names))
+                parts.append(pa.Table.from_arrays([pa.array(rows), *inner(column).flatten()], names))
             before += batch.num_rows
         types = [pa.int64(), *(field.type for field in SCHEMA.field("remarks").type.value_type)]
         return pa.concat_tables([pa.schema(zip(names, types, strict=True)).empty_table(), *parts])
@@ -160,7 +166,7 @@ class Table:
     @cached_property
     def _places(self) -> tuple[Integers, Integers]:
         """Of each example the number of its batch, and where its tokens begin there."""
-        lengths = [batch.column("lengths").flatten().to_numpy().astype(np.int64) for batch in self.batches]
+        lengths = [inner(batch.column("lengths")).to_numpy().astype(np.int64) for batch in self.batches]
         numbers = [np.full(len(part), number) for number, part in enumerate(lengths)]
         return self._joined(numbers, "i8"), self._joined([np.cumsum(part) - part for part in lengths], "i8")
 
@@ -169,10 +175,10 @@ class Table:
         batches, starts = self._places
         batch, start, length = self.batches[batches[example]], starts[example], self.lengths[example]
         ids, trained, weights = (batch.column(name) for name in ("input_ids", "trained", "weights"))
-        found = ids.flatten().slice(start, length).to_numpy()
-        mask = trained.flatten().slice(start, length).to_numpy(zero_copy_only=False)
+        found = inner(ids).slice(start, length).to_numpy()
+        mask = inner(trained).slice(start, length).to_numpy(zero_copy_only=False)
         return Tokens(
             found,
             np.where(mask, found, np.int32(IGNORE_INDEX)),
-            weights.flatten().slice(start, length).to_numpy() if weights.null_count == 0 else None,
+            inner(weights).slice(start, length).to_numpy() if weights.null_count == 0 else None,
         )

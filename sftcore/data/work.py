@@ -16,6 +16,7 @@ from sftcore.data.columns import Columns
 from sftcore.data.conversations import Reader, parse
 from sftcore.data.readers import Row, decoded
 from sftcore.data.refusals import Refusal
+from sftcore.data.table import inner
 from sftcore.supervision import Labeller
 from sftcore.types import Origin
 
@@ -86,7 +87,7 @@ def work(block: Block, tasks: Sequence[Task], labeller: Labeller, label: bool) -
             for refusal in sorted([*bad, *unlabelled], key=lambda refusal: refusal.origin.line)
         ],
         seen=columns.seen,
-        tokens=len(table["input_ids"].flatten()) if table is not None else 0,
+        tokens=len(inner(table["input_ids"])) if table is not None else 0,
         share=block.share,
     )
 
