@@ -95,6 +95,8 @@ class Format(Component):
                 raise RowError("has a 'system' field and a different system message; keep one of them")
             if messages[0].role != "system":
                 messages = (Message("system", system), *messages)
+        if "tools" not in row and "chat_template_kwargs" not in row:
+            return Conversation(messages)
         return Conversation(messages, _tools(row), _template_kwargs(row))
 
 

@@ -64,7 +64,10 @@ def plain(turn: Mapping[str, Any], role_key: str, text_key: str) -> Message | No
     spelling, content = turn.get(role_key), turn.get(text_key)
     if type(content) is not str or type(spelling) is not str or spelling not in ROLES:
         return None
-    return Message(ROLES[spelling], content)
+    message = Message.__new__(Message)  # a third of the time; what is not set here is as the class has it
+    fields = message.__dict__
+    fields["role"], fields["content"] = ROLES[spelling], content
+    return message
 
 
 class Training(TypedDict):

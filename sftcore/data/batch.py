@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from sftcore.data.conversations import Parsed
 from sftcore.data.table import DIGEST, REMARKS, SCHEMA, Flags, Integers
 from sftcore.encoding import Columns
 from sftcore.errors import DataError, RowError
-from sftcore.supervision import Draft, Labeller, Labelling, Outline, Remark, TooLongError, fit
+from sftcore.supervision import DraftColumns, Labeller, Labelling, Outline, Remark, Sketch, TooLongError, fit
 from sftcore.supervision.tokens import label_columns
 from sftcore.types import IGNORE_INDEX
 
@@ -44,6 +44,19 @@ class _Tokens(NamedTuple):
         return counts
 
 
+_Outlined = Sketch | Outline | RowError
+"""What a row is before it is tokenized."""
+
+
+class _Kept(NamedTuple):
+    """The tokens of the examples that are kept: their borders among them, and of each the row, and what is trained."""
+
+    tokens: _Tokens
+    borders: Integers
+    owner: Integers
+    trained: Integers
+
+
 class _Row(NamedTuple):
     """What became of a row: its examples that were made to fit, or None if they are its drafts as they are."""
 
@@ -63,15 +76,14 @@ def tabulate(
         DataError: a row is too long, and the policy is to end the run.
     """
     outlines = [_outline(row, labeller) for row in rows]
-    counts = [len(outline.drafts) if isinstance(outline, Outline) else 0 for outline in outlines]
-    drafts = [draft for outline in outlines if isinstance(outline, Outline) for draft in outline.drafts]
-    columns = labeller.encoder.encode([draft.text for draft in drafts])
-    labels = label_columns(labeller.tokenizer, columns, [draft.spans for draft in drafts], labeller.added_ids)
-    tokens = _Tokens(columns.ids, labels.labels != IGNORE_INDEX, labels.weights)
+    drafts = DraftColumns.of(outlines)
+    columns = labeller.encoder.encode(drafts.texts)
+    labels = label_columns(labeller.tokenizer, columns, drafts.spans, labeller.added_ids)
+    tokens = _Tokens(columns.ids, labels.trained, labels.weights)
     merged = _merged(columns, drafts)
     refusals = {**columns.refused, **labels.refused}
 
-    owner = np.repeat(np.arange(len(rows)), counts)
+    owner = drafts.owners
     lengths = np.diff(columns.rows)
     longest = np.zeros(len(rows), np.int64)
     np.maximum.at(longest, owner, lengths)
@@ -88,28 +100,34 @@ def tabulate(
     plain[list(became)] = False
     for at, row in became.items():
         longest[at] = row.fitted.longest if row.fitted else 0
-    tokens, borders, owner = _kept(tokens, columns.rows, owner, plain, became)
-    batch = _batch(rows, file, longest, tokens, borders, owner, remarks)
-    refused = [(rows[at], row.refused) for at, row in sorted(became.items()) if row.refused]
-    if refused:
-        batch = batch.filter(flags([at not in became or not became[at].refused for at in range(len(rows))]))
-    return batch, refused
+    refused = {at: row.refused for at, row in sorted(became.items()) if row.refused}
+    done = [at for at in range(len(rows)) if at not in refused]
+    batch = _batch(
+        [rows[at] for at in done],
+        file,
+        longest[done],
+        _kept(tokens, columns.rows, owner, plain, became),
+        np.array(done, np.int64),
+        [remarks[at] for at in done],
+    )
+    return batch, [(rows[at], error) for at, error in refused.items()]
 
 
-def _outline(row: Parsed, labeller: Labeller) -> Outline | RowError:
+def _outline(row: Parsed, labeller: Labeller) -> _Outlined:
     try:
-        return labeller.outline_by_plan(row.conversation, row.policy)
+        return labeller.sketch(row.conversation, row.policy)
     except RowError as error:
         return error
 
 
-def _fitted(row: Parsed, outline: Outline | RowError, labeller: Labeller) -> _Row:
+def _fitted(row: Parsed, found: _Outlined, labeller: Labeller) -> _Row:
     """Return what becomes of a row that is too long.
 
     Raises:
         DataError: the policy is to end the run.
     """
-    assert isinstance(outline, Outline)
+    assert not isinstance(found, RowError)
+    outline = found.outline if isinstance(found, Sketch) else found
     try:
         return _Row(fitted=fit(labeller, row.conversation, labeller.tokenized(outline), row.policy))
     except TooLongError as error:
@@ -118,54 +136,47 @@ def _fitted(row: Parsed, outline: Outline | RowError, labeller: Labeller) -> _Ro
         return _Row(error)
 
 
-def _merged(columns: Columns, drafts: Sequence[Draft]) -> Integers:
+def _merged(columns: Columns, drafts: DraftColumns) -> Integers:
     """Return how many turns of each of *drafts* begin or end within a token."""
-    owners = np.array([at for at, draft in enumerate(drafts) for _ in draft.edges], np.int64)
-    edges = np.array([edge for draft in drafts for edge in draft.edges], np.int64).reshape(-1, 2)
-    crossed = np.zeros(len(owners), bool)
-    for characters in edges.T:
-        after, until = columns.borders(owners, characters)
+    crossed = np.zeros(len(drafts.turns), bool)
+    for characters in drafts.edges.T:
+        after, until = columns.borders(drafts.turns, characters)
         crossed |= after < until
-    return np.bincount(owners[crossed], minlength=len(drafts))
+    return np.bincount(drafts.turns[crossed], minlength=len(drafts.texts))
 
 
 def _remarks(
-    outlines: Sequence[Outline | RowError], merged: Integers, owner: Integers, became: Mapping[int, _Row]
+    outlines: Sequence[_Outlined], merged: Integers, owner: Integers, became: Mapping[int, _Row]
 ) -> list[list[tuple[int, int, str | None]]]:
     """Return for each row its remarks, as places in :data:`REMARKS`, with number of times and detail."""
     found: list[list[tuple[int, int, str | None]]] = []
-    for draft in np.flatnonzero(merged).tolist():
-        outline = outlines[owner[draft]]
-        if isinstance(outline, Outline) and int(owner[draft]) not in became:
-            outline.remarks[Remark.MERGED] += int(merged[draft])
+    times_merged = np.bincount(owner, merged, len(outlines)).astype(np.int64).tolist()
     for at, outline in enumerate(outlines):
         said = became[at].fitted if at in became else outline
         here: list[tuple[int, int, str | None]] = []
-        if isinstance(said, (Outline, Labelling)) and said.remarks:
+        if isinstance(said, Sketch):
+            here = [(REMARKS.index(remark), times, None) for remark, times in said.plan.remarks.items()]
+        elif isinstance(said, (Outline, Labelling)):
             here = [
                 (REMARKS.index(remark), times, said.details.get(remark))
                 for remark, times in said.remarks.items()
                 if times
             ]
+        if times_merged[at] and at not in became:
+            here.append((REMARKS.index(Remark.MERGED), times_merged[at], None))
         found.append(here)
     return found
 
 
-def _kept(
-    tokens: _Tokens, borders: Integers, owner: Integers, plain: Flags, became: Mapping[int, _Row]
-) -> tuple[_Tokens, Integers, Integers]:
-    """Return the tokens of the examples that are kept: of *plain* rows as they are, of others as they were made to fit.
-
-    Only examples of which a token is trained are kept. Also returned are their borders among the tokens, and the
-    row of each.
-    """
+def _kept(tokens: _Tokens, borders: Integers, owner: Integers, plain: Flags, became: Mapping[int, _Row]) -> _Kept:
+    """Return the examples with a trained token: of *plain* rows as they are, of others as they were made to fit."""
     trained = tokens.counts(borders)
     kept = (trained > 0) & plain[owner]
     fitted = [
         (at, example) for at, row in became.items() if row.fitted for example in row.fitted.examples if example.trained
     ]
     if not fitted and kept.all():
-        return tokens, borders, owner
+        return _Kept(tokens, borders, owner, trained)
     weighted = tokens.weights is not None or any(example.weights is not None for _, example in fitted)
     pieces = [
         (
@@ -183,30 +194,31 @@ def _kept(
         pieces.append((at, np.asarray(example.input_ids, np.int32), mask, weights))
     pieces.sort(key=lambda piece: piece[0])
     rows, ids, masks, weighs = zip(*pieces, strict=True) if pieces else ((), (), (), ())
-    return (
-        _Tokens(
-            np.concatenate([np.empty(0, np.int32), *ids]),
-            np.concatenate([np.empty(0, bool), *masks]),
-            np.concatenate([np.empty(0), *weighs]) if weighted else None,
-        ),
-        np.array([0, *accumulate(map(len, ids))], np.int64),
-        np.array(rows, np.int64),
+    left = _Tokens(
+        np.concatenate([np.empty(0, np.int32), *ids]),
+        np.concatenate([np.empty(0, bool), *masks]),
+        np.concatenate([np.empty(0), *weighs]) if weighted else None,
     )
+    between = np.array([0, *accumulate(map(len, ids))], np.int64)
+    return _Kept(left, between, np.array(rows, np.int64), left.counts(between))
 
 
 def _batch(
     rows: Sequence[Parsed],
     file: int,
     longest: Integers,
-    tokens: _Tokens,
-    borders: Integers,
-    owner: Integers,
+    kept: _Kept,
+    numbers_of_rows: Integers,
     remarks: list[list[tuple[int, int, str | None]]],
 ) -> pa.RecordBatch:
-    """Return the columns of :data:`SCHEMA`."""
-    first = np.searchsorted(owner, np.arange(len(rows) + 1))
+    """Return the columns of :data:`SCHEMA`.
+
+    Args:
+        numbers_of_rows: by which *kept* calls *rows*; it has no others.
+    """
+    tokens, borders, owner, trained = kept
+    first = np.append(np.searchsorted(owner, numbers_of_rows), len(owner))
     lengths = np.diff(borders).astype(np.int32)
-    trained = tokens.counts(borders)
     too_long = [any(REMARKS[kind] is Remark.TOO_LONG for kind, _, _ in row) for row in remarks]
     weights = SCHEMA.field("weights").type
     arrays = [
@@ -243,10 +255,13 @@ def _digests(tokens: _Tokens, lengths: NDArray[np.int32], borders: Integers, fir
     """Return for each row the digest of its tokens, their labels and weights, and the borders of its examples."""
     found: list[bytes] = []
     ids, trained, weights = tokens
-    labelled = ids * np.int32(2) + trained
-    for begin, end in zip(first[:-1].tolist(), first[1:].tolist(), strict=True):
-        here = slice(borders[begin], borders[end])
-        digest = sha256(labelled[here].data)
+    labelled = ids * np.int32(2)
+    labelled += trained
+    view = labelled.data
+    places = zip(pairwise(first.tolist()), pairwise(borders[first].tolist()), strict=True)
+    for (begin, end), (start, stop) in places:
+        here = slice(start, stop)
+        digest = sha256(view[here])
         if end - begin > 1:
             digest.update(lengths[begin:end].data)
         if weights is not None and not np.array_equal(weights[here], trained[here]):

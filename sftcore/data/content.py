@@ -13,6 +13,9 @@ from sftcore.types import Conversation
 DEEPEST = 100
 """How deeply tools, their calls, and variables of the template may be nested."""
 
+BETWEEN = b"\xff"
+"""What stands in the digest between two texts: a byte that UTF-8 never has."""
+
 
 def key(conversation: Conversation) -> bytes:
     """Return the key of *conversation*: a digest of its messages and tools, not of how they are trained.
@@ -34,10 +37,11 @@ def key(conversation: Conversation) -> bytes:
         _check_depth(conversation.tools)
         texts.append(_json(conversation.tools))
     try:
-        return hashlib.sha256(f"{[*map(len, texts)]}{''.join(texts)}".encode()).digest()[:16]
+        data = [text.encode() for text in texts]
     except UnicodeEncodeError as error:
         half = error.object[error.start]
         raise RowError(f"the text has {half!r}, half of a surrogate pair, which is no character") from None
+    return hashlib.sha256(BETWEEN.join(data)).digest()[:16]
 
 
 def _json(value: Any) -> str:

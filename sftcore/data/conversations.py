@@ -142,7 +142,7 @@ def _sample(rows: Iterator[Row]) -> list[Row]:
 def parse(rows: Iterable[Row], reader: Reader, refused: list[Refusal], columns: Columns) -> Iterator[Parsed]:
     """Yield the conversations of *rows*; the bad ones among them are added to *refused*."""
     for origin, row in rows:
-        if not isinstance(row, Mapping):
+        if type(row) is not dict and not isinstance(row, Mapping):
             refused.append(no_object(origin, row))
             continue
         try:

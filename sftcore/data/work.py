@@ -114,6 +114,7 @@ def begin(tasks: Sequence[Task], labeller: Labeller) -> None:
     labeller.encoder.forked()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["RAYON_NUM_THREADS"] = "1"
+    _keep_freed_memory()
     end_with_parent()
 
 
@@ -121,6 +122,17 @@ def call(block: Block, label: bool) -> Done:
     """Return :func:`work` on *block*, in a process that :func:`begin` made ready."""
     assert _here is not None
     return work(block, *_here, label)
+
+
+def _keep_freed_memory() -> None:
+    """Let what one block leaves be there for the next: to give it back and ask again takes 5 % of the time."""
+    import ctypes
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # of glibc
+    if mallopt:
+        trim_threshold, mmap_threshold = -1, -3
+        mallopt(trim_threshold, 1 << 26)
+        mallopt(mmap_threshold, 1 << 25)
 
 
 def end_with_parent() -> None:

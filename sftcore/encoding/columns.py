@@ -15,6 +15,8 @@ from sftcore.encoding.single import Encoded
 from sftcore.errors import RowError
 
 Integers = NDArray[np.int64]
+Sums = NDArray[np.int32] | NDArray[np.int64]
+"""Of 32 bits where these are enough: half as much to search."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +41,7 @@ class Columns:
     """What ``tokenizers`` gave for a text, where the places of its tokens come from there."""
     _utf8: Mapping[int, bytes]
     """The texts that are not ASCII, of those whose tokens are placed by bytes."""
-    _reach: Integers
+    _reach: Sums
     """Where each token ends, in bytes, as if all texts that are placed by bytes were one."""
 
     def __len__(self) -> int:
@@ -81,8 +83,8 @@ class Columns:
 
         With it the number of characters before each of these texts; -1 for all others.
         """
-        data = np.frombuffer(b"".join(self._utf8.values()), np.uint8)
-        begins = np.flatnonzero((data & 0xC0) != 0x80)
+        data = np.frombuffer(b"".join(self._utf8.values()), np.int8)
+        begins = np.flatnonzero(data >= -64)  # all bytes but 0x80 to 0xBF, which go on with a character
         sizes = np.fromiter(map(len, self._utf8.values()), np.int64, len(self._utf8))
         before = np.full(len(self), -1)
         before[list(self._utf8)] = np.searchsorted(begins, np.cumsum(sizes) - sizes)
@@ -96,7 +98,7 @@ class Columns:
             before = numbers[rows[here]]
             places[here] = begins[before + places[here]] - begins[before]
         first, last = self.rows[rows], self.rows[rows + 1]
-        borders = np.where(first > 0, self._reach[first - 1], 0) + places
+        borders = (np.where(first > 0, self._reach[first - 1], 0) + places).astype(self._reach.dtype)
         after = np.searchsorted(self._reach, borders, side="right")
         until = np.searchsorted(self._reach, borders, side="left") + 1
         until = np.where(places > 0, until, first)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sftcore.encoding.accelerator import Accelerator, find_accelerator
-from sftcore.encoding.columns import Columns, Integers
+from sftcore.encoding.columns import Columns, Integers, Sums
 from sftcore.encoding.lengths import byte_lengths, trims
 from sftcore.encoding.proof import characters, sample, situations, vocabulary
 from sftcore.encoding.proofs import Proof, Proofs
@@ -63,6 +63,7 @@ class Encoder:
         self._accelerator: Accelerator | None = None
         self._worth = worth
         self._proofs = proofs
+        self._proof: Proof | None = None
         self._texts = 0
         self._characters = 0
         self._direct = bool(getattr(tokenizer, "is_fast", False)) and self._is_plain()
@@ -100,6 +101,7 @@ class Encoder:
         """
         if self._lengths is not None and characters >= self._worth and self._find:
             made, self._find = self._find(self._tokenizer), lambda _: made
+            self._proof = self._proof or self._proven()
 
     def forked(self) -> None:
         """Go on in a process that was forked: an accelerator that was used before has left its threads behind."""
@@ -127,13 +129,16 @@ class Encoder:
         if self._find:
             characters = self._characters + sum(map(len, texts))
             backend = self._backend()
-            proof = self._proofs.of(backend) if self._proofs and characters >= self._worth // EARLIER else None
+            proof = self._proof or (self._proven() if characters >= self._worth // EARLIER else None)
             if characters >= self._worth or proof:
                 find, self._find = self._find, None
                 self._accelerator = find(self._tokenizer)
                 if self._accelerator:
                     self._prove(backend, texts, proof)
         return self._accelerator is not None
+
+    def _proven(self) -> Proof | None:
+        return self._proofs.of(self._backend()) if self._proofs else None
 
     def _prove(self, backend: Any, texts: list[str], proof: Proof | None) -> None:
         """Compare what the accelerator gives for *texts* and, unless there is a *proof*, for all that may differ."""
@@ -199,7 +204,7 @@ class Encoder:
     def _accelerated(self, texts: list[str], wide: dict[int, bytes], refused: dict[int, RowError]) -> Columns | None:
         """Return the columns that the accelerator gives; None if it had to be left."""
         assert self._lengths
-        left = [row for row, text in enumerate(texts) if not self._lengths.cover(text)] if self._lengths.missing else []
+        left = self._uncovered(texts, wide)
         given = texts
         if left:
             given = [*texts]
@@ -215,6 +220,14 @@ class Encoder:
         if not self._confirm(texts, tokens, odd):
             return None
         return Columns(texts, *tokens, refused, {}, encodings, wide, reach)
+
+    def _uncovered(self, texts: list[str], wide: dict[int, bytes]) -> list[int]:
+        """Return the texts that have a byte which the vocabulary lacks."""
+        assert self._lengths
+        every = b"".join([wide[row] if row in wide else text.encode() for row, text in enumerate(texts)])
+        if not any(byte in every for byte in self._lengths.missing):
+            return []
+        return [row for row, text in enumerate(texts) if not self._lengths.cover(text)]
 
     def _plain(self, texts: list[str], wide: dict[int, bytes], refused: dict[int, RowError]) -> Columns:
         """Return the columns that ``tokenizers`` gives, or transformers where it does more than that."""
@@ -236,21 +249,21 @@ class Encoder:
             self._lengths = None
         return Columns(texts, *tokens, refused, {}, self._encodings(texts, odd), wide, reach)
 
-    def _placed(self, texts: list[str], tokens: Tokens, wide: dict[int, bytes]) -> tuple[Integers, list[int]]:
+    def _placed(self, texts: list[str], tokens: Tokens, wide: dict[int, bytes]) -> tuple[Sums, list[int]]:
         """Return where each token ends, in bytes over all texts, and the texts of which that is not known."""
         assert self._lengths
         ids, rows = tokens
-        lengths = self._lengths.table[ids]
-        reach = np.cumsum(lengths)
+        lengths = self._lengths.table.take(ids)  # half as long as by index
+        reach = _reach(lengths)
         sizes = np.fromiter(map(len, texts), np.int64, len(texts))
-        for row, data in wide.items():
-            sizes[row] = len(data) if self._lengths.are_of(texts[row]) else -1
-        odd: list[int] = np.flatnonzero(np.diff(np.concatenate([[0], reach])[rows]) != sizes).tolist()
+        sizes[list(wide)] = [*map(len, wide.values())]
+        sizes[[row for row in wide if not self._lengths.are_of(texts[row])] if self._lengths.nfc else []] = -1
+        odd: list[int] = np.flatnonzero(np.diff(reach[rows]) != sizes).tolist()
         if odd:
             for row in odd:
                 lengths[rows[row] : rows[row + 1]] = 0
-            reach = np.cumsum(lengths)
-        return reach, odd
+            reach = _reach(lengths)
+        return reach[1:], odd
 
     def _encodings(self, texts: list[str], rows: list[int]) -> dict[int, Any]:
         encodings = self._backend().encode_batch([texts[row] for row in rows], add_special_tokens=False)
@@ -268,6 +281,15 @@ def _wide(texts: Sequence[str]) -> tuple[dict[int, bytes], dict[int, RowError]]:
             except RowError as error:
                 refused[row] = error
     return wide, refused
+
+
+def _reach(lengths: NDArray[np.int32]) -> Sums:
+    """Return the sums of *lengths* up to each, after a 0."""
+    small = len(lengths) * int(lengths.max(initial=0)) <= np.iinfo(np.int32).max
+    reach: Sums = np.empty(len(lengths) + 1, np.int32 if small else np.int64)
+    reach[0] = 0
+    np.cumsum(lengths, out=reach[1:])
+    return reach
 
 
 def _ids(encodings: Sequence[Any]) -> Tokens:

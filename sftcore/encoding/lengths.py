@@ -23,13 +23,13 @@ class ByteLengths(NamedTuple):
     lengths of all tokens of a text add up to its bytes, each is exact, and where they do not, some are unknown.
 
     Attributes:
-        table: int64, one length for each id.
+        table: int32, one length for each id.
         missing: the bytes that the vocabulary lacks. ``tokenizers`` leaves them out of a text.
         nfc: whether the tokenizer brings a text into the normal form NFC first. Then the lengths are those of a
             text only if it is in that form already.
     """
 
-    table: NDArray[np.int64]
+    table: NDArray[np.int32]
     missing: bytes
     nfc: bool
 
@@ -68,7 +68,7 @@ def byte_lengths(backend: Any) -> ByteLengths | None:
     letters = set(pre_tokenizers.ByteLevel.alphabet())
     words = backend.get_vocab(with_added_tokens=False)
     added = backend.get_added_tokens_decoder()
-    table = np.zeros(max([*words.values(), *added, -1]) + 1, dtype=np.int64)
+    table = np.zeros(max([*words.values(), *added, -1]) + 1, dtype=np.int32)
     for word, number in words.items():
         if letters.issuperset(word):
             table[number] = len(word)

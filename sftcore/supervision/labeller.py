@@ -14,6 +14,7 @@ from sftcore.errors import RowError
 from sftcore.supervision.draft import Draft, Outline
 from sftcore.supervision.habits import CALLING, SAMPLES, learn
 from sftcore.supervision.layout import Layout
+from sftcore.supervision.plan import Sketch
 from sftcore.supervision.plans import Plans
 from sftcore.supervision.policy import Policy
 from sftcore.supervision.remarks import Remark
@@ -237,6 +238,14 @@ class Labeller:
             RowError: it cannot be labelled with certainty.
         """
         return self.plans.outline(conversation, policy) or self.outline(conversation, policy)
+
+    def sketch(self, conversation: Conversation, policy: Policy = DEFAULT) -> Sketch | Outline:
+        """Return what :meth:`outline_by_plan` does, not written out where there is a plan.
+
+        Raises:
+            RowError: it cannot be labelled with certainty.
+        """
+        return self.plans.sketch(conversation, policy) or self.outline(conversation, policy)
 
     def begun(self, conversation: Conversation, messages: int, end: int) -> int:
         """Return how many messages have begun before character *end*, where the first *messages* are rendered."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sftcore.supervision.tracked import REASONING
 from sftcore.supervision.turns import Turn
@@ -21,6 +24,39 @@ class Span(NamedTuple):
     start: int
     end: int
     weight: float
+
+
+class SpanColumns(NamedTuple):
+    """The spans of many texts, in order of the texts.
+
+    Attributes:
+        owners: int64, the number of the text of each span.
+        starts, ends: int64, as in :class:`Span`.
+        weights: float64, likewise.
+    """
+
+    owners: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    weights: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, spans: Sequence[Sequence[Span]]) -> SpanColumns:
+        """Return the *spans* of each text."""
+        owners = np.repeat(np.arange(len(spans)), np.fromiter(map(len, spans), np.int64, len(spans)))
+        flat = np.fromiter(chain.from_iterable(chain.from_iterable(spans)), np.float64, 3 * len(owners))
+        starts, ends, weights = flat.reshape(-1, 3).T
+        return cls(owners, starts.astype(np.int64), ends.astype(np.int64), weights)
+
+    def of_text(self, text: int) -> list[Span]:
+        """Return the spans of the *text* of this number."""
+        first, last = np.searchsorted(self.owners, [text, text + 1])
+        columns = (self.starts, self.ends, self.weights)
+        return [Span(*span) for span in zip(*(column[first:last].tolist() for column in columns), strict=True)]
+
+    def only(self, kept: NDArray[np.bool_]) -> SpanColumns:
+        """Return the spans that are *kept*."""
+        return SpanColumns(self.owners[kept], self.starts[kept], self.ends[kept], self.weights[kept])
 
 
 def painted(spans: Sequence[Span]) -> list[Span]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator, Sequence
-from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from sftcore.encoding import Columns, Encoded, encode, tokens_of_prefix
 from sftcore.errors import RowError
-from sftcore.supervision.spans import Span
+from sftcore.supervision.spans import Span, SpanColumns
 from sftcore.types import IGNORE_INDEX
 
 __all__ = ["Encoded", "LabelColumns", "encode", "label_columns", "label_tokens", "tokens_in"]
@@ -22,14 +21,21 @@ class LabelColumns(NamedTuple):
     """What of the tokens of many texts is trained.
 
     Attributes:
-        labels: int32, for each of ``Columns.ids`` the token itself, or ``IGNORE_INDEX`` where it is not trained.
+        ids: int32, the tokens, as ``Columns.ids`` has them.
+        trained: bool, for each whether it is.
         weights: float64, what each token weighs, 0 where it is not trained; None where each trained one weighs 1.
         refused: the texts that cannot be labelled, by their position, and why. Nothing of them is trained.
     """
 
-    labels: NDArray[np.int32]
+    ids: NDArray[np.int32]
+    trained: NDArray[np.bool_]
     weights: NDArray[np.float64] | None
     refused: dict[int, RowError]
+
+    @property
+    def labels(self) -> NDArray[np.int32]:
+        """int32, for each of ``ids`` the token itself, or ``IGNORE_INDEX`` where it is not trained."""
+        return np.where(self.trained, self.ids, np.int32(IGNORE_INDEX))
 
 
 def label_tokens(
@@ -64,69 +70,59 @@ def label_tokens(
 
 
 def label_columns(
-    tokenizer: Any, columns: Columns, spans: Sequence[Sequence[Span]], added: Collection[int]
+    tokenizer: Any, columns: Columns, spans: Sequence[Sequence[Span]] | SpanColumns, added: Collection[int]
 ) -> LabelColumns:
     """Return labels and weights of the tokens of many texts, by the rule of :func:`label_tokens`.
 
     Args:
         spans: for each text the ranges that are trained, ordered and apart.
     """
-    counts = np.fromiter(map(len, spans), np.int64, len(columns))
-    flat = np.fromiter(chain.from_iterable(chain.from_iterable(spans)), np.float64, 3 * int(counts.sum()))
-    starts, ends, values = flat.reshape(-1, 3).T
-    owners = np.repeat(np.arange(len(columns)), counts)
-    if columns.singles:
-        kept = ~np.isin(owners, list(columns.singles))
-        starts, ends, values, owners = starts[kept], ends[kept], values[kept], owners[kept]
-    first, last = _touched(columns, owners, starts.astype(np.int64), ends.astype(np.int64), added)
+    every = spans if isinstance(spans, SpanColumns) else SpanColumns.of(spans)
+    placed = every.only(~np.isin(every.owners, list(columns.singles))) if columns.singles else every
+    first, last = _touched(columns, placed, added)
     edges = np.stack([first, last], axis=1).ravel()
     runs = np.diff(edges, prepend=0, append=len(columns.ids))
     trained = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-    labels = np.where(trained, columns.ids, np.int32(IGNORE_INDEX))
     heads = columns.rows[:-1][columns.rows[:-1] < columns.rows[1:]]
-    labels[heads] = IGNORE_INDEX
+    trained[heads] = False
     weights: NDArray[np.float64] | None = None
-    if not all(span.weight == 1 for row in columns.singles for span in spans[row]) or not np.all(values == 1):
+    if not np.all(every.weights == 1):
         alternating = np.zeros(len(runs), np.float64)
-        alternating[1::2] = values
+        alternating[1::2] = placed.weights
         weights = np.repeat(alternating, runs)
         weights[heads] = 0
     refused: dict[int, RowError] = {}
     for row, encoded in columns.singles.items():
         here = slice(columns.rows[row], columns.rows[row + 1])
         try:
-            found, each = label_tokens(tokenizer, encoded, columns.texts[row], spans[row], added)
+            labels, each = label_tokens(tokenizer, encoded, columns.texts[row], every.of_text(row), added)
         except RowError as error:
             refused[row] = error
             continue
-        labels[here] = found
+        trained[here] = np.array(labels) != IGNORE_INDEX
         if weights is not None:
             weights[here] = each
-    return LabelColumns(labels, weights, refused)
+    return LabelColumns(columns.ids, trained, weights, refused)
 
 
 def _touched(
-    columns: Columns,
-    owners: NDArray[np.int64],
-    starts: NDArray[np.int64],
-    ends: NDArray[np.int64],
-    added: Collection[int],
+    columns: Columns, spans: SpanColumns, added: Collection[int]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the first token of each span of the texts *owners*, and the one after its last; no token is in two."""
-    if not len(owners):
-        return owners, owners
-    first, inner = columns.borders(owners, starts)
-    _, until = columns.borders(owners, ends)
-    markers = np.zeros(max([*added, int(columns.ids.max(initial=-1))]) + 2, bool)  # the last is for "no token"
+    """Return the first token of each of *spans*, and the one after its last; no token is in two."""
+    if not len(spans.owners):
+        return spans.owners, spans.owners
+    first, inner = columns.borders(spans.owners, spans.starts)
+    _, until = columns.borders(spans.owners, spans.ends)
+    markers = np.zeros(max(added, default=-1) + 2, bool)  # the last is for all tokens behind
     markers[list(added)] = True
-    ids = np.append(columns.ids, -1)
     while True:
         last = np.maximum.accumulate(np.maximum(first, until))
         first[1:] = np.maximum(first[1:], last[:-1])  # who touched a token before says what it weighs
-        skipped = (first < inner) & markers[ids[first]]
-        if not skipped.any():
+        crossing = np.flatnonzero(first < inner)
+        skipped = crossing[markers[np.minimum(columns.ids[first[crossing]], len(markers) - 1)]]
+        if not len(skipped):
             return first, last
-        first += skipped
+        first[skipped] += 1
 
 
 def tokens_in(offsets: Sequence[tuple[int, int]], ranges: Sequence[tuple[int, int]]) -> Iterator[int]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 
 import pytest
 from transformers import AutoTokenizer
@@ -166,3 +168,26 @@ def test_rows_of_other_tokens_labels_weights_or_borders_have_other_digests(other
 def test_no_rows_are_a_table_without_rows(labeller):
     batch, refused = tabulate([], labeller)
     assert (len(Table([batch])), refused) == (0, [])
+
+
+def test_neither_pandas_nor_what_computes_with_arrow_is_imported():
+    """Either takes longer than to label a thousand rows, in each process."""
+    code = """
+import sys
+from sftcore.data import work
+from sftcore.data.blocks import Block
+from tests.data.making import loaded, make_labeller
+from sftcore.data.conversations import Reader
+from sftcore.supervision import Policy
+from sftcore_plugins.formats.messages import Messages
+config = loaded("x").config
+reader = Reader("messages", Messages(), Policy(), config.data.train[0], ("data", "train", 0))
+rows = [(line, {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": text}]})
+        for line, text in enumerate(["b", "bad", "c"], start=1)]
+before = {*sys.modules}
+done = work.work(Block(0, 0, rows, 1.0), [work.Task(reader, ["f"])], make_labeller(), True)
+assert (done.table.num_rows, len(done.unlabelled), done.tokens) == (2, 1, 12), done
+print({"pandas", "pyarrow.compute"} & {*sys.modules} - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 from sftcore.encoding import Columns, Encoder
 from sftcore.encoding.accelerator import Fastokens
-from sftcore.encoding.encoder import SHARE
+from sftcore.encoding.encoder import SHARE, _reach
 from sftcore.supervision.spans import Span
 from sftcore.supervision.tokens import label_columns
 
@@ -354,3 +354,11 @@ def test_fastokens_works_in_a_forked_process(smollm2_tokenizer: Any) -> None:
     if not child:
         os._exit(0 if lists(encoder.encode(texts)) == right else 1)
     assert os.waitpid(child, 0) == (child, 0)
+
+
+def test_sums_of_lengths_have_64_bits_where_32_may_not_do() -> None:
+    for length in (5, 2**30):
+        reach = _reach(np.full(3, length, np.int32))
+        assert reach.tolist() == [0, length, 2 * length, 3 * length]
+        assert reach.dtype == (np.int32 if length == 5 else np.int64)
+    assert _reach(np.zeros(0, np.int32)).tolist() == [0]

@@ -517,9 +517,9 @@ PROOF = [
         name="plan-without-trimming",
         told="A plan prints the texts as they are, though the template trims them.",
         seen="",
-        file="sftcore/supervision/plans.py",
-        old="text = right(left(messages[message].content))",
-        new="text = messages[message].content",
+        file="sftcore/supervision/plan.py",
+        old="trim(contents[message]) for",
+        new="contents[message] for",
         tests=(f"{_PLANS}::test_blind_templates",),
     ),
     Bug(
@@ -934,8 +934,8 @@ SOURCES = [
         told="The end of one message and the beginning of the next are one for the key.",
         seen="",
         file="sftcore/data/content.py",
-        old="{[*map(len, texts)]}",
-        new="",
+        old="BETWEEN.join(data)",
+        new='b"".join(data)',
         tests=(f"{_CONTENT}::test_all_else_is",),
     ),
     Bug(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import subprocess
 import sys
-from dataclasses import replace
+from copy import copy
+from dataclasses import FrozenInstanceError, asdict, replace
 
 import pytest
 from sftcore_plugins.formats.alpaca import Alpaca
@@ -292,6 +294,20 @@ def test_a_turn_says_how_it_is_trained(form, fields, train, weight):
     found = READERS[form]().read(row).messages
     assert found == (replace(question, **told), answer, question, replace(answer, **told))
     assert all(type(message.weight) is float for message in found)
+
+
+def test_a_plain_message_is_like_any_other():
+    (found, *_), (other, *_) = (
+        Messages().parse({"messages": [{"role": "human", "content": "a"}]}),
+        ShareGPT().parse({"conversations": [{"from": "human", "value": "a"}]}),
+    )
+    made = Message("user", "a")
+    for message in (found, other, pickle.loads(pickle.dumps(found)), copy(found)):
+        assert (message, hash(message), repr(message)) == (made, hash(made), repr(made))
+        assert (asdict(message), message.as_dict()) == (asdict(made), made.as_dict())
+        assert replace(message, weight=2) == replace(made, weight=2) != message
+        with pytest.raises(FrozenInstanceError):
+            message.train = True
 
 
 def test_a_sharegpt_call_says_how_it_is_trained():

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sftcore import Conversation, Message, RowError
-from sftcore.supervision import Labeller, Outline, Policy, plans
+from sftcore.supervision import Labeller, Outline, Policy, Sketch, plans
 
 from .templates import TEMPLATES
 from .test_blindness import BLIND, SEES, WORDS
@@ -166,9 +166,10 @@ def test_a_plan_that_is_wrong_is_found_when_it_is_compared(
 ) -> None:
     made, conversation = labeller(CHATML), Conversation((Message("user", "q"), Message("assistant", "a")))
     right = made.outline(conversation, Policy())
-    draft = plans._Plan.draft
+    draft = Sketch.draft.fget
+    assert draft is not None
     monkeypatch.setattr(plans, "SHARE", 3)
-    monkeypatch.setattr(plans._Plan, "draft", lambda self, messages: draft(self, messages)._replace(spans=[]))
+    monkeypatch.setattr(Sketch, "draft", property(lambda self: draft(self)._replace(spans=[])))
     outlines = [made.outline_by_plan(conversation, Policy()) for _ in range(9)]
     assert outlines[-6:] == [right] * 6
     assert capsys.readouterr().err.count("otherwise by its plan") == 1
