@@ -13,9 +13,13 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def say(topic: str, text: str) -> None:
-    """Print *text* under *topic* to standard error."""
-    if is_main_process():
+def say(topic: str, text: str, everyone: bool = False) -> None:
+    """Print *text* under *topic* to standard error.
+
+    Args:
+        everyone: let any rank speak, and not only the first.
+    """
+    if everyone or is_main_process():
         first, *rest = text.splitlines() or [""]
         print(f"{topic:>10}  {first}", *(f"{'':>10}  {line}" for line in rest), sep="\n", file=sys.stderr, flush=True)
 

@@ -124,8 +124,8 @@ def test_lines_tell_of_progress_where_there_is_no_terminal(monkeypatch, capsys):
     for step in range(1, 4):
         now[0] = 6.0 * step
         progress.done(step / 4, 600, 6000)
-    progress.end()
+    progress.end(whole=True)
     said = capsys.readouterr().err
-    assert " preparing  rows.jsonl: 50%, 100 rows/s, 1,000 tokens/s, 12 s left" in said
+    assert " preparing  rows.jsonl: 50%, 100 rows/s, 1,000 tokens/s, 24 s left" in said
     assert "  prepared  rows.jsonl: 1,800 rows, 100 rows/s, 1,000 tokens/s" in said
     assert said.count("left") == 1

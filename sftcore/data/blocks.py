@@ -40,6 +40,22 @@ def blocks(source: int, reading: Reading) -> Iterator[Block]:
                 yield Block(source, here, rows, reading.share)
             rows, size, here = [], 0, file
         rows.append((line, raw))
-        size += len(raw) if isinstance(raw, bytes) else 0
+        size += len(raw) if isinstance(raw, bytes) else _size(raw)
     if rows:
         yield Block(source, here, rows, 1.0)
+
+
+def _size(row: Any) -> int:
+    """Return about how many bytes the texts in *row* have."""
+    size, left = 0, [row]
+    while left:
+        value = left.pop()
+        if isinstance(value, (str, bytes)):
+            size += len(value)
+        elif isinstance(value, dict):
+            left += value.values()
+        elif isinstance(value, list):
+            left += value
+        else:
+            size += 8
+    return size

@@ -22,23 +22,25 @@ from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 
+from sftcore.data.lock import Lock
 from sftcore.data.refusals import SHOWN, Refusal, as_json, kind_of
-from sftcore.data.table import SCHEMA, Table
+from sftcore.data.table import SCHEMA, Table, read_table
 from sftcore.data.work import Done
-from sftcore.errors import SftError
+from sftcore.errors import DataError, SftError
 from sftcore.paths import cache_folder
 from sftcore.report import count, say, size_of
 from sftcore.types import Origin
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+SHARD = (".arrow", ".refused")
+"""Endings of the files of a shard."""
 
 BLOCKS = 64
 """How many blocks a shard has."""
 
 TOTALS, ABOUT, PART = "totals.json", "about.json", ".part"
+
+KINDS, OTHERS = 200, "other reasons"
+"""How many kinds of reasons are counted apart, and how the rest is called."""
 
 Bad = tuple[int, int, str]
 """A row that is refused: the number of its file, its line, and the reason."""
@@ -63,15 +65,15 @@ class Totals:
     seen: list[str] = field(default_factory=list)
     """Columns that rows had."""
     size: int = 0
-    """Bytes of the tables."""
+    """Bytes of the tables, and of the rows that were refused."""
 
     def add(self, other: Totals) -> None:
         """Add what became of further rows."""
         self.read += other.read
         self.tokens += other.tokens
-        self.bad = dict(Counter(self.bad) + Counter(other.bad))
+        _count(self.bad, other.bad)
         self.first_bad = [*self.first_bad, *other.first_bad][:SHOWN]
-        self.unlabelled = dict(Counter(self.unlabelled) + Counter(other.unlabelled))
+        _count(self.unlabelled, other.unlabelled)
         self.first_unlabelled = [*self.first_unlabelled, *other.first_unlabelled][:SHOWN]
         self.seen = list(dict.fromkeys([*self.seen, *other.seen]))
         self.size += other.size
@@ -88,6 +90,13 @@ class Totals:
             first_unlabelled=_first(done.unlabelled, done.file),
             seen=done.seen,
         )
+
+
+def _count(kinds: dict[str, int], more: Mapping[str, int]) -> None:
+    """Add *more* to the numbers by kind; of too many kinds the rest is counted together."""
+    for kind, rows in more.items():
+        known = kind if kind in kinds or len(kinds) < KINDS else OTHERS
+        kinds[known] = kinds.get(known, 0) + rows
 
 
 def _kinds(refused: Sequence[Refusal]) -> dict[str, int]:
@@ -121,16 +130,16 @@ class Stored:
     def open(cls, folder: Path, lock: Lock | None = None) -> Stored | None:
         """Return what is in *folder*; None if it is not there, or not whole, as after a loss of power."""
         try:
-            totals = Totals(**json.loads((folder / TOTALS).read_text()))
+            totals = _totals(folder / TOTALS)
+            size = sum(file.stat().st_size for ending in SHARD for file in folder.glob(f"*{ending}"))
         except (OSError, ValueError, TypeError):
             return None
-        shards = sorted(folder.glob("*.arrow"))
-        return cls(folder, totals, lock) if sum(shard.stat().st_size for shard in shards) == totals.size else None
+        return cls(folder, totals, lock) if size == totals.size else None
 
     @cached_property
     def table(self) -> Table:
         """The rows that could be read, mapped into memory."""
-        return Table([batch for shard in sorted(self.folder.glob("*.arrow")) for batch in _batches(shard)])
+        return read_table(sorted(self.folder.glob("*.arrow")))
 
     def refused(self, names: Sequence[str]) -> Iterator[str]:
         """Yield every row that was refused, as a line of ``quarantine.jsonl``."""
@@ -141,22 +150,24 @@ class Stored:
                     yield f'{{"source": {as_json(f"{names[int(file)]}:{line}")}, {content[1:]}'
 
 
-def _batches(shard: Path) -> list[pa.RecordBatch]:
-    with pa.memory_map(str(shard)) as file:
-        reader = pa.ipc.open_file(file)
-        return [reader.get_batch(number) for number in range(reader.num_record_batches)]
+def _totals(path: Path) -> Totals:
+    return Totals(**json.loads(path.read_text(encoding="utf-8")))
 
 
 class Part:
     """The folder of a source whose rows are being labelled; a context.
+
+    Args:
+        check: is called before a shard is finished; raises if what it was made from has changed.
 
     Attributes:
         totals: what became of the rows of the finished shards.
         blocks: how many blocks are in these.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, check: Callable[[], None]) -> None:
         self.folder = folder
+        self._check = check
         folder.mkdir(parents=True, exist_ok=True)
         self.totals = Totals()
         self._shards = 0
@@ -182,7 +193,7 @@ class Part:
     def _read(self, shard: int) -> Totals | None:
         """Return what became of the rows of a finished shard; None if there is none of this number."""
         try:
-            return Totals(**json.loads(self._path(".json", shard).read_text()))
+            return _totals(self._path(".json", shard))
         except (OSError, ValueError, TypeError):
             return None
 
@@ -204,7 +215,8 @@ class Part:
         """Finish a shard."""
         self.__exit__()
         self._open = None
-        self._shard.size = self._path(".arrow").stat().st_size
+        self._check()
+        self._shard.size = sum(self._path(ending).stat().st_size for ending in SHARD)
         _write(self._path(".json"), asdict(self._shard))
         self.totals.add(self._shard)
         self._shards += 1
@@ -214,11 +226,21 @@ class Part:
         if self._open:
             self._close()
         _write(self.folder / TOTALS, asdict(self.totals))
-        if Stored.open(folder):
-            shutil.rmtree(self.folder)
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
+        try:
             self.folder.rename(folder)
+        except OSError:
+            if Stored.open(folder):
+                shutil.rmtree(self.folder)
+            else:
+                _remove(folder)
+                self.folder.rename(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove *folder*; it is never there in parts under its name."""
+    gone = folder.with_name(f"{folder.name}.{os.getpid()}.gone")
+    folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _write(path: Path, values: Any) -> None:
@@ -226,6 +248,10 @@ def _write(path: Path, values: Any) -> None:
     staged = path.with_name(f"{path.name}.new")
     staged.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
     staged.replace(path)
+
+
+TRIES = 3
+"""How often rows are made that are gone before they can be used."""
 
 
 class Cache:
@@ -246,7 +272,9 @@ class Cache:
         """Return what is stored under *key*; None if it is not there."""
         return Stored.open(self.folder / key)
 
-    def get(self, key: str, about: Mapping[str, Any], make: Callable[[Part], None]) -> Stored:
+    def get(
+        self, key: str, about: Mapping[str, Any], make: Callable[[Part], None], check: Callable[[], None]
+    ) -> Stored:
         """Return what is stored under *key*; if it is not there, *make* it.
 
         Of several processes one makes it, and the others wait. Nobody removes it as long as the answer is in use.
@@ -254,57 +282,75 @@ class Cache:
         Args:
             about: what a list of the cache says of it.
             make: adds all blocks after those that are there already.
+            check: raises if what they are made from has changed since the key was.
 
         Raises:
             SftError: it cannot be written.
         """
         folder = self.folder / key
         lock = Lock(folder.with_name(f"{key}.lock"))
-        while True:
-            self._wait(lock, about, shared=True)
-            if stored := Stored.open(folder, lock):
-                with contextlib.suppress(OSError):
-                    os.utime(folder / ABOUT)
-                return stored
-            self._wait(lock, about, shared=False)
-            if not Stored.open(folder):
-                self._make(folder, lock, about, make)
+        try:
+            for _ in range(TRIES):
+                self._wait(lock, about, shared=True)
+                if stored := Stored.open(folder, lock):
+                    with contextlib.suppress(OSError):
+                        os.utime(folder / ABOUT)
+                    return stored
+                self._wait(lock, about, shared=False)
+                if not Stored.open(folder):
+                    self._make(folder, lock, about, make, check)
+        except OSError as error:
+            raise SftError(
+                f"the prepared data cannot be kept in {self.folder}: {error.strerror or error}; make room with "
+                "`sft cache clean`, or set SFTCORE_CACHE"
+            ) from None
+        raise SftError(f"the prepared data in {folder} is gone again and again; who removes it?")
 
     def _wait(self, lock: Lock, about: Mapping[str, Any], shared: bool) -> None:
         if not lock.take(shared, wait=False):
             say("data", f"another process prepares {about.get('source', 'the same')}; waiting for it")
             lock.take(shared)
 
-    def _make(self, folder: Path, lock: Lock, about: Mapping[str, Any], make: Callable[[Part], None]) -> None:
+    def _make(
+        self,
+        folder: Path,
+        lock: Lock,
+        about: Mapping[str, Any],
+        make: Callable[[Part], None],
+        check: Callable[[], None],
+    ) -> None:
         # where files cannot be locked, each process makes its own
         part = folder.with_name(folder.name + ("" if lock.works else f".{platform.node()}-{os.getpid()}") + PART)
         try:
-            with Part(part) as begun:
+            with Part(part, check) as begun:
                 make(begun)
+                check()
                 _write(part / ABOUT, about)
                 begun.finish(folder)
-        except OSError as error:
-            raise SftError(
-                f"the prepared data cannot be written to {self.folder}: {error.strerror}; make room with "
-                "`sft cache clean`, or set SFTCORE_CACHE"
-            ) from None
+        except DataError:  # what is there may be of other data
+            shutil.rmtree(part, ignore_errors=True)
+            raise
 
     def items(self) -> list[Item]:
         """Return everything in the cache, the last used first."""
-        found = [Item.of(path) for path in self.folder.iterdir() if path.is_dir()]
+        found: list[Item] = []
+        for path in self.folder.iterdir():
+            with contextlib.suppress(OSError):  # it may be gone meanwhile
+                found += [Item.of(path)] if path.is_dir() else []
         return sorted(found, key=lambda item: item.used, reverse=True)
 
     def remove(self, item: Item) -> bool:
-        """Remove *item*; tell whether that was possible: no run uses it."""
+        """Remove *item*; tell whether that was possible: no run uses it, and it is known that none does."""
         name = item.folder.name.partition(".")[0]
         lock = Lock(self.folder / f"{name}.lock")
-        if not lock.take(wait=False):
+        try:
+            if not lock.take(wait=False) or not lock.works:
+                return False
+            if item.folder.is_dir():
+                _remove(item.folder)
+            lock.remove()
+        except OSError:  # of another user
             return False
-        gone = item.folder.with_name(f"{item.folder.name}.gone")
-        shutil.rmtree(gone, ignore_errors=True)
-        item.folder.rename(gone)  # else it would be there in parts
-        shutil.rmtree(gone)
-        lock.remove()
         return True
 
 
@@ -330,12 +376,15 @@ class Item(NamedTuple):
         about: dict[str, Any] = {}
         used = folder.stat().st_mtime
         with contextlib.suppress(OSError, ValueError):
-            about = json.loads((folder / ABOUT).read_text())
+            about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
             used = (folder / ABOUT).stat().st_mtime
         stored = Stored.open(folder)
         if stored:
             about.update(rows=stored.totals.read, tokens=stored.totals.tokens)
-        size = sum(file.stat().st_size for file in folder.iterdir())
+        size = 0
+        for file in folder.iterdir():
+            with contextlib.suppress(OSError):
+                size += file.stat().st_size
         return cls(folder, stored is not None and not folder.suffix, used, size, about)
 
     def listed(self) -> dict[str, Any]:
@@ -348,50 +397,3 @@ class Item(NamedTuple):
         state = f"{count(self.about.get('rows', 0), 'row')}" if self.whole else "unfinished"
         source = self.about.get("source", "")
         return f"{self.folder.name[:12]}  {used}  {size_of(self.size):>9}  {state:>16}  {source}"
-
-
-class Lock:
-    """A lock between processes, held as long as this object is in use.
-
-    On a file system that has no locks everything is allowed, and ``works`` is false.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: IO[bytes] | None = None
-        self.works = fcntl is not None
-
-    def take(self, shared: bool = False, wait: bool = True) -> bool:
-        """Take the lock, in place of what is held of it; tell whether it was free."""
-        if fcntl is None:
-            return True
-        while True:
-            if self._file is None:
-                self._file = self._path.open("ab")
-            try:
-                fcntl.flock(self._file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                return False
-            except OSError:
-                self.works = False
-                return True
-            if self._is_there():
-                return True
-            self._give_back()  # it was removed while we waited
-
-    def _is_there(self) -> bool:
-        assert self._file is not None
-        try:
-            return os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
-        except FileNotFoundError:
-            return False
-
-    def remove(self) -> None:
-        """Give the lock back, and remove its file."""
-        self._path.unlink(missing_ok=True)
-        self._give_back()
-
-    def _give_back(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None

@@ -152,6 +152,8 @@ def parse(rows: Iterable[Row], reader: Reader, refused: list[Refusal], columns: 
             refused.append(Refusal.of(origin, str(error), row))
         except RecursionError:
             refused.append(Refusal.of(origin, "is nested too deeply", row))
+        except MemoryError:  # says nothing of the row
+            raise
         except Exception as error:  # a plugin may fail in any way; the row is named all the same
             reason = f"the format {type(reader.format).__name__} failed: {type(error).__name__}: {error}"
             refused.append(Refusal.of(origin, reason, row))

@@ -6,22 +6,36 @@ import contextlib
 import hashlib
 import json
 import os
+import platform
+import re
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from sftcore.data.compression import COMPRESSED, plain_suffix
 from sftcore.data.conversations import Reader
 from sftcore.data.sources import Reading
 from sftcore.paths import cache_folder
 from sftcore.supervision import Labeller
+from sftcore.supervision.environment import NOW
 
-LIBRARIES = ("transformers", "tokenizers", "jinja2")
-"""Libraries that take part in labelling."""
+LIBRARIES = ("transformers", "tokenizers", "jinja2", "pyarrow", "datasets", "sentencepiece", "tiktoken")
+"""Libraries that take part in labelling, or in reading."""
+
+REMOTE = "transformers_modules"
+"""The package that transformers puts the code of models in."""
+
+SMALL = 1 << 20
+"""Files of a package that are no source count as its code up to so many bytes."""
+
+_CLOCK = re.compile(r"%-?[HIMSpfXcsTRrZz]")
+"""What asks for the time of the day in a format of it."""
 
 LARGE = 1 << 24
 """Files of so many bytes are read only once for their digest, as long as nobody touches them."""
@@ -30,56 +44,103 @@ SETTLED = 2.0
 """How many seconds a file must be old for a later change to show in its times."""
 
 
-def key(reader: Reader, reading: Reading, files: Sequence[Path], labeller: Labeller) -> str:
+def key(reader: Reader, reading: Reading, files: Sequence[Path], serving: str) -> str:
     """Return the key of a source's labelled rows: 32 hexadecimal digits.
 
-    It depends on the bytes of the data, the tokenizer, the template and its variables, the options of the source that
-    matter, and on the code: sftcore's, that of the format, and the versions of the libraries that take part.
+    It depends on the bytes of the data, the options of the source that matter, and on the code: sftcore's, that of the
+    format, and the versions of the libraries that take part.
+
+    Args:
+        serving: of the tokenizer and its chat template, as :func:`serving_digest` has it.
     """
-    source = reader.source
-    parts = {
-        "data": [[file.suffixes[-2:], digest(file)] for file in files] or reading.fingerprint,
-        "limit": source.limit,
-        "columns": source.columns,
-        "format": [type(reader.format).__qualname__, asdict(reader.format), code(type(reader.format).__module__)],
-        "policy": asdict(reader.policy),
-        "tokenizer": tokenizer_digest(labeller),
-        "code": [code("sftcore"), *map(version, LIBRARIES)],
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=repr).encode()).hexdigest()[:32]
+    source, form = reader.source, type(reader.format)
+    return _digest(
+        {
+            "data": [[_kind(file), digest(file)] for file in files] or reading.fingerprint,
+            "limit": source.limit,
+            "columns": sorted(source.columns.items()),
+            "format": [form.__qualname__, asdict(reader.format), [code(each.__module__) for each in _classes(form)]],
+            "policy": asdict(reader.policy),
+            "serving": serving,
+            "code": [code("sftcore"), platform.python_version(), *map(_version, LIBRARIES)],
+        }
+    )
 
 
-def tokenizer_digest(labeller: Labeller) -> str:
+def serving_digest(labeller: Labeller) -> str:
     """Return a digest of the tokenizer, its chat template, and the variables and stops of that."""
     tokenizer = labeller.tokenizer
-    fast = getattr(tokenizer, "is_fast", False)
     source = str(tokenizer.chat_template)
-    parts: Mapping[str, Any] = {
-        "class": [type(tokenizer).__qualname__, code(type(tokenizer).__module__)],
-        "tokens": tokenizer.backend_tokenizer.to_str() if fast else [tokenizer.get_vocab(), tokenizer.init_kwargs],
-        "split": getattr(tokenizer, "split_special_tokens", False),
-        "special": tokenizer.special_tokens_map,
-        "template": source,
-        "variables": labeller.variables,
-        "stops": labeller.stops,
-        "day": time.strftime("%Y-%m-%d") if "strftime_now" in source else "",
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=repr).encode()).hexdigest()
+    fast = getattr(tokenizer, "is_fast", False)
+    day = "%Y-%m-%d" if "strftime_now" in source else ""
+    return _digest(
+        {
+            "class": [type(tokenizer).__qualname__, [code(each.__module__) for each in _classes(type(tokenizer))]],
+            "tokens": tokenizer.backend_tokenizer.to_str() if fast else _saved(tokenizer),
+            "split": getattr(tokenizer, "split_special_tokens", False),
+            "special": tokenizer.special_tokens_map,
+            "template": source,
+            "variables": list(labeller.variables.items()),
+            "stops": labeller.stops,
+            "now": NOW.isoformat() if _CLOCK.search(source) and day else NOW.strftime(day),
+        }
+    )
+
+
+def _digest(parts: Mapping[str, Any]) -> str:
+    """Return a digest of *parts*; where a mapping is in them, its order matters, as it may to a template."""
+    return hashlib.sha256(json.dumps(parts, default=repr).encode()).hexdigest()[:32]
+
+
+def _kind(file: Path) -> list[str]:
+    """Return what the name of *file* says of its content."""
+    return [plain_suffix(file), file.suffix if file.suffix in COMPRESSED else ""]
+
+
+def _classes(cls: type) -> list[type]:
+    """Return *cls* and its bases, without those that everybody has."""
+    return [each for each in cls.__mro__ if each.__module__.partition(".")[0] not in ("builtins", "typing", "sftcore")]
+
+
+def _saved(tokenizer: Any) -> list[list[str]]:
+    """Return the files of *tokenizer*, one that is written in Python, each with its digest."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        return [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in sorted(Path(folder).iterdir())]
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return ""
 
 
 @cache
 def code(name: str) -> str:
-    """Return a digest of the code that the Python module *name* belongs to: of its outermost package."""
-    module = sys.modules[name.partition(".")[0]]
-    if module.__name__ in LIBRARIES:
-        return version(module.__name__)
-    file = getattr(sys.modules.get(name, module), "__file__", None)
-    folders = [Path(folder) for folder in getattr(module, "__path__", [])]
-    paths = sorted(path for folder in folders for path in folder.rglob("*.py")) or ([Path(file)] if file else [])
+    """Return a digest of the code that the Python module *name* belongs to: of its outermost package.
+
+    Of a model's own code it is the folder of the module: the package has that of all models.
+    """
+    root, module = name.partition(".")[0], sys.modules[name]
+    if root in LIBRARIES:
+        return _version(root)
+    file = Path(getattr(module, "__file__", None) or name)
+    if root == REMOTE or root not in sys.modules:
+        folders = [file.parent]
+    else:
+        folders = [Path(folder) for folder in getattr(sys.modules[root], "__path__", [])]
+    paths = sorted(path for folder in folders for path in folder.rglob("*") if _is_code(path)) or [file]
     hashed = hashlib.sha256()
     for path in paths:
-        hashed.update(f"{path.name} ".encode() + hashlib.sha256(path.read_bytes()).digest())
+        with contextlib.suppress(OSError):
+            hashed.update(f"{path.name} ".encode() + hashlib.sha256(path.read_bytes()).digest())
     return hashed.hexdigest()
+
+
+def _is_code(path: Path) -> bool:
+    """Tell whether *path* may decide what code does: source, or a small file that it reads."""
+    return path.suffix != ".pyc" and path.is_file() and (path.suffix == ".py" or path.stat().st_size < SMALL)
 
 
 def seen(path: Path) -> list[int]:
@@ -98,7 +159,7 @@ def digest(path: Path) -> str:
     note = cache_folder() / "digests" / f"{name}.json"
     if stat.st_size >= LARGE:
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-            kept = json.loads(note.read_text())
+            kept = json.loads(note.read_text(encoding="utf-8"))
             if kept["seen"] == here:
                 return str(kept["digest"])
     hashed = hashlib.sha256()

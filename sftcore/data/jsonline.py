@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,21 @@ UNSURE = object()
 
 CONTAINERS = 500
 """How many lists and objects a line may have, and so how deeply it may be nested, for ``orjson`` to be believed."""
+
+
+DEEPEST = 500
+"""How deeply a line may be nested: less than any stack allows, so that it does not depend on who reads it."""
+
+_OUTSIDE_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]', re.DOTALL)
+
+
+def _depth(line: bytes) -> int:
+    """Return how deeply *line* is nested."""
+    depth = deepest = 0
+    for found in _OUTSIDE_STRINGS.finditer(line):
+        depth += (found[0] in b"[{") - (found[0] in b"]}")
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -46,6 +62,8 @@ def decode(line: bytes) -> Any:
     Raises:
         ValueError, RecursionError: it is no strict JSON; :func:`reason_of` says why.
     """
+    if line.count(b"[") + line.count(b"{") > DEEPEST and _depth(line) > DEEPEST:
+        raise RecursionError
     found = quickly(line) if loads is not None else UNSURE
     return STRICT.decode(line.decode()) if found is UNSURE else found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -53,7 +54,7 @@ class Source(NamedTuple):
             DataError: one is not.
         """
         for file, seen in zip(self.files, self.seen, strict=True):
-            if identity.seen(file) != seen:
+            if not file.is_file() or identity.seen(file) != seen:
                 raise DataError(f"data source {file}: was changed while it was read; run again")
 
     def check_columns(self, seen: Sequence[str], loaded: Loaded) -> None:
@@ -149,13 +150,17 @@ def _sources(loaded: Loaded, registry: Registry, labeller: Labeller) -> list[Sou
     places: list[tuple[SourceConfig, str, int]] = [(source, "train", at) for at, source in enumerate(config.train)]
     if isinstance(config.eval, list):
         places += [(source, "eval", at) for at, source in enumerate(config.eval)]
+    serving = identity.serving_digest(labeller)
     found: list[Source] = []
     for source, part, at in places:
-        files = files_of(source, loaded.document)
-        reader = reader_of(source, ("data", part, at), loaded, registry)
-        reading = Reading(source, files)
-        seen = [identity.seen(file) for file in files]
-        key = identity.key(reader, reading, files, labeller)
+        try:
+            files = files_of(source, loaded.document)
+            reader = reader_of(source, ("data", part, at), loaded, registry)
+            reading = Reading(source, files)
+            seen = [identity.seen(file) for file in files]
+            key = identity.key(reader, reading, files, serving)
+        except OSError as error:
+            raise DataError(f"data source {error.filename or source.path} cannot be read: {error.strerror}") from None
         found.append(Source(Task(reader, reading.names), files, seen, reading, key))
     return found
 
@@ -172,24 +177,27 @@ def _stored(
 ) -> list[Stored]:
     """Return the labelled rows of *sources*; those that are not in *cache* are labelled now."""
     limit = _Limit(loaded.config.data.max_bad_rows)
-    found: list[Stored] = []
+    found: dict[str, Stored] = {}
     tasks, size = [source.task for source in sources], sum(source.reading.size for source in sources)
     with Workers(tasks, labeller, size, loaded.config.data.workers) as workers:
         for number, source in enumerate(sources):
             maker = _Maker(number, source, workers, limit, progress)
             about = {"source": source.path, "files": list(source.task.names), "format": source.task.reader.chosen}
-            try:
-                stored = cache.find(source.key) if limit.passed else cache.get(source.key, about, maker.label)
-            except _PassedError:
-                stored = None
-            if stored is None and not maker.begun:
+            stored = found.get(source.key)
+            if stored is None and limit.passed:
+                stored = cache.find(source.key)
+            elif stored is None:
+                with suppress(_PassedError):
+                    stored = cache.get(source.key, about, maker.label, source.check_unchanged)
+            if stored:
+                found[source.key] = stored
+            elif not maker.begun:
                 maker.look()
-            elif stored is not None and not maker.begun:
-                maker.count(stored.totals)
-            source.check_columns(maker.totals.seen, loaded)
-            found += [stored] if stored else []
+            totals = stored.totals if stored else maker.totals
+            limit.add(totals, source.task.names)
+            source.check_columns(totals.seen, loaded)
     limit.check()
-    return found
+    return [found[source.key] for source in sources]
 
 
 class _PassedError(Exception):
@@ -207,7 +215,12 @@ class _Limit:
     @property
     def passed(self) -> bool:
         """Whether there are too many, however many rows are still to come."""
-        return not 0 < self._most < 1 and sum(self._totals.bad.values()) > self._most
+        return self.passed_with(Totals())
+
+    def passed_with(self, totals: Totals) -> bool:
+        """Whether there are too many with those of a source that is not counted yet."""
+        bad = sum(self._totals.bad.values()) + sum(totals.bad.values())
+        return not 0 < self._most < 1 and bad > self._most
 
     def add(self, totals: Totals, names: Sequence[str]) -> None:
         """Count rows of a source whose files have these *names*."""
@@ -231,26 +244,21 @@ class _Maker:
         self.begun = False
         self.totals = Totals()
 
-    def count(self, totals: Totals) -> None:
-        """Count rows that were read."""
-        self.totals.add(totals)
-        self._limit.add(totals, self._source.task.names)
-
     def label(self, part: Part) -> None:
         """Add to *part* the blocks that it lacks.
 
         Raises:
-            DataError: a file was changed meanwhile, or as the workers raise it.
+            DataError: as the workers raise it.
             _PassedError: there are too many bad rows; all are counted.
         """
         self.begun = True
-        self.count(part.totals)
+        self.totals = Totals()
+        self.totals.add(part.totals)
         whole = True
         for done in self._done(part.blocks):
             whole = whole and done.table is not None
             if whole:
                 part.add(done)
-        self._source.check_unchanged()
         if not whole:
             raise _PassedError
 
@@ -261,14 +269,16 @@ class _Maker:
 
     def _done(self, first: int) -> Iterator[Done]:
         self._progress.begin(self._source.path)
+        whole = False
         try:
             rest = islice(blocks(self._number, self._source.reading), first, None)
-            for done in self._workers.map(rest, lambda: not self._limit.passed):
-                self.count(Totals.of(done))
+            for done in self._workers.map(rest, lambda: not self._limit.passed_with(self.totals)):
+                self.totals.add(Totals.of(done))
                 self._progress.done(done.share, done.read, done.tokens)
                 yield done
+            whole = not self._limit.passed_with(self.totals)
         finally:
-            self._progress.end()
+            self._progress.end(whole)
 
 
 def _check_sets(stored: Sequence[Stored], sources: Sequence[Source], train: int) -> None:

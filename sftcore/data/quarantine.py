@@ -16,6 +16,7 @@ def write(folder: Path, lines: Iterable[str]) -> tuple[Path, int] | None:
             file = path.open("w", encoding="utf-8")
         file.write(line)
     if not number:
+        path.unlink(missing_ok=True)  # that of an earlier run
         return None
     file.close()
     return path, number

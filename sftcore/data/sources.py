@@ -36,24 +36,28 @@ def files_of(source: SourceConfig, document: Document) -> list[Path]:
     """
     path = document.locate(source.path)
     if path.is_dir():
-        found = sorted(child for child in path.iterdir() if _is_data(child))
+        found = sorted(child for child in path.iterdir() if _is_data(child) and child.is_file())
         if not found:
             raise DataError(f"data source {source.path}: the folder has no file that ends in {_ENDINGS}")
     elif path.is_file():
         found = [path]
     else:
         patterns = [str(path)] if document.folder is None else [str(path), str(document.folder / path)]
-        found = next(
-            (sorted(map(Path, names)) for pattern in patterns if (names := glob.glob(pattern, recursive=True))), []
-        )
+        found = next((sorted(files) for pattern in patterns if (files := _matching(pattern))), [])
     if not found and _is_hub_id(source.path):
         return []
     if not found:
         raise DataError(f"data source {source.path}: there is no such file (working directory: {os.getcwd()})")
     for file in found:
-        if not _is_data(file):
+        if not _is_data(file) or not file.is_file():
             raise DataError(f"data source {file}: expected a file that ends in {_ENDINGS}")
     return found
+
+
+def _matching(pattern: str) -> list[Path]:
+    """Return the files that *pattern* matches; if it matches folders only, these."""
+    found = [Path(name) for name in glob.glob(pattern, recursive=True)]
+    return [path for path in found if path.is_file()] or found
 
 
 def _is_hub_id(text: str) -> bool:
@@ -83,13 +87,15 @@ class Reading:
         self._hub = None if files else _load_hub(source)
         size = sum(file.stat().st_size for file in files)
         self.size = size if self._hub is None else int(self._hub.dataset_size or 0)
-        self._before, self._whole = 0, self.size
+        self._before = self._taken = 0
+        self._whole = self.size
         self._position: Callable[[], int] = lambda: 0
 
     @property
     def share(self) -> float:
         """How much has been read, between 0 and 1, as the place in the files tells."""
-        return min(1.0, (self._before + self._position()) / (self._whole or 1))
+        limited = self._taken / self._source.limit if self._source.limit else 0.0
+        return min(1.0, max(limited, (self._before + self._position()) / (self._whole or 1)))
 
     @property
     def fingerprint(self) -> str:
@@ -102,7 +108,10 @@ class Reading:
         Raises:
             DataError: a file cannot be opened, or is no list of rows at all.
         """
-        return islice(self._rows() if self._hub is None else self._hub_rows(), self._source.limit)
+        self._before = self._taken = 0
+        for row in islice(self._rows() if self._hub is None else self._hub_rows(), self._source.limit):
+            self._taken += 1
+            yield row
 
     def _rows(self) -> Iterator[tuple[int, int, Any]]:
         for number, path in enumerate(self._files):

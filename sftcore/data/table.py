@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,9 +63,15 @@ class Table:
 
     Attributes:
         batches: the rows as Arrow has them; those of files are mapped into memory, and read when they are used.
+        files: where they are from, if they are.
     """
 
     batches: Sequence[pa.RecordBatch]
+    files: Sequence[Path] = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let a copy in another process map the files anew, and not carry what they hold."""
+        return (read_table, (self.files,)) if self.files else (Table, (self.batches,))
 
     def __len__(self) -> int:
         return sum(batch.num_rows for batch in self.batches)
@@ -182,3 +189,13 @@ class Table:
             np.where(mask, found, np.int32(IGNORE_INDEX)),
             inner(weights).slice(start, length).to_numpy() if weights.null_count == 0 else None,
         )
+
+
+def read_table(files: Sequence[Path]) -> Table:
+    """Return the rows of *files*, mapped into memory."""
+    batches: list[pa.RecordBatch] = []
+    for path in files:
+        with pa.memory_map(str(path)) as file:
+            reader = pa.ipc.open_file(file)
+            batches += [reader.get_batch(number) for number in range(reader.num_record_batches)]
+    return Table(batches, files)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -17,8 +19,12 @@ from sftcore.data.conversations import Reader, parse
 from sftcore.data.readers import Row, decoded
 from sftcore.data.refusals import Refusal
 from sftcore.data.table import inner
+from sftcore.errors import SftError
 from sftcore.supervision import Labeller
 from sftcore.types import Origin
+
+DEEP = 1000
+"""How many calls deep the work on a row may go."""
 
 
 class Task(NamedTuple):
@@ -69,7 +75,7 @@ def work(block: Block, tasks: Sequence[Task], labeller: Labeller, label: bool) -
     name = names[block.file]
     columns = Columns(reader.source.columns)
     bad: list[Refusal] = []
-    with _uncollected():
+    with _uncollected(), _same_depth():
         rows: list[Row] = [(Origin(name, line), decoded(raw)) for line, raw in block.rows]
         parsed = list(parse(rows, reader, bad, columns))
         table, failed = tabulate(parsed, labeller, block.file) if label else (None, [])
@@ -104,10 +110,24 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
+@contextmanager
+def _same_depth() -> Iterator[None]:
+    """Let the stack grow by as much in every process, since how deeply a row may be nested must not depend on it."""
+    depth, frame = 0, sys._getframe()
+    while frame := frame.f_back:  # type: ignore[assignment]
+        depth += 1
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(depth + DEEP)
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
+
+
 _here: tuple[Sequence[Task], Labeller] | None = None
 
 
-def begin(tasks: Sequence[Task], labeller: Labeller) -> None:
+def begin(tasks: Sequence[Task], labeller: Labeller, parent: int) -> None:
     """Make this process, which was forked to work, ready: it ends with its parent, and leaves signals to it."""
     global _here
     _here = tasks, labeller
@@ -115,13 +135,23 @@ def begin(tasks: Sequence[Task], labeller: Labeller) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["RAYON_NUM_THREADS"] = "1"
     _keep_freed_memory()
-    end_with_parent()
+    end_with_parent(parent)
 
 
 def call(block: Block, label: bool) -> Done:
-    """Return :func:`work` on *block*, in a process that :func:`begin` made ready."""
+    """Return :func:`work` on *block*, in a process that :func:`begin` made ready.
+
+    Raises:
+        SftError, MemoryError: as it does.
+        RuntimeError: anything else happened; with the traceback, since not every error can be sent to the parent.
+    """
     assert _here is not None
-    return work(block, *_here, label)
+    try:
+        return work(block, *_here, label)
+    except (SftError, MemoryError):
+        raise
+    except BaseException as error:
+        raise RuntimeError("".join(traceback.format_exception(error))) from None
 
 
 def _keep_freed_memory() -> None:
@@ -135,8 +165,8 @@ def _keep_freed_memory() -> None:
         mallopt(mmap_threshold, 1 << 25)
 
 
-def end_with_parent() -> None:
-    """Let this process be killed when its parent dies, and not be asked to stop with it."""
+def end_with_parent(parent: int) -> None:
+    """Let this process be killed when the process *parent* dies, and not be asked to stop with it."""
     import ctypes
     import signal
 
@@ -144,5 +174,5 @@ def end_with_parent() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     pr_set_pdeathsig = 1
     ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() == 1:  # it died before
+    if os.getppid() != parent:  # it died before
         os._exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -11,22 +12,36 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
+from pathlib import Path
 
 from sftcore.data.blocks import Block
 from sftcore.data.work import Done, Task, begin, call, work
 from sftcore.errors import SftError
 from sftcore.supervision import Labeller
 
+QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""How much time of processors a container may take, and in which time."""
+
 FEW = 3
 """So many blocks are labelled in this process: to start others would take longer."""
+
+LITTLE = 1 << 22
+"""So many bytes of data are labelled in this process, if they are few blocks: it must not use up what others need."""
 
 AHEAD = 2
 """How many blocks wait for each process."""
 
 
+_AGAIN = "what is finished is kept: run again, with a smaller data.workers"
+
+
 def cores() -> int:
-    """Return how many processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return how many processor cores this process may use: by its affinity, and by the quota of its container."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = QUOTA.read_text().split()
+        found = min(found, max(1, round(int(quota) / int(period))))
+    return found
 
 
 class Workers:
@@ -72,7 +87,8 @@ class Workers:
         rest = iter(blocks)
         first = list(islice(rest, FEW + 1))
         alone = self._processes == 1 or sys.platform != "linux"
-        if alone or (self._pool is None and len(first) <= FEW):
+        few = self._pool is None and len(first) <= FEW and self._characters < LITTLE
+        if alone or few:
             yield from (work(block, self._tasks, self._labeller, label()) for block in chain(first, rest))
             return
         pool = self._pool or self._start()
@@ -84,17 +100,17 @@ class Workers:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+        except MemoryError:
+            raise SftError(f"memory ran out while the data was prepared; {_AGAIN}") from None
         except BrokenProcessPool:
-            raise SftError(
-                "a process that prepares the data was killed, most likely because memory ran out; what is finished is "
-                "kept: run again, with a smaller data.workers"
-            ) from None
+            why = "was killed, most likely because memory ran out"  # errors of Python come back as such
+            raise SftError(f"a process that prepares the data {why}; {_AGAIN}") from None
 
     def _start(self) -> ProcessPoolExecutor:
         self._labeller.encoder.load(self._characters)
         gc.collect()
         gc.freeze()  # else the first collection in each process copies all that they share
         context = multiprocessing.get_context("fork")
-        arguments = (self._tasks, self._labeller)
+        arguments = (self._tasks, self._labeller, os.getpid())
         self._pool = ProcessPoolExecutor(self._processes, context, initializer=begin, initargs=arguments)
         return self._pool

@@ -23,12 +23,13 @@ def raise_exception(message: str) -> None:
     raise jinja2.TemplateError(message)
 
 
-_NOW = datetime.now()
+NOW = datetime.now()
+"""When this process began."""
 
 
 def strftime_now(format: str) -> str:
     """Return the time at which this process began: the same for a rendering and for the prompts it is compared with."""
-    return _NOW.strftime(format)
+    return NOW.strftime(format)
 
 
 def tojson(

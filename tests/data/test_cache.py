@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import random
 import signal
 import time
+from datetime import datetime
 from functools import partial
 
 import pytest
@@ -14,8 +16,9 @@ from transformers import AutoTokenizer
 
 from sftcore import DataError
 from sftcore.config import load
-from sftcore.data import blocks, cache, prepare, workers
-from sftcore.data.cache import Cache, Lock
+from sftcore.data import blocks, cache, identity, lock, prepare, workers
+from sftcore.data.cache import Cache
+from sftcore.data.lock import Lock
 from sftcore.data.progress import Progress
 from sftcore.document import Document
 from sftcore.encoding import Encoder
@@ -75,13 +78,13 @@ class Counting(Progress):
 
     rows = 0
 
-    def begin(self, source, share=0.0):
+    def begin(self, source):
         pass
 
     def done(self, share, rows, tokens):
         self.rows += rows
 
-    def end(self):
+    def end(self, whole):
         pass
 
 
@@ -233,7 +236,7 @@ def test_without_locks_each_makes_its_own_and_one_stays(tmp_path, data, serving,
     def refuse(*args):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(cache.fcntl, "flock", refuse)
+    monkeypatch.setattr(lock.fcntl, "flock", refuse)
     children = [in_child(lambda: made(tmp_path, data, serving, workers=1)) for _ in range(3)]
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
     assert made(tmp_path, data, serving)[1] == right
@@ -313,3 +316,121 @@ def test_a_lock_that_was_removed_while_one_waits_is_taken_anew(tmp_path):
     assert second.take(wait=False)
     assert path.exists()
     assert not Lock(path).take(wait=False)
+
+
+def test_a_file_that_changes_and_changes_back_leaves_nothing_of_what_was_between(tmp_path, serving, monkeypatch):
+    path = tmp_path / "rows.jsonl"
+    lines = {letter: f'{{"input": "q", "output": "{letter}"}}\n' * 400 for letter in "ab"}
+    path.write_text(lines["a"])
+    right = prepare(configured(path), REGISTRY, serving, cache=Cache(tmp_path / "right")).fingerprint
+    stat = path.stat()
+
+    class Touching(Counting):
+        def done(self, share, rows, tokens):
+            path.write_text(lines["b"])
+
+    with pytest.raises(DataError, match="was changed while it was read"):
+        prepare(configured(path), REGISTRY, serving, Touching(), Cache(tmp_path / "c"))
+    path.write_text(lines["a"])
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert prepare(configured(path), REGISTRY, serving, cache=Cache(tmp_path / "c")).fingerprint == right
+
+
+def test_the_order_of_a_mapping_that_a_template_gets_is_in_the_key(tmp_path, data, serving, smollm2):
+    given = [{"x": {"b": 1, "a": 2}}, {"x": {"a": 2, "b": 1}}]
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    served = [Labeller(tokenizer, ["<|im_end|>"], variables) for variables in given]
+    assert len({identity.serving_digest(each) for each in served}) == 2
+
+
+@pytest.mark.parametrize(("format", "same"), [("%d %b %Y", True), ("%H:%M", False)])
+def test_the_time_is_in_the_key_as_far_as_the_template_prints_it(smollm2, monkeypatch, format, same):
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    tokenizer.chat_template = "{{ strftime_now('" + format + "') }}" + tokenizer.chat_template
+    served = Labeller(tokenizer, ["<|im_end|>"])
+    digests = []
+    for hour, day in ((9, 1), (17, 1), (9, 2)):
+        monkeypatch.setattr(identity, "NOW", datetime(2030, 1, day, hour))
+        digests.append(identity.serving_digest(served))
+    assert (digests[0] == digests[1]) == same
+    assert digests[0] != digests[2]
+
+
+def test_the_merges_of_a_slow_tokenizer_are_in_the_key(tmp_path):
+    from transformers import CTRLTokenizer
+
+    digests = []
+    for number, merges in enumerate(("a b</w>", "b c</w>")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        words = ["a@@", "b@@", "c@@", "a", "b", "c", "ab", "bc", "<unk>"]
+        (folder / "vocab.json").write_text(json.dumps({word: at for at, word in enumerate(words)}))
+        (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}\n")
+        tokenizer = CTRLTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
+        tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+        digests.append(identity.serving_digest(Labeller(tokenizer, [])))
+    assert len(set(digests)) == 2
+
+
+def test_a_row_is_too_deep_or_not_whoever_reads_it(tmp_path, serving):
+    path = tmp_path / "deep.jsonl"
+    with path.open("w") as lines:
+        for depth in range(300, 1200):
+            lines.write('{"input": "q", "output": "a", "more": ' + "[" * depth + "]" * depth + "}\n")
+    files = [made(tmp_path / str(number), path, serving, max_bad_rows=0.99, workers=number)[1] for number in (1, 2)]
+    assert files[0] == files[1]
+    assert any(name.endswith(".refused") and files[0][name] for name in files[0])
+
+
+def test_processes_are_forked_also_from_the_first_process_of_a_container(tmp_path, data, serving, right, monkeypatch):
+    monkeypatch.setattr("sftcore.data.work.os.getppid", lambda: 1)
+    monkeypatch.setattr("sftcore.data.workers.os.getpid", lambda: 1)
+    assert made(tmp_path, data, serving, workers=2)[1] == right
+
+
+def test_locks_work_where_only_what_may_be_read_can_be_shared(tmp_path, data, serving, monkeypatch):
+    """As on NFS: else whoever made the rows would keep all others waiting for as long as it runs."""
+    flock = lock.fcntl.flock
+
+    def as_nfs(file, how):
+        if how & lock.fcntl.LOCK_SH and not file.readable():
+            raise OSError(9, "Bad file descriptor")
+        return flock(file, how)
+
+    monkeypatch.setattr(lock.fcntl, "flock", as_nfs)
+    held = made(tmp_path, data, serving)
+    assert made(tmp_path, data, serving)[1] == held[1]
+
+
+def test_what_is_whole_is_used_where_nothing_can_be_written(tmp_path, data, serving, monkeypatch):
+    right = made(tmp_path, data, serving)[1]
+    [path] = tmp_path.glob("*.lock")
+    opened = type(path).open
+
+    def read_only(self, mode="r", *args, **options):
+        if set(mode) & set("wa+"):
+            raise OSError(30, "Read-only file system", str(self))
+        return opened(self, mode, *args, **options)
+
+    monkeypatch.setattr(type(path), "open", read_only)
+    assert made(tmp_path, data, serving)[1] == right
+    with pytest.raises(SftError, match="Read-only file system"):
+        made(tmp_path, data, serving, max_length=77)
+    assert [Cache(tmp_path).remove(item) for item in Cache(tmp_path).items() if item.whole] == [False]
+
+
+def test_a_copy_in_another_process_maps_the_files_anew(tmp_path, data, serving):
+    train = made(tmp_path, data, serving)[0].train
+    sent = pickle.dumps(train.parts[0].table)
+    assert len(sent) < 2000
+    copied = pickle.loads(sent)
+    assert copied.tokens(7).input_ids.tolist() == train.parts[0].table.tokens(7).input_ids.tolist()
+
+
+def test_kinds_of_reasons_do_not_grow_without_end():
+    totals = cache.Totals()
+    for number in range(500):
+        totals.add(cache.Totals(read=1, bad={f"reason {number}": 1}))
+    assert len(totals.bad) == cache.KINDS + 1
+    assert sum(totals.bad.values()) == totals.read == 500
+    assert totals.bad[cache.OTHERS] == 500 - cache.KINDS

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sftcore.data.jsonline import CONTAINERS, STRICT, UNSURE, decode, loads, quickly, reason_of
+from sftcore.data.jsonline import CONTAINERS, DEEPEST, STRICT, UNSURE, _depth, decode, loads, quickly, reason_of
 
 needs_orjson = pytest.mark.skipif(loads is None, reason="orjson is not installed")
 
@@ -83,7 +83,13 @@ def test_as_the_strict_decoder(line):
 @pytest.mark.parametrize(("begin", "end"), [(b"[", b"]"), (b'{"a":', b"}")], ids=["lists", "objects"])
 def test_however_deeply_it_is_nested(depth, begin, end):
     line = begin * depth + b"1" + end * depth
-    assert outcome(decode, line) == outcome(strictly, line)
+    right = outcome(strictly, line) if depth <= DEEPEST else "not valid JSON: nested too deeply"
+    assert outcome(decode, line) == right
+
+
+@pytest.mark.parametrize(("said", "depth"), [(b'"[[["', 0), (b'["\\"[", {"]": [1]}, []]', 3), (b"[[]", 2)])
+def test_brackets_in_texts_do_not_count(said, depth):
+    assert _depth(said) == depth
 
 
 @needs_orjson
