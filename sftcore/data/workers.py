@@ -59,11 +59,12 @@ class Workers:
                 process.join()
             gc.unfreeze()
 
-    def map(self, blocks: Iterable[Block], label: Callable[[], bool]) -> Iterator[Done]:
+    def map(self, blocks: Iterable[Block], label: Callable[[], bool], ahead: int = 0) -> Iterator[Done]:
         """Yield what becomes of each of *blocks*, in order; only a few of them are in memory at a time.
 
         Args:
             label: is asked before a block is begun whether its rows are labelled, or only looked through.
+            ahead: work on at least so many blocks that nobody has asked for yet.
 
         Raises:
             DataError: a row is too long, and the policy is to end the run.
@@ -80,7 +81,7 @@ class Workers:
         try:
             for block in chain(first, rest):
                 waiting.append(pool.submit(call, block, label()))
-                if len(waiting) > AHEAD * self._processes:
+                if len(waiting) > max(ahead, AHEAD * self._processes):
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

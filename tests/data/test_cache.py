@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from sftcore import DataError
 from sftcore.config import load
 from sftcore.data import blocks, cache, prepare, workers
-from sftcore.data.cache import Cache, Lock, Stored
+from sftcore.data.cache import Cache, Lock
 from sftcore.data.progress import Progress
 from sftcore.document import Document
 from sftcore.encoding import Encoder
