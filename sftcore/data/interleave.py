@@ -21,6 +21,10 @@ ROWS = 256
 """How many rows a block of a stream has, at most: small ones mix better, and the first comes sooner."""
 
 
+LOOK = 16
+"""How many blocks are looked at, to tell how many rows there are."""
+
+
 @dataclass(frozen=True)
 class Feed:
     """A source of a stream.
@@ -86,23 +90,26 @@ def _readings(number: int, feed: Feed) -> Iterator[tuple[Block, int]]:
 
 
 def expected(source: SourceConfig, reading: Reading, files: Sequence[Path]) -> int:
-    """Return about how many rows *source* has, from its first ones and the size of its files; 0, if it has none."""
-    first = list(islice(blocks(0, reading, ROWS), 2))
-    if len(first) < 2:
-        return sum(len(block.rows) for block in first)
-    rows = _expected(first[0], reading, files[first[0].file] if files else None)
-    return max(2, math.ceil(rows if source.limit is None else min(rows, source.limit)))
+    """Return about how many rows *source* has, from its first ones and the size of its files.
+
+    The answer is the same in every process, whatever its threads have read by now.
+    """
+    rest = blocks(0, reading, ROWS)
+    first = list(islice(rest, LOOK))
+    rows = sum(len(block.rows) for block in first)
+    if len(first) < LOOK or next(rest, None) is None:
+        return rows
+    about = _expected(first, rows, reading, files)
+    return max(rows, math.ceil(about if source.limit is None else min(about, source.limit)))
 
 
-def _expected(block: Block, reading: Reading, file: Path | None) -> float:
-    """Return about how many rows there are: the same in every process, whatever its threads have read by now."""
-    if file is None or file.stat().st_size == 0:
-        return len(block.rows) / max(block.share, 1e-9)
-    if file.suffix == ".parquet":
+def _expected(first: Sequence[Block], rows: int, reading: Reading, files: Sequence[Path]) -> float:
+    file = files[first[-1].file] if files else None
+    if file is not None and file.suffix == ".parquet":
         return _rows_of_table(file) * reading.size / file.stat().st_size
-    if plain_suffix(file) == ".json":  # read at once, so that the place in the file tells nothing
-        return len(block.rows) * reading.size / sum(_size(row) for _, row in block.rows)
-    return len(block.rows) / max(block.share, 1e-9)
+    if file is not None and plain_suffix(file) == ".json":  # read at once, so that the place in it tells nothing
+        return rows * reading.size / sum(_size(row) for block in first for _, row in block.rows)
+    return rows / max(first[-1].share, 1e-9)
 
 
 def _rows_of_table(file: Path) -> int:

@@ -7,7 +7,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -108,7 +108,7 @@ class Stream:
         self._workers = Workers([feed.task for feed in feeds], labeller, size, processes)
         self._arriving = self._arrivals()
         self._first: deque[tuple[Done, int] | None] = deque()
-        self._quarantine: IO[str] | None = None
+        self._quarantine: Path | None = None
         self._begun = False
         self._waiting: deque[Window] = deque()
         self._read = 0
@@ -130,12 +130,10 @@ class Stream:
         """End everything that was started."""
         self._arriving.close()
         self._workers.__exit__()
-        if self._quarantine:
-            self._quarantine.close()
 
     def quarantine(self, path: Path) -> None:
         """Add refused rows to the file *path* as they come."""
-        self._quarantine = path.open("a", encoding="utf-8")
+        self._quarantine = path
 
     def items(self, order: Order) -> Iterator[Example]:
         """Yield what is trained, without end; this can be asked for once.
@@ -201,9 +199,9 @@ class Stream:
         feed = self._feeds[done.source]
         names = feed.task.names
         self._read += done.read
-        if not self._passes and not reading and self._quarantine:
-            self._quarantine.writelines(f"{quarantined(line, names)}\n" for line in done.lines)
-            self._quarantine.flush()
+        if self._quarantine and done.lines and not self._passes and not reading:
+            with self._quarantine.open("a", encoding="utf-8") as file:
+                file.writelines(f"{quarantined(line, names)}\n" for line in done.lines)
         totals = Totals.of(done)
         self._refused += Counter(totals.bad) + Counter(totals.unlabelled)
         if not reading:
