@@ -52,11 +52,9 @@ class Workers:
 
     def __exit__(self, *error: object) -> None:
         if self._pool:
-            processes = list((self._pool._processes or {}).values())
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            for process in processes:
-                process.kill()
-                process.join()
+            # not killed: a result of which a part was sent would be waited for at the end of this process, for ever
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
             gc.unfreeze()
 
     def map(self, blocks: Iterable[Block], label: Callable[[], bool], ahead: int = 0) -> Iterator[Done]:

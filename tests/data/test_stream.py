@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
+import subprocess
+import sys
 from collections import Counter
 from contextlib import closing
 from itertools import islice
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +23,7 @@ from sftcore.data.interleave import ROWS
 from .making import REGISTRY, loaded, make_labeller, write
 
 LABELLER = make_labeller()
+ROOT = Path(__file__).parents[2]
 
 
 def qa(*asked, answer="yes"):
@@ -318,3 +323,24 @@ def test_the_first_rows_are_told_and_shown(file):
     )
     assert len(prepared.train.sample) == ROWS
     assert streaming.ROWS == ROWS
+
+
+def test_a_process_ends_also_while_it_is_sent_a_result(tmp_path):
+    script = tmp_path / "leave.py"
+    script.write_text(
+        "import sys\n"
+        "from tests.data.test_stream import *\n"
+        "from sftcore.data.blocks import Block\n"
+        "from sftcore.data.workers import Workers\n"
+        "row = {'input': 'q', 'output': 'a' * 8_000_000}\n"
+        "[feed] = streaming._feeds(loaded(sys.argv[1], streaming=True, max_length=10**9), REGISTRY)\n"
+        "with Workers([feed.task], LABELLER, 0, 2) as workers:\n"
+        "    next(workers.map([Block(0, 0, [(1, row)], 0.0)] * 9, lambda: True))\n"
+        "    while not workers._pool._result_queue._reader.poll():\n"
+        "        pass\n"
+        "print('left')\n"
+    )
+    command = [sys.executable, str(script), write(tmp_path / "t.jsonl", rows(1))]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environ)
+    assert (done.returncode, done.stdout) == (0, "left\n"), done.stderr

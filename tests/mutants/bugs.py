@@ -1245,8 +1245,8 @@ class Shuffled:
         told="Weights are lost when a batch is made.",
         seen="trl#5951",
         file="sftcore/data/collate.py",
-        old="        if self.weighted:\n",
-        new="        if False:\n",
+        old="        if self.weighted or (",
+        new="        if False and (",
         tests=(f"{_COLLATE}::test_weights_are_padded_with_nothing",),
     ),
     Bug(
