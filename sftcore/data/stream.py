@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter, deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,7 +103,7 @@ class Stream:
     ) -> None:
         self.sample = sample
         self._feeds, self._config, self._seed, self._evaluated, self._bad = feeds, config, seed, evaluated, bad
-        processes = config.workers or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        processes = config.workers or max(1, cores() // _ranks_here(os.environ))
         size = sum(feed.reading.size for feed in feeds)
         self._workers = Workers([feed.task for feed in feeds], labeller, size, processes)
         self._arriving = self._arrivals()
@@ -274,6 +274,11 @@ class Stream:
     def _told(self) -> str:
         parts = [*self._refused.most_common(), *self._dropped.most_common()]
         return ", ".join(f"{rows:,} {why}" for why, rows in parts[: refusals.SHOWN] if rows)
+
+
+def _ranks_here(environ: Mapping[str, str]) -> int:
+    """Return how many ranks share the cores of this machine, as torch's launcher or DeepSpeed's tells."""
+    return int(environ.get("LOCAL_WORLD_SIZE") or environ.get("LOCAL_SIZE") or "1")
 
 
 def _divided(part: Part, rows: int) -> tuple[Part, Part]:
