@@ -245,6 +245,9 @@ def _prepared(loaded: Loaded, registry: Registry) -> Prepared:
     from sftcore.preparation import prepared_data, tell_read
     from sftcore.report import say
 
+    if loaded.config.data.streaming:
+        problem = "nothing is prepared of a stream; add data.streaming=false, and a limit if there is too much of it"
+        raise loaded.document.error(("data", "streaming"), problem)
     served, prepared = prepared_data(loaded, registry)
     say("template", served.template.reason)
     tell_read(prepared)

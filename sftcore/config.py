@@ -124,6 +124,10 @@ class DataConfig:
     `quarantine.jsonl`; one more ends the run."""
     workers: int | None = None
     """Processes that prepare the data; null: one for each processor core."""
+    streaming: bool = False
+    """Read, label and train the rows of `train` as they come, and keep nothing of them; for more data than disk."""
+    shuffle_buffer: int = 10_000
+    """Of a stream: so many rows are shuffled, or packed, at a time."""
     train_on: TrainOn = "assistant"
     """What is trained: `assistant` turns, the `last_turn` of them, `all` tokens, or the texts of a list of roles."""
     train_on_stop: bool = True
@@ -143,13 +147,21 @@ class DataConfig:
             raise FieldError("max_length", f"must be at least 1, not {self.max_length}")
         if self.workers is not None and self.workers < 1:
             raise FieldError("workers", f"must be at least 1, not {self.workers}")
+        if self.shuffle_buffer < 1:
+            raise FieldError("shuffle_buffer", f"must be at least 1, not {self.shuffle_buffer}")
+        if self.streaming and isinstance(self.eval, EvalFraction):
+            raise FieldError(
+                "eval",
+                "a share of a stream cannot be held back, because it would have to be read to its end before the first "
+                "step; put rows aside in a file of their own, and name that here: none of them is trained",
+            )
         if not (0 <= self.max_bad_rows < 1 or (self.max_bad_rows >= 1 and float(self.max_bad_rows).is_integer())):
             problem = f"must be a whole number of rows, or a share between 0 and 1, not {self.max_bad_rows:g}"
             raise FieldError("max_bad_rows", problem)
         if isinstance(self.eval, list) and any(source.share is not None for source in self.eval):
             raise FieldError("eval", "a source has a share, which is of rows that are trained; take limit or repeat")
         shares = [source.share for source in self.train if source.share is not None]
-        if len(shares) == len(self.train) and abs(sum(shares) - 1) > SHARES_MISS:
+        if shares and len(shares) == len(self.train) and abs(sum(shares) - 1) > SHARES_MISS:
             raise FieldError("train", f"all sources have a share, and together these are {sum(shares):g}, not 1")
         if len(shares) < len(self.train) and sum(shares) >= 1:
             raise FieldError("train", f"the shares are {sum(shares):g}, which leaves nothing to sources without one")

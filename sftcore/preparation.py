@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sftcore.chat_template import Serving, serving
 from sftcore.config import Loaded
-from sftcore.data import Prepared, Progress, prepare
+from sftcore.data import Prepared, Progress, Stream, prepare, prepare_stream
 from sftcore.data.refusals import Refusal
 from sftcore.data.sources import files_of
 from sftcore.plugins import Registry
@@ -25,7 +25,8 @@ def prepared_data(loaded: Loaded, registry: Registry) -> tuple[Serving, Prepared
     for source in loaded.config.data.sources:
         files_of(source, loaded.document)  # a mistyped path is told at once
     served = serving(loaded)
-    return served, prepare(loaded, registry, served.labeller, Progress())
+    way = prepare_stream if loaded.config.data.streaming else prepare
+    return served, way(loaded, registry, served.labeller, Progress())
 
 
 def tell_read(prepared: Prepared) -> None:
@@ -58,4 +59,5 @@ def tell_prepared(prepared: Prepared) -> None:
             say(name, f"{rows}{more}, {tokens}, {summary.trained:,} of them trained ({share:.0%})")
         for note in summary.notes:
             say(name, note)
-    say("rows", str(prepared.account))
+    if not isinstance(prepared.train, Stream):  # what becomes of its rows is known when the run ends
+        say("rows", str(prepared.account))

@@ -6,12 +6,15 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from sftcore import chat_template
-from sftcore.config import load
-from sftcore.data import pack, quarantine
+from sftcore.chat_template import Serving
+from sftcore.config import Loaded, load
+from sftcore.data import Prepared, Stream, ended, pack, quarantine
 from sftcore.document import Document
 from sftcore.errors import SftError
 from sftcore.plugins import Registry
@@ -50,13 +53,21 @@ def run(document: Document, registry: Registry, argv: Sequence[str]) -> int:
     if loaded.config.data.packing:
         prepared = pack(prepared, loaded.config.data.max_length, training_args.batch_sizes(loaded))
     tell_prepared(prepared)
+    if isinstance(prepared.train, Stream):
+        with closing(prepared.train) as stream:
+            stream.start()
+            return _train(loaded, served, prepared, argv)
+    return _train(loaded, served, prepared, argv)
 
+
+def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[str]) -> int:
+    """Train, and leave behind what is trained, and the record of it."""
     import torch
     import transformers
 
     cpu = not torch.accelerator.is_available()
     loaded.config.backend.start(os.environ, cpu)
-    from sftcore import callbacks, checkpoint, train
+    from sftcore import callbacks, checkpoint, train, training_args
 
     transformers.utils.logging.disable_progress_bar()
     base, tokenizer, template, labeller = served
@@ -76,15 +87,12 @@ def run(document: Document, registry: Registry, argv: Sequence[str]) -> int:
         record.begin(resuming=resume is not None and Path(resume).resolve().parent == folder.resolve())
         if kept := quarantine.write(folder, prepared.refused()):
             say("refused", f"{count(kept[1], 'row')}, kept in {kept[0]}")
+        if isinstance(prepared.train, Stream):
+            prepared.train.quarantine(folder / quarantine.FILE)
         record.write(
             training_args=redact(args.to_dict()),
             base_model={"name": base.name, "fingerprint": base.fingerprint(model)},
-            data={
-                "fingerprint": prepared.fingerprint,
-                "rows": asdict(prepared.account),
-                "train": vars(prepared.train_summary),
-                "eval": vars(prepared.eval_summary),
-            },
+            data=_data(prepared),
             template={"chosen": template.reason, "fingerprint": template.fingerprint, "stops": labeller.stops},
         )
     signal.signal(signal.SIGTERM, _terminated)
@@ -101,15 +109,38 @@ def run(document: Document, registry: Registry, argv: Sequence[str]) -> int:
         checkpoint.save(trainer, tokenizer, folder)
     except BaseException as error:
         trackers.finish(error)
+        data = _data(_ended(prepared))
         if is_main_process():
             stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
-            record.end("interrupted" if stopped else "failed", error=f"{type(error).__name__}: {error}")
+            record.end("interrupted" if stopped else "failed", data=data, error=f"{type(error).__name__}: {error}")
         raise
     trackers.finish()
+    data = _data(_ended(prepared))
     if is_main_process():
-        record.end("finished", steps=result.global_step, metrics=result.metrics, asked=ask.answers)
+        record.end("finished", data=data, steps=result.global_step, metrics=result.metrics, asked=ask.answers)
     say("saved", f"{folder} ({count(result.global_step, 'step')}, loss {result.training_loss:.4f})")
     return 0
+
+
+def _data(prepared: Prepared) -> dict[str, Any]:
+    """Return what the record says of the data."""
+    return {
+        "fingerprint": prepared.fingerprint,
+        "rows": asdict(prepared.account),
+        "train": vars(prepared.train_summary),
+        "eval": vars(prepared.eval_summary),
+    }
+
+
+def _ended(prepared: Prepared) -> Prepared:
+    """Return *prepared* with what became of the rows of a stream, and say so."""
+    if not isinstance(prepared.train, Stream):
+        return prepared
+    prepared = ended(prepared)
+    for note in prepared.train_summary.notes:
+        say("train", note)
+    say("rows", str(prepared.account))
+    return prepared
 
 
 def _output_folder(name: str) -> Path:

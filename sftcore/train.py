@@ -13,10 +13,12 @@ import transformers
 from sftcore.base_model import BaseModel
 from sftcore.callbacks import Ask, Metrics, Progress, TrackerGroup
 from sftcore.config import Config
-from sftcore.data import Collator, PackedSet, Prepared, Shuffled
+from sftcore.data import Collator, PackedSet, Prepared, Shuffled, Stream
 from sftcore.isolation import PackingCheck
 from sftcore.loss import TokenMean
 from sftcore.report import count, say
+from sftcore.streamed import Progressed, Streamed, order_of
+from sftcore.types import IGNORE_INDEX
 
 
 class SftTrainer(transformers.Trainer):  # type: ignore[misc]
@@ -43,7 +45,10 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         """Return the batches of a step, and what the trained tokens of all ranks weigh together."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        weights = [batch["loss_weights"][:, 1:].sum() for batch in batches if "loss_weights" in batch]
+        if isinstance(self.train_dataset, Streamed):  # other ranks may have weights now, even if this one has none
+            weights = [_weight(batch) for batch in batches]
+        else:
+            weights = [_weight(batch) for batch in batches if "loss_weights" in batch]
         if weights:
             same = self.get_tp_size() * self.get_cp_size() * self.get_sp_size()  # ranks that share their batches
             items = self.accelerator.gather(torch.stack(weights).sum().to(device)).sum() / same
@@ -72,6 +77,13 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
         if weight:
             output.metrics[f"{prefix}_loss"] = total / weight
         return output
+
+
+def _weight(batch: dict[str, Any]) -> torch.Tensor:
+    """Return what the trained tokens of *batch* weigh together."""
+    if "loss_weights" in batch:
+        return batch["loss_weights"][:, 1:].sum()
+    return (batch["labels"][:, 1:] != IGNORE_INDEX).sum().float()
 
 
 def load_model(base: BaseModel, config: Config, args: transformers.TrainingArguments) -> Any:
@@ -106,22 +118,30 @@ def build_trainer(
     """Return the trainer of a run, and the callback that holds the answers to its questions."""
     ask = Ask(config.ask.questions, config.ask.max_new_tokens, tokenizer, config.template_kwargs)
     callbacks: list[transformers.TrainerCallback] = [Metrics(Path(args.output_dir), trackers), Progress(), ask]
-    weighted = prepared.train.weighted or prepared.eval.weighted
-    packed = isinstance(prepared.train, PackedSet)
+    rows: Any = prepared.train
+    if isinstance(rows, Stream):
+        weighted, packed = None, config.data.packing
+        rows = Streamed(rows, order_of(args, config.data), args.max_steps)
+        callbacks.insert(0, Progressed(rows))
+    else:
+        weighted, packed = rows.weighted or prepared.eval.weighted, isinstance(rows, PackedSet)
     collator = Collator(tokenizer.pad_token_id, packed, packed and wants_flat_rows(model), weighted)
-    if isinstance(prepared.train, PackedSet):
-        callbacks.insert(0, PackingCheck(prepared.train, collator))
+    if packed:
+        first = PackedSet(rows.stream.sample, config.data.max_length) if isinstance(rows, Streamed) else rows
+        callbacks.insert(0, PackingCheck(first, collator))
     trainer = SftTrainer(
         loss=TokenMean(label_smoothing=args.label_smoothing_factor),
         method=config.method,
         model=model,
         args=args,
-        train_dataset=prepared.train,
+        train_dataset=rows,
         eval_dataset=prepared.eval or None,
         data_collator=collator,
         processing_class=tokenizer,
         callbacks=callbacks,
     )
+    if isinstance(rows, Streamed):
+        rows.per_step = trainer.get_total_train_batch_size(args)
     for shown_elsewhere in (transformers.PrinterCallback, transformers.ProgressCallback):
         trainer.remove_callback(shown_elsewhere)
     return trainer, ask

@@ -32,6 +32,14 @@ _ELSEWHERE = {
 """Arguments that nothing would read here, or that would break the run, and what to write instead."""
 
 
+_NOT_STREAMED = {
+    "dataloader_num_workers": "each worker would read all rows; data.workers says how many processes label them ahead",
+    "auto_find_batch_size": "the rows that were tried would be gone",
+    "ignore_data_skip": "a resumed run would begin the stream anew",
+}
+"""Arguments that cannot be set where the rows are a stream, and why."""
+
+
 def check_given(loaded: Loaded) -> dict[str, Any]:
     """Return the user's own arguments, each of a known name and the right type.
 
@@ -45,7 +53,24 @@ def check_given(loaded: Loaded) -> dict[str, Any]:
         raise document.error(
             ("training_args", "train_sampling_strategy"), f"'{strategy}' does not work here; use 'packing'"
         )
-    return check(transformers.TrainingArguments, given, document, ("training_args",), elsewhere=ELSEWHERE)
+    checked = check(transformers.TrainingArguments, given, document, ("training_args",), elsewhere=ELSEWHERE)
+    if loaded.config.data.streaming:
+        _check_streaming(loaded, checked)
+    return checked
+
+
+def _check_streaming(loaded: Loaded, given: Mapping[str, Any]) -> None:
+    """Raise for what cannot be where the rows are a stream.
+
+    Raises:
+        ConfigError: there is no number of steps, or an argument would give other rows than the stream has.
+    """
+    if given.get("max_steps", -1) <= 0:
+        problem = "must be at least 1 with data.streaming: how long a stream is is not known, so say when to stop"
+        raise loaded.document.error(("training_args", "max_steps"), problem)
+    for key, why in _NOT_STREAMED.items():
+        if given.get(key):
+            raise loaded.document.error(("training_args", key), f"does not go with data.streaming: {why}")
 
 
 def batch_sizes(loaded: Loaded) -> tuple[int, int]:
@@ -80,6 +105,11 @@ def build(loaded: Loaded, cpu: bool, has_eval: bool, environ: Mapping[str, str])
     except (ValueError, TypeError, ImportError, NotImplementedError) as error:
         raise document.error(("training_args",), f"transformers refuses them: {error}") from None
     _check_world(args, environ)
+    if loaded.config.data.streaming:
+        if args.accelerator_config.split_batches or args.accelerator_config.dispatch_batches:
+            problem = "split_batches and dispatch_batches do not go with data.streaming: each process reads the stream"
+            raise document.error(("training_args", "accelerator_config"), problem)
+        args.accelerator_config.dispatch_batches = False
     return args
 
 

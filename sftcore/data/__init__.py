@@ -7,18 +7,25 @@ from sftcore.data.labels import Summary
 from sftcore.data.packing import PackedSet, Shuffled, join
 from sftcore.data.prepare import Prepared, pack, prepare, unpacked
 from sftcore.data.progress import Progress
+from sftcore.data.stream import Stream
+from sftcore.data.streaming import ended, prepare_stream
+from sftcore.data.window import Order
 
 __all__ = [
     "Collator",
     "Examples",
+    "Order",
     "PackedSet",
     "Prepared",
     "Progress",
     "Shuffled",
+    "Stream",
     "Summary",
+    "ended",
     "join",
     "pack",
     "parse_sources",
     "prepare",
+    "prepare_stream",
     "unpacked",
 ]

@@ -34,6 +34,17 @@ class Account:
         return f"{count(self.read, 'row')} read: {', '.join(parts)}"
 
 
+def together(first: Account, second: Account) -> Account:
+    """Return what became of the rows of both."""
+    return Account(
+        first.read + second.read,
+        first.trained + second.trained,
+        first.evaluated + second.evaluated,
+        dict((Counter(first.refused) + Counter(second.refused)).most_common()),
+        dict(Counter(first.dropped) + Counter(second.dropped)),
+    )
+
+
 def account(
     read: int, refused: Mapping[str, int], dropped: Mapping[str, int], train: Summary, held_back: Summary
 ) -> Account:

@@ -30,12 +30,12 @@ class Block(NamedTuple):
     share: float
 
 
-def blocks(source: int, reading: Reading) -> Iterator[Block]:
-    """Yield all rows of a source; where blocks end depends on its rows, and on nothing else."""
+def blocks(source: int, reading: Reading, most: int | None = None) -> Iterator[Block]:
+    """Yield all rows of a source, at most so many in a block; where these end depends on its rows, and nothing else."""
     rows: list[tuple[int, Any]] = []
     here = size = 0
     for file, line, raw in reading:
-        if file != here or len(rows) == ROWS or size >= BYTES:
+        if file != here or len(rows) == (most or ROWS) or size >= BYTES:
             if rows:
                 yield Block(source, here, rows, reading.share)
             rows, size, here = [], 0, file

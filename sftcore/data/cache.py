@@ -145,9 +145,13 @@ class Stored:
         """Yield every row that was refused, as a line of ``quarantine.jsonl``."""
         for path in sorted(self.folder.glob("*.refused")):
             with path.open(encoding="utf-8") as lines:
-                for text in lines:
-                    file, line, content = text.split(" ", 2)
-                    yield f'{{"source": {as_json(f"{names[int(file)]}:{line}")}, {content[1:]}'
+                yield from (quarantined(text, names) for text in lines)
+
+
+def quarantined(text: str, names: Sequence[str]) -> str:
+    """Return a line of :class:`~sftcore.data.work.Done` as one of ``quarantine.jsonl``, with the names of the files."""
+    file, line, content = text.split(" ", 2)
+    return f'{{"source": {as_json(f"{names[int(file)]}:{line}")}, {content[1:]}'
 
 
 def _totals(path: Path) -> Totals:

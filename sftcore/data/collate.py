@@ -29,8 +29,9 @@ class Collator:
     packed: bool = False
     flat: bool = False
     """Whether the packed rows of a batch are laid end to end in one: only so flash attention tells documents apart."""
-    weighted: bool = False
-    """Whether any example of the whole set has weights: all batches, on all ranks, carry them then, or none."""
+    weighted: bool | None = False
+    """Whether any example of the whole set has weights: all batches, on all ranks, carry them then, or none.
+    None, if that cannot be known: a batch carries them if an example in it has some."""
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         """Return a batch of tensors, all of shape (batch, length).
@@ -60,6 +61,6 @@ class Collator:
             batch["position_ids"] = padded((np.concatenate([*map(np.arange, row)]) for row in tails), 0)
         else:
             batch["attention_mask"] = padded((np.ones(len(example.input_ids)) for example in examples), 0)
-        if self.weighted:
+        if self.weighted or (self.weighted is None and any(example.weights is not None for example in examples)):
             batch["loss_weights"] = padded((weights_of(example) for example in examples), 0.0, "f4")
         return batch

@@ -51,15 +51,15 @@ class Reader(NamedTuple):
     source: SourceConfig
     place: Keys
 
-    def check_columns(self, columns: Columns, loaded: Loaded) -> None:
-        """Raise for a column that is renamed and that no row has had.
+    def check_columns(self, columns: Columns, loaded: Loaded, rows: str = "row") -> None:
+        """Raise for a column that is renamed and that none of the *rows*, as the message calls them, has had.
 
         Raises:
             ConfigError: there is one.
         """
         for name, found in columns.missing():
             way = self.place if isinstance(loaded.document.data["data"][self.place[1]], list) else self.place[:-1]
-            problem = f"no row of {self.source.path} has this column; there are: {found}"
+            problem = f"no {rows} of {self.source.path} has this column; there are: {found}"
             raise loaded.document.error((*way, "columns", name), problem)
 
 
@@ -76,7 +76,8 @@ def reader_of(source: SourceConfig, place: Keys, loaded: Loaded, registry: Regis
     if source.format != AUTO:
         return Reader(loaded.selected[slot].name, cast("Format", source.format), policy, source, place)
     columns = Columns(source.columns)
-    sample = [(origin, columns.look(row)) for origin, row in _sample(read(source, loaded.document))]
+    rows = read(source, loaded.document, streamed(place, loaded))
+    sample = [(origin, columns.look(row)) for origin, row in _sample(rows)]
     unknown = Reader(UNKNOWN, Format(), policy, source, place)
     try:
         found = detect(source.path, sample, registry)
@@ -87,6 +88,11 @@ def reader_of(source: SourceConfig, place: Keys, loaded: Loaded, registry: Regis
         return unknown
     loaded.selected[slot], reader = found
     return Reader(f"{loaded.selected[slot].name} (auto)", reader, policy, source, place)
+
+
+def streamed(place: Keys, loaded: Loaded) -> bool:
+    """Tell whether the source at *place* of the configuration is trained as a stream."""
+    return loaded.config.data.streaming and place[1] == "train"
 
 
 class Source(NamedTuple):
@@ -119,7 +125,7 @@ def parse_sources(
     for index, source in enumerate(sources):
         reader = reader_of(source, (*keys, index), loaded, registry)
         columns = Columns(source.columns)
-        rows = read(source, loaded.document)
+        rows = read(source, loaded.document, streamed(keys, loaded))
         found = Source(source.path, [], [])
         chosen = islice((row for row in rows if wanted(row[0])) if wanted else rows, limit)
         found.rows.extend(parse(chosen, reader, found.refused, columns))

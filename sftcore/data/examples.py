@@ -65,6 +65,11 @@ class Examples(Sequence[Example]):
         origin = part.origin(int(part.table.row_of[number]))
         return Example(tokens.input_ids, tokens.labels, (len(tokens.labels),), (origin,), tokens.weights)
 
+    def rows_of(self, examples: Integers) -> list[Integers]:
+        """Return for each part the numbers of the rows that *examples* were made of, each once, in order."""
+        numbers, owners = self._numbers[examples], self._owners[examples]
+        return [np.unique(part.table.row_of[numbers[owners == at]]) for at, part in enumerate(self.parts)]
+
     def _of_each(self, name: str) -> Integers:
         found = np.zeros(len(self), np.int64)
         for number, part in enumerate(self.parts):

@@ -21,6 +21,7 @@ from typing import Any
 from sftcore.data.compression import COMPRESSED, plain_suffix
 from sftcore.data.conversations import Reader
 from sftcore.data.sources import Reading
+from sftcore.errors import DataError
 from sftcore.paths import cache_folder
 from sftcore.supervision import Labeller
 from sftcore.supervision.environment import NOW
@@ -147,6 +148,17 @@ def seen(path: Path) -> list[int]:
     """Return what changes when somebody touches the file *path*."""
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev]
+
+
+def check_unchanged(files: Sequence[Path], before: Sequence[list[int]]) -> None:
+    """Raise if one of *files* is not what :func:`seen` returned of it *before*.
+
+    Raises:
+        DataError: one is not.
+    """
+    for file, then in zip(files, before, strict=True):
+        if not file.is_file() or seen(file) != then:
+            raise DataError(f"data source {file}: was changed while it was read; run again")
 
 
 def digest(path: Path) -> str:

@@ -82,7 +82,7 @@ def summarize(
         summary.dropped += int(empty.sum())
         summary.too_long += int((empty & table.too_long[here]).sum())
         summary.longest = max(summary.longest, int(table.longest[here].max(initial=0)))
-        _remarked(part, remarks, details)
+        note_remarks(part, remarks, details)
     summary.tokens, summary.trained = int(examples.lengths.sum()), int(examples.trained_tokens.sum())
     summary.remarks = {remark.name.lower(): times for remark, times in remarks.items()}
     summary.notes = list(_notes(summary, remarks, details))
@@ -95,7 +95,7 @@ def summarize(
     return examples, summary
 
 
-def _remarked(part: Part, remarks: Counter[Remark], details: dict[Remark, str]) -> None:
+def note_remarks(part: Part, remarks: Counter[Remark], details: dict[Remark, str]) -> None:
     """Add the remarks on the rows of *part*, and the first detail of each remark."""
     noted = part.table.remarks
     if not len(noted):

@@ -24,6 +24,7 @@ from sftcore.data.progress import Progress
 from sftcore.data.refusals import Refusal
 from sftcore.data.selection import Labelled, Selection, select
 from sftcore.data.sources import Reading, files_of, read
+from sftcore.data.stream import Stream
 from sftcore.data.work import Done, Task
 from sftcore.data.workers import Workers
 from sftcore.errors import DataError
@@ -53,9 +54,7 @@ class Source(NamedTuple):
         Raises:
             DataError: one is not.
         """
-        for file, seen in zip(self.files, self.seen, strict=True):
-            if not file.is_file() or identity.seen(file) != seen:
-                raise DataError(f"data source {file}: was changed while it was read; run again")
+        identity.check_unchanged(self.files, self.seen)
 
     def check_columns(self, seen: Sequence[str], loaded: Loaded) -> None:
         """Raise for a column that is renamed and that is not among those which rows had.
@@ -87,7 +86,7 @@ class Prepared(NamedTuple):
     ``stored`` where these are.
     """
 
-    train: Examples | PackedSet
+    train: Examples | PackedSet | Stream
     eval: Examples | PackedSet
     train_summary: Summary
     eval_summary: Summary
@@ -123,7 +122,7 @@ def prepare(
     chosen = select(labelled[: len(config.train)], labelled[len(config.train) :], config, loaded.config.seed)
 
     def shown(origins: Sequence[Origin]) -> list[str]:
-        return list(_beginnings(origins, loaded, registry))
+        return list(beginnings(origins, loaded, registry))
 
     def unlabelled(part: Sequence[Stored]) -> int:
         return sum(sum(item.totals.unlabelled.values()) for item in part)
@@ -315,7 +314,7 @@ def _account(stored: Sequence[Stored], chosen: Selection, train: Summary, held_b
     return account(sum(item.totals.read for item in stored), refused, chosen.dropped, train, held_back)
 
 
-def _beginnings(origins: Sequence[Origin], loaded: Loaded, registry: Registry) -> Iterator[str]:
+def beginnings(origins: Sequence[Origin], loaded: Loaded, registry: Registry) -> Iterator[str]:
     """Yield how the rows at *origins* begin."""
     config = loaded.config.data
     for sources, part in ((config.train, "train"), (config.eval, "eval")):
@@ -331,13 +330,18 @@ def pack(prepared: Prepared, max_length: int, batch_sizes: tuple[int, int]) -> P
     Args:
         batch_sizes: of the batches that a device trains and evaluates on, in rows.
     """
+    train: PackedSet | Stream
+    if isinstance(prepared.train, Stream):
+        train = prepared.train  # packs what is read itself
+    else:
+        train = _packed(unpacked(prepared.train), max_length, batch_sizes[0], prepared.train_summary)
     return prepared._replace(
-        train=_packed(unpacked(prepared.train), max_length, batch_sizes[0], prepared.train_summary),
+        train=train,
         eval=_packed(unpacked(prepared.eval), max_length, batch_sizes[1], prepared.eval_summary),
     )
 
 
-def unpacked(examples: Examples | PackedSet) -> Examples:
+def unpacked(examples: Examples | PackedSet | Stream) -> Examples:
     """Return *examples*, which are not packed yet."""
     assert isinstance(examples, Examples)
     return examples

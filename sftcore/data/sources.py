@@ -75,16 +75,17 @@ class Reading:
 
     Args:
         files: of the source, as :func:`files_of` gives them.
+        streaming: do not download a hub data set, but read it from there.
 
     Attributes:
         names: of the files, or the id of the hub data set, as messages call them.
         size: in bytes.
     """
 
-    def __init__(self, source: SourceConfig, files: Sequence[Path]) -> None:
+    def __init__(self, source: SourceConfig, files: Sequence[Path], streaming: bool = False) -> None:
         self.names = [str(file) for file in files] or [source.path]
         self._source, self._files = source, files
-        self._hub = None if files else _load_hub(source)
+        self._hub = None if files else _load_hub(source, streaming)
         size = sum(file.stat().st_size for file in files)
         self.size = size if self._hub is None else int(self._hub.dataset_size or 0)
         self._before = self._taken = 0
@@ -129,30 +130,52 @@ class Reading:
 
     def _hub_rows(self) -> Iterator[tuple[int, int, Any]]:
         assert self._hub is not None
-        self._whole = len(self._hub)
-        for batch in self._hub.with_format("arrow").iter(batch_size=1024):
+        self._whole = _rows_of_hub(self._hub)
+        batches = self._hub.with_format("arrow").iter(batch_size=1024)
+        while True:
+            try:
+                batch = next(batches, None)
+            except Exception as error:  # of a stream, as many kinds as in _load_hub
+                raise DataError(f"data source {self._source.path} cannot be read: {_first_line(error)}") from None
+            if batch is None:
+                return
             for row in batch.to_pylist():
                 self._before += 1
                 yield 0, self._before, without_nulls(row)
 
 
-def read(source: SourceConfig, document: Document) -> Iterator[Row]:
+def read(source: SourceConfig, document: Document, streaming: bool = False) -> Iterator[Row]:
     """Yield the rows of *source*, in order, up to its limit.
+
+    Args:
+        streaming: do not download a hub data set, but read it from there.
 
     Raises:
         DataError: the source cannot be opened, or is no list of rows at all.
     """
-    reading = Reading(source, files_of(source, document))
+    reading = Reading(source, files_of(source, document), streaming)
     for file, line, raw in reading:
         yield Origin(reading.names[file], line), decoded(raw)
 
 
-def _load_hub(source: SourceConfig) -> Any:
+def _load_hub(source: SourceConfig, streaming: bool) -> Any:
     import datasets
 
     try:
-        return datasets.load_dataset(source.path, source.subset, split=source.split)
+        return datasets.load_dataset(source.path, source.subset, split=source.split, streaming=streaming)
     except Exception as error:  # the hub's client raises many kinds: no network, no such set, no access, ...
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        text = _first_line(error)
         part = f"subset '{source.subset}', split '{source.split}'" if source.subset else f"split '{source.split}'"
         raise DataError(f"data source {source.path}: no such file here, and no hub data set ({part}): {text}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _rows_of_hub(hub: Any) -> int:
+    """Return how many rows a hub data set has; 0, if it is streamed and does not say so."""
+    if hasattr(hub, "__len__"):
+        return len(hub)
+    splits = hub.info.splits or {}
+    return int(splits[hub.split].num_examples or 0) if hub.split in splits else 0

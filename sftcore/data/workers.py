@@ -67,18 +67,17 @@ class Workers:
 
     def __exit__(self, *error: object) -> None:
         if self._pool:
-            processes = list((self._pool._processes or {}).values())
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            for process in processes:
-                process.kill()
-                process.join()
+            # not killed: a result of which a part was sent would be waited for at the end of this process, for ever
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
             gc.unfreeze()
 
-    def map(self, blocks: Iterable[Block], label: Callable[[], bool]) -> Iterator[Done]:
+    def map(self, blocks: Iterable[Block], label: Callable[[], bool], ahead: int = 0) -> Iterator[Done]:
         """Yield what becomes of each of *blocks*, in order; only a few of them are in memory at a time.
 
         Args:
             label: is asked before a block is begun whether its rows are labelled, or only looked through.
+            ahead: work on at least so many blocks that nobody has asked for yet.
 
         Raises:
             DataError: a row is too long, and the policy is to end the run.
@@ -96,7 +95,7 @@ class Workers:
         try:
             for block in chain(first, rest):
                 waiting.append(pool.submit(call, block, label()))
-                if len(waiting) > AHEAD * self._processes:
+                if len(waiting) > max(ahead, AHEAD * self._processes):
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

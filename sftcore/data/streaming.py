@@ -1,0 +1,165 @@
+"""From the data section to a stream: its first rows are read and labelled, and all rows that are evaluated."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain
+
+import numpy as np
+
+from sftcore.config import Loaded
+from sftcore.data import identity
+from sftcore.data.account import together
+from sftcore.data.blocks import Block
+from sftcore.data.cache import Cache, Totals, named
+from sftcore.data.columns import Columns
+from sftcore.data.conversations import parse, reader_of
+from sftcore.data.examples import Part
+from sftcore.data.interleave import ROWS, Feed, expected
+from sftcore.data.labels import Summary, check_template, summarize
+from sftcore.data.prepare import Prepared, beginnings, prepare
+from sftcore.data.progress import Progress
+from sftcore.data.refusals import Refusal, bad_rows
+from sftcore.data.sampling import targets
+from sftcore.data.sources import Reading, files_of, read
+from sftcore.data.stream import BadRows, Stream
+from sftcore.data.table import Table
+from sftcore.data.work import Done, Task, work
+from sftcore.errors import DataError
+from sftcore.plugins import Registry
+from sftcore.report import count
+from sftcore.supervision import Labeller
+
+
+def prepare_stream(
+    loaded: Loaded, registry: Registry, labeller: Labeller, progress: Progress | None = None, cache: Cache | None = None
+) -> Prepared:
+    """Return a stream of the rows to train, whose first are sound, and the examples to evaluate.
+
+    Raises:
+        DataError: there are too many bad rows among the first, or nothing of a source is trained.
+        ConfigError: a source renames a column that no row has, or the chat template can label nothing.
+        SftError: the evaluation rows cannot be kept.
+    """
+    config, seed = loaded.config.data, loaded.config.seed
+    feeds = _feeds(loaded, registry)
+    check_template(
+        chain.from_iterable(
+            parse(read(reader.source, loaded.document, True), reader, [], Columns(reader.source.columns))
+            for reader in (feed.task.reader for feed in feeds)
+        ),
+        labeller,
+    )
+    first = _first(feeds, loaded, labeller)
+    parts = [_part(done, feeds) for done in first]
+    unlabelled = sum(len(done.unlabelled) for done in first)
+    sample, summary = summarize(
+        parts,
+        "train",
+        labeller.tokenizer,
+        lambda origins: list(beginnings(origins, loaded, registry)),
+        unlabelled,
+    )
+    alone = replace(loaded, config=replace(loaded.config, data=replace(config, train=[])))
+    evaluated = prepare(alone, registry, labeller, progress, cache)
+    totals, bad = Totals(), list[Refusal]()
+    for stored, names in evaluated.stored:
+        totals.add(stored.totals)
+        bad += named(stored.totals.first_bad, names)
+    keys = frozenset(key for stored, _ in evaluated.stored for key in stored.table.keys.tolist())
+    limit = BadRows(config.max_bad_rows, totals, bad)
+    stream = Stream(feeds, labeller, config, seed, keys, limit, sample, summary.worked_example)
+    share = summary.trained / max(summary.tokens, 1)
+    said = f"{count(summary.tokens, 'token')}, {summary.trained:,} of them trained ({share:.0%})"
+    return evaluated._replace(
+        train=stream,
+        train_summary=Summary(
+            worked_example=summary.worked_example,
+            notes=[f"the first {count(summary.rows, 'row')}: {said}", *summary.notes],
+        ),
+        notes=[*map(_told, feeds), *evaluated.notes],
+    )
+
+
+def _feeds(loaded: Loaded, registry: Registry) -> list[Feed]:
+    """Return the sources to train.
+
+    Raises:
+        DataError: one cannot be read, has no rows, or its format cannot be told.
+    """
+    feeds: list[Feed] = []
+    for at, source in enumerate(loaded.config.data.train):
+        files = files_of(source, loaded.document)
+        reader = reader_of(source, ("data", "train", at), loaded, registry)
+        reading = Reading(source, files, streaming=True)
+        seen = [identity.seen(file) for file in files]
+        rows = expected(source, reading, files)
+        if not rows:
+            raise DataError(f"data source {source.path}: has no rows")
+        feeds.append(Feed(Task(reader, reading.names), files, seen, reading, rows))
+    wanted = targets([feed.expected for feed in feeds], loaded.config.data.train)
+    sources = zip(feeds, loaded.config.data.train, wanted, strict=True)
+    return [
+        replace(feed, rate=source.repeat if source.share is None else rows / feed.expected)
+        for feed, source, rows in sources
+    ]
+
+
+def _first(feeds: Sequence[Feed], loaded: Loaded, labeller: Labeller) -> list[Done]:
+    """Return what becomes of the first block of each source; and of more, until anything is trained.
+
+    Raises:
+        DataError: there are too many bad rows among these, or no row of all sources can be labelled.
+        ConfigError: a source renames a column that none of its first rows has.
+    """
+    bad, tasks = BadRows(loaded.config.data.max_bad_rows, Totals(), []), [feed.task for feed in feeds]
+
+    def labelled(block: Block) -> Done:
+        done = work(block, tasks, labeller, label=True)
+        bad.add(done)
+        return done
+
+    found: list[Done] = []
+    for number, feed in enumerate(feeds):
+        done = labelled(next(feed.blocks(number)))
+        columns = Columns(feed.task.reader.source.columns)
+        columns.saw(done.seen)
+        feed.task.reader.check_columns(columns, loaded, f"row among the first {ROWS}")
+        found.append(done)
+    if any(done.tokens for done in found):
+        return found
+    bad.begin()
+    found = []
+    for block in chain.from_iterable(feed.blocks(number) for number, feed in enumerate(feeds)):
+        found.append(labelled(block))
+        if found[-1].tokens:
+            return found
+    refused = [str(refusal) for done in found for refusal in (*done.bad, *done.unlabelled)]
+    if len(refused) == sum(done.read for done in found):
+        raise DataError(bad_rows(refused))
+    return found
+
+
+def _part(done: Done, feeds: Sequence[Feed]) -> Part:
+    assert done.table is not None
+    rows = np.arange(done.table.num_rows)
+    return Part(Table([done.table]), feeds[done.source].task.names, rows, np.ones(len(rows), np.int64))
+
+
+def _told(feed: Feed) -> str:
+    rate = "" if feed.rate == 1 else f", each {feed.rate:.3g} times in a pass"
+    rows = f"about {count(feed.expected, 'row')}{rate}"
+    return f"{feed.path}: a stream of {rows}, format {feed.task.reader.chosen}"
+
+
+def ended(prepared: Prepared) -> Prepared:
+    """Return *prepared* with what became of the rows of its stream, if it has one."""
+    if not isinstance(prepared.train, Stream):
+        return prepared
+    account, summary, fingerprint = prepared.train.ended()
+    both = hashlib.sha256(f"{fingerprint} {prepared.fingerprint}".encode()).hexdigest()
+    return prepared._replace(
+        train_summary=summary, account=together(account, prepared.account), fingerprint=f"sha256:{both}"
+    )
