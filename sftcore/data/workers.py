@@ -107,7 +107,6 @@ class Workers:
 
     def _start(self) -> ProcessPoolExecutor:
         self._labeller.encoder.load(self._characters)
-        gc.collect()
         gc.freeze()  # else the first collection in each process copies all that they share
         context = multiprocessing.get_context("fork")
         arguments = (self._tasks, self._labeller, os.getpid())

@@ -24,7 +24,7 @@ WORTH = 5_000_000
 EARLIER = 20
 """So many times earlier is an accelerator tried that was proven for this tokenizer before, on this machine."""
 
-UNKNOWN, KNOWN = 400_000, 100_000
+UNKNOWN, KNOWN = 400_000, 40_000
 """How many characters of the user's own texts are tried first, about: without and with an earlier proof."""
 
 SHARE = 128
