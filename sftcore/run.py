@@ -82,7 +82,7 @@ def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[s
     for text in stop_texts:
         warn(f"the stop string {text!r} is no token of this tokenizer: whoever serves the model has to stop at it")
     train.set_stops(model, stop_ids, tokenizer.pad_token_id)
-    trainer, ask = train.build_trainer(model, loaded.config, args, tokenizer, prepared, trackers)
+    trainer, ask = train.build_trainer(model, loaded.config, args, tokenizer, prepared.train, prepared.eval, trackers)
     if is_main_process():
         record.begin(resuming=resume is not None and Path(resume).resolve().parent == folder.resolve())
         if kept := quarantine.write(folder, prepared.refused()):

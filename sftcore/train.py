@@ -13,7 +13,7 @@ import transformers
 from sftcore.base_model import BaseModel
 from sftcore.callbacks import Ask, Metrics, Progress, TrackerGroup
 from sftcore.config import Config
-from sftcore.data import Collator, PackedSet, Prepared, Shuffled, Stream
+from sftcore.data import Collator, Examples, PackedSet, Shuffled, Stream
 from sftcore.isolation import PackingCheck
 from sftcore.loss import TokenMean
 from sftcore.report import count, say
@@ -112,19 +112,24 @@ def build_trainer(
     config: Config,
     args: transformers.TrainingArguments,
     tokenizer: Any,
-    prepared: Prepared,
+    rows: Any,
+    evaluated: Examples | PackedSet,
     trackers: TrackerGroup,
 ) -> tuple[SftTrainer, Ask]:
-    """Return the trainer of a run, and the callback that holds the answers to its questions."""
+    """Return the trainer of a run, and the callback that holds the answers to its questions.
+
+    Args:
+        rows: to train: ``Examples``, a ``PackedSet`` or a ``Stream``.
+        evaluated: to evaluate; may be empty.
+    """
     ask = Ask(config.ask.questions, config.ask.max_new_tokens, tokenizer, config.template_kwargs)
     callbacks: list[transformers.TrainerCallback] = [Metrics(Path(args.output_dir), trackers), Progress(), ask]
-    rows: Any = prepared.train
     if isinstance(rows, Stream):
         weighted, packed = None, config.data.packing
         rows = Streamed(rows, order_of(args, config.data), args.max_steps)
         callbacks.insert(0, Progressed(rows))
     else:
-        weighted, packed = rows.weighted or prepared.eval.weighted, isinstance(rows, PackedSet)
+        weighted, packed = rows.weighted or evaluated.weighted, isinstance(rows, PackedSet)
     collator = Collator(tokenizer.pad_token_id, packed, packed and wants_flat_rows(model), weighted)
     if packed:
         first = PackedSet(rows.stream.sample, config.data.max_length) if isinstance(rows, Streamed) else rows
@@ -135,7 +140,7 @@ def build_trainer(
         model=model,
         args=args,
         train_dataset=rows,
-        eval_dataset=prepared.eval or None,
+        eval_dataset=evaluated or None,
         data_collator=collator,
         processing_class=tokenizer,
         callbacks=callbacks,

@@ -69,10 +69,18 @@ class Step(NamedTuple):
     gradient: torch.Tensor
 
 
-def conversations(weighted: int) -> list[Example]:
+class Rows(list[Example]):
+    """Examples that know whether any of them has weights."""
+
+    @property
+    def weighted(self) -> bool:
+        return any(example.weights is not None for example in self)
+
+
+def conversations(weighted: int) -> Rows:
     """Make them; their first tokens are labelled too, which must not count, since nothing predicts them."""
     chance = random.Random(7)
-    examples = []
+    examples = Rows()
     for number, length in enumerate(LENGTHS):
         ids = chance.choices(range(1, 200), k=length)
         trained = [at == 0 or (at > 2 and at % 8 > number % 4) for at in range(length)]
@@ -108,7 +116,7 @@ def trainer_of(model: Path, folder: Path, spread: Spread, train_set: Any, eval_s
     from sftcore import base_model, train, training_args
     from sftcore.callbacks import TrackerGroup
     from sftcore.config import load
-    from sftcore.data import PackedSet, Prepared, Summary
+    from sftcore.data import PackedSet
     from sftcore.document import Document
     from sftcore.plugins import Registry
 
@@ -140,7 +148,8 @@ def trainer_of(model: Path, folder: Path, spread: Spread, train_set: Any, eval_s
         loaded.config,
         args,
         base.tokenizer(),
-        Prepared(train_set, eval_set, Summary(), Summary()),
+        train_set,
+        eval_set,
         TrackerGroup([]),
     )
     assert not trainer.data_collator.flat
