@@ -671,7 +671,7 @@ POLICY = [
         seen="axolotl, prompt_strategies/chat_template.py: the multimodal path reads the first data set's options",
         file="sftcore/data/conversations.py",
         old="loaded.config.data.policy(source)",
-        new="loaded.config.data.policy(sources[0])",
+        new="loaded.config.data.policy(loaded.config.data.train[0])",
         tests=(f"{_PREPARE}::test_each_source_has_its_own_policy",),
     ),
 ]
