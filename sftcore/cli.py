@@ -255,15 +255,11 @@ def _prepared(loaded: Loaded, registry: Registry) -> Prepared:
 
 
 def _prepare(options: argparse.Namespace, overrides: list[str], registry: Registry) -> int:
-    from sftcore.data import pack
-    from sftcore.preparation import tell_prepared
+    from sftcore.preparation import packed, tell_prepared
     from sftcore.report import say
-    from sftcore.training_args import batch_sizes
 
     loaded = _loaded(options, overrides, registry)
-    prepared = _prepared(loaded, registry)
-    if loaded.config.data.packing:
-        prepared = pack(prepared, loaded.config.data.max_length, batch_sizes(loaded))
+    prepared = packed(loaded, _prepared(loaded, registry))
     tell_prepared(prepared)
     for folder in dict.fromkeys(str(stored.folder) for stored, _ in prepared.stored):
         say("kept", folder)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sftcore.chat_template import Serving, serving
 from sftcore.config import Loaded
-from sftcore.data import Prepared, Progress, Stream, prepare, prepare_stream
+from sftcore.data import Prepared, Progress, Stream, pack, prepare, prepare_stream
 from sftcore.data.refusals import Refusal
 from sftcore.data.sources import files_of
 from sftcore.plugins import Registry
@@ -27,6 +27,19 @@ def prepared_data(loaded: Loaded, registry: Registry) -> tuple[Serving, Prepared
     served = serving(loaded)
     way = prepare_stream if loaded.config.data.streaming else prepare
     return served, way(loaded, registry, served.labeller, Progress())
+
+
+def packed(loaded: Loaded, prepared: Prepared) -> Prepared:
+    """Return *prepared* with its examples in rows that they share, if the configuration asks for it.
+
+    Raises:
+        ConfigError: a training argument is wrong.
+    """
+    from sftcore.training_args import batch_sizes
+
+    if not loaded.config.data.packing:
+        return prepared
+    return pack(prepared, loaded.config.data.max_length, batch_sizes(loaded))
 
 
 def tell_read(prepared: Prepared) -> None:

@@ -14,11 +14,11 @@ from typing import Any
 from sftcore import chat_template
 from sftcore.chat_template import Serving
 from sftcore.config import Loaded, load
-from sftcore.data import Prepared, Stream, ended, pack, quarantine
+from sftcore.data import Prepared, Stream, ended, quarantine
 from sftcore.document import Document
 from sftcore.errors import SftError
 from sftcore.plugins import Registry
-from sftcore.preparation import prepared_data, tell_prepared, tell_read
+from sftcore.preparation import packed, prepared_data, tell_prepared, tell_read
 from sftcore.record import RunRecord, redact
 from sftcore.report import count, is_main_process, quiet_libraries, say, warn
 
@@ -50,8 +50,7 @@ def run(document: Document, registry: Registry, argv: Sequence[str]) -> int:
         _become(command)
     say("template", served.template.reason)
     tell_read(prepared)
-    if loaded.config.data.packing:
-        prepared = pack(prepared, loaded.config.data.max_length, training_args.batch_sizes(loaded))
+    prepared = packed(loaded, prepared)
     tell_prepared(prepared)
     if isinstance(prepared.train, Stream):
         with closing(prepared.train) as stream:

@@ -9,6 +9,10 @@ from dataclasses import dataclass, field
 from sftcore.data.labels import Summary
 from sftcore.report import count
 
+EVALUATED, NOT_DRAWN = "also in data.eval", "not drawn"
+TOO_LONG, UNTRAINED = "too long", "without a trained token"
+"""Why rows are dropped."""
+
 
 @dataclass(frozen=True)
 class Account:
@@ -51,7 +55,7 @@ def account(
     """Return what became of *read* rows, some of them *refused* or *dropped*, the rest labelled."""
     both = Counter(dropped)
     for summary in (train, held_back):
-        both["too long"] += summary.too_long
-        both["without a trained token"] += summary.dropped - summary.too_long
+        both[TOO_LONG] += summary.too_long
+        both[UNTRAINED] += summary.dropped - summary.too_long
     dropped = {why: rows for why, rows in both.items() if rows}
     return Account(read, train.kept, held_back.kept, dict(Counter(refused).most_common()), dropped)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sftcore.config import DataConfig, EvalFraction, SourceConfig
+from sftcore.data.account import EVALUATED, NOT_DRAWN
 from sftcore.data.chance import Keys
 from sftcore.data.evaluation import hold_back, keep_out
 from sftcore.data.examples import Part
@@ -65,7 +66,7 @@ def select(train: Sequence[Labelled], held_back: Sequence[Labelled], config: Dat
         kept = [~part for part in evaluated]
     elif held_back:
         kept = keep_out(keys, also)
-        dropped["also in data.eval"] = sum(len(part) - int(part.sum()) for part in kept)
+        dropped[EVALUATED] = sum(len(part) - int(part.sum()) for part in kept)
         _check_left([np.flatnonzero(part) for part in kept], "every row of data.train is also in data.eval")
     rows = [np.flatnonzero(part) for part in kept]
     drawn, notes = _draw(keys, rows, config.train, seed, "an epoch")
@@ -79,7 +80,7 @@ def select(train: Sequence[Labelled], held_back: Sequence[Labelled], config: Dat
         alike, more = _draw(also, rest, config.eval or [], seed, "the evaluation")
         evaluations = [_part(*item) for item in zip(held_back, rest, alike, strict=True)]
         notes += more
-    dropped["not drawn"] = sum(int((times == 0).sum()) for times in (*drawn, *alike))
+    dropped[NOT_DRAWN] = sum(int((times == 0).sum()) for times in (*drawn, *alike))
     return Selection(parts, evaluations, {reason: number for reason, number in dropped.items() if number}, notes)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from sftcore.config import DataConfig
 from sftcore.data import refusals
-from sftcore.data.account import Account
+from sftcore.data.account import EVALUATED, NOT_DRAWN, TOO_LONG, UNTRAINED, Account
 from sftcore.data.blocks import Block
 from sftcore.data.cache import Totals, quarantined
 from sftcore.data.chance import numbers
@@ -31,9 +31,6 @@ from sftcore.types import Example
 
 LEFT = "read, but not trained before the run ended"
 """What an account says of rows that were still waiting."""
-
-EVALUATED, NOT_DRAWN = "also in data.eval", "not drawn"
-TOO_LONG, UNTRAINED = "too long", "without a trained token"
 
 
 class BadRows:
