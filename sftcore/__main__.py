@@ -1,7 +1,53 @@
-"""``python -m sftcore``, which is what launchers start."""
+"""``sft`` and ``python -m sftcore``, which is what launchers start."""
 
+from __future__ import annotations
+
+import atexit
+import os
 import sys
+import traceback
+from typing import NoReturn
 
 from sftcore.cli import main
 
-sys.exit(main())
+
+def program() -> NoReturn:
+    """Run the command line as a process of its own, and end it."""
+    try:
+        code = main()
+    except BaseException as error:
+        if not _is_rank():
+            raise
+        if isinstance(error, SystemExit):
+            code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        else:
+            traceback.print_exc()
+            code = 1
+    if _is_rank():
+        _leave(code)
+    sys.exit(code)
+
+
+def _is_rank() -> bool:
+    """Tell whether this process belongs to a process group."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _leave(code: int) -> NoReturn:
+    """End this process without taking Python down.
+
+    A thread of the process group that drops the last reference to a tensor waits for Python's lock; if Python is being
+    taken down by then, the thread is ended inside C++, which aborts the whole process after a run that went well.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):  # nobody reads it any more
+            continue
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    program()
