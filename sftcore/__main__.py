@@ -9,6 +9,7 @@ import traceback
 from typing import NoReturn
 
 from sftcore.cli import main
+from sftcore.launch import told
 
 
 def program() -> NoReturn:
@@ -23,6 +24,8 @@ def program() -> NoReturn:
         else:
             traceback.print_exc()
             code = 1
+    if "RANK" in os.environ:
+        code = told(code, os.environ)
     if _is_rank():
         _leave(code)
     sys.exit(code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -66,6 +67,17 @@ class Metrics(TrainerCallback):  # type: ignore[misc]
         self._file.write(json.dumps({"step": state.global_step, "time": time.time(), **written}) + "\n")
         self._file.flush()
         self.trackers.log(metrics, state.global_step)
+
+    def flushed(self) -> int:
+        """Bring all lines to the disk, and return the size of the file in bytes; 0 where there is none."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def rewind(self, size: int) -> None:
+        """Go back to what :meth:`flushed` returned: what was logged since will be logged again."""
+        if self.path.exists() and self.path.stat().st_size > size:
+            os.truncate(self.path, size)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._file is not None:
@@ -152,7 +164,7 @@ class Ask(TrainerCallback):  # type: ignore[misc]
             self._ask(model, "before")
         else:  # resumed: these weights are trained already
             for answer in self.answers:
-                answer["before"] = "(not asked: the run was resumed)"
+                answer.setdefault("before", "(not asked: the run was resumed)")
 
     def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         self._ask(model, "after")

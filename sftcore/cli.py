@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from sftcore import __version__
 from sftcore.errors import ConfigError, DataError, PluginError, SftError
+from sftcore.stopping import EXIT_CODE, Stopped
 
 if TYPE_CHECKING:
     from sftcore.config import Loaded
@@ -30,7 +31,7 @@ PREPARING = ("run", "prepare", "stats", "preview")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, or 2 for what the user can mend."""
+    """Run one command and return its exit code: 0; 2 for what the user can mend; 75 for a run that can go on."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         return _dispatch(argv)
@@ -39,6 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = "" if rank == "0" else f" [rank {rank}]"
         print(f"sft{where}: error: {error}", file=sys.stderr)
         return error.exit_code
+    except Stopped as stopped:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"sft: stopped by {stopped}; the same command with --resume auto goes on", file=sys.stderr)
+        return EXIT_CODE
     except KeyboardInterrupt:
         print("sft: stopped", file=sys.stderr)
         return 130
@@ -118,6 +123,12 @@ def _parser(backend_flags: dict[str, str]) -> argparse.ArgumentParser:
     _add_config(run)
     run.add_argument(
         "--trace", metavar="TRACKER", help="use this tracker (or several: a,b) in place of the configuration's"
+    )
+    run.add_argument(
+        "--resume",
+        metavar="auto|CHECKPOINT",
+        help="go on from the newest whole checkpoint in the output folder, or begin anew where there is none (auto); "
+        "or from the one that is named",
     )
     for name in backend_flags:
         run.add_argument(
@@ -223,6 +234,8 @@ def _run(
             _override_backend(document, name, qualified, file)
     for assignment in overrides:
         document.override(assignment)
+    if options.resume is not None:
+        document.set(("training_args", "resume_from_checkpoint"), options.resume, "--resume")
     return run(document, registry, argv)
 
 

@@ -219,8 +219,14 @@ class Config:
     """Seed of everything random: new weights, the order of rows, dropout."""
     ask: AskConfig = field(default_factory=AskConfig)
     """Questions put to the model before and after training."""
+    max_hours: float | None = None
+    """Stop after so many hours as if asked to: save, and end with exit code 75. null: no limit."""
     training_args: dict[str, Any] = field(default_factory=dict)
     """Arguments of transformers.TrainingArguments, under their own names."""
+
+    def __post_init__(self) -> None:
+        if self.max_hours is not None and not 0 < self.max_hours < math.inf:
+            raise FieldError("max_hours", f"must be a number above 0, not {self.max_hours:g}")
 
 
 ELSEWHERE = {

@@ -8,7 +8,6 @@ import platform
 import re
 import sys
 from collections.abc import Mapping
-from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import yaml
 
 from sftcore import __version__
 from sftcore.config import Loaded
+from sftcore.report import now
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors")
 """Libraries whose versions every record holds; a component's own are added from ``requires``."""
@@ -100,7 +100,7 @@ class RunRecord:
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
             aside = self.folder / "earlier" / now().replace(":", "-")
-            aside.mkdir(parents=True)
+            aside.mkdir(parents=True, exist_ok=True)
             for name in (self.path.name, "quarantine.jsonl", *(() if resuming else ("metrics.jsonl",))):
                 if (self.folder / name).exists():
                     (self.folder / name).rename(aside / name)
@@ -116,8 +116,3 @@ class RunRecord:
     def end(self, status: str, **more: Any) -> None:
         """Write how the run ended: ``finished``, ``failed`` or ``interrupted``."""
         self.write(status=status, ended=now(), **more)
-
-
-def now() -> str:
-    """Return the time, in UTC and ISO 8601."""
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import warnings
+from datetime import datetime, timezone
 
 
 def is_main_process() -> bool:
@@ -41,6 +42,11 @@ def size_of(number: int) -> str:
         size /= 1000
         units.pop(0)
     return f"{size:.0f} {units[0]}" if units[0] == "bytes" else f"{size:.1f} {units[0]}"
+
+
+def now() -> str:
+    """Return the time, in UTC and ISO 8601."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 
 def quiet_libraries() -> None:

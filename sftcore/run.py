@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sftcore import chat_template
+from sftcore import chat_template, stopping
 from sftcore.chat_template import Serving
 from sftcore.config import Loaded, load
 from sftcore.data import Prepared, Stream, ended, quarantine
@@ -21,9 +21,7 @@ from sftcore.plugins import Registry
 from sftcore.preparation import packed, prepared_data, tell_prepared, tell_read
 from sftcore.record import RunRecord, redact
 from sftcore.report import count, is_main_process, quiet_libraries, say, warn
-
-LAUNCHED = "SFTCORE_LAUNCHED"
-"""Set in the environment of a launcher, so that its processes are not taken for new ones."""
+from sftcore.stopping import DEADLINE, LAUNCHER, Stop, Stopped
 
 
 def run(document: Document, registry: Registry, argv: Sequence[str]) -> int:
@@ -37,10 +35,18 @@ def run(document: Document, registry: Registry, argv: Sequence[str]) -> int:
 
     Raises:
         SftError: the user can mend it; the message says how.
+        Stopped: the run was asked to stop, and can go on.
     """
     quiet_libraries()
     loaded = load(document, registry, os.environ)
     say("config", document.name)
+    if loaded.config.max_hours is not None:
+        os.environ.setdefault(DEADLINE, str(time.time() + loaded.config.max_hours * 3600))
+    with stopping.listening(os.environ) as stop:
+        return _run(loaded, registry, argv, stop)
+
+
+def _run(loaded: Loaded, registry: Registry, argv: Sequence[str], stop: Stop) -> int:
     from sftcore import training_args
 
     training_args.check_given(loaded)
@@ -55,35 +61,51 @@ def run(document: Document, registry: Registry, argv: Sequence[str]) -> int:
     if isinstance(prepared.train, Stream):
         with closing(prepared.train) as stream:
             stream.start()
-            return _train(loaded, served, prepared, argv)
-    return _train(loaded, served, prepared, argv)
+            return _train(loaded, served, prepared, argv, stop)
+    return _train(loaded, served, prepared, argv, stop)
 
 
-def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[str]) -> int:
+def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[str], stop: Stop) -> int:
     """Train, and leave behind what is trained, and the record of it."""
     import torch
     import transformers
 
     cpu = not torch.accelerator.is_available()
     loaded.config.backend.start(os.environ, cpu)
-    from sftcore import callbacks, checkpoint, train, training_args
+    from sftcore import callbacks, resuming, train, training_args
+    from sftcore.checkpoint import final
+    from sftcore.checkpoint.keeper import Keeper
+    from sftcore.ranks import Ranks
 
     transformers.utils.logging.disable_progress_bar()
     base, tokenizer, template, labeller = served
     args = training_args.build(loaded, cpu, bool(prepared.eval), os.environ)
 
     folder = _output_folder(args.output_dir)
-    resume = checkpoint.resume_from(args, folder)
     record = RunRecord(folder, loaded, list(argv), os.environ)
+    ranks = Ranks(args.ddp_timeout)
+    ranks.share(folder)
+    args.save_on_each_node = args.save_on_each_node or ranks.apart
+    keeper = Keeper(folder, ranks, record.content["versions"])
+    resume = resuming.checkpoint(args, keeper)
     trackers = callbacks.TrackerGroup(loaded.config.trackers if is_main_process() else [])
     model = train.load_model(base, loaded.config, args)
     stop_ids, stop_texts = chat_template.stop_token_ids(tokenizer, labeller.stops)
     for text in stop_texts:
         warn(f"the stop string {text!r} is no token of this tokenizer: whoever serves the model has to stop at it")
     train.set_stops(model, stop_ids, tokenizer.pad_token_id)
-    trainer, ask = train.build_trainer(model, loaded.config, args, tokenizer, prepared.train, prepared.eval, trackers)
+    built = train.build_trainer(
+        model, loaded.config, args, tokenizer, prepared, trackers, keeper, stop
+    )
+    trainer = built.trainer
+    before = resuming.check(resume, built, ranks.size) if resume else {}
+    here = resume if resume and resume.path.resolve().parent == folder.resolve() else None
+    keeper.begin(here.step if here else -1)
     if is_main_process():
-        record.begin(resuming=resume is not None and Path(resume).resolve().parent == folder.resolve())
+        record.begin(resuming=here is not None)
+        if here:
+            built.metrics.rewind(before["metrics"])
+        built.ask.answers = before.get("asked", built.ask.answers)
         if kept := quarantine.write(folder, prepared.refused()):
             say("refused", f"{count(kept[1], 'row')}, kept in {kept[0]}")
         if isinstance(prepared.train, Stream):
@@ -94,7 +116,6 @@ def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[s
             data=_data(prepared),
             template={"chosen": template.reason, "fingerprint": template.fingerprint, "stops": labeller.stops},
         )
-    signal.signal(signal.SIGTERM, _terminated)
     try:
         trackers.start(
             {
@@ -104,19 +125,19 @@ def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[s
                 "versions": record.content["versions"],
             }
         )
-        result = trainer.train(resume_from_checkpoint=resume)
-        checkpoint.save(trainer, tokenizer, folder)
+        result = trainer.train(resume_from_checkpoint=str(resume.path) if resume else None)
+        final.save(trainer, tokenizer, folder, ranks)
     except BaseException as error:
         trackers.finish(error)
         data = _data(_ended(prepared))
         if is_main_process():
-            stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
+            stopped = isinstance(error, (Stopped, KeyboardInterrupt, SystemExit))
             record.end("interrupted" if stopped else "failed", data=data, error=f"{type(error).__name__}: {error}")
         raise
     trackers.finish()
     data = _data(_ended(prepared))
     if is_main_process():
-        record.end("finished", data=data, steps=result.global_step, metrics=result.metrics, asked=ask.answers)
+        record.end("finished", data=data, steps=result.global_step, metrics=result.metrics, asked=built.ask.answers)
     say("saved", f"{folder} ({count(result.global_step, 'step')}, loss {result.training_loss:.4f})")
     return 0
 
@@ -154,28 +175,19 @@ def _output_folder(name: str) -> Path:
     return folder
 
 
-def _terminated(number: int, frame: object) -> None:
-    """End the run as schedulers and launchers ask for it, so that its record and trackers say so."""
-    raise SystemExit(128 + number)
-
-
 def _is_launched(environ: Mapping[str, str]) -> bool:
     """Tell whether some launcher started this process: all of them set torch's rendezvous variables."""
     return "RANK" in environ and "WORLD_SIZE" in environ
 
 
 def _become(command: Sequence[str]) -> None:
-    """Replace this process by *command*, so that signals and the exit code are the launcher's."""
-    if LAUNCHED in os.environ:
+    """Replace this process by one that runs *command*, hands on requests to stop, and ends as the ranks do."""
+    if LAUNCHER in os.environ:
         raise SftError(
             "the backend's launcher started this process without RANK and WORLD_SIZE, so that it would start launchers "
             "for ever; the backend needs a launcher that sets them, as torch's does"
         )
-    os.environ[LAUNCHED] = "1"
     say("launch", " ".join(command))
     sys.stdout.flush()
     sys.stderr.flush()
-    try:
-        os.execvp(command[0], list(command))
-    except OSError as error:
-        raise SftError(f"the launcher cannot be started: {command[0]}: {error}") from None
+    os.execv(sys.executable, [sys.executable, "-m", "sftcore.launch", *command])

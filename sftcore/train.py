@@ -2,88 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 
 from sftcore.base_model import BaseModel
 from sftcore.callbacks import Ask, Metrics, Progress, TrackerGroup
+from sftcore.checkpoint.keeper import Keeper
 from sftcore.config import Config
-from sftcore.data import Collator, Examples, PackedSet, Shuffled, Stream
+from sftcore.data import Collator, PackedSet, Prepared, Stream
 from sftcore.isolation import PackingCheck
 from sftcore.loss import TokenMean
 from sftcore.report import count, say
+from sftcore.stopping import Stop
 from sftcore.streamed import Progressed, Streamed, order_of
-from sftcore.types import IGNORE_INDEX
-
-
-class SftTrainer(transformers.Trainer):  # type: ignore[misc]
-    """The Trainer with the method's optimizer, weighted tokens, and an evaluation loss that is a mean over tokens."""
-
-    def __init__(self, *, loss: TokenMean, method: Any, **kwargs: Any) -> None:
-        super().__init__(compute_loss_func=loss, **kwargs)
-        self._loss = loss
-        self._method = method
-
-    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the method's own optimizer, or the one that the training arguments name."""
-        if self.optimizer is None:
-            self.optimizer: Any = self._method.optimizer(self.model, self.args)
-        return super().create_optimizer(*args, **kwargs)
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """Return the order of the rows; those that documents share are drawn anew for each epoch."""
-        rows = self.train_dataset if train_dataset is None else train_dataset
-        if isinstance(rows, PackedSet) and self.args.train_sampling_strategy == "random":
-            return Shuffled(rows, self.args.seed if self.args.data_seed is None else self.args.data_seed)
-        return super()._get_train_sampler(train_dataset)
-
-    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
-        """Return the batches of a step, and what the trained tokens of all ranks weigh together."""
-        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if isinstance(self.train_dataset, Streamed):  # other ranks may have weights now, even if this one has none
-            weights = [_weight(batch) for batch in batches]
-        else:
-            weights = [_weight(batch) for batch in batches if "loss_weights" in batch]
-        if weights:
-            same = self.get_tp_size() * self.get_cp_size() * self.get_sp_size()  # ranks that share their batches
-            items = self.accelerator.gather(torch.stack(weights).sum().to(device)).sum() / same
-        return batches, items
-
-    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Train on a batch; its weights go to the loss."""
-        return super().training_step(model, self._without_weights(inputs), *args, **kwargs)
-
-    def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Evaluate a batch; its weights go to the loss."""
-        return super().prediction_step(model, self._without_weights(inputs), *args, **kwargs)
-
-    def _without_weights(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Return *inputs* for the model, and hand their weights to the loss before any backend rounds them."""
-        self.compute_loss_func: Any = partial(self._loss, weights=inputs.get("loss_weights"))
-        return {name: values for name, values in inputs.items() if name != "loss_weights"}
-
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate, and put the mean over all tokens in place of the mean of the batches' means."""
-        self._loss.take_evaluated()
-        output = super().evaluation_loop(*args, **kwargs)
-        sums = torch.tensor([self._loss.take_evaluated()], dtype=torch.float64, device=self.args.device)
-        total, weight = self.accelerator.gather(sums).sum(dim=0).tolist()
-        prefix = kwargs.get("metric_key_prefix", "eval")
-        if weight:
-            output.metrics[f"{prefix}_loss"] = total / weight
-        return output
-
-
-def _weight(batch: dict[str, Any]) -> torch.Tensor:
-    """Return what the trained tokens of *batch* weigh together."""
-    if "loss_weights" in batch:
-        return batch["loss_weights"][:, 1:].sum()
-    return (batch["labels"][:, 1:] != IGNORE_INDEX).sum().float()
+from sftcore.trainer import SftTrainer
 
 
 def load_model(base: BaseModel, config: Config, args: transformers.TrainingArguments) -> Any:
@@ -107,29 +43,56 @@ def _size(weight: Any) -> int:
     return int(getattr(weight, "ds_numel", weight.numel()))
 
 
+@dataclass
+class Built:
+    """The trainer of a run, and what of it is kept beside the weights."""
+
+    trainer: SftTrainer
+    ask: Ask
+    metrics: Metrics
+    data: str
+    """The fingerprint of what is trained on; empty where it is known only at the end."""
+
+    def noted(self) -> dict[str, Any]:
+        """Return what a checkpoint holds of the run as a whole."""
+        args = self.trainer.args
+        return {
+            "rows_per_step": self.trainer.get_total_train_batch_size(args),
+            "seed": args.seed if args.data_seed is None else args.data_seed,
+            "data": self.data,
+            "metrics": self.metrics.flushed(),
+            "asked": self.ask.answers,
+        }
+
+
 def build_trainer(
     model: Any,
     config: Config,
     args: transformers.TrainingArguments,
     tokenizer: Any,
-    rows: Any,
-    evaluated: Examples | PackedSet,
+    prepared: Prepared,
     trackers: TrackerGroup,
-) -> tuple[SftTrainer, Ask]:
-    """Return the trainer of a run, and the callback that holds the answers to its questions.
+    keeper: Keeper,
+    stop: Stop,
+) -> Built:
+    """Return the trainer of a run.
 
     Args:
-        rows: to train: ``Examples``, a ``PackedSet`` or a ``Stream``.
-        evaluated: to evaluate; may be empty.
+        prepared: what is trained and evaluated.
+        keeper: writes the checkpoints.
+        stop: whether the run was asked to stop.
     """
+    rows: Any = prepared.train
     ask = Ask(config.ask.questions, config.ask.max_new_tokens, tokenizer, config.template_kwargs)
-    callbacks: list[transformers.TrainerCallback] = [Metrics(Path(args.output_dir), trackers), Progress(), ask]
+    metrics = Metrics(Path(args.output_dir), trackers)
+    callbacks: list[transformers.TrainerCallback] = [metrics, Progress(), ask]
     if isinstance(rows, Stream):
-        weighted, packed = None, config.data.packing
+        weighted, packed, data = None, config.data.packing, ""
         rows = Streamed(rows, order_of(args, config.data), args.max_steps)
         callbacks.insert(0, Progressed(rows))
     else:
-        weighted, packed = rows.weighted or evaluated.weighted, isinstance(rows, PackedSet)
+        weighted, packed = rows.weighted or prepared.eval.weighted, isinstance(rows, PackedSet)
+        data = prepared.fingerprint
     collator = Collator(tokenizer.pad_token_id, packed, packed and wants_flat_rows(model), weighted)
     if packed:
         first = PackedSet(rows.stream.sample, config.data.max_length) if isinstance(rows, Streamed) else rows
@@ -137,19 +100,23 @@ def build_trainer(
     trainer = SftTrainer(
         loss=TokenMean(label_smoothing=args.label_smoothing_factor),
         method=config.method,
+        keeper=keeper,
+        stop=stop,
+        noted=lambda: built.noted(),
         model=model,
         args=args,
         train_dataset=rows,
-        eval_dataset=evaluated or None,
+        eval_dataset=prepared.eval or None,
         data_collator=collator,
         processing_class=tokenizer,
         callbacks=callbacks,
     )
+    built = Built(trainer, ask, metrics, data)
     if isinstance(rows, Streamed):
         rows.per_step = trainer.get_total_train_batch_size(args)
     for shown_elsewhere in (transformers.PrinterCallback, transformers.ProgressCallback):
         trainer.remove_callback(shown_elsewhere)
-    return trainer, ask
+    return built
 
 
 def wants_flat_rows(model: Any) -> bool:

@@ -68,9 +68,12 @@ def train(folder: Path, way: Way, resume: str | None = None) -> Seen:
     from accelerate.state import AcceleratorState
     from sftcore_plugins.methods.full import Full
 
+    from sftcore.checkpoint.keeper import Keeper
     from sftcore.data import Collator
     from sftcore.loss import TokenMean
-    from sftcore.train import SftTrainer
+    from sftcore.ranks import Ranks
+    from sftcore.stopping import Stop
+    from sftcore.trainer import SftTrainer
 
     packed = packed_set()
     torch.manual_seed(0)
@@ -104,6 +107,9 @@ def train(folder: Path, way: Way, resume: str | None = None) -> Seen:
     trainer = SftTrainer(
         loss=TokenMean(),
         method=Full(),
+        keeper=Keeper(folder, Ranks(args.ddp_timeout), {}),
+        stop=Stop(),
+        noted=dict,
         model=model,
         args=args,
         train_dataset=packed,

@@ -1,0 +1,51 @@
+"""What a run leaves behind: the adapter or model, with what is needed to serve it as it was trained."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from sftcore.checkpoint import manifest
+from sftcore.ranks import Ranks
+from sftcore.report import size_of
+
+_STAGED = "model.writing"
+
+
+def save(trainer: Any, tokenizer: Any, folder: Path, ranks: Ranks) -> None:
+    """Write the trained weights, the tokenizer with its chat template, and the generation settings.
+
+    All ranks must call it: weights that are spread over them are gathered. What is in *folder* is only replaced when
+    everything is on the disk.
+
+    Raises:
+        SftError: it cannot be written.
+    """
+    staged = folder / _STAGED
+
+    def explain(error: Exception) -> str:
+        shutil.rmtree(staged, ignore_errors=True)
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
+        free = size_of(shutil.disk_usage(folder).free)
+        return f"the trained model cannot be written to {folder}: {reason}; {free} are free there"
+
+    def write() -> None:
+        trainer.save_model(str(staged))
+        if ranks.writes:
+            tokenizer.save_pretrained(str(staged))
+            trainer.accelerator.unwrap_model(trainer.model).generation_config.save_pretrained(str(staged))
+
+    def publish() -> None:
+        names = sorted(path.relative_to(staged) for path in staged.rglob("*") if path.is_file())
+        for name in names:
+            manifest.flush_file(staged / name)
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (staged / name).replace(folder / name)
+        manifest.flush_folder(folder)
+        shutil.rmtree(staged)
+
+    ranks.together(lambda: shutil.rmtree(staged, ignore_errors=True), explain)
+    ranks.together(write, explain, everyone=True)
+    ranks.together(publish, explain)

@@ -1,0 +1,66 @@
+"""Where a run goes on from, and whether it may."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sftcore.checkpoint import Checkpoint
+from sftcore.checkpoint.keeper import STATE, Keeper
+from sftcore.errors import ConfigError
+from sftcore.report import count, say, warn
+
+if TYPE_CHECKING:
+    from sftcore.train import Built
+
+AUTO = (True, "true", "True", "auto")
+NEVER = (None, False, "false", "False")
+
+
+def checkpoint(args: Any, keeper: Keeper) -> Checkpoint | None:
+    """Return the checkpoint that ``training_args.resume_from_checkpoint`` asks for, or None.
+
+    ``auto`` or ``true`` stands for the newest whole one in the output folder, and for a fresh start where there is none.
+
+    Raises:
+        ConfigError: it names one that cannot be gone on from.
+    """
+    wanted = args.resume_from_checkpoint
+    if wanted in NEVER:
+        return None
+    if wanted not in AUTO:
+        return keeper.named(Path(wanted))
+    found = keeper.newest()
+    if found is None:
+        say("resume", "there is no checkpoint to go on from; the run begins anew")
+    return found
+
+
+def check(found: Checkpoint, built: Built, ranks: int) -> dict[str, Any]:
+    """Return what the checkpoint holds of the run; tell what differs.
+
+    Raises:
+        ConfigError: the run would go on as another: its data, its order or the rows of a step are others.
+    """
+    before, now = json.loads((found.path / STATE).read_text(encoding="utf-8")), built.noted()
+    for key, what, mend in (
+        ("rows_per_step", "rows in an optimizer step", "choose batch size and accumulation so that they are the same"),
+        ("seed", "seed of the order of rows", "set it back"),
+        ("data", "data", "to train on with other data, name the trained model as model.name_or_path"),
+    ):
+        if before[key] != now[key] and before[key] and now[key]:
+            there, here = (f" ({before[key]} there, {now[key]} here)", "") if key != "data" else ("", "")
+            raise ConfigError(
+                f"{found.path} cannot be gone on from: the {what} would not be the same{there}{here}; {mend}, "
+                "or begin anew in another output_dir"
+            )
+    assert found.manifest
+    size = found.manifest.world_size
+    say("resume", f"{found.path} (step {found.step:,}, written {found.manifest.written} on {count(size, 'rank')})")
+    if size != ranks:
+        warn(
+            f"that run had {count(size, 'rank')}, this one has {ranks}: the order of rows goes on as it was, but random "
+            "numbers, as of dropout, do not"
+        )
+    return dict(before)

@@ -1,0 +1,116 @@
+"""How a run is asked to stop: by a signal, by the clock, or by the launcher that started it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+EXIT_CODE = 75
+"""What a run ends with that was stopped and can go on: EX_TEMPFAIL of sysexits.h, "try again"."""
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
+"""What asks a run to stop. Schedulers send USR1 ahead of their limit, if told to."""
+
+LAUNCHER = "SFTCORE_LAUNCHER"
+"""The environment variable with the folder through which a launcher and its ranks speak."""
+
+DEADLINE = "SFTCORE_DEADLINE"
+"""The environment variable with the time, in seconds since 1970, at which ``max_hours`` are over."""
+
+ASKED, PARENT = "stop", "pid"
+"""Files in that folder: what asks to stop, once it does; the launcher's process id."""
+
+_SAME = 2.0
+"""Seconds within which a second signal is taken for the first: launchers and terminals send it to all they know."""
+_LOOK = 0.2
+
+
+class Stopped(BaseException):
+    """A run was asked to stop, and does. Nothing that handles errors may take it for one."""
+
+
+class Stop:
+    """Whether this process was asked to stop.
+
+    Attributes:
+        asked: by what, or None.
+        at_once: no step is under way that would be lost: whoever asks gets :class:`Stopped` where the process is.
+    """
+
+    def __init__(self, deadline: float | None = None) -> None:
+        self.at_once = True
+        self._asked: str | None = None
+        self._when = 0.0
+        self._deadline = deadline
+
+    @property
+    def asked(self) -> str | None:
+        if self._asked is None and self._deadline is not None and time.time() >= self._deadline:
+            self._asked = "max_hours"
+        return self._asked
+
+    def _signalled(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self._asked is None or self._asked == "max_hours":
+            self._asked, self._when = signal.Signals(number).name, now
+            if self.at_once:
+                raise Stopped(self._asked)
+        elif now - self._when > _SAME:
+            os._exit(128 + number)  # asked twice: now, whatever is lost
+
+
+@contextmanager
+def listening(environ: Mapping[str, str]) -> Iterator[Stop]:
+    """Hear those who ask this process to stop, as long as the context lasts.
+
+    Processes that are forked in it do not listen: they end with this one.
+    """
+    stop = Stop(float(environ[DEADLINE]) if DEADLINE in environ else None)
+    if threading.current_thread() is not threading.main_thread():  # only there Python tells of signals
+        yield stop
+        return
+    before = {number: signal.signal(number, stop._signalled) for number in SIGNALS}
+    ours = os.getpid()
+
+    def forked() -> None:
+        if signal.getsignal(signal.SIGTERM) == stop._signalled and os.getpid() != ours:
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=forked)
+    over = threading.Event()
+    if LAUNCHER in environ:
+        threading.Thread(target=_follow, args=(Path(environ[LAUNCHER]), over), name="launcher", daemon=True).start()
+    try:
+        yield stop
+    finally:
+        over.set()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _follow(folder: Path, over: threading.Event) -> None:
+    """Send this process a signal once its launcher says so, or is gone."""
+    with suppress(OSError, ValueError):
+        parent = int((folder / PARENT).read_text())
+        while not over.wait(_LOOK):
+            if (folder / ASKED).exists() or not _alive(parent):
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+
+def _alive(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,269 @@
+"""The trainer: transformers' loop, with what it must not lose and must not do."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from sftcore.checkpoint import chance, tree
+from sftcore.checkpoint.keeper import STATE, Keeper
+from sftcore.data import PackedSet, Shuffled
+from sftcore.loss import TokenMean
+from sftcore.stopping import Stop, Stopped
+from sftcore.streamed import Streamed
+from sftcore.types import IGNORE_INDEX
+
+OPTIMIZER = "optimizer.safetensors"
+"""The file in a checkpoint with the states of optimizer and learning rate schedule."""
+
+
+class SftTrainer(transformers.Trainer):  # type: ignore[misc]
+    """The Trainer, for a loss that is a mean over tokens, and runs that can stop anywhere and go on exactly.
+
+    Args:
+        loss: the loss of all models.
+        method: whose optimizer is used, where it has one of its own.
+        keeper: writes the checkpoints.
+        stop: whether the run was asked to stop.
+        noted: what else a checkpoint of the run holds, as JSON; called on rank 0.
+    """
+
+    def __init__(
+        self,
+        *,
+        loss: TokenMean,
+        method: Any,
+        keeper: Keeper,
+        stop: Stop,
+        noted: Callable[[], dict[str, Any]],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(compute_loss_func=loss, **kwargs)
+        self._loss, self._method, self._keeper, self._stop, self._noted = loss, method, keeper, stop, noted
+        self._ended = self._saved = -1  # the last steps that ended, and that were saved
+        self._save_later = False
+        self._cut: bool = False  # the evaluation of this step is still to be done
+        self._checkpoint: Path | None = None
+        self._resumed: dict[str, Any] | None = None
+        self._began, self._seconds_before = time.time(), 0.0
+        self.add_callback(_Begun(self))
+
+    # ---- what is trained, and how ----
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the method's own optimizer, or the one that the training arguments name."""
+        if self.optimizer is None:
+            self.optimizer: Any = self._method.optimizer(self.model, self.args)
+        return super().create_optimizer(*args, **kwargs)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """Return the order of the rows; those that documents share are drawn anew for each epoch."""
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        if isinstance(rows, PackedSet) and self.args.train_sampling_strategy == "random":
+            return Shuffled(rows, self.args.seed if self.args.data_seed is None else self.args.data_seed)
+        return super()._get_train_sampler(train_dataset)
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
+        """Return the batches of a step, and what the trained tokens of all ranks weigh together."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if isinstance(self.train_dataset, Streamed):  # other ranks may have weights now, even if this one has none
+            weights = [_weight(batch) for batch in batches]
+        else:
+            weights = [_weight(batch) for batch in batches if "loss_weights" in batch]
+        if weights:
+            same = self.get_tp_size() * self.get_cp_size() * self.get_sp_size()  # ranks that share their batches
+            items = self.accelerator.gather(torch.stack(weights).sum().to(device)).sum() / same
+        return batches, items
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Train on a batch; its weights go to the loss."""
+        self._stop.at_once = False
+        return super().training_step(model, self._without_weights(inputs), *args, **kwargs)
+
+    def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Evaluate a batch; its weights go to the loss."""
+        if not self._stop.at_once and self._asked():
+            raise _Cut
+        return super().prediction_step(model, self._without_weights(inputs), *args, **kwargs)
+
+    def _without_weights(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Return *inputs* for the model, and hand their weights to the loss before any backend rounds them."""
+        self.compute_loss_func: Any = partial(self._loss, weights=inputs.get("loss_weights"))
+        return {name: values for name, values in inputs.items() if name != "loss_weights"}
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate, and put the mean over all tokens in place of the mean of the batches' means.
+
+        Nothing that is drawn meanwhile changes the training.
+        """
+        self._loss.take_evaluated()
+        with chance.kept():
+            output = super().evaluation_loop(*args, **kwargs)
+        sums = torch.tensor([self._loss.take_evaluated()], dtype=torch.float64, device=self.args.device)
+        total, weight = self.accelerator.gather(sums).sum(dim=0).tolist()
+        prefix = kwargs.get("metric_key_prefix", "eval")
+        if weight:
+            output.metrics[f"{prefix}_loss"] = total / weight
+        return output
+
+    # ---- the end of a step ----
+
+    def _maybe_log_save_evaluate(
+        self, tr_loss: Any, grad_norm: Any, model: Any, trial: Any, epoch: int, *args: Any, **kwargs: Any
+    ) -> None:
+        """Log, evaluate and save as it is due, and stop if that was asked for.
+
+        The Trainer calls this at the end of a step, and again where an epoch or the training ends with it. What is due
+        at both is saved at the second, so that nothing that belongs to a step comes after its checkpoint.
+        """
+        step = self.state.global_step
+        again = step == self._ended
+        last = not again and (self.state.epoch == epoch + 1 or step >= self.state.max_steps)
+        self._ended = step
+        if last:
+            self._save_later, self.control.should_save = self.control.should_save, False
+        elif again:
+            self.control.should_save, self._save_later = self.control.should_save or self._save_later, False
+        try:
+            super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, epoch, *args, **kwargs)
+        except _Cut:
+            self._cut = True
+        if last and not self._cut:
+            return
+        if self._cut or (step < self.state.max_steps and self._asked()):
+            if self._saved != step:
+                self._save_checkpoint(model, trial)
+            raise Stopped(self._stop.asked or "another rank")
+
+    def _asked(self) -> bool:
+        """Tell whether any rank was asked to stop; all have to ask this together."""
+        return self._keeper.ranks.any(self._stop.asked is not None)
+
+    def _run_epoch(self, **kwargs: Any) -> None:
+        """Train for an epoch, unless the checkpoint that the run goes on from was its last."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(**kwargs)
+
+    def _finalize_training(self, trial: Any, num_train_samples: int, start_time: float) -> Any:
+        return super()._finalize_training(trial, num_train_samples, start_time - self._seconds_before)
+
+    # ---- checkpoints ----
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write all that the run needs to go on from here, whole or not at all."""
+        self.store_flos()
+        step, best = self.state.global_step, self.state.best_global_step
+        if best and (best == step or self._keeper.path(best).is_dir()):
+            self.state.best_model_checkpoint = str(self._keeper.path(best))
+        self._keeper.write(step, self._write, self.args.save_total_limit, self.state.best_model_checkpoint)
+        self._saved = step
+
+    def _write(self, folder: Path) -> None:
+        """Write the files of a checkpoint that are this rank's."""
+        self.save_model(str(folder), _internal_call=True)
+        if not self.args.save_only_model:
+            self._save_optimizer_and_scheduler(str(folder))
+            self._save_scaler(str(folder))
+            _write_json(folder / _of_rank(self._keeper.ranks.rank), self._state_of_rank())
+            if self.args.should_save:
+                _write_json(folder / STATE, {"evaluation_due": self._cut, **self._noted()})
+        if self.args.should_save:
+            self.state.save_to_json(str(folder / "trainer_state.json"))
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Write the weights, and no pickle of the arguments: run.json has them as text."""
+        super()._save(output_dir, state_dict)
+        Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:  # these have files of their own
+            super()._save_optimizer_and_scheduler(output_dir)
+        elif self.args.should_save:
+            states = {"optimizer": self.optimizer.state_dict(), "scheduler": self.lr_scheduler.state_dict()}
+            try:
+                tree.save(states, Path(output_dir, OPTIMIZER))
+            except TypeError:  # an optimizer with a state of its own kind
+                super()._save_optimizer_and_scheduler(output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not (path := Path(checkpoint, OPTIMIZER)).is_file():
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        states = tree.load(path)
+        self.optimizer.load_state_dict(states["optimizer"])
+        self.lr_scheduler.load_state_dict(states["scheduler"])
+
+    def _state_of_rank(self) -> dict[str, Any]:
+        """Return what this rank alone knows: its random numbers, and sums that were not logged yet."""
+        return {
+            "chance": chance.state(),
+            "loss": self._tr_loss.item(),
+            "loss_logged": self._total_loss_scalar,
+            "logged_at": self._globalstep_last_logged,
+            "seconds": time.time() - self._began + self._seconds_before,
+        }
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if self._resumed is not None:
+            chance.restore(self._resumed["chance"])
+
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
+        """Train, from a checkpoint if one is given."""
+        self._checkpoint = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def begin(self) -> None:
+        """Bring the sums of the training to what they were at the checkpoint, and do what was still due there."""
+        self._began = time.time()
+        if (checkpoint := self._checkpoint) is None:
+            return
+        path = checkpoint / _of_rank(self._keeper.ranks.rank)
+        if path.is_file():  # another number of ranks has other sums, and draws other numbers
+            self._resumed = json.loads(path.read_text(encoding="utf-8"))
+            self._tr_loss += self._resumed["loss"]
+            self._total_loss_scalar = self._resumed["loss_logged"]
+            self._globalstep_last_logged = self._resumed["logged_at"]
+            self._seconds_before = self._resumed["seconds"]
+            self._initial_global_step = 0
+        self._ended = self._saved = self.state.global_step
+        if json.loads((checkpoint / STATE).read_text(encoding="utf-8"))["evaluation_due"]:
+            metrics = self._evaluate(None, None)
+            self._determine_best_metric(metrics=metrics, trial=None)
+
+
+class _Cut(Stopped):
+    """An evaluation was cut short."""
+
+
+class _Begun(transformers.TrainerCallback):  # type: ignore[misc]
+    """Lets a trainer go on where a checkpoint was written, once the Trainer has set all its sums to zero."""
+
+    def __init__(self, trainer: SftTrainer) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._trainer.begin()
+
+
+def _of_rank(rank: int) -> str:
+    return f"rank_state_{rank}.json"
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _weight(batch: dict[str, Any]) -> torch.Tensor:
+    """Return what the trained tokens of *batch* weigh together."""
+    if "loss_weights" in batch:
+        return batch["loss_weights"][:, 1:].sum()
+    return (batch["labels"][:, 1:] != IGNORE_INDEX).sum().float()
