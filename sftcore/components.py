@@ -201,7 +201,7 @@ class Backend(Component):
     def command(self, argv: Sequence[str]) -> list[str] | None:
         """Return the command that runs ``python argv...`` on all processes, or None for this process.
 
-        It must be pure, and is only asked for where no launcher is at work yet.
+        It changes nothing, and is only asked for where no launcher is at work yet.
         """
         return None
 

@@ -196,6 +196,21 @@ class AskConfig:
 
 
 @dataclass
+class NonFiniteConfig:
+    """What becomes of steps whose loss or gradient is not finite."""
+
+    action: Literal["stop", "skip", "continue"] = "stop"
+    """`stop`: leave them out, and end the run when there are `patience` in a row; `skip`: leave them out, however many;
+    `continue`: take them, and do not look."""
+    patience: int = 3
+    """How many in a row end the run."""
+
+    def __post_init__(self) -> None:
+        if self.patience < 1:
+            raise FieldError("patience", f"must be at least 1, not {self.patience}")
+
+
+@dataclass
 class Config:
     """A whole, checked configuration; its fields are the top-level keys of the YAML file."""
 
@@ -221,12 +236,19 @@ class Config:
     """Questions put to the model before and after training."""
     max_hours: float | None = None
     """Stop after so many hours as if asked to: save, and end with exit code 75. null: no limit."""
+    rank_timeout: float = 300.0
+    """Seconds without a sign of life after which a rank is given up, and the run ends; that no rank comes further is
+    borne for `training_args.ddp_timeout`."""
+    non_finite: NonFiniteConfig = field(default_factory=NonFiniteConfig)
+    """What becomes of steps whose loss or gradient is not finite."""
     training_args: dict[str, Any] = field(default_factory=dict)
     """Arguments of transformers.TrainingArguments, under their own names."""
 
     def __post_init__(self) -> None:
         if self.max_hours is not None and not 0 < self.max_hours < math.inf:
             raise FieldError("max_hours", f"must be a number above 0, not {self.max_hours:g}")
+        if not 0 < self.rank_timeout < math.inf:
+            raise FieldError("rank_timeout", f"must be a number above 0, not {self.rank_timeout:g}")
 
 
 ELSEWHERE = {
@@ -284,7 +306,7 @@ def load(document: Document, registry: Registry, environ: Mapping[str, str]) -> 
     return _Loader(document, registry).load(environ)
 
 
-_MAY_BE_EMPTY = ("ask", "training_args", "template_path", "template_kwargs")
+_MAY_BE_EMPTY = ("ask", "non_finite", "training_args", "template_path", "template_kwargs")
 """Sections that may stand without a value, as they do once every line in them is commented out."""
 
 

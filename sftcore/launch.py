@@ -19,6 +19,7 @@ from types import FrameType
 from sftcore.stopping import ASKED, EXIT_CODE, LAUNCHER, PARENT, SIGNALS
 
 _SAME = 2.0
+"""As in ``sftcore.stopping``."""
 
 
 def launch(command: Sequence[str]) -> int:
@@ -38,7 +39,9 @@ def launch(command: Sequence[str]) -> int:
             nonlocal asked
             if not asked:
                 asked = time.monotonic()
-                (folder / ASKED).write_text(signal.Signals(number).name)
+                written = folder / f"{ASKED}.part"
+                written.write_text(signal.Signals(number).name)
+                written.rename(folder / ASKED)
             elif time.monotonic() - asked > _SAME:
                 process.terminate()
 

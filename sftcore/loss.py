@@ -59,7 +59,8 @@ class TokenMean:
         if not torch.is_grad_enabled():
             self.evaluated_sum += float(total)
             self.evaluated_weight += weight
-        return total / ((weight or 1) if num_items_in_batch is None else num_items_in_batch)
+        items = torch.as_tensor(weight if num_items_in_batch is None else num_items_in_batch, device=total.device)
+        return total / items.where(items != 0, torch.ones_like(items))  # where nothing is trained, the loss is 0
 
     def _each(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Return the cross entropy of each token, in the shape of *targets*; 0 where it is not trained."""

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +73,11 @@ def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[s
 
     cpu = not torch.accelerator.is_available()
     loaded.config.backend.start(os.environ, cpu)
-    from sftcore import callbacks, resuming, train, training_args
+    from sftcore import callbacks, memory, resuming, train, training_args
     from sftcore.checkpoint import final
     from sftcore.checkpoint.keeper import Keeper
     from sftcore.ranks import Ranks
+    from sftcore.watchdog import Watchdog
 
     transformers.utils.logging.disable_progress_bar()
     base, tokenizer, template, labeller = served
@@ -88,6 +90,7 @@ def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[s
     args.save_on_each_node = args.save_on_each_node or ranks.apart
     keeper = Keeper(folder, ranks, record.content["versions"])
     resume = resuming.checkpoint(args, keeper)
+    watchdog = Watchdog(ranks, loaded.config.rank_timeout, args.ddp_timeout, partial(_gave_up, record))
     trackers = callbacks.TrackerGroup(loaded.config.trackers if is_main_process() else [])
     model = train.load_model(base, loaded.config, args)
     stop_ids, stop_texts = chat_template.stop_token_ids(tokenizer, labeller.stops)
@@ -95,7 +98,7 @@ def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[s
         warn(f"the stop string {text!r} is no token of this tokenizer: whoever serves the model has to stop at it")
     train.set_stops(model, stop_ids, tokenizer.pad_token_id)
     built = train.build_trainer(
-        model, loaded.config, args, tokenizer, prepared, trackers, keeper, stop
+        model, loaded.config, args, tokenizer, prepared, trackers, keeper, stop, watchdog
     )
     trainer = built.trainer
     before = resuming.check(resume, built, ranks.size) if resume else {}
@@ -125,21 +128,32 @@ def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[s
                 "versions": record.content["versions"],
             }
         )
-        result = trainer.train(resume_from_checkpoint=str(resume.path) if resume else None)
-        final.save(trainer, tokenizer, folder, ranks)
+        with watchdog:
+            result = trainer.train(resume_from_checkpoint=str(resume.path) if resume else None)
+            watchdog.at("saving the model")
+            final.save(trainer, tokenizer, folder, ranks)
     except BaseException as error:
+        if memory.ran_out(error):
+            error = SftError(memory.explain(args, trainer.batch, loaded.config.data.max_length))
         trackers.finish(error)
         data = _data(_ended(prepared))
         if is_main_process():
             stopped = isinstance(error, (Stopped, KeyboardInterrupt, SystemExit))
             record.end("interrupted" if stopped else "failed", data=data, error=f"{type(error).__name__}: {error}")
-        raise
+        raise error
     trackers.finish()
     data = _data(_ended(prepared))
     if is_main_process():
         record.end("finished", data=data, steps=result.global_step, metrics=result.metrics, asked=built.ask.answers)
     say("saved", f"{folder} ({count(result.global_step, 'step')}, loss {result.training_loss:.4f})")
     return 0
+
+
+def _gave_up(record: RunRecord, problem: str) -> None:
+    """Say why the run ends, from a thread, while the main thread waits for what does not come."""
+    print(f"sft: error: {problem}", file=sys.stderr, flush=True)
+    if is_main_process():
+        record.end("failed", error=problem)
 
 
 def _data(prepared: Prepared) -> dict[str, Any]:

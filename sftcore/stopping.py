@@ -101,7 +101,10 @@ def _follow(folder: Path, over: threading.Event) -> None:
     with suppress(OSError, ValueError):
         parent = int((folder / PARENT).read_text())
         while not over.wait(_LOOK):
-            if (folder / ASKED).exists() or not _alive(parent):
+            if (asked := folder / ASKED).exists():
+                os.kill(os.getpid(), signal.Signals[asked.read_text() or "SIGTERM"])
+                return
+            if not _alive(parent):
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,15 @@ from sftcore.base_model import BaseModel
 from sftcore.callbacks import Ask, Metrics, Progress, TrackerGroup
 from sftcore.checkpoint.keeper import Keeper
 from sftcore.config import Config
-from sftcore.data import Collator, PackedSet, Prepared, Stream
+from sftcore.data import Collator, Evened, PackedSet, Prepared, Stream
+from sftcore.finite import Finite
 from sftcore.isolation import PackingCheck
 from sftcore.loss import TokenMean
 from sftcore.report import count, say
 from sftcore.stopping import Stop
 from sftcore.streamed import Progressed, Streamed, order_of
 from sftcore.trainer import SftTrainer
+from sftcore.watchdog import Watchdog
 
 
 def load_model(base: BaseModel, config: Config, args: transformers.TrainingArguments) -> Any:
@@ -74,6 +76,7 @@ def build_trainer(
     trackers: TrackerGroup,
     keeper: Keeper,
     stop: Stop,
+    watchdog: Watchdog,
 ) -> Built:
     """Return the trainer of a run.
 
@@ -81,6 +84,7 @@ def build_trainer(
         prepared: what is trained and evaluated.
         keeper: writes the checkpoints.
         stop: whether the run was asked to stop.
+        watchdog: looks whether it goes on.
     """
     rows: Any = prepared.train
     ask = Ask(config.ask.questions, config.ask.max_new_tokens, tokenizer, config.template_kwargs)
@@ -97,17 +101,21 @@ def build_trainer(
     if packed:
         first = PackedSet(rows.stream.sample, config.data.max_length) if isinstance(rows, Streamed) else rows
         callbacks.insert(0, PackingCheck(first, collator))
+    if not isinstance(rows, Streamed):
+        rows = Evened(rows, tokenizer.pad_token_id)
     trainer = SftTrainer(
         loss=TokenMean(label_smoothing=args.label_smoothing_factor),
         method=config.method,
         keeper=keeper,
         stop=stop,
+        finite=Finite(config.non_finite, keeper.ranks),
+        watchdog=watchdog,
         noted=lambda: built.noted(),
         model=model,
         args=args,
         train_dataset=rows,
-        eval_dataset=prepared.eval or None,
-        data_collator=collator,
+        eval_dataset=Evened(prepared.eval, tokenizer.pad_token_id) if prepared.eval else None,
+        data_collator=replace(collator, traced=True),
         processing_class=tokenizer,
         callbacks=callbacks,
     )

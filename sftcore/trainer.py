@@ -14,11 +14,13 @@ import transformers
 
 from sftcore.checkpoint import chance, tree
 from sftcore.checkpoint.keeper import STATE, Keeper
-from sftcore.data import PackedSet, Shuffled
+from sftcore.data import Even, Evened, PackedSet, shuffled
+from sftcore.finite import Finite
 from sftcore.loss import TokenMean
 from sftcore.stopping import Stop, Stopped
 from sftcore.streamed import Streamed
 from sftcore.types import IGNORE_INDEX
+from sftcore.watchdog import Watchdog
 
 OPTIMIZER = "optimizer.safetensors"
 """The file in a checkpoint with the states of optimizer and learning rate schedule."""
@@ -32,7 +34,12 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
         method: whose optimizer is used, where it has one of its own.
         keeper: writes the checkpoints.
         stop: whether the run was asked to stop.
+        finite: looks at losses and gradients.
+        watchdog: is told what is being done.
         noted: what else a checkpoint of the run holds, as JSON; called on rank 0.
+
+    Attributes:
+        batch: rows and tokens per row of the batch that is worked on.
     """
 
     def __init__(
@@ -42,11 +49,16 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
         method: Any,
         keeper: Keeper,
         stop: Stop,
+        finite: Finite,
+        watchdog: Watchdog,
         noted: Callable[[], dict[str, Any]],
         **kwargs: Any,
     ) -> None:
         super().__init__(compute_loss_func=loss, **kwargs)
         self._loss, self._method, self._keeper, self._stop, self._noted = loss, method, keeper, stop, noted
+        self._finite, self._watchdog = finite, watchdog
+        self._origins: list[str] = []
+        self.batch: tuple[int, int] | None = None
         self._ended = self._saved = -1  # the last steps that ended, and that were saved
         self._save_later = False
         self._cut: bool = False  # the evaluation of this step is still to be done
@@ -64,14 +76,29 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
         return super().create_optimizer(*args, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """Return the order of the rows; those that documents share are drawn anew for each epoch."""
+        """Return the order of the rows, the same for any number of ranks; that of packed ones is drawn with them."""
         rows = self.train_dataset if train_dataset is None else train_dataset
-        if isinstance(rows, PackedSet) and self.args.train_sampling_strategy == "random":
-            return Shuffled(rows, self.args.seed if self.args.data_seed is None else self.args.data_seed)
-        return super()._get_train_sampler(train_dataset)
+        if not isinstance(rows, Evened):
+            return super()._get_train_sampler(train_dataset)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        whole = rows.rows
+        if self.args.train_sampling_strategy != "random":
+            return Even(rows, lambda epoch: range(len(whole)), self._at_a_time(self.args.train_batch_size))
+        if isinstance(whole, PackedSet):
+            return Even(rows, partial(whole.bins.drawn, seed), self._at_a_time(self.args.train_batch_size))
+        return Even(rows, partial(shuffled, len(whole), seed), self._at_a_time(self.args.train_batch_size))
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        return Even(eval_dataset, lambda epoch: range(len(eval_dataset)), self._at_a_time(self.args.eval_batch_size))
+
+    def _at_a_time(self, batch: int) -> int:
+        """Return how many rows all ranks take at a time, each a batch; of one rank alone the last may be smaller."""
+        size = self._keeper.ranks.size
+        return batch * size if size > 1 and not self.args.dataloader_drop_last else 1
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         """Return the batches of a step, and what the trained tokens of all ranks weigh together."""
+        self._watchdog.at(f"reading the rows of step {self.state.global_step + 1:,}")
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if isinstance(self.train_dataset, Streamed):  # other ranks may have weights now, even if this one has none
             weights = [_weight(batch) for batch in batches]
@@ -85,18 +112,45 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Train on a batch; its weights go to the loss."""
         self._stop.at_once = False
-        return super().training_step(model, self._without_weights(inputs), *args, **kwargs)
+        self._watchdog.at(f"training in step {self.state.global_step + 1:,}")
+        loss = super().training_step(model, self._for_model(inputs), *args, **kwargs)
+        self._finite.saw(loss, self._origins)
+        return loss
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the loss of a batch."""
+        loss = super().compute_loss(*args, **kwargs)
+        if self.is_deepspeed_enabled and torch.is_grad_enabled():  # whose backward pass takes the step too
+            self._finite.check(loss, self._origins, self.state.global_step + 1)
+        return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Return the norm of the gradients, which are thrown away if the step must not be taken."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        scaled = getattr(self.accelerator, "scaler", None) is not None
+        if not self._finite.accepts(norm, self.state.global_step + 1, scaled):
+            for weight in model.parameters():
+                weight.grad = None
+        return norm
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log, and say how many steps were left out, if any."""
+        super().log({**logs, "left_out_steps": self._finite.left_out} if self._finite.left_out else logs, *args, **kwargs)
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Evaluate a batch; its weights go to the loss."""
+        self._watchdog.at(f"evaluating after step {self.state.global_step:,}")
         if not self._stop.at_once and self._asked():
             raise _Cut
-        return super().prediction_step(model, self._without_weights(inputs), *args, **kwargs)
+        return super().prediction_step(model, self._for_model(inputs), *args, **kwargs)
 
-    def _without_weights(self, inputs: dict[str, Any]) -> dict[str, Any]:
+    def _for_model(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Return *inputs* for the model, and hand their weights to the loss before any backend rounds them."""
         self.compute_loss_func: Any = partial(self._loss, weights=inputs.get("loss_weights"))
-        return {name: values for name, values in inputs.items() if name != "loss_weights"}
+        self._origins = inputs.get("origins", [])
+        rows, length = inputs["input_ids"].shape
+        self.batch = rows, length
+        return {name: values for name, values in inputs.items() if name not in ("loss_weights", "origins")}
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluate, and put the mean over all tokens in place of the mean of the batches' means.
@@ -160,6 +214,7 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write all that the run needs to go on from here, whole or not at all."""
+        self._watchdog.at(f"saving step {self.state.global_step:,}")
         self.store_flos()
         step, best = self.state.global_step, self.state.best_global_step
         if best and (best == step or self._keeper.path(best).is_dir()):
@@ -209,6 +264,7 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
             "loss": self._tr_loss.item(),
             "loss_logged": self._total_loss_scalar,
             "logged_at": self._globalstep_last_logged,
+            "left_out": [self._finite.left_out, self._finite.in_a_row],
             "seconds": time.time() - self._began + self._seconds_before,
         }
 
@@ -232,6 +288,7 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
             self._tr_loss += self._resumed["loss"]
             self._total_loss_scalar = self._resumed["loss_logged"]
             self._globalstep_last_logged = self._resumed["logged_at"]
+            self._finite.left_out, self._finite.in_a_row = self._resumed["left_out"]
             self._seconds_before = self._resumed["seconds"]
             self._initial_global_step = 0
         self._ended = self._saved = self.state.global_step

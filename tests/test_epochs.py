@@ -69,11 +69,14 @@ def train(folder: Path, way: Way, resume: str | None = None) -> Seen:
     from sftcore_plugins.methods.full import Full
 
     from sftcore.checkpoint.keeper import Keeper
-    from sftcore.data import Collator
+    from sftcore.config import NonFiniteConfig
+    from sftcore.data import Collator, Evened
+    from sftcore.finite import Finite
     from sftcore.loss import TokenMean
     from sftcore.ranks import Ranks
     from sftcore.stopping import Stop
     from sftcore.trainer import SftTrainer
+    from sftcore.watchdog import Watchdog
 
     packed = packed_set()
     torch.manual_seed(0)
@@ -104,15 +107,18 @@ def train(folder: Path, way: Way, resume: str | None = None) -> Seen:
         disable_tqdm=True,
         remove_unused_columns=False,
     )
+    ranks = Ranks(args.ddp_timeout)
     trainer = SftTrainer(
         loss=TokenMean(),
         method=Full(),
-        keeper=Keeper(folder, Ranks(args.ddp_timeout), {}),
+        keeper=Keeper(folder, ranks, {}),
         stop=Stop(),
+        finite=Finite(NonFiniteConfig(), ranks),
+        watchdog=Watchdog(ranks, 60, 60, print),
         noted=dict,
         model=model,
         args=args,
-        train_dataset=packed,
+        train_dataset=Evened(packed, 0),
         data_collator=Collator(0, packed=True),
     )
     seen: Seen = []

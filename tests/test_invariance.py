@@ -115,6 +115,10 @@ def trainer_of(model: Path, folder: Path, spread: Spread, train_set: Any, eval_s
     """Return the trainer that a run would make, in float32."""
     from sftcore import base_model, train, training_args
     from sftcore.callbacks import TrackerGroup
+    from sftcore.checkpoint.keeper import Keeper
+    from sftcore.ranks import Ranks
+    from sftcore.stopping import Stop
+    from sftcore.watchdog import Watchdog
     from sftcore.config import load
     from sftcore.data import PackedSet
     from sftcore.document import Document
@@ -143,15 +147,18 @@ def trainer_of(model: Path, folder: Path, spread: Spread, train_set: Any, eval_s
     if spread.packing:
         train_set, eval_set = PackedSet(train_set, 64), PackedSet(eval_set, 64)
     assert len(train_set) == spread.batch * spread.accumulation * args.world_size
-    trainer, _ = train.build_trainer(
+    ranks = Ranks(args.ddp_timeout)
+    trainer = train.build_trainer(
         train.load_model(base, loaded.config, args),
         loaded.config,
         args,
         base.tokenizer(),
-        train_set,
-        eval_set,
+        SimpleNamespace(train=train_set, eval=eval_set, fingerprint=""),
         TrackerGroup([]),
-    )
+        Keeper(folder, ranks, {}),
+        Stop(),
+        Watchdog(ranks, 60, 60, print),
+    ).trainer
     assert not trainer.data_collator.flat
     trainer.data_collator = replace(trainer.data_collator, flat=spread.flat)
     return trainer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import socket
 import sys
 import sysconfig
 import warnings
@@ -38,7 +39,7 @@ class DeepSpeed(Backend):
     master_addr: str | None = None
     """Address of machine 0."""
     master_port: int | None = None
-    """Free port on machine 0."""
+    """Free port on machine 0; by default one that is free on this machine."""
 
     def __post_init__(self) -> None:
         if self.config is not None and not self.config.is_file():
@@ -54,7 +55,7 @@ class DeepSpeed(Backend):
             "hostfile": self.hostfile,
             "include": self.include,
             "master_addr": self.master_addr,
-            "master_port": self.master_port,
+            "master_port": self.master_port or _free_port(),  # so that two runs on one machine do not meet
         }
         given = [f"--{name}={value}" for name, value in options.items() if value is not None]
         return [sys.executable, "-m", "deepspeed.launcher.runner", *given, "--module", "sftcore", *argv]
@@ -80,6 +81,12 @@ class DeepSpeed(Backend):
 
     def training_args(self) -> dict[str, Any]:
         return {"deepspeed": str(self.config or _shipped("deepspeed/ds_config.json"))}
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("", 0))
+        return int(free.getsockname()[1])
 
 
 def _shipped(name: str) -> Path:

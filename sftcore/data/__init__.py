@@ -2,9 +2,10 @@
 
 from sftcore.data.collate import Collator
 from sftcore.data.conversations import parse_sources
+from sftcore.data.evened import Even, Evened, shuffled
 from sftcore.data.examples import Examples
 from sftcore.data.labels import Summary
-from sftcore.data.packing import PackedSet, Shuffled, join
+from sftcore.data.packing import PackedSet, join
 from sftcore.data.prepare import Prepared, pack, prepare, unpacked
 from sftcore.data.progress import Progress
 from sftcore.data.stream import Stream
@@ -13,12 +14,13 @@ from sftcore.data.window import Order
 
 __all__ = [
     "Collator",
+    "Even",
+    "Evened",
     "Examples",
     "Order",
     "PackedSet",
     "Prepared",
     "Progress",
-    "Shuffled",
     "Stream",
     "Summary",
     "ended",
@@ -27,5 +29,6 @@ __all__ = [
     "parse_sources",
     "prepare",
     "prepare_stream",
+    "shuffled",
     "unpacked",
 ]

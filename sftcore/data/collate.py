@@ -32,6 +32,8 @@ class Collator:
     weighted: bool | None = False
     """Whether any example of the whole set has weights: all batches, on all ranks, carry them then, or none.
     None, if that cannot be known: a batch carries them if an example in it has some."""
+    traced: bool = False
+    """Whether a batch says in ``origins``, a list of strings, where its rows were read."""
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         """Return a batch of tensors, all of shape (batch, length).
@@ -63,4 +65,6 @@ class Collator:
             batch["attention_mask"] = padded((np.ones(len(example.input_ids)) for example in examples), 0)
         if self.weighted or (self.weighted is None and any(example.weights is not None for example in examples)):
             batch["loss_weights"] = padded((weights_of(example) for example in examples), 0.0, "f4")
+        if self.traced:
+            batch["origins"] = [str(origin) for example in examples for origin in example.origins]
         return batch

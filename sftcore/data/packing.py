@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sftcore.data.bins import Bins, Rows
+from sftcore.data.bins import Bins
 from sftcore.data.examples import Examples
 from sftcore.types import IGNORE_INDEX, Example
 
@@ -15,15 +15,14 @@ from sftcore.types import IGNORE_INDEX, Example
 class PackedSet(Sequence[Example]):
     """Documents, joined into rows of at most ``max_length`` tokens when a row is asked for.
 
-    A row is asked for by its number, or by the numbers of its documents: then the answer does not
-    depend on the epoch, so that a copy of the set in a worker process is never out of date.
+    A row is asked for by its number, or, as ``bins.drawn`` gives them anew for each epoch, by the numbers of its
+    documents: then the answer does not depend on the epoch, so that a copy in a worker process is never out of date.
     """
 
     def __init__(self, documents: Sequence[Example], max_length: int) -> None:
         self.documents = documents
         lengths = documents.lengths if isinstance(documents, Examples) else [len(part.input_ids) for part in documents]
         self.bins = Bins(lengths, max_length)
-        self.epoch = 0
         self._rows = self.bins.fixed()
 
     def __len__(self) -> int:
@@ -38,25 +37,6 @@ class PackedSet(Sequence[Example]):
         if isinstance(self.documents, Examples):
             return self.documents.weighted
         return any(document.weights is not None for document in self.documents)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Go to *epoch*; accelerate calls this before each, also where a run resumes in the middle of one."""
-        self.epoch = epoch
-
-
-class Shuffled:
-    """A sampler: the rows of the set's epoch, drawn anew for each, as numbers of documents."""
-
-    def __init__(self, rows: PackedSet, seed: int) -> None:
-        self.rows = rows
-        self.seed = seed
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __iter__(self) -> Iterator[tuple[int, ...]]:
-        drawn: Rows = self.rows.bins.drawn(self.seed, self.rows.epoch)
-        return iter(drawn)
 
 
 def join(parts: Sequence[Example]) -> Example:

@@ -8,7 +8,7 @@ import pytest
 
 from sftcore import Example, Origin
 from sftcore.data.collate import Collator
-from sftcore.data.packing import PackedSet, Shuffled, join
+from sftcore.data.packing import PackedSet, join
 
 
 def examples(lengths):
@@ -31,7 +31,7 @@ LENGTHS = {
 def test_no_example_is_split_lost_or_moved_over_the_limit(lengths, shuffled):
     given = examples(lengths)
     packed = PackedSet(given, 8)
-    rows = [*packed] if shuffled is None else [packed[row] for row in Shuffled(packed, shuffled)]
+    rows = [*packed] if shuffled is None else [packed[row] for row in packed.bins.drawn(shuffled, 0)]
     assert len(rows) == len(packed)
     found = []
     for row in rows:
@@ -52,24 +52,18 @@ def test_rows_are_filled():
     assert len(PackedSet(examples(LENGTHS["random"]), 8)) <= sum(LENGTHS["random"]) / 8 * 1.05
 
 
-def test_the_order_is_drawn_for_the_epoch_of_the_set():
+def test_the_rows_are_drawn_anew_for_each_epoch():
     packed = PackedSet(examples(LENGTHS["random"]), 8)
-    order = Shuffled(packed, seed=3)
-    epochs = []
-    for epoch in (0, 1, 2, 0):
-        packed.set_epoch(epoch)
-        epochs.append(list(order))
-        assert len(order) == len(epochs[-1]) == len(packed)
-        assert epochs[-1] == list(packed.bins.drawn(3, epoch))
+    epochs = [list(packed.bins.drawn(3, epoch)) for epoch in (0, 1, 2, 0)]
+    assert {len(rows) for rows in epochs} == {len(packed)}
     assert epochs[0] == epochs[3]
-    assert len({tuple(order) for order in epochs}) == 3
+    assert len({tuple(rows) for rows in epochs}) == 3
 
 
-def test_a_copy_of_another_epoch_gives_the_same_rows():
+def test_a_copy_gives_the_same_rows():
     """As workers hold one: they are asked by the numbers of documents, or for a row that is fixed."""
     packed, stale = (PackedSet(examples(LENGTHS["random"]), 8) for _ in range(2))
-    packed.set_epoch(5)
-    for row in [*Shuffled(packed, seed=3), 0, 7]:
+    for row in [*packed.bins.drawn(3, 0), 0, 7]:
         assert stale[row].input_ids.tolist() == packed[row].input_ids.tolist()
         assert stale[row].origins == packed[row].origins
 
@@ -101,5 +95,5 @@ def test_no_weights_where_none_are_given():
 
 def test_nothing():
     packed = PackedSet([], 8)
-    assert [*packed] == [*Shuffled(packed, 1)] == []
+    assert [*packed] == [*packed.bins.drawn(1, 0)] == []
     assert not packed

@@ -1,0 +1,108 @@
+"""A run that was interrupted, wherever and however, is the run that was not."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import time
+
+import pytest
+from nursery import Death, outcome
+
+WAYS = [("lora", 1), ("full", 1), ("lora", 2)]
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """Outcomes of runs that were never interrupted, by what they were."""
+    return {}
+
+
+def uninterrupted(whole, nursery, life, method, ranks, **more):
+    key = (method, ranks, json.dumps(more, sort_keys=True))
+    if key not in whole:
+        folder = life(f"whole-{method}-{ranks}", method, ranks=ranks, **more)
+        assert set(nursery.run(folder, ranks=ranks)) == {0}, (folder / "log-0.txt").read_text()
+        events = (folder / "events-0.txt").read_text().splitlines()
+        whole[key] = outcome(folder / "out"), events
+    return whole[key]
+
+
+def finish(nursery, folder, ranks):
+    """Go on until the run has ended."""
+    codes = nursery.run(folder, "--resume", "auto", ranks=ranks)
+    assert set(codes) == {0}, (folder / "log-0.txt").read_text()
+    return outcome(folder / "out")
+
+
+@pytest.mark.parametrize(("method", "ranks"), WAYS)
+def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(nursery, life, whole, method, ranks):
+    expected, events = uninterrupted(whole, nursery, life, method, ranks)
+    assert len(expected["samples"]) == 7 * ranks
+    within = [at for at, event in enumerate(events) if "checkpoint-4.writing/" in event]
+    folder = life("killed", method, ranks=ranks)
+    codes = nursery.run(folder, ranks=ranks, death=Death(random.choice(within), torn=True))
+    assert codes[0] == -signal.SIGKILL
+    assert finish(nursery, folder, ranks) == expected
+    assert "checkpoint-2 (step 2" in (folder / "log-0.txt").read_text()
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_run_that_is_asked_to_stop_goes_on_as_if_it_had_not_been(nursery, life, whole, ranks):
+    import os
+
+    expected, _ = uninterrupted(whole, nursery, life, "lora", ranks)
+    folder = life("stopped", ranks=ranks)
+    pids = nursery.start(folder, ranks=ranks)
+    while not (folder / "samples-0.jsonl").exists() or len((folder / "samples-0.jsonl").read_text().splitlines()) < 3:
+        time.sleep(0.01)
+    os.kill(pids[-1], signal.SIGUSR1)
+    codes = nursery.wait(pids)
+    assert set(codes) == {75}, (folder / "log-0.txt").read_text()
+    assert json.loads((folder / "out/run.json").read_text())["status"] == "interrupted"
+    assert finish(nursery, folder, ranks) == expected
+
+
+def test_a_damaged_checkpoint_is_passed_over(nursery, life, whole):
+    expected, _ = uninterrupted(whole, nursery, life, "lora", 1)
+    folder = life("damaged")
+    assert nursery.run(folder, "training_args.max_steps=6") == [0]
+    path = folder / "out/checkpoint-6/optimizer.safetensors"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    codes = nursery.run(folder, "--resume", "auto")
+    said = (folder / "log-0.txt").read_text()
+    assert codes == [0], said
+    assert "checkpoint-6 is passed over: optimizer.safetensors is not what was written" in said
+    assert "checkpoint-4 (step 4" in said
+    now = outcome(folder / "out")
+    assert (now["samples"], now["last"]) == (expected["samples"], "checkpoint-7")
+
+
+def test_what_is_not_the_same_run_is_refused(nursery, life):
+    folder = life("other")
+    assert nursery.run(folder, "training_args.max_steps=2") == [0]
+    for change, told in (
+        ("training_args.per_device_train_batch_size=2", "the rows in an optimizer step would not be the same"),
+        ("seed=1", "the seed of the order of rows would not be the same (42 there, 1 here)"),
+        ("data.max_length=20", "the data would not be the same"),
+    ):
+        assert nursery.run(folder, "--resume", "auto", change) == [2]
+        assert told in (folder / "log-0.txt").read_text()
+
+
+def test_a_run_that_is_finished_only_ends_again(nursery, life, whole):
+    expected, _ = uninterrupted(whole, nursery, life, "lora", 1)
+    folder = life("finished")
+    assert nursery.run(folder) == [0]
+    assert finish(nursery, folder, 1) == expected
+
+
+def test_a_new_run_leaves_no_checkpoint_of_an_old_one_in_its_way(nursery, life):
+    folder = life("anew")
+    assert nursery.run(folder) == [0]
+    assert nursery.run(folder, "training_args.max_steps=2") == [0]
+    assert [path.name for path in (folder / "out").glob("checkpoint-*")] == ["checkpoint-2"]
+    assert {path.name for path in (folder / "out/earlier").glob("*/checkpoint-*")} == {"checkpoint-6", "checkpoint-7"}
