@@ -81,6 +81,8 @@ def _dispatch(argv: list[str]) -> int:
         return command(options, rest, registry)
     if options.command == "cache":
         return _cache(options)
+    if options.command == "checkpoints":
+        return _checkpoints(Path(options.folder), options.verify, options.json)
     if options.command == "list-plugins":
         from sftcore.plugins import Registry
 
@@ -168,6 +170,16 @@ def _parser(backend_flags: dict[str, str]) -> argparse.ArgumentParser:
     clean.add_argument(
         "--unused", type=float, default=0.0, metavar="DAYS", help="only what was not used for so many days"
     )
+
+    checkpoints = commands.add_parser(
+        "checkpoints",
+        help="show the checkpoints of a run, and whether they are whole",
+        description="Show the checkpoints in an output folder, the newest first. Exit code 1: one is not whole.",
+        allow_abbrev=False,
+    )
+    checkpoints.add_argument("folder", metavar="DIR", help="the output folder of a run")
+    checkpoints.add_argument("--verify", action="store_true", help="read all files, and compare them with the manifest")
+    checkpoints.add_argument("--json", action="store_true", help="print a JSON list of objects")
 
     preview = commands.add_parser(
         "preview",
@@ -318,6 +330,39 @@ def _cache(options: argparse.Namespace) -> int:
     in_use = f"; {kept} in use, and kept" if kept else ""
     print(f"{size_of(freed)} freed in {cache.folder}{in_use}")
     return 0
+
+
+def _checkpoints(folder: Path, verify: bool, as_json: bool) -> int:
+    from sftcore.checkpoint import Checkpoints
+    from sftcore.report import count, size_of
+
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is no folder; name the output_dir of a run")
+    found = list(Checkpoints(folder).found(content=verify))
+    if as_json:
+        rows = [
+            {
+                "path": str(item.path),
+                "step": item.step,
+                "written": item.manifest and item.manifest.written,
+                "world_size": item.manifest and item.manifest.world_size,
+                "size": item.manifest and item.manifest.size,
+                "problem": item.problem,
+            }
+            for item in found
+        ]
+        print(json.dumps(rows, indent=2))
+    else:
+        for item in found:
+            about = f"step {item.step:,}"
+            if item.manifest:
+                ranks = count(item.manifest.world_size, "rank")
+                about += f"  {item.manifest.written}  {ranks}  {size_of(item.manifest.size)}"
+            state = "whole" if verify else "committed"
+            print(f"{item.path}  {about}  {f'not whole: {item.problem}' if item.problem else state}")
+        if not found:
+            print(f"there is no checkpoint in {folder}")
+    return int(any(item.problem for item in found))
 
 
 def _preview(options: argparse.Namespace, overrides: list[str], registry: Registry) -> int:

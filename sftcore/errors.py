@@ -12,6 +12,12 @@ class SftError(Exception):
     exit_code = 2
 
 
+class RankError(SftError):
+    """Another process of the run has ended, or cannot be reached any more."""
+
+    exit_code = 1
+
+
 class ConfigError(SftError):
     """The configuration, or an option of a component, is wrong."""
 

@@ -65,7 +65,9 @@ class Ranks:
             if told is not None:
                 raise SftError(told if self.size == 1 else f"{told} (rank {rank})")
 
-    def together(self, action: Callable[[], T], explain: Callable[[Exception], str], everyone: bool = False) -> T | None:
+    def together(
+        self, action: Callable[[], T], explain: Callable[[Exception], str], everyone: bool = False
+    ) -> T | None:
         """Do *action* on the ranks that write, wait for all, and return what it gave here.
 
         Args:

@@ -73,7 +73,7 @@ def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[s
 
     cpu = not torch.accelerator.is_available()
     loaded.config.backend.start(os.environ, cpu)
-    from sftcore import callbacks, memory, resuming, train, training_args
+    from sftcore import callbacks, failure, memory, resuming, train, training_args
     from sftcore.checkpoint import final
     from sftcore.checkpoint.keeper import Keeper
     from sftcore.ranks import Ranks
@@ -97,29 +97,27 @@ def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[s
     for text in stop_texts:
         warn(f"the stop string {text!r} is no token of this tokenizer: whoever serves the model has to stop at it")
     train.set_stops(model, stop_ids, tokenizer.pad_token_id)
-    built = train.build_trainer(
-        model, loaded.config, args, tokenizer, prepared, trackers, keeper, stop, watchdog
-    )
+    built = train.build_trainer(model, loaded.config, args, tokenizer, prepared, trackers, keeper, stop, watchdog)
     trainer = built.trainer
     before = resuming.check(resume, built, ranks.size) if resume else {}
     here = resume if resume and resume.path.resolve().parent == folder.resolve() else None
     keeper.begin(here.step if here else -1)
-    if is_main_process():
-        record.begin(resuming=here is not None)
-        if here:
-            built.metrics.rewind(before["metrics"])
-        built.ask.answers = before.get("asked", built.ask.answers)
-        if kept := quarantine.write(folder, prepared.refused()):
-            say("refused", f"{count(kept[1], 'row')}, kept in {kept[0]}")
-        if isinstance(prepared.train, Stream):
-            prepared.train.quarantine(folder / quarantine.FILE)
-        record.write(
-            training_args=redact(args.to_dict()),
-            base_model={"name": base.name, "fingerprint": base.fingerprint(model)},
-            data=_data(prepared),
-            template={"chosen": template.reason, "fingerprint": template.fingerprint, "stops": labeller.stops},
-        )
     try:
+        if is_main_process():
+            record.begin(resuming=here is not None)
+            if here:
+                built.metrics.rewind(before["metrics"])
+            built.ask.answers = before.get("asked", built.ask.answers)
+            if kept := quarantine.write(folder, prepared.refused()):
+                say("refused", f"{count(kept[1], 'row')}, kept in {kept[0]}")
+            if isinstance(prepared.train, Stream):
+                prepared.train.quarantine(folder / quarantine.FILE)
+            record.write(
+                training_args=redact(args.to_dict()),
+                base_model={"name": base.name, "fingerprint": base.fingerprint(model)},
+                data=_data(prepared),
+                template={"chosen": template.reason, "fingerprint": template.fingerprint, "stops": labeller.stops},
+            )
         trackers.start(
             {
                 "name": args.run_name or folder.name,
@@ -132,19 +130,25 @@ def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[s
             result = trainer.train(resume_from_checkpoint=str(resume.path) if resume else None)
             watchdog.at("saving the model")
             final.save(trainer, tokenizer, folder, ranks)
-    except BaseException as error:
-        if memory.ran_out(error):
-            error = SftError(memory.explain(args, trainer.batch, loaded.config.data.max_length))
-        trackers.finish(error)
+        trackers.finish()
         data = _data(_ended(prepared))
         if is_main_process():
-            stopped = isinstance(error, (Stopped, KeyboardInterrupt, SystemExit))
-            record.end("interrupted" if stopped else "failed", data=data, error=f"{type(error).__name__}: {error}")
-        raise error
-    trackers.finish()
-    data = _data(_ended(prepared))
-    if is_main_process():
-        record.end("finished", data=data, steps=result.global_step, metrics=result.metrics, asked=built.ask.answers)
+            record.end("finished", data=data, steps=result.global_step, metrics=result.metrics, asked=built.ask.answers)
+    except BaseException as error:
+        told = failure.explained(
+            error, folder, lambda: memory.explain(args, trainer.batch, loaded.config.data.max_length)
+        )
+        trackers.finish(told)
+        if is_main_process():
+            stopped = isinstance(told, (Stopped, KeyboardInterrupt, SystemExit))
+            data = _data(_ended(prepared))
+            try:
+                record.end("interrupted" if stopped else "failed", data=data, error=f"{type(told).__name__}: {told}")
+            except OSError as problem:
+                warn(f"{record.path} cannot be written: {problem.strerror}")
+        if told is error:
+            raise
+        raise told from None
     say("saved", f"{folder} ({count(result.global_step, 'step')}, loss {result.training_loss:.4f})")
     return 0
 

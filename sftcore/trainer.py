@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -65,6 +66,7 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
         self._checkpoint: Path | None = None
         self._resumed: dict[str, Any] | None = None
         self._began, self._seconds_before = time.time(), 0.0
+        self._total_before, self._logged_before = 0.0, 0  # of all losses, when they were last logged
         self.add_callback(_Begun(self))
 
     # ---- what is trained, and how ----
@@ -134,8 +136,18 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
         return norm
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log, and say how many steps were left out, if any."""
-        super().log({**logs, "left_out_steps": self._finite.left_out} if self._finite.left_out else logs, *args, **kwargs)
+        """Log, and say how many steps were left out, if any.
+
+        A loss that is not finite is told where it was, and neither in all later ones nor in that of the whole training.
+        """
+        if "loss" in logs and not math.isfinite(logs["loss"]):
+            self._tr_loss.zero_()
+            self._total_loss_scalar = self._total_before
+            self._initial_global_step += self.state.global_step - self._logged_before
+        self._total_before, self._logged_before = self._total_loss_scalar, self._globalstep_last_logged
+        super().log(
+            {**logs, "left_out_steps": self._finite.left_out} if self._finite.left_out else logs, *args, **kwargs
+        )
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Evaluate a batch; its weights go to the loss."""
@@ -208,6 +220,9 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
         super()._run_epoch(**kwargs)
 
     def _finalize_training(self, trial: Any, num_train_samples: int, start_time: float) -> Any:
+        if not math.isfinite(self._tr_loss.item()):
+            self._tr_loss.zero_()
+            self._initial_global_step += self.state.global_step - self._globalstep_last_logged
         return super()._finalize_training(trial, num_train_samples, start_time - self._seconds_before)
 
     # ---- checkpoints ----
@@ -264,6 +279,7 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
             "loss": self._tr_loss.item(),
             "loss_logged": self._total_loss_scalar,
             "logged_at": self._globalstep_last_logged,
+            "not_counted": self._initial_global_step,
             "left_out": [self._finite.left_out, self._finite.in_a_row],
             "seconds": time.time() - self._began + self._seconds_before,
         }
@@ -290,7 +306,8 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
             self._globalstep_last_logged = self._resumed["logged_at"]
             self._finite.left_out, self._finite.in_a_row = self._resumed["left_out"]
             self._seconds_before = self._resumed["seconds"]
-            self._initial_global_step = 0
+            self._initial_global_step = self._resumed["not_counted"]
+        self._total_before, self._logged_before = self._total_loss_scalar, self._globalstep_last_logged
         self._ended = self._saved = self.state.global_step
         if json.loads((checkpoint / STATE).read_text(encoding="utf-8"))["evaluation_due"]:
             metrics = self._evaluate(None, None)

@@ -116,13 +116,13 @@ def trainer_of(model: Path, folder: Path, spread: Spread, train_set: Any, eval_s
     from sftcore import base_model, train, training_args
     from sftcore.callbacks import TrackerGroup
     from sftcore.checkpoint.keeper import Keeper
-    from sftcore.ranks import Ranks
-    from sftcore.stopping import Stop
-    from sftcore.watchdog import Watchdog
     from sftcore.config import load
     from sftcore.data import PackedSet
     from sftcore.document import Document
     from sftcore.plugins import Registry
+    from sftcore.ranks import Ranks
+    from sftcore.stopping import Stop
+    from sftcore.watchdog import Watchdog
 
     arguments = {
         "output_dir": str(folder),

@@ -293,7 +293,10 @@ def test_sections_may_be_empty(sft):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ({"resume_from_checkpoint": "nope"}, "resume_from_checkpoint: nope cannot be gone on from: it has no manifest.json"),
+        (
+            {"resume_from_checkpoint": "nope"},
+            "resume_from_checkpoint: nope cannot be gone on from: it has no manifest.json",
+        ),
         ({"output_dir": "rows.txt/out"}, "training_args.output_dir: rows.txt/out cannot be made"),
         (
             {"train_sampling_strategy": "group_by_length"},

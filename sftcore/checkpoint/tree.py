@@ -27,7 +27,14 @@ def save(value: object, path: Path) -> None:
 
     def plain(value: object) -> object:
         if isinstance(value, torch.Tensor):
-            same = (value.data_ptr(), value.shape, value.stride(), value.dtype, value.device, value.numel() or len(tensors))
+            same = (
+                value.data_ptr(),
+                value.shape,
+                value.stride(),
+                value.dtype,
+                value.device,
+                value.numel() or len(tensors),
+            )
             if same not in seen:
                 seen[same] = str(len(tensors))
                 tensors[seen[same]] = value.detach().to("cpu", copy=True).contiguous()

@@ -57,7 +57,12 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.save_pretrained(folder)
     for name, numbers in (("rows", range(22)), ("eval", range(100, 108))):
         lines = [
-            {"messages": [{"role": "user", "content": f"{n}+1"}, {"role": "assistant", "content": f"{n + 1}" * (n % 3 + 1)}]}
+            {
+                "messages": [
+                    {"role": "user", "content": f"{n}+1"},
+                    {"role": "assistant", "content": f"{n + 1}" * (n % 3 + 1)},
+                ]
+            }
             for n in numbers
         ]
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import signal
@@ -18,6 +19,25 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+IMPORTED = (
+    "sftcore.cli",
+    "sftcore.run",
+    "sftcore.trainer",
+    "sftcore.train",
+    "sftcore.training_args",
+    "sftcore_plugins.backends.torchrun",
+    "sftcore_plugins.methods.lora",
+    "sftcore_plugins.methods.full",
+    "sftcore_plugins.formats.messages",
+    "peft.tuners.lora",
+    "deepspeed",
+    "einops",
+    "transformers.models.llama.modeling_llama",
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor",
+)
+"""What a run needs, as far as it is there."""
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
@@ -105,16 +125,14 @@ def _hash(path: Path) -> str:
 
 
 def main() -> None:
+    answer = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # libraries say things while they are imported
     import torch
 
-    import sftcore.run  # noqa: F401
-    import sftcore.train  # noqa: F401
-    import sftcore.training_args  # noqa: F401
-
-    with suppress(ImportError):
-        import peft  # noqa: F401
+    for name in IMPORTED:
+        with suppress(ImportError):
+            importlib.import_module(name)
     torch.set_num_threads(1)
-    answer = os.fdopen(os.dup(1), "w")
     print("{}", file=answer, flush=True)
     for line in sys.stdin:
         asked = json.loads(line)

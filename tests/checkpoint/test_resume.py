@@ -87,7 +87,7 @@ def test_what_is_not_the_same_run_is_refused(nursery, life):
     for change, told in (
         ("training_args.per_device_train_batch_size=2", "the rows in an optimizer step would not be the same"),
         ("seed=1", "the seed of the order of rows would not be the same (42 there, 1 here)"),
-        ("data.max_length=20", "the data would not be the same"),
+        ("data.train_on_stop=false", "the data would not be the same"),
     ):
         assert nursery.run(folder, "--resume", "auto", change) == [2]
         assert told in (folder / "log-0.txt").read_text()

@@ -1,0 +1,56 @@
+"""What ends a run from outside: a full disk, memory, or another rank; each told in one message."""
+
+from __future__ import annotations
+
+import errno
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch.distributed
+
+from sftcore import memory
+from sftcore.errors import RankError, SftError
+from sftcore.report import size_of
+
+_DISK = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}
+_GONE = re.compile(
+    r"closed by peer|reset by peer|broken pipe|read error|connection refused|timed out|socket|nccl", re.IGNORECASE
+)
+
+
+def explained(error: BaseException, folder: Path, out_of_memory: Callable[[], str]) -> BaseException:
+    """Return *error*, or in its place one that says what happened, and what to do.
+
+    Args:
+        folder: where the run writes.
+        out_of_memory: says what to do where memory is short.
+    """
+    if memory.ran_out(error):
+        return SftError(out_of_memory())
+    if isinstance(error, OSError) and error.errno in _DISK:
+        free = size_of(shutil.disk_usage(folder).free)
+        return SftError(
+            f"{error.filename or folder} cannot be written: {error.strerror}; {free} are free there. --resume auto goes "
+            "on from the last checkpoint"
+        )
+    if _of_another_rank(error):
+        return RankError(
+            "another rank has ended, or cannot be reached: what it said, or the system's log, tells why (killed, or out "
+            f"of memory?); --resume auto goes on from the last checkpoint. Here it was noticed by: {_first(str(error))}"
+        )
+    return error
+
+
+def _of_another_rank(error: BaseException) -> bool:
+    many = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if not many or torch.distributed.get_world_size() == 1:
+        return False
+    return isinstance(error, torch.distributed.DistError) or (
+        isinstance(error, RuntimeError) and bool(_GONE.search(str(error)))
+    )
+
+
+def _first(text: str) -> str:
+    return text.splitlines()[0][:200] if text else ""

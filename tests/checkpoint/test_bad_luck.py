@@ -1,0 +1,184 @@
+"""What can go wrong with disks, processes and numbers: a clear end, and nothing lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+import torch
+from nursery import outcome
+
+from sftcore.checkpoint import Checkpoints
+
+
+def log(folder, rank=0):
+    return (folder / f"log-{rank}.txt").read_text()
+
+
+@pytest.fixture
+def tmpfs(tmp_path):
+    """Mount a small disk as the folder that it is given; needs root."""
+    mounted = []
+
+    def mount(folder, size):
+        folder.mkdir(exist_ok=True)
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, check=False
+        )
+        if done.returncode:
+            pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.decode().strip()}")
+        mounted.append(folder)
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", "-l", str(folder)], check=False)
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return {}
+
+
+def whole(expected, nursery, life):
+    if not expected:
+        folder = life("whole")
+        assert nursery.run(folder) == [0], log(folder)
+        checkpoint = sum(path.stat().st_size for path in (folder / "out/checkpoint-7").iterdir())
+        expected |= {"outcome": outcome(folder / "out"), "checkpoint": checkpoint}
+    return expected["outcome"], expected["checkpoint"]
+
+
+@pytest.mark.parametrize("part", [0.3, 0.8, 1.4, 2.2, 2.9])
+def test_a_full_disk(nursery, life, expected, tmpfs, part):
+    """It ends with what to do, the checkpoints before are whole, and with more room the run goes on exactly."""
+    as_it_should, size = whole(expected, nursery, life)
+    folder = life("full")
+    tmpfs(folder / "out", int(size * part))
+    codes = nursery.run(folder)
+    assert codes == [2], log(folder)
+    assert "No space left on device" in log(folder) or "is full" in log(folder)
+    assert "Traceback" not in log(folder)
+    assert not [found.problem for found in Checkpoints(folder / "out").found() if found.problem]
+    subprocess.run(["mount", "-o", "remount,size=100m", str(folder / "out")], check=True)
+    assert nursery.run(folder, "--resume", "auto") == [0], log(folder)
+    assert outcome(folder / "out") == as_it_should
+
+
+def test_a_folder_that_cannot_be_written_to_any_more(nursery, life, tmpfs):
+    folder = life("sealed", training_args={"max_steps": 200})
+    tmpfs(folder / "out", "100m")
+    pids = nursery.start(folder)
+    while not (folder / "out/checkpoint-2").exists():
+        time.sleep(0.005)
+    for options in (["--bind", str(folder / "out")], ["-o", "remount,ro,bind"]):
+        subprocess.run(["mount", *options, str(folder / "out")], check=True)
+    codes = nursery.wait(pids)
+    subprocess.run(["umount", str(folder / "out")], check=True)
+    assert codes == [2], log(folder)
+    assert not [found.problem for found in Checkpoints(folder / "out").found() if found.problem]
+    assert "Traceback" not in log(folder)
+    assert "Read-only file system" in log(folder)
+
+
+def test_a_rank_that_is_stopped_is_named(nursery, life):
+    folder = life("frozen", ranks=2, rank_timeout=3)
+    pids = nursery.start(folder, ranks=2)
+    while not (folder / "out/checkpoint-2").exists():
+        time.sleep(0.01)
+    os.kill(pids[1], signal.SIGSTOP)
+    began = time.monotonic()
+    codes = nursery.wait(pids)
+    assert time.monotonic() - began < 60
+    assert codes[0] == 2, log(folder)
+    assert "rank 1 has given no sign of life for" in log(folder)
+    assert "it was " in log(folder)
+    record = json.loads((folder / "out/run.json").read_text())
+    assert (record["status"], "rank 1" in record["error"]) == ("failed", True)
+
+
+@pytest.fixture(scope="module")
+def poisoned(small, tmp_path_factory):
+    """A model for which the letter Z is not a number, and rows of which three have it."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("poisoned")
+    tokenizer = AutoTokenizer.from_pretrained(small)
+    model = AutoModelForCausalLM.from_pretrained(small)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[tokenizer.convert_tokens_to_ids("Z")] = torch.nan
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    rows = []
+    for number in range(16):
+        question = f"Z{number}" if number in (3, 9, 12) else f"{number}"
+        rows.append({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": "1"}]})
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+def poisoned_life(life, poisoned, name, **non_finite):
+    order = {
+        "train_sampling_strategy": "sequential",
+        "max_steps": 8,
+        "logging_steps": 1,
+        "per_device_train_batch_size": 2,
+    }
+    return life(
+        name,
+        "full",
+        model={"name_or_path": str(poisoned)},
+        data={"train": str(poisoned / "rows.jsonl"), "workers": 1},
+        non_finite=non_finite,
+        training_args={**order, "eval_strategy": "no"},
+    )
+
+
+def test_steps_that_are_no_numbers_are_left_out_and_their_rows_named(nursery, life, poisoned):
+    folder = poisoned_life(life, poisoned, "skip", action="skip")
+    assert nursery.run(folder) == [0], log(folder)
+    lines = [line for line in log(folder).splitlines() if "is left out" in line]
+    assert [line.split("(rows ")[1].split(")")[0].replace(f"{poisoned}/", "") for line in lines] == [
+        "rows.jsonl:3, rows.jsonl:4",
+        "rows.jsonl:9, rows.jsonl:10",
+        "rows.jsonl:13, rows.jsonl:14",
+    ]
+    metrics = [json.loads(line) for line in (folder / "out/metrics.jsonl").read_text().splitlines()]
+    assert [line["loss"] == "nan" for line in metrics if "loss" in line] == [
+        number in (2, 5, 7) for number in range(1, 9)
+    ]
+    assert metrics[-1]["left_out_steps"] == 3
+    from safetensors.torch import load_file
+
+    weights = load_file(folder / "out/model.safetensors")
+    assert all(weight.isfinite().all() for name, weight in weights.items() if "embed_tokens" not in name)
+
+
+def test_so_many_in_a_row_end_the_run(nursery, life, poisoned):
+    folder = poisoned_life(life, poisoned, "stop", patience=1)
+    assert nursery.run(folder) == [2]
+    assert "the loss or the gradient of step 2 is not finite" in log(folder)
+    assert "Traceback" not in log(folder)
+    folder = poisoned_life(life, poisoned, "borne", patience=2)
+    assert nursery.run(folder) == [0], "no two are next to each other"
+
+
+def test_no_memory(sft, monkeypatch):
+    from sftcore.trainer import SftTrainer
+
+    before = SftTrainer.training_step
+
+    def hungry(self, *args, **kwargs):
+        before(self, *args, **kwargs)
+        torch.empty(2**50)
+
+    monkeypatch.setattr(SftTrainer, "training_step", hungry)
+    done = sft.run_here()
+    assert done.code == 2
+    assert "out of memory with a batch of 4 rows of " in done.said
+    assert "the peak was " in done.said
+    assert "per_device_train_batch_size=2 with gradient_accumulation_steps=2, which trains the same" in done.said
+    assert sft.record()["status"] == "failed"

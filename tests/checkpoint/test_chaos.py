@@ -1,0 +1,112 @@
+"""Runs that are ended at every file event of saving, at random moments, and by being asked to; ``make chaos``.
+
+``SFTCORE_KILLS`` and ``SFTCORE_STOPS`` say how many random ones there are.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from nursery import Death, Nursery, outcome
+
+KILLS, STOPS = int(os.environ.get("SFTCORE_KILLS", "60")), int(os.environ.get("SFTCORE_STOPS", "20"))
+WAYS = [(method, ranks) for method in ("full", "lora") for ranks in (1, 2)]
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(0)]
+
+
+def said(folder: Path) -> str:
+    return "".join(path.read_text() for path in sorted(folder.glob("log-*.txt")))
+
+
+def whole(nursery: Nursery, folder: Path, ranks: int):
+    """Run without an interruption, and return the outcome, the events of each rank, and how long it took."""
+    began = time.monotonic()
+    assert set(nursery.run(folder, ranks=ranks)) == {0}, said(folder)
+    seconds = time.monotonic() - began
+    events = [(folder / f"events-{rank}.txt").read_text().splitlines() for rank in range(ranks)]
+    return outcome(folder / "out"), events, seconds
+
+
+@pytest.mark.parametrize(("method", "ranks"), WAYS)
+def test_every_file_event(nursery, life, method, ranks):
+    """Before each event, and with each file half written; both ranks in turn."""
+    expected, events, _ = whole(nursery, life("whole", method, ranks=ranks), ranks)
+    deaths = [
+        Death(at, torn, rank)
+        for rank in range(ranks)
+        for at, event in enumerate(events[rank])
+        for torn in (False, True)
+        if not torn or event.split()[1] in ("open", "safetensors")
+    ]
+    behind = 0
+    for number, death in enumerate(deaths):
+        folder = life(f"{number}", method, ranks=ranks)
+        codes = nursery.run(folder, ranks=ranks, death=death)
+        # some events of the end come after the other rank has ended well
+        assert codes[death.rank] == -signal.SIGKILL, (death, codes, said(folder))
+        there = [int(path.name.split("-")[1]) for path in (folder / "out").glob("checkpoint-*[0-9]")]
+        codes = nursery.run(folder, "--resume", "auto", ranks=ranks)
+        assert set(codes) == {0}, (death, events[death.rank][death.event], said(folder))
+        assert outcome(folder / "out") == expected, (death, events[death.rank][death.event], said(folder))
+        log = (folder / "log-0.txt").read_text()
+        if there:
+            behind += f"checkpoint-{max(there)} (step" not in log
+        shutil.rmtree(folder)
+    print(f"\n{method} on {ranks}: {len(deaths)} deaths; {behind} went on from an older one than was there")
+    assert not behind, "what was committed was lost"
+
+
+@pytest.mark.parametrize(("method", "ranks"), WAYS)
+def test_random_kills(nursery, life, method, ranks):
+    """Each run is killed again and again, at random moments of its whole life, until it comes to its end."""
+    expected, _, seconds = whole(nursery, life("whole", method, ranks=ranks), ranks)
+    chance, kills, runs, lost = random.Random(f"{method}{ranks}"), 0, 0, 0
+    while kills < KILLS // len(WAYS):
+        folder = life(f"{runs}", method, ranks=ranks)
+        runs += 1
+        ended, before = False, 0
+        while not ended:
+            pids = nursery.start(folder, "--resume", "auto", ranks=ranks)
+            time.sleep(chance.uniform(0.2, 1.1) * seconds)
+            os.kill(pids[chance.randrange(ranks)], signal.SIGKILL)
+            codes = nursery.wait(pids)
+            ended = set(codes) == {0}
+            kills += not ended
+            now = [int(path.name.split("-")[1]) for path in (folder / "out").glob("checkpoint-*[0-9]")]
+            lost += max(now, default=0) < before
+            before = max(now, default=0)
+            assert not ended or outcome(folder / "out") == expected, said(folder)
+        shutil.rmtree(folder)
+    print(f"\n{method} on {ranks}: {kills} kills in {runs} runs")
+    assert not lost
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_asked_to_stop_at_random_moments(nursery, life, ranks):
+    expected, _, seconds = whole(nursery, life("whole", ranks=ranks), ranks)
+    chance, stops, late = random.Random(ranks), 0, 0
+    for number in range(STOPS):
+        folder = life(f"{number}", ranks=ranks)
+        pids = nursery.start(folder, ranks=ranks)
+        time.sleep(chance.uniform(0.05, 1.0) * seconds)
+        for pid in pids:  # as launchers and schedulers do
+            os.kill(pid, signal.SIGTERM)
+        codes = set(nursery.wait(pids))
+        if codes == {-signal.SIGTERM}:  # Python had not come to our first line yet: there is nothing to lose
+            late += 1
+        else:
+            assert codes in ({75}, {0}), (codes, said(folder))
+            stops += codes == {75}
+        codes = nursery.run(folder, "--resume", "auto", ranks=ranks)
+        assert set(codes) == {0}, said(folder)
+        assert outcome(folder / "out") == expected, said(folder)
+        shutil.rmtree(folder)
+    print(f"\n{ranks}: {stops} stopped with 75, {late} before the first line, the others had ended")
+    assert stops >= STOPS * 0.6

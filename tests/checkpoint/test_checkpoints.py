@@ -1,0 +1,101 @@
+"""The checkpoints of a folder: which there are, and which are removed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from sftcore.checkpoint import Checkpoints
+from sftcore.cli import main
+
+
+def write(checkpoints: Checkpoints, step: int, commit: bool = True) -> None:
+    (checkpoints.stage(step) / "weights").write_text(f"of {step}")
+    if commit:
+        checkpoints.commit(step, 1, "now", {})
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    found = Checkpoints(tmp_path)
+    for step in (2, 4, 10):
+        write(found, step)
+    return found
+
+
+def steps(checkpoints: Checkpoints) -> list[int]:
+    return [found.step for found in checkpoints.found() if not found.problem]
+
+
+def test_the_newest_is_first(checkpoints):
+    assert steps(checkpoints) == [10, 4, 2]
+
+
+def test_what_is_not_committed_is_none(checkpoints):
+    write(checkpoints, 12, commit=False)
+    assert steps(checkpoints) == [10, 4, 2]
+    checkpoints.tidy()
+    assert sorted(path.name for path in checkpoints.folder.iterdir()) == [
+        "checkpoint-10",
+        "checkpoint-2",
+        "checkpoint-4",
+    ]
+
+
+def test_a_damaged_one_is_told(checkpoints):
+    (checkpoints.path(10) / "weights").write_text("of 11")
+    problems = {found.step: found.problem for found in checkpoints.found()}
+    assert problems == {10: "weights is not what was written: its SHA-256 is another", 4: None, 2: None}
+
+
+def test_one_that_is_written_again_takes_the_place_of_the_first(checkpoints):
+    (checkpoints.stage(4) / "other").write_text("new")
+    checkpoints.commit(4, 1, "now", {})
+    assert [path.name for path in checkpoints.path(4).iterdir() if path.name != "manifest.json"] == ["other"]
+    assert steps(checkpoints) == [10, 4, 2]
+
+
+@pytest.mark.parametrize(
+    ("keep", "best", "left"),
+    [
+        (None, None, [10, 4, 2]),
+        (2, None, [10, 4]),
+        (1, None, [10]),
+        (2, "checkpoint-2", [10, 2]),
+        (2, "checkpoint-10", [10, 4]),
+        (1, "checkpoint-2", [10, 2]),
+    ],
+)
+def test_the_oldest_are_removed(checkpoints, keep, best, left):
+    checkpoints.rotate(keep, best and str(checkpoints.folder / best))
+    assert steps(checkpoints) == left
+
+
+def test_one_that_cannot_be_used_does_not_count_when_older_ones_are_removed(checkpoints):
+    (checkpoints.path(10) / "manifest.json").unlink()
+    checkpoints.rotate(1)
+    assert steps(checkpoints) == [4]
+
+
+def test_those_beyond_a_step_are_put_aside(checkpoints, tmp_path):
+    checkpoints.put_aside(2, tmp_path / "earlier/now")
+    assert steps(checkpoints) == [2]
+    assert steps(Checkpoints(tmp_path / "earlier/now")) == [10, 4]
+
+
+def test_the_command_shows_them(checkpoints, capsys):
+    assert main(["checkpoints", str(checkpoints.folder)]) == 0
+    (checkpoints.path(4) / "weights").write_text("of 5")
+    assert main(["checkpoints", str(checkpoints.folder)]) == 0, "only --verify reads the files"
+    capsys.readouterr()
+    assert main(["checkpoints", str(checkpoints.folder), "--verify"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[-1] for line in lines] == [
+        "whole",
+        "not whole: weights is not what was written: its SHA-256 is another",
+        "whole",
+    ]
+    assert main(["checkpoints", str(checkpoints.folder), "--json"]) == 0
+    assert [row["step"] for row in json.loads(capsys.readouterr().out)] == [10, 4, 2]
+    assert main(["checkpoints", str(checkpoints.folder / "nowhere")]) == 2
