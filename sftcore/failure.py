@@ -32,13 +32,14 @@ def explained(error: BaseException, folder: Path, out_of_memory: Callable[[], st
     if isinstance(error, OSError) and error.errno in _DISK:
         free = size_of(shutil.disk_usage(folder).free)
         return SftError(
-            f"{error.filename or folder} cannot be written: {error.strerror}; {free} are free there. --resume auto goes "
-            "on from the last checkpoint"
+            f"{error.filename or folder} cannot be written: {error.strerror}; {free} are free there. "
+            "--resume auto goes on from the last checkpoint"
         )
     if _of_another_rank(error):
         return RankError(
-            "another rank has ended, or cannot be reached: what it said, or the system's log, tells why (killed, or out "
-            f"of memory?); --resume auto goes on from the last checkpoint. Here it was noticed by: {_first(str(error))}"
+            "another rank has ended, or cannot be reached: what it said, or the system's log, tells why (killed, or "
+            "out of memory?); --resume auto goes on from the last checkpoint. Here it was noticed by: "
+            f"{_first(str(error))}"
         )
     return error
 

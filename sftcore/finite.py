@@ -86,12 +86,10 @@ class Finite:
             )
 
     def _named(self, losses: Sequence[tuple[torch.Tensor, Sequence[str]]]) -> str:
-        """Return where the rows of the batches were read whose losses are not finite; of all, if it is the gradient."""
-        bad = [origins for loss, origins in losses if not bool(loss.isfinite().all())]
-        found = self._ranks.gathered(
-            ([row for rows in bad for row in rows], [row for _, rows in losses for row in rows])
-        )
-        named = [row for mine, _ in found for row in mine] or [row for _, all_rows in found for row in all_rows]
+        """Return where the rows of the batches were read whose losses are not finite; of all, if none of them is."""
+        bad = [row for loss, rows in losses if not bool(loss.isfinite().all()) for row in rows]
+        found = self._ranks.gathered((bad, [row for _, rows in losses for row in rows]))
+        named = [row for mine, _ in found for row in mine] or [row for _, rows in found for row in rows]
         named = list(dict.fromkeys(named))
         more = f" and {len(named) - SHOWN:,} more" if len(named) > SHOWN else ""
         return f" (rows {', '.join(named[:SHOWN])}{more})" if named else ""

@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
+from typing import BinaryIO
 
-from sftcore.stopping import ASKED, EXIT_CODE, LAUNCHER, PARENT, SIGNALS
+from sftcore.stopping import ALIVE, ASKED, EXIT_CODE, LAUNCHER, SIGNALS
 
 _SAME = 2.0
 """As in ``sftcore.stopping``."""
@@ -24,9 +25,9 @@ _SAME = 2.0
 
 def launch(command: Sequence[str]) -> int:
     """Run *command*, which starts the ranks of a run, and return the exit code of the run."""
-    with tempfile.TemporaryDirectory(prefix="sft-launch-") as name:
+    with tempfile.TemporaryDirectory(prefix="sft-launch-") as name, Path(name, ALIVE).open("wb") as alive:
         folder = Path(name)
-        (folder / PARENT).write_text(str(os.getpid()))
+        _lock(alive)
         try:
             # of a session of its own: a Ctrl-C is for this process, which asks the ranks to stop in good order
             process = subprocess.Popen(command, env={**os.environ, LAUNCHER: name}, start_new_session=True)
@@ -49,6 +50,14 @@ def launch(command: Sequence[str]) -> int:
             signal.signal(number, signalled)
         code = process.wait()
         return _code(code, [int(path.read_text()) for path in folder.glob("exit-*")])
+
+
+def _lock(file: BinaryIO) -> None:
+    """Lock *file* until this process has ended, however it ends."""
+    with suppress(ImportError):  # Windows has no such locks
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def told(code: int, environ: Mapping[str, str]) -> int:

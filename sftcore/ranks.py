@@ -22,7 +22,7 @@ _SEEN_WITHIN = 5.0
 
 
 class Ranks:
-    """This process among those of its run. All of them have to make the same calls, in the same order.
+    """A process among those of its run. All of them have to make the same calls, in the same order.
 
     They agree over a group of their own on the CPU, so that no accelerator has to be waited for.
 
@@ -88,7 +88,7 @@ class Ranks:
         return result
 
     def share(self, folder: Path) -> None:
-        """Find out which ranks write checkpoints in *folder*: the first, and where disks are not shared one per node."""
+        """Find out which ranks write checkpoints in *folder*: the first, or one per node where disks are not shared."""
         if self.size == 1:
             return
         name = self.gathered(f".{uuid.uuid4().hex}.seen")[0]

@@ -21,7 +21,7 @@ NEVER = (None, False, "false", "False")
 def checkpoint(args: Any, keeper: Keeper) -> Checkpoint | None:
     """Return the checkpoint that ``training_args.resume_from_checkpoint`` asks for, or None.
 
-    ``auto`` or ``true`` stands for the newest whole one in the output folder, and for a fresh start where there is none.
+    ``auto`` or ``true`` stands for the newest whole one in the output folder; where there is none, the run begins anew.
 
     Raises:
         ConfigError: it names one that cannot be gone on from.
@@ -60,7 +60,7 @@ def check(found: Checkpoint, built: Built, ranks: int) -> dict[str, Any]:
     say("resume", f"{found.path} (step {found.step:,}, written {found.manifest.written} on {count(size, 'rank')})")
     if size != ranks:
         warn(
-            f"that run had {count(size, 'rank')}, this one has {ranks}: the order of rows goes on as it was, but random "
-            "numbers, as of dropout, do not"
+            f"that run had {count(size, 'rank')}, this one has {ranks}: the order of rows goes on as it was, but "
+            "random numbers, as of dropout, do not"
         )
     return dict(before)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import BinaryIO
 
 EXIT_CODE = 75
 """What a run ends with that was stopped and can go on: EX_TEMPFAIL of sysexits.h, "try again"."""
@@ -23,8 +24,8 @@ LAUNCHER = "SFTCORE_LAUNCHER"
 DEADLINE = "SFTCORE_DEADLINE"
 """The environment variable with the time, in seconds since 1970, at which ``max_hours`` are over."""
 
-ASKED, PARENT = "stop", "pid"
-"""Files in that folder: what asks to stop, once it does; the launcher's process id."""
+ASKED, ALIVE = "stop", "alive"
+"""Files in that folder: what asks to stop, once it does; one that the launcher's parent keeps locked while it lives."""
 
 _SAME = 2.0
 """Seconds within which a second signal is taken for the first: launchers and terminals send it to all they know."""
@@ -39,7 +40,6 @@ class Stop:
     """Whether this process was asked to stop.
 
     Attributes:
-        asked: by what, or None.
         at_once: no step is under way that would be lost: whoever asks gets :class:`Stopped` where the process is.
     """
 
@@ -51,6 +51,7 @@ class Stop:
 
     @property
     def asked(self) -> str | None:
+        """What asked this process to stop, or None."""
         if self._asked is None and self._deadline is not None and time.time() >= self._deadline:
             self._asked = "max_hours"
         return self._asked
@@ -76,15 +77,7 @@ def listening(environ: Mapping[str, str]) -> Iterator[Stop]:
         yield stop
         return
     before = {number: signal.signal(number, stop._signalled) for number in SIGNALS}
-    ours = os.getpid()
-
-    def forked() -> None:
-        if signal.getsignal(signal.SIGTERM) == stop._signalled and os.getpid() != ours:
-            for number in SIGNALS:
-                signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
-
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=forked)
+    _listeners.append(stop)
     over = threading.Event()
     if LAUNCHER in environ:
         threading.Thread(target=_follow, args=(Path(environ[LAUNCHER]), over), name="launcher", daemon=True).start()
@@ -92,28 +85,56 @@ def listening(environ: Mapping[str, str]) -> Iterator[Stop]:
         yield stop
     finally:
         over.set()
+        _listeners.remove(stop)
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
+_listeners: list[Stop] = []
+
+
+def _hold_back() -> None:
+    if _listeners:
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def _let_through() -> None:
+    if _listeners:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def _forked() -> None:
+    """Be a process that does not listen, from its very first moment."""
+    if _listeners:
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        _listeners.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_hold_back, after_in_parent=_let_through, after_in_child=_forked)
+
+
 def _follow(folder: Path, over: threading.Event) -> None:
     """Send this process a signal once its launcher says so, or is gone."""
-    with suppress(OSError, ValueError):
-        parent = int((folder / PARENT).read_text())
+    with suppress(OSError, ValueError), (folder / ALIVE).open("rb") as lock:
         while not over.wait(_LOOK):
             if (asked := folder / ASKED).exists():
                 os.kill(os.getpid(), signal.Signals[asked.read_text() or "SIGTERM"])
                 return
-            if not _alive(parent):
+            if _unlocked(lock):
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
 
 
-def _alive(number: int) -> bool:
+def _unlocked(file: BinaryIO) -> bool:
     try:
-        os.kill(number, 0)
-    except ProcessLookupError:
+        import fcntl
+    except ImportError:  # Windows
         return False
-    except PermissionError:
-        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
     return True

@@ -27,14 +27,8 @@ def save(value: object, path: Path) -> None:
 
     def plain(value: object) -> object:
         if isinstance(value, torch.Tensor):
-            same = (
-                value.data_ptr(),
-                value.shape,
-                value.stride(),
-                value.dtype,
-                value.device,
-                value.numel() or len(tensors),
-            )
+            place = value.data_ptr() if value.numel() else len(tensors)
+            same = (place, value.shape, value.stride(), value.dtype, value.device)
             if same not in seen:
                 seen[same] = str(len(tensors))
                 tensors[seen[same]] = value.detach().to("cpu", copy=True).contiguous()

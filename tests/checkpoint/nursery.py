@@ -39,6 +39,7 @@ IMPORTED = (
 )
 """What a run needs, as far as it is there."""
 
+CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -97,7 +98,7 @@ class Nursery:
 
 
 def outcome(out: Path) -> dict[str, Any]:
-    """Return what has to be the same for two runs that are one: weights, optimizer, metrics, and which rows were seen."""
+    """Return what has to be the same for two runs that are one: weights, optimizer, metrics, the rows of each step."""
     trained = sorted(out.glob("*.safetensors"))
     last = max(out.glob("checkpoint-*[0-9]"), key=lambda path: int(path.name.split("-")[1]))
     steps: dict[tuple[int, int], str] = {}
@@ -242,12 +243,11 @@ def _count_events(folder: Path, rank: int, death: Mapping[str, Any] | None) -> N
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
         if event == "open":
-            path, mode, flags = args
+            path, _, flags = args
             if isinstance(path, (str, os.PathLike)) and flags & WRITES and os.path.abspath(path).startswith(out):
                 happens(event, os.path.abspath(path), True)
-        elif event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"):
-            if isinstance(args[0], (str, os.PathLike)) and os.path.abspath(args[0]).startswith(out):
-                happens(event, os.path.abspath(args[0]), False)
+        elif event in CHANGES and isinstance(args[0], (str, os.PathLike)) and os.path.abspath(args[0]).startswith(out):
+            happens(event, os.path.abspath(args[0]), False)
 
     serialize = safetensors.torch.serialize_file
 
