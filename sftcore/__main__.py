@@ -9,7 +9,7 @@ import traceback
 from typing import NoReturn
 
 from sftcore.cli import main
-from sftcore.launch import told
+from sftcore.stopping import told
 
 
 def program() -> NoReturn:

@@ -11,12 +11,13 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sftcore import __version__
 from sftcore.errors import ConfigError, DataError, PluginError, SftError
-from sftcore.stopping import EXIT_CODE, Stopped
+from sftcore.stopping import EXIT_CODE, Stop, Stopped, listening
 
 if TYPE_CHECKING:
     from sftcore.config import Loaded
@@ -34,7 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0; 2 for what the user can mend; 75 for a run that can go on."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(argv)
+        argv = _take_local_rank(argv)
+        with listening(os.environ) if argv[:1] == ["run"] else nullcontext(Stop()) as stop:
+            return _dispatch(argv, stop)
     except SftError as error:
         rank = os.environ.get("RANK", "0")
         where = "" if rank == "0" else f" [rank {rank}]"
@@ -52,8 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
 
 
-def _dispatch(argv: list[str]) -> int:
-    argv = _take_local_rank(argv)
+def _dispatch(argv: list[str], stop: Stop) -> int:
     registry: Registry | None = None
     flags: dict[str, str] = {}
     if argv and argv[0] in PREPARING:
@@ -74,7 +76,7 @@ def _dispatch(argv: list[str]) -> int:
         parser.error(f"unrecognized arguments: {' '.join(strangers)}")
     if options.command == "run":
         assert registry is not None
-        return _run(options, rest, registry, flags, argv)
+        return _run(options, rest, registry, flags, argv, stop)
     if options.command in PREPARING:
         assert registry is not None
         command = {"prepare": _prepare, "stats": _stats, "preview": _preview}[options.command]
@@ -232,7 +234,12 @@ def _backend_flags(registry: Registry) -> dict[str, str]:
 
 
 def _run(
-    options: argparse.Namespace, overrides: list[str], registry: Registry, flags: dict[str, str], argv: list[str]
+    options: argparse.Namespace,
+    overrides: list[str],
+    registry: Registry,
+    flags: dict[str, str],
+    argv: list[str],
+    stop: Stop,
 ) -> int:
     from sftcore.document import Document
     from sftcore.paths import locate
@@ -248,7 +255,7 @@ def _run(
         document.override(assignment)
     if options.resume is not None:
         document.set(("training_args", "resume_from_checkpoint"), options.resume, "--resume")
-    return run(document, registry, argv)
+    return run(document, registry, argv, stop)
 
 
 def _loaded(options: argparse.Namespace, overrides: list[str], registry: Registry) -> Loaded:

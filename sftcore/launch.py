@@ -11,13 +11,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
 
-from sftcore.stopping import ALIVE, ASKED, EXIT_CODE, LAUNCHER, SIGNALS
+from sftcore.stopping import ALIVE, ASKED, ENDED, LAUNCHER, SIGNALS
 
 _SAME = 2.0
 """As in ``sftcore.stopping``."""
@@ -49,7 +49,7 @@ def launch(command: Sequence[str]) -> int:
         for number in SIGNALS:
             signal.signal(number, signalled)
         code = process.wait()
-        return _code(code, [int(path.read_text()) for path in folder.glob("exit-*")])
+        return _code(code, [int(path.read_text()) for path in folder.glob(f"{ENDED}*")])
 
 
 def _lock(file: BinaryIO) -> None:
@@ -58,20 +58,6 @@ def _lock(file: BinaryIO) -> None:
         import fcntl
 
         fcntl.flock(file, fcntl.LOCK_EX)
-
-
-def told(code: int, environ: Mapping[str, str]) -> int:
-    """Tell the launcher's parent that this rank ends with *code*, and return what to tell the launcher itself.
-
-    To a launcher a rank that was asked to stop has done well: it shall neither start it anew nor end the others.
-    """
-    if LAUNCHER not in environ:
-        return code
-    with suppress(OSError):
-        path = Path(environ[LAUNCHER], f"exit-{environ.get('RANK', '0')}")
-        path.write_text(str(code))
-        return 0 if code == EXIT_CODE else code
-    return code
 
 
 def _code(launcher: int, ranks: Sequence[int]) -> int:

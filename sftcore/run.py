@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
@@ -12,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sftcore import chat_template, stopping
+from sftcore import chat_template
 from sftcore.chat_template import Serving
 from sftcore.config import Loaded, load
 from sftcore.data import Prepared, Stream, ended, quarantine
@@ -22,14 +21,15 @@ from sftcore.plugins import Registry
 from sftcore.preparation import packed, prepared_data, tell_prepared, tell_read
 from sftcore.record import RunRecord, redact
 from sftcore.report import count, is_main_process, quiet_libraries, say, warn
-from sftcore.stopping import DEADLINE, LAUNCHER, Stop, Stopped
+from sftcore.stopping import LAUNCHER, Stop, Stopped
 
 
-def run(document: Document, registry: Registry, argv: Sequence[str]) -> int:
+def run(document: Document, registry: Registry, argv: Sequence[str], stop: Stop) -> int:
     """Fine-tune as *document* says.
 
     Args:
         argv: the command-line arguments, for the processes that a backend starts.
+        stop: whether the run was asked to stop.
 
     Returns:
         The exit code; where a backend starts processes, this one becomes its launcher.
@@ -41,13 +41,7 @@ def run(document: Document, registry: Registry, argv: Sequence[str]) -> int:
     quiet_libraries()
     loaded = load(document, registry, os.environ)
     say("config", document.name)
-    if loaded.config.max_hours is not None:
-        os.environ.setdefault(DEADLINE, str(time.time() + loaded.config.max_hours * 3600))
-    with stopping.listening(os.environ) as stop:
-        return _run(loaded, registry, argv, stop)
-
-
-def _run(loaded: Loaded, registry: Registry, argv: Sequence[str], stop: Stop) -> int:
+    stop.after(loaded.config.max_hours)
     from sftcore import training_args
 
     training_args.check_given(loaded)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -24,12 +25,17 @@ LAUNCHER = "SFTCORE_LAUNCHER"
 DEADLINE = "SFTCORE_DEADLINE"
 """The environment variable with the time, in seconds since 1970, at which ``max_hours`` are over."""
 
-ASKED, ALIVE = "stop", "alive"
-"""Files in that folder: what asks to stop, once it does; one that the launcher's parent keeps locked while it lives."""
+ASKED, ALIVE, ENDED = "stop", "alive", "exit-"
+"""Files in that folder: what asks to stop, once it does; one that the launcher's parent keeps locked while it lives;
+and, with its number behind the name, with what each rank has ended."""
 
 _SAME = 2.0
 """Seconds within which a second signal is taken for the first: launchers and terminals send it to all they know."""
 _LOOK = 0.2
+
+_BLOCKED, _SLOW = 5.0, 60.0
+"""Seconds after which a process that was asked to stop at once is ended: because it waits for others in a library and
+does not even hear of it; because what it does to end in good order does not come to an end."""
 
 
 class Stopped(BaseException):
@@ -43,11 +49,16 @@ class Stop:
         at_once: no step is under way that would be lost: whoever asks gets :class:`Stopped` where the process is.
     """
 
-    def __init__(self, deadline: float | None = None) -> None:
+    def __init__(self) -> None:
         self.at_once = True
         self._asked: str | None = None
         self._when = 0.0
-        self._deadline = deadline
+        self._deadline: float | None = None
+
+    def after(self, hours: float | None) -> None:
+        """Ask to stop after so many *hours*, if this is a number; the ranks of a launcher have what is left of them."""
+        if hours is not None:
+            self._deadline = float(os.environ.setdefault(DEADLINE, str(time.time() + hours * 3600)))
 
     @property
     def asked(self) -> str | None:
@@ -72,22 +83,58 @@ def listening(environ: Mapping[str, str]) -> Iterator[Stop]:
 
     Processes that are forked in it do not listen: they end with this one.
     """
-    stop = Stop(float(environ[DEADLINE]) if DEADLINE in environ else None)
+    stop = Stop()
     if threading.current_thread() is not threading.main_thread():  # only there Python tells of signals
         yield stop
         return
     before = {number: signal.signal(number, stop._signalled) for number in SIGNALS}
     _listeners.append(stop)
     over = threading.Event()
+    heard, tell = os.pipe()
+    os.set_blocking(tell, False)
+    woken = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    threading.Thread(target=_insist, args=(heard, stop), name="stop", daemon=True).start()
     if LAUNCHER in environ:
         threading.Thread(target=_follow, args=(Path(environ[LAUNCHER]), over), name="launcher", daemon=True).start()
     try:
         yield stop
     finally:
         over.set()
+        signal.set_wakeup_fd(woken)
+        os.close(tell)
         _listeners.remove(stop)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def told(code: int, environ: Mapping[str, str]) -> int:
+    """Tell the launcher's parent that this rank ends with *code*, and return what to tell the launcher itself.
+
+    To a launcher a rank that was asked to stop has done well: it shall neither start it anew nor end the others.
+    """
+    if LAUNCHER not in environ:
+        return code
+    with suppress(OSError):
+        path = Path(environ[LAUNCHER], f"{ENDED}{environ.get('RANK', '0')}")
+        path.write_text(str(code))
+        return 0 if code == EXIT_CODE else code
+    return code
+
+
+def _insist(heard: int, stop: Stop) -> None:
+    """End this process if it was asked to stop at once and cannot; signals are heard here whatever the others do."""
+    with open(heard, "rb", buffering=0) as signals:
+        while number := signals.read(1):
+            if number[0] in SIGNALS and stop.at_once:
+                break
+        else:
+            return
+        time.sleep(_BLOCKED)
+        if stop.asked is not None:
+            time.sleep(_SLOW)
+        if stop.at_once and stop in _listeners:
+            sys.stderr.flush()
+            os._exit(told(EXIT_CODE, os.environ))
 
 
 _listeners: list[Stop] = []
@@ -106,6 +153,7 @@ def _let_through() -> None:
 def _forked() -> None:
     """Be a process that does not listen, from its very first moment."""
     if _listeners:
+        signal.set_wakeup_fd(-1)
         for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

@@ -18,6 +18,7 @@ from sftcore.cli import main
 from sftcore.config import Loaded, load
 from sftcore.document import Document
 from sftcore.plugins import Broken, Entry, Registry
+from sftcore.stopping import Stop
 
 HEAVY = {"torch", "transformers", "datasets", "peft", "accelerate", "deepspeed", "bitsandbytes", "wandb", "swanlab"}
 
@@ -47,7 +48,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Started:
     """Stand in for the run itself, in a folder with a configuration at its default place."""
     caught = Started()
 
-    def run(document: Document, registry: Registry, argv: list[str]) -> int:
+    def run(document: Document, registry: Registry, argv: list[str], stop: Stop) -> int:
         caught.document, caught.registry, caught.argv = document, registry, argv
         return 0
 

@@ -31,8 +31,12 @@ def test_a_signal_in_a_step_is_kept_for_its_end():
         assert stop.asked == "SIGUSR1"
 
 
-def test_time_can_be_over():
-    with listening({stopping.DEADLINE: str(time.time() + 0.1)}) as stop:
+def test_time_can_be_over(monkeypatch):
+    monkeypatch.setenv(stopping.DEADLINE, "0")  # so that it is gone afterwards
+    monkeypatch.delenv(stopping.DEADLINE)
+    with listening({}) as stop:
+        stop.after(None)
+        stop.after(0.1 / 3600)
         assert stop.asked is None
         time.sleep(0.15)
         assert stop.asked == "max_hours"
@@ -53,6 +57,20 @@ def test_a_second_signal_ends_the_process_at_once():
     assert process.wait(10) == 128 + signal.SIGTERM
 
 
+def test_a_process_that_does_not_hear_of_it_is_ended():
+    """As one in a library that waits for other ranks: it never comes back to Python."""
+    code = (
+        "import ctypes\nfrom sftcore import stopping\nstopping._BLOCKED = 0.2\n"
+        "library, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)\n"
+        "with stopping.listening({}):\n    print('on', flush=True)\n"
+        "    while True: library.pthread_mutex_lock(mutex)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "on\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 75
+
+
 def test_forked_processes_do_not_listen():
     with listening({}) as stop:
         stop.at_once = False
@@ -68,7 +86,7 @@ def test_forked_processes_do_not_listen():
 RANK = """
 import os, sys, time
 from sftcore import stopping
-from sftcore.launch import told
+from sftcore.stopping import told
 with stopping.listening(os.environ) as stop:
     stop.at_once = False
     print("on", flush=True)

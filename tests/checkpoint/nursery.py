@@ -187,6 +187,8 @@ def _live(folder: Path, args: list[str], rank: int, death: Mapping[str, Any] | N
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    if (asked := env.get("STOP_IN")) and rank == 0:
+        _stop_in(*asked.split(":"))
     _note_samples(folder / f"samples-{rank}.jsonl", rank)
     _count_events(folder, rank, death)
     sys.argv = ["sft"]
@@ -200,6 +202,21 @@ def _main(argv: list[str]) -> int:
     from sftcore.cli import main
 
     return main(argv)
+
+
+def _stop_in(method: str, call: str) -> None:
+    """Ask this process to stop when a method of the trainer is called for this time."""
+    from sftcore.trainer import SftTrainer
+
+    before, calls = getattr(SftTrainer, method), [0]
+
+    def called(self: Any, *args: Any, **kwargs: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == int(call):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return before(self, *args, **kwargs)
+
+    setattr(SftTrainer, method, called)
 
 
 def _note_samples(path: Path, rank: int) -> None:

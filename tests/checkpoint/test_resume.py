@@ -64,6 +64,28 @@ def test_a_run_that_is_asked_to_stop_goes_on_as_if_it_had_not_been(nursery, life
     assert finish(nursery, folder, ranks) == expected
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_run_that_is_asked_to_stop_in_an_evaluation_does_the_rest_of_it(nursery, life, whole, ranks):
+    expected, _ = uninterrupted(whole, nursery, life, "lora", ranks)
+    folder = life("evaluating", ranks=ranks)
+    assert set(nursery.run(folder, ranks=ranks, STOP_IN="prediction_step:1")) == {75}
+    assert (folder / "out/checkpoint-6").is_dir()
+    metrics = (folder / "out/metrics.jsonl").read_text()
+    assert "eval_loss" not in metrics
+    assert finish(nursery, folder, ranks) == expected
+    assert "eval_loss" in (folder / "out/metrics.jsonl").read_text()
+
+
+def test_a_run_that_is_killed_at_the_end_of_an_epoch(nursery, life, whole):
+    """What is logged and evaluated there is there when the checkpoint is."""
+    expected, events = uninterrupted(whole, nursery, life, "lora", 1)
+    (committed,) = [at for at, event in enumerate(events) if "os.rename" in event and "checkpoint-6.writing" in event]
+    folder = life("epoch")
+    assert nursery.run(folder, death=Death(committed + 1)) == [-signal.SIGKILL]
+    assert finish(nursery, folder, 1) == expected
+    assert "checkpoint-6 (step 6" in (folder / "log-0.txt").read_text()
+
+
 def test_a_damaged_checkpoint_is_passed_over(nursery, life, whole):
     expected, _ = uninterrupted(whole, nursery, life, "lora", 1)
     folder = life("damaged")

@@ -31,6 +31,7 @@ _MEMORY = "tests/supervision/test_memory.py"
 _MESSAGES = "tests/supervision/test_messages.py"
 _TRACKED = "tests/supervision/test_tracked.py"
 _CAUSALITY = "tests/supervision/test_causality.py"
+_RESUME = "tests/checkpoint/test_resume.py"
 _SANDBOX = "tests/supervision/test_sandbox_render.py"
 _TRUNCATION = "tests/supervision/test_truncation.py"
 _REMARKS = "tests/supervision/test_remarks.py"
@@ -1146,29 +1147,18 @@ BATCH = [
         name="packed-once-for-all-epochs",
         told="The same documents share a row in every epoch, in the same order.",
         seen="",
-        file="sftcore/data/packing.py",
-        old="self.rows.bins.drawn(self.seed, self.rows.epoch)",
-        new="self.rows.bins.drawn(self.seed, 0)",
+        file="sftcore/data/evened.py",
+        old="yield from self._order(self._rows.epoch)",
+        new="yield from self._order(0)",
         tests=("tests/test_epochs.py::test_one_rank",),
     ),
     Bug(
-        name="epoch-told-to-the-sampler",
-        told="The sampler is told the epoch, and not the set. On two ranks a run that goes on within an epoch draws "
-        "the rows of the first one again: accelerate does not find the sampler below what skips batches.",
+        name="epoch-not-told-to-the-set",
+        told="The set is not told the epoch: accelerate finds it below what skips batches, and no sampler there.",
         seen="",
-        file="sftcore/data/packing.py",
-        old='''    def set_epoch(self, epoch: int) -> None:
-        """Go to *epoch*; accelerate calls this before each, also where a run resumes in the middle of one."""
-        self.epoch = epoch
-
-
-class Shuffled:
-    """A sampler: the rows of the set's epoch, drawn anew for each, as numbers of documents."""
-''',
-        new="""class Shuffled:
-    def set_epoch(self, epoch: int) -> None:
-        self.rows.epoch = epoch
-""",
+        file="sftcore/data/evened.py",
+        old="        self.epoch = epoch\n",
+        new="        self.epoch = 0\n",
         tests=("tests/test_epochs.py::test_two_ranks",),
     ),
     Bug(
@@ -1260,8 +1250,8 @@ LOSS = [
         told="The loss of a step is the mean of its batches' means, so that it depends on how rows are spread.",
         seen="transformers#34191, AReno#75",
         file="sftcore/loss.py",
-        old="return total / ((weight or 1) if num_items_in_batch is None else num_items_in_batch)",
-        new="return total / (weight or 1)",
+        old="weight if num_items_in_batch is None else num_items_in_batch",
+        new="weight",
         tests=(f"{_LOSS}::test_the_step_is_divided_by_what_it_is_told",),
     ),
     Bug(
@@ -1277,7 +1267,7 @@ LOSS = [
         name="step-counts-tokens-not-weights",
         told="A step divides by the number of its trained tokens, though they have weights.",
         seen="trl#5952",
-        file="sftcore/train.py",
+        file="sftcore/trainer.py",
         old="        if weights:\n            same",
         new="        if False:\n            same",
         tests=(
@@ -1307,10 +1297,87 @@ LOSS = [
         name="evaluation-as-the-trainer-does-it",
         told="The mean over all evaluated tokens is computed, and the Trainer's own is told.",
         seen="transformers#39241",
-        file="sftcore/train.py",
+        file="sftcore/trainer.py",
         old="        if weight:\n            output",
         new="        if False:\n            output",
         tests=(f"{_INVARIANCE}::test_one_rank[accumulation 2-no weights]",),
+    ),
+]
+
+CHECKPOINTS = [
+    Bug(
+        name="checkpoints-not-checked",
+        told="A checkpoint is taken for whole because of its name, whatever its manifest says.",
+        seen="transformers#35525, #35782, #40790",
+        file="sftcore/checkpoint/manifest.py",
+        old="    return None if found == file.sha256 else",
+        new="    return None if True else",
+        tests=(f"{_RESUME}::test_a_damaged_checkpoint_is_passed_over",),
+    ),
+    Bug(
+        name="checkpoints-written-in-place",
+        told="A checkpoint has its name before it is written to its end.",
+        seen="transformers#27820, #36112",
+        file="sftcore/checkpoint/checkpoints.py",
+        old="""        return self.folder / f"checkpoint-{step}.writing"
+""",
+        new="""        return self.folder / f"checkpoint-{step}"
+""",
+        tests=("tests/checkpoint/test_checkpoints.py",),
+    ),
+    Bug(
+        name="rotated-before-committed",
+        told="Checkpoints that cannot be used are counted among those that are kept.",
+        seen="SimpleTuner#2989",
+        file="sftcore/checkpoint/checkpoints.py",
+        old="for checkpoint in self.found(content=False) if not checkpoint.problem]",
+        new="for checkpoint in self.found(content=False)]",
+        tests=("tests/checkpoint/test_checkpoints.py",),
+    ),
+    Bug(
+        name="evaluation-draws-from-the-training",
+        told="What an evaluation draws changes the training, so that a run that stopped in one goes on as another.",
+        seen="",
+        file="sftcore/trainer.py",
+        old="        with chance.kept():\n            output",
+        new="        if True:\n            output",
+        tests=(f"{_RESUME}::test_a_run_that_is_asked_to_stop_in_an_evaluation_does_the_rest_of_it",),
+    ),
+    Bug(
+        name="logged-sums-forgotten",
+        told="The losses since the last log are forgotten when a run goes on: the next one is a mean of fewer steps.",
+        seen="",
+        file="sftcore/trainer.py",
+        old='            self._tr_loss += self._resumed["loss"]\n',
+        new="",
+        tests=(f"{_RESUME}::test_a_run_that_is_asked_to_stop_goes_on_as_if_it_had_not_been",),
+    ),
+    Bug(
+        name="saved-before-the-end-of-the-epoch",
+        told="The checkpoint of the last step of an epoch is written before the evaluation that belongs to it.",
+        seen="",
+        file="sftcore/trainer.py",
+        old="            self._save_later, self.control.should_save = self.control.should_save, False\n",
+        new="            pass\n",
+        tests=(f"{_RESUME}::test_a_run_that_is_killed_at_the_end_of_an_epoch",),
+    ),
+    Bug(
+        name="rows-repeated-on-ranks",
+        told="The last step of an epoch has rows twice where ranks have different numbers of them.",
+        seen="",
+        file="sftcore/data/evened.py",
+        old="yield from repeat(FILLER, len(self) - len(self._rows))",
+        new="yield from repeat(0, len(self) - len(self._rows))",
+        tests=("tests/data/test_evened.py",),
+    ),
+    Bug(
+        name="non-finite-steps-taken",
+        told="A gradient that is not finite goes into the weights.",
+        seen="trl#6702",
+        file="sftcore/trainer.py",
+        old="                weight.grad = None\n",
+        new="                pass\n",
+        tests=("tests/checkpoint/test_bad_luck.py::test_steps_that_are_no_numbers_are_left_out_and_their_rows_named",),
     ),
 ]
 
@@ -1461,6 +1528,7 @@ BUGS = [
     *SOURCES,
     *BATCH,
     *LOSS,
+    *CHECKPOINTS,
     *SANDBOX,
     *PREVIEW,
     *CACHE,
