@@ -27,6 +27,10 @@ _ELSEWHERE = {
     "use_cache": "training has no use for a cache, and packed rows would see each other through it",
     "log_level": "a run prints its own lines, and only errors of the libraries",
     "log_level_replica": "a run prints its own lines, and only errors of the libraries",
+    "logging_nan_inf_filter": "a loss that is no number is shown as it is; 'non_finite' says what becomes of its step",
+    "ignore_data_skip": "a run that goes on trains the rows that come next",
+    "enable_jit_checkpoint": "a run that is asked to stop writes a checkpoint itself",
+    "restore_callback_states_from_checkpoint": "nothing would read it",
     "average_tokens_across_devices": "the loss is always the mean over all trained tokens of a step",
 }
 """Arguments that nothing would read here, or that would break the run, and what to write instead."""
@@ -35,7 +39,6 @@ _ELSEWHERE = {
 _NOT_STREAMED = {
     "dataloader_num_workers": "each worker would read all rows; data.workers says how many processes label them ahead",
     "auto_find_batch_size": "the rows that were tried would be gone",
-    "ignore_data_skip": "a resumed run would begin the stream anew",
 }
 """Arguments that cannot be set where the rows are a stream, and why."""
 

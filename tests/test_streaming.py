@@ -174,7 +174,6 @@ def test_a_bad_row_among_the_first_ends_the_run_before_there_is_a_folder(stream)
         ({"max_steps": -1}, r"training_args.max_steps: must be at least 1 with data.streaming: "),
         ({"dataloader_num_workers": 2}, "training_args.dataloader_num_workers: does not go with data.streaming: "),
         ({"auto_find_batch_size": True}, "training_args.auto_find_batch_size: does not go with data.streaming: "),
-        ({"ignore_data_skip": True}, "training_args.ignore_data_skip: does not go with data.streaming: "),
         (
             {"accelerator_config": {"split_batches": True}},
             "training_args.accelerator_config: split_batches and dispatch_batches do not go with data.streaming",

@@ -37,7 +37,8 @@ def whole(nursery: Nursery, folder: Path, ranks: int):
 @pytest.mark.parametrize(("method", "ranks"), WAYS)
 def test_every_file_event(nursery, life, method, ranks):
     """Before each event, and with each file half written; both ranks in turn."""
-    expected, events, _ = whole(nursery, life("whole", method, ranks=ranks), ranks)
+    short = {"max_steps": 3, "eval_strategy": "no", "save_total_limit": 1}
+    expected, events, _ = whole(nursery, life("whole", method, ranks=ranks, training_args=short), ranks)
     deaths = [
         Death(at, torn, rank)
         for rank in range(ranks)
@@ -47,7 +48,7 @@ def test_every_file_event(nursery, life, method, ranks):
     ]
     behind = 0
     for number, death in enumerate(deaths):
-        folder = life(f"{number}", method, ranks=ranks)
+        folder = life(f"{number}", method, ranks=ranks, training_args=short)
         codes = nursery.run(folder, ranks=ranks, death=death)
         # some events of the end come after the other rank has ended well
         assert codes[death.rank] == -signal.SIGKILL, (death, codes, said(folder))
