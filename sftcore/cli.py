@@ -76,6 +76,8 @@ def _dispatch(argv: list[str]) -> int:
         return command(options, rest, registry)
     if options.command == "cache":
         return _cache(options)
+    if options.command == "sync":
+        return _sync(options)
     if options.command == "list-plugins":
         from sftcore.plugins import Registry
 
@@ -156,6 +158,17 @@ def _parser(backend_flags: dict[str, str]) -> argparse.ArgumentParser:
     clean = actions.add_parser("clean", help="remove what no run uses", allow_abbrev=False)
     clean.add_argument(
         "--unused", type=float, default=0.0, metavar="DAYS", help="only what was not used for so many days"
+    )
+
+    sync = commands.add_parser(
+        "sync",
+        help="send the metrics of a run to its trackers",
+        description="Send the metrics that a run has written to its trackers, which may have missed them.",
+        allow_abbrev=False,
+    )
+    sync.add_argument("folder", metavar="DIR", help="the output folder of the run")
+    sync.add_argument(
+        "--trace", metavar="TRACKER", help="send to this tracker (or several: a,b), not to all of the run"
     )
 
     preview = commands.add_parser(
@@ -304,6 +317,17 @@ def _cache(options: argparse.Namespace) -> int:
             kept += 1
     in_use = f"; {kept} in use, and kept" if kept else ""
     print(f"{size_of(freed)} freed in {cache.folder}{in_use}")
+    return 0
+
+
+def _sync(options: argparse.Namespace) -> int:
+    from sftcore.plugins import Registry
+    from sftcore.sync import Recorded
+
+    recorded = Recorded(Path(options.folder))
+    if options.trace is not None:
+        _override_trackers(recorded.document, options.trace.split(","))
+    recorded.sync(Registry.discover())
     return 0
 
 

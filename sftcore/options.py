@@ -102,6 +102,22 @@ def check(
     return given
 
 
+def written(component: Any) -> dict[str, Any]:
+    """Return the options of the dataclass instance *component* as one writes them, so that :func:`fill` makes it."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(component):
+        if not field.init:
+            continue
+        value = getattr(component, field.name)
+        if FURTHER in field.metadata:
+            values.update(value)
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            values[field.name] = written(value)
+        else:
+            values[field.name] = str(value) if isinstance(value, Path) else value
+    return values
+
+
 def _fields(cls: type) -> tuple[dict[str, dataclasses.Field[Any]], str | None]:
     """Return the fields that may be given, and the name of the one that takes further options."""
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}

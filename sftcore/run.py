@@ -19,8 +19,10 @@ from sftcore.document import Document
 from sftcore.errors import SftError
 from sftcore.plugins import Registry
 from sftcore.preparation import packed, prepared_data, tell_prepared, tell_read
-from sftcore.record import RunRecord, redact
+from sftcore.record import RunRecord
 from sftcore.report import count, is_main_process, quiet_libraries, say, warn
+from sftcore.secrets import redact, redact_words, told
+from sftcore.trackers import TrackerGroup, chosen
 
 LAUNCHED = "SFTCORE_LAUNCHED"
 """Set in the environment of a launcher, so that its processes are not taken for new ones."""
@@ -66,7 +68,7 @@ def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[s
 
     cpu = not torch.accelerator.is_available()
     loaded.config.backend.start(os.environ, cpu)
-    from sftcore import callbacks, checkpoint, train, training_args
+    from sftcore import checkpoint, train, training_args
 
     transformers.utils.logging.disable_progress_bar()
     base, tokenizer, template, labeller = served
@@ -75,13 +77,13 @@ def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[s
     folder = _output_folder(args.output_dir)
     resume = checkpoint.resume_from(args, folder)
     record = RunRecord(folder, loaded, list(argv), os.environ)
-    trackers = callbacks.TrackerGroup(loaded.config.trackers if is_main_process() else [])
+    trackers = TrackerGroup(chosen(loaded) if is_main_process() else [], folder)
     model = train.load_model(base, loaded.config, args)
     stop_ids, stop_texts = chat_template.stop_token_ids(tokenizer, labeller.stops)
     for text in stop_texts:
         warn(f"the stop string {text!r} is no token of this tokenizer: whoever serves the model has to stop at it")
     train.set_stops(model, stop_ids, tokenizer.pad_token_id)
-    trainer, ask = train.build_trainer(model, loaded.config, args, tokenizer, prepared.train, prepared.eval, trackers)
+    trainer, ask = train.build_trainer(model, loaded.config, args, tokenizer, prepared.train, prepared.eval)
     if is_main_process():
         record.begin(resuming=resume is not None and Path(resume).resolve().parent == folder.resolve())
         if kept := quarantine.write(folder, prepared.refused()):
@@ -98,7 +100,9 @@ def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[s
     try:
         trackers.start(
             {
+                "id": record.content["id"],
                 "name": args.run_name or folder.name,
+                "command": record.content["command"][2:],
                 "output_dir": str(folder),
                 "config": record.content["config"],
                 "versions": record.content["versions"],
@@ -107,11 +111,11 @@ def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[s
         result = trainer.train(resume_from_checkpoint=resume)
         checkpoint.save(trainer, tokenizer, folder)
     except BaseException as error:
-        trackers.finish(error)
+        trackers.finish(told(error))
         data = _data(_ended(prepared))
         if is_main_process():
             stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
-            record.end("interrupted" if stopped else "failed", data=data, error=f"{type(error).__name__}: {error}")
+            record.end("interrupted" if stopped else "failed", data=data, error=told(error))
         raise
     trackers.finish()
     data = _data(_ended(prepared))
@@ -172,7 +176,7 @@ def _become(command: Sequence[str]) -> None:
             "for ever; the backend needs a launcher that sets them, as torch's does"
         )
     os.environ[LAUNCHED] = "1"
-    say("launch", " ".join(command))
+    say("launch", " ".join(redact_words(command)))
     sys.stdout.flush()
     sys.stderr.flush()
     try:

@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from sftcore.base_model import BaseModel
-from sftcore.callbacks import Ask, Metrics, Progress, TrackerGroup
+from sftcore.callbacks import Ask, Metrics, Progress
 from sftcore.config import Config
 from sftcore.data import Collator, Examples, PackedSet, Shuffled, Stream
 from sftcore.isolation import PackingCheck
@@ -114,7 +114,6 @@ def build_trainer(
     tokenizer: Any,
     rows: Any,
     evaluated: Examples | PackedSet,
-    trackers: TrackerGroup,
 ) -> tuple[SftTrainer, Ask]:
     """Return the trainer of a run, and the callback that holds the answers to its questions.
 
@@ -123,7 +122,7 @@ def build_trainer(
         evaluated: to evaluate; may be empty.
     """
     ask = Ask(config.ask.questions, config.ask.max_new_tokens, tokenizer, config.template_kwargs)
-    callbacks: list[transformers.TrainerCallback] = [Metrics(Path(args.output_dir), trackers), Progress(), ask]
+    callbacks: list[transformers.TrainerCallback] = [Metrics(Path(args.output_dir)), Progress(), ask]
     if isinstance(rows, Stream):
         weighted, packed = None, config.data.packing
         rows = Streamed(rows, order_of(args, config.data), args.max_steps)

@@ -114,7 +114,6 @@ class KeepGradient(transformers.TrainerCallback):
 def trainer_of(model: Path, folder: Path, spread: Spread, train_set: Any, eval_set: Any) -> Any:
     """Return the trainer that a run would make, in float32."""
     from sftcore import base_model, train, training_args
-    from sftcore.callbacks import TrackerGroup
     from sftcore.config import load
     from sftcore.data import PackedSet
     from sftcore.document import Document
@@ -150,7 +149,6 @@ def trainer_of(model: Path, folder: Path, spread: Spread, train_set: Any, eval_s
         base.tokenizer(),
         train_set,
         eval_set,
-        TrackerGroup([]),
     )
     assert not trainer.data_collator.flat
     trainer.data_collator = replace(trainer.data_collator, flat=spread.flat)

@@ -34,6 +34,8 @@ class WandB(Tracker):
         self._run = wandb.init(
             project=self.project,
             entity=self.entity,
+            id=run["id"],
+            resume="allow",
             name=self.run_name or run["name"],
             group=self.group,
             tags=self.tags,
