@@ -12,9 +12,9 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from sftcore import __version__
+from sftcore import __version__, secrets
 from sftcore.errors import ConfigError, DataError, PluginError, SftError
 
 if TYPE_CHECKING:
@@ -32,12 +32,14 @@ PREPARING = ("run", "prepare", "stats", "preview")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, or 2 for what the user can mend."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    sys.excepthook = secrets.print_traceback
+    secrets.learn_words(argv)
     try:
         return _dispatch(argv)
     except SftError as error:
         rank = os.environ.get("RANK", "0")
         where = "" if rank == "0" else f" [rank {rank}]"
-        print(f"sft{where}: error: {error}", file=sys.stderr)
+        print(f"sft{where}: error: {secrets.hide(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("sft: stopped", file=sys.stderr)
@@ -62,7 +64,11 @@ def _dispatch(argv: list[str]) -> int:
     options, rest = parser.parse_known_args(argv)
     # overrides may stand anywhere between the flags, which argparse's positionals cannot
     takes_overrides = options.command in PREPARING
-    strangers = [word for word in rest if not takes_overrides or word.startswith("-") or "=" not in word]
+    strangers = [
+        shown
+        for word, shown in zip(rest, secrets.redact_words(rest), strict=True)
+        if not takes_overrides or word.startswith("-") or "=" not in word
+    ]
     if takes_overrides and strangers and not any(word.startswith("-") for word in strangers):
         parser.error(f"'{strangers[0]}': expected KEY=VALUE, for example training_args.max_steps=20")
     if strangers:
@@ -103,8 +109,15 @@ def _take_local_rank(argv: list[str]) -> list[str]:
     return rest
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose messages have no secrets, though they repeat what was typed."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(secrets.hide(message))
+
+
 def _parser(backend_flags: dict[str, str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="sft", description="Supervised fine-tuning of language models, every part a plugin.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"sftcore {__version__}")

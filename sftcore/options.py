@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 from sftcore.components import FURTHER
 from sftcore.document import Document, Keys
 from sftcore.errors import FieldError, SftError, nearest
+from sftcore.secrets import REDACTED, is_secret
 
 T = TypeVar("T")
 
@@ -151,14 +152,14 @@ def _convert(hint: Any, value: Any, document: Document, keys: Keys) -> Any:
     from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
     if isinstance(value, bool) and (number := _number(hint)):  # pydantic would take true for 1
-        raise document.error(keys, f"should be {number}, got {shown(value)}")
+        raise document.error(keys, f"should be {number}, got {_got(value, keys)}")
     try:
         converted = TypeAdapter(
             hint, config=None if _has_config(hint) else ConfigDict(arbitrary_types_allowed=True)
         ).validate_python(value)
     except ValidationError as error:
         inner, got, wanted = _expected(error.errors(), value)
-        raise document.error((*keys, *inner), f"should be {wanted}, got {shown(got)}") from None
+        raise document.error((*keys, *inner), f"should be {wanted}, got {_got(got, keys)}") from None
     except PydanticUserError:  # an annotation that pydantic has no schema for
         return value
     if not isinstance(converted, Path):
@@ -225,6 +226,11 @@ def _number(hint: Any) -> str:
 def shown(value: Any) -> str:
     """Return *value* as a message has it: ``null``, ``true``, ``'text'``."""
     return _yaml(value) if value is None or isinstance(value, bool) else repr(value)
+
+
+def _got(value: Any, keys: Keys) -> str:
+    """Return *value* as a message has it, unless it is secret by one of its *keys*."""
+    return REDACTED if any(is_secret(str(key)) for key in keys) else shown(value)
 
 
 def _has_config(hint: Any) -> bool:

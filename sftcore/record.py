@@ -76,10 +76,12 @@ class RunRecord:
         self.write()
 
     def write(self, **more: Any) -> None:
-        """Add *more* to the record and write it, whole or not at all."""
+        """Add *more* to the record and write it without secrets, whole or not at all."""
         self.content.update(more)
         staged = self.path.with_suffix(".json.part")
-        staged.write_text(json.dumps(self.content, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+        staged.write_text(
+            json.dumps(redact(self.content), indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8"
+        )
         staged.replace(self.path)
 
     def end(self, status: str, **more: Any) -> None:

@@ -7,6 +7,8 @@ import os
 import sys
 import warnings
 
+from sftcore.secrets import hide
+
 
 def is_main_process() -> bool:
     """Tell whether this process speaks for the run: rank 0, or the only one."""
@@ -14,13 +16,13 @@ def is_main_process() -> bool:
 
 
 def say(topic: str, text: str, everyone: bool = False) -> None:
-    """Print *text* under *topic* to standard error.
+    """Print *text* under *topic* to standard error, without secrets.
 
     Args:
         everyone: let any rank speak, and not only the first.
     """
     if everyone or is_main_process():
-        first, *rest = text.splitlines() or [""]
+        first, *rest = hide(text).splitlines() or [""]
         print(f"{topic:>10}  {first}", *(f"{'':>10}  {line}" for line in rest), sep="\n", file=sys.stderr, flush=True)
 
 

@@ -92,7 +92,11 @@ def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[s
             prepared.train.quarantine(folder / quarantine.FILE)
         record.write(
             training_args=redact(args.to_dict()),
-            base_model={"name": base.name, "fingerprint": base.fingerprint(model)},
+            base_model={
+                "name": base.name,
+                "fingerprint": base.fingerprint(model),
+                "code": base.code(getattr(model, "base_model", model), tokenizer),
+            },
             data=_data(prepared),
             template={"chosen": template.reason, "fingerprint": template.fingerprint, "stops": labeller.stops},
         )
