@@ -3,8 +3,8 @@
 ``python bench/trackers.py [SECONDS] [ROUNDS]`` trains a small random model for about so many seconds (40 by default),
 without a tracker, with wandb whose server accepts every connection and never answers, and with swanlab that raises in
 every call; so many times each (5), in turns. It prints the fastest run of each and the median, as multiples of those
-without a tracker, and whether all weights are equal to the bit. On a machine with other work the fastest run says more. One
-thread trains, so that a second core is free as on a machine with a GPU.
+without a tracker, and whether all weights are equal to the bit. On a machine with other work the fastest run says
+more. One thread trains, so that a second core is free as on a machine with a GPU.
 """
 
 from __future__ import annotations

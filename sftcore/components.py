@@ -178,9 +178,10 @@ class Tracker(Component):
     """Receives what happens in a run, in a process of its own. Only rank 0 tracks."""
 
     def start(self, run: Mapping[str, Any]) -> None:
-        """Begin. *run* holds ``id``, ``name``, ``output_dir``, ``command``, ``config`` and ``versions``.
+        """Begin. *run* holds ``id``, ``name``, ``output_dir``, ``command``, ``config``, ``versions`` and ``pid``.
 
         The id is that of the run in this output folder, also after it was resumed; config and command have no secrets.
+        The pid is that of the process that trains.
         """
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:

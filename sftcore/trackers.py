@@ -111,6 +111,7 @@ class _Process:
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
         self._began = 0.0
+        self._ordered = threading.Event()
         self._started = threading.Event()
         self._finished = threading.Event()
         self._over = threading.Event()
@@ -121,7 +122,7 @@ class _Process:
             "module": cls.__module__,
             "class": cls.__qualname__,
             "options": written(self._tracker),
-            "run": dict(run),
+            "run": {**run, "pid": os.getpid()},
             "metrics": str(metrics.absolute()),
             "offset": metrics.stat().st_size if metrics.exists() and not all_metrics else 0,
             "start_limit": START_LIMIT,
@@ -182,20 +183,22 @@ class _Process:
 
     def _tell(self, message: Mapping[str, Any]) -> None:
         """Write *message* to the process, if that does not block."""
+        if not self._ordered.wait(1):  # a process that does not even read its order
+            return
         assert self._process is not None
         assert self._process.stdin is not None
-        with contextlib.suppress(OSError, ValueError):  # it is gone, or has not even read its order
+        with contextlib.suppress(OSError, ValueError):  # it is gone
             os.set_blocking(self._process.stdin.fileno(), False)
-            self._process.stdin.write(json.dumps(message).encode() + b"\n")
-            self._process.stdin.flush()
+            os.write(self._process.stdin.fileno(), json.dumps(message).encode() + b"\n")
 
     def _listen(self, process: subprocess.Popen[bytes], order: bytes) -> None:
         """Hand over the *order*, take what the process tells of itself, and clean up when it has ended."""
         assert process.stdin is not None
         assert process.stdout is not None
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError):  # it has died already
             process.stdin.write(order)
             process.stdin.flush()
+            self._ordered.set()
         for line in process.stdout:
             with contextlib.suppress(ValueError):
                 message = json.loads(line)
@@ -209,6 +212,9 @@ class _Process:
         if not self._finished.is_set():
             self._kill()
         code = process.wait()
+        for pipe in (process.stdin, process.stdout):
+            with contextlib.suppress(OSError):
+                pipe.close()
         if not self._finished.is_set():
             if code == -signal.SIGALRM and not self._started.is_set():
                 self._fail(f"has not started within {START_LIMIT} s and is left out")
@@ -220,11 +226,12 @@ class _Process:
         """Show what the tracker prints while it starts, as the address of the run; later it is read and dropped."""
         assert process.stderr is not None
         shown = True
-        for line in process.stderr:
-            text = line.decode(errors="replace").rstrip()
-            shown = shown and not line.endswith(STARTED)
-            if text and shown:
-                say(self.name, text.removeprefix(f"{self.name}: "))
+        with process.stderr as lines:
+            for line in lines:
+                text = line.decode(errors="replace").rstrip()
+                shown = shown and not line.endswith(STARTED)
+                if text and shown:
+                    say(self.name, text.removeprefix(f"{self.name}: "))
 
     def _kill(self) -> None:
         assert self._process is not None

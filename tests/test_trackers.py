@@ -194,16 +194,30 @@ def test_a_tracker_that_prints_without_end_is_read(odd, tmp_path, capsys):
     assert len(notes(tmp_path / "notes")) == 4
 
 
-def test_ctrl_c_ends_the_wait(odd, tmp_path, capsys):
+@pytest.fixture
+def ctrl_c():
+    """Let Ctrl-C be what it is at a terminal: a shell has it ignored in what it starts in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_ends_the_wait(odd, tmp_path, capsys, ctrl_c):
     group = group_of(odd, tmp_path, doing="hang", at="finish")
     group.start(RUN)
     until(lambda: notes(tmp_path / "notes"))
-    timer = threading.Timer(1, signal.raise_signal, [signal.SIGINT])
     threading.Timer(1, os.kill, [os.getpid(), signal.SIGINT]).start()
     began = time.monotonic()
     assert group.finish() == ["note"]
     assert time.monotonic() - began < 5
-    timer.cancel()
+
+
+def test_a_run_that_ends_at_once_is_tracked(odd, tmp_path):
+    group = group_of(odd, tmp_path)
+    group.start(RUN)
+    write(tmp_path, 1)
+    assert group.finish() == []
+    assert [line[0] for line in notes(tmp_path / "notes")] == ["start", "log", "finish"]
 
 
 def test_a_class_that_no_other_process_can_import_is_told(tmp_path, capsys):
@@ -372,7 +386,7 @@ def test_a_resumed_run_keeps_its_id(sft, odd):
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_is_stopped_ends_in_time_whatever_its_trackers_do(sft, odd, number):
+def test_a_run_that_is_stopped_ends_in_time_whatever_its_trackers_do(sft, odd, ctrl_c, number):
     """The second signal comes from somebody who does not want to wait; the record is written all the same."""
     sft.config["training_args"] |= {"max_steps": 100000}
     sft.config["trackers"] = [{"name": "note", "file": str(sft.folder / "notes"), "doing": "hang", "at": "finish"}]

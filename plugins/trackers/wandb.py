@@ -41,6 +41,7 @@ class WandB(Tracker):
             tags=self.tags,
             mode=self.mode,
             dir=run["output_dir"],
+            settings=wandb.Settings(x_stats_pid=run["pid"]),  # whose memory is shown, and which GPU
             config={**run["config"], "versions": run["versions"]},
         )
 

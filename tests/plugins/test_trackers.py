@@ -81,7 +81,7 @@ def test_an_error_reaches_the_tracker(sft):
     from sftcore_plugins.trackers.wandb import WandB
 
     tracker = WandB(mode="offline")
-    tracker.start({"id": "i", "name": "n", "output_dir": str(sft.folder), "config": {}, "versions": {}})
+    tracker.start({"id": "i", "pid": 1, "name": "n", "output_dir": str(sft.folder), "config": {}, "versions": {}})
     tracker.log({"loss": 1.0}, 1)
     tracker.finish(RuntimeError("out of luck"))
     (file,) = sft.folder.glob("wandb/offline-run-*/*.wandb")
