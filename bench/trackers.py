@@ -1,10 +1,10 @@
 """How much longer a run takes with trackers that do not work, as a ratio to a run without: real runs of ``sft run``.
 
-``python bench/trackers.py [SECONDS] [ROUNDS]`` trains a small random model for about so many seconds (40 by default),
-without a tracker, with wandb whose server accepts every connection and never answers, and with swanlab that raises in
-every call; so many times each (5), in turns. It prints the fastest run of each and the median, as multiples of those
-without a tracker, and whether all weights are equal to the bit. On a machine with other work the fastest run says
-more. One thread trains, so that a second core is free as on a machine with a GPU.
+``python bench/trackers.py [SECONDS] [PAIRS]`` trains a small random model for about so many seconds (60 by default):
+with wandb whose server accepts every connection and never answers, and with swanlab that raises in every call. Each
+run goes at the same time as one without a tracker, so that what else the machine does is the same for both; each of the
+two has one processor core, which it shares with its trackers, and the next pair (of 4) swaps the cores. It prints the
+ratio of each pair, and whether all weights are equal to the bit.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,6 @@ class Raising(SwanLab):
     log = finish = start
 '''
 TRACKERS: dict[str, list[Any]] = {
-    "none": [],
     "wandb, dead endpoint": [{"name": "wandb", "mode": "online"}],
     "swanlab, raising": [{"name": "raising", "mode": "offline"}],
 }
@@ -104,9 +104,9 @@ def make_plugin(folder: Path) -> None:
     (info / "entry_points.txt").write_text("[sftcore]\nraising = raising_swanlab\n")
 
 
-def run(folder: Path, trackers: list[Any], steps: int, address: str) -> tuple[float, str]:
-    """Return the wall time of a run, and a digest of its weights."""
-    out = folder / "out"
+def run(folder: Path, trackers: list[Any], steps: int, address: str, core: int) -> tuple[float, str]:
+    """Return the wall time of a run on one *core*, and a digest of its weights."""
+    out = folder / f"out{core}"
     config = {
         "model": {"name_or_path": str(folder / "model")},
         "data": {"train": str(folder / "rows.jsonl")},
@@ -121,7 +121,7 @@ def run(folder: Path, trackers: list[Any], steps: int, address: str) -> tuple[fl
             "disable_tqdm": True,
         },
     }
-    (folder / "run.yaml").write_text(yaml.safe_dump(config))
+    (folder / f"run{core}.yaml").write_text(yaml.safe_dump(config))
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
@@ -131,38 +131,47 @@ def run(folder: Path, trackers: list[Any], steps: int, address: str) -> tuple[fl
         "WANDB_API_KEY": "0123456789" * 4,
     }
     began = time.monotonic()
-    command = [sys.executable, "-m", "sftcore", "run", "--config", str(folder / "run.yaml")]
+    command = [
+        "taskset",
+        "--cpu-list",
+        str(core),
+        sys.executable,
+        "-m",
+        "sftcore",
+        "run",
+        "--config",
+        str(folder / f"run{core}.yaml"),
+    ]
     subprocess.run(command, env=environment, check=True, stderr=subprocess.DEVNULL)
     taken = time.monotonic() - began
     return taken, hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
 
 
 def main() -> None:
-    seconds, rounds = (int(word) for word in [*sys.argv[1:], *["40", "5"][len(sys.argv) - 1 :]])
-    address = dead_end()
-    with tempfile.TemporaryDirectory() as name:
+    seconds, pairs = (int(word) for word in [*sys.argv[1:], *["60", "4"][len(sys.argv) - 1 :]])
+    address, cores = dead_end(), sorted(os.sched_getaffinity(0))[:2]
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(2) as pool:
         folder = Path(name)
         make_model(folder / "model")
         make_plugin(folder / "plugin")
         row = {"messages": [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "That. " * 30}]}
         (folder / "rows.jsonl").write_text("\n".join([json.dumps(row)] * 400))
-        short, long = run(folder, [], 20, address)[0], run(folder, [], 60, address)[0]
+        short, long = (run(folder, [], steps, address, cores[0])[0] for steps in (20, 60))
         steps = max(20, int(20 + (seconds - short) / ((long - short) / 40)))
-        times: dict[str, list[float]] = {kind: [] for kind in TRACKERS}
-        weights = set()
-        for _ in range(rounds):
-            for kind, trackers in TRACKERS.items():
-                taken, digest = run(folder, trackers, steps, address)
-                times[kind].append(taken)
-                weights.add(digest)
-    print(f"{steps} steps, {rounds} runs each; weights {'all equal' if len(weights) == 1 else 'DIFFER'}")
-    print(f"{'trackers':<22} {'fastest s':>9} {'x none':>7} {'median s':>9} {'x none':>7}   each")
-    bare = times["none"]
-    for kind, taken_each in times.items():
-        fastest, median = min(taken_each), statistics.median(taken_each)
-        ratios = fastest / min(bare), median / statistics.median(bare)
-        each = " ".join(f"{taken:.1f}" for taken in taken_each)
-        print(f"{kind:<22} {fastest:>9.1f} {ratios[0]:>7.3f} {median:>9.1f} {ratios[1]:>7.3f}   {each}")
+        weights: set[str] = set()
+        print(f"{steps} steps\n{'trackers':<22} {'median ratio':>12}   each: s with / s without")
+        for kind, trackers in TRACKERS.items():
+            ratios, each = [], []
+            for _ in range(pairs):
+                cores.reverse()
+                tracked = pool.submit(run, folder, trackers, steps, address, cores[0])
+                plain = pool.submit(run, folder, [], steps, address, cores[1])
+                (with_it, first), (without, second) = tracked.result(), plain.result()
+                weights |= {first, second}
+                ratios.append(with_it / without)
+                each.append(f"{with_it:.1f}/{without:.1f}")
+            print(f"{kind:<22} {statistics.median(ratios):>12.3f}   {' '.join(each)}", flush=True)
+        print(f"weights {'all equal' if len(weights) == 1 else 'DIFFER'}")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
 import warnings
+from typing import Any
 
 from sftcore.secrets import hide
 
@@ -46,8 +48,26 @@ def size_of(number: int) -> str:
 
 
 def quiet_libraries() -> None:
-    """Leave the terminal to the run: of the libraries only errors show."""
+    """Leave the terminal to the run: of the libraries only errors show, and no secrets."""
     logging.disable(logging.WARNING)
+    logging.setLogRecordFactory(_record)
+    warnings.formatwarning = _warning
     warnings.filterwarnings("ignore", module=r"(transformers|peft|accelerate|bitsandbytes|torch)\.")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def _record(*args: Any, **kwargs: Any) -> logging.LogRecord:
+    """Return what a library logs, without secrets."""
+    record = logging.LogRecord(*args, **kwargs)
+    with contextlib.suppress(TypeError, ValueError):  # arguments that do not fit: logging tells
+        record.msg, record.args = hide(record.getMessage()), ()
+    return record
+
+
+_format_warning = warnings.formatwarning
+
+
+def _warning(*args: Any, **kwargs: Any) -> str:
+    """Return a warning as it is shown, without secrets."""
+    return hide(_format_warning(*args, **kwargs))

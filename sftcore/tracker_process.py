@@ -159,7 +159,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):  # a scheduler may send them to every process; the run says the end
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    os.nice(10)  # training comes first
+    os.nice(5)  # training comes first
     order = json.loads(control.readline())
     sys.argv = ["sftcore", *order["run"].get("command", [])]
     learn(order["options"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -69,8 +70,12 @@ class OwnForCausalLM(LlamaForCausalLM):
 
 
 @pytest.fixture
-def coded(tiny: Path, tmp_path: Path) -> Path:
+def coded(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model with code of its own, which leaves the file ``ran`` beside it when it runs."""
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]:
+        monkeypatch.delitem(sys.modules, name)
     folder = Path(shutil.copytree(tiny, tmp_path / "coded"))
     (folder / "own.py").write_text(OWN.format(canary=str(tmp_path / "ran")))
     config = json.loads((folder / "config.json").read_text())
