@@ -126,7 +126,7 @@ def run(folder: Path, trackers: list[Any], steps: int, address: str, core: int) 
         **os.environ,
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": str(folder / "plugin"),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(folder / "plugin"), os.environ.get("PYTHONPATH")])),
         "WANDB_BASE_URL": address,
         "WANDB_API_KEY": "0123456789" * 4,
     }

@@ -234,7 +234,9 @@ def careless(make_sft, tmp_path_factory):
     rows = Path(sft.config["data"]["train"]).read_text() + '\n{"messages": 1}\n'
     (sft.folder / "rows.jsonl").write_text(rows)
     sft.config["data"] |= {"train": str(sft.folder / "rows.jsonl"), "max_bad_rows": 1}
-    sft.env = {**ENVIRONMENT, "PYTHONPATH": str(plugin), "SFTCORE_CACHE": str(sft.folder / "cache")}
+    sft.plugin = plugin
+    path = os.pathsep.join(filter(None, [str(plugin), os.environ.get("PYTHONPATH")]))
+    sft.env = {**ENVIRONMENT, "PYTHONPATH": path, "SFTCORE_CACHE": str(sft.folder / "cache")}
     shutil.copytree(os.environ["SFTCORE_CACHE"], sft.folder / "cache", symlinks=True, dirs_exist_ok=True)
     return sft
 
@@ -260,7 +262,7 @@ def sft_here(careless, monkeypatch, capfd):
 
     for name, value in careless.env.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.syspath_prepend(careless.env["PYTHONPATH"])
+    monkeypatch.syspath_prepend(careless.plugin)
     monkeypatch.chdir(careless.folder)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     yield run
