@@ -47,7 +47,7 @@ class Note(Tracker):
             if self.doing == "raise":
                 raise ConnectionError("no answer, token=abcdef123456")
             if self.doing == "hang":
-                time.sleep(1000)
+                time.sleep(100)
             if self.doing == "exit":
                 os._exit(7)
             if self.doing == "spin":
