@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-import traceback
 from typing import NoReturn
 
 from sftcore.cli import main
@@ -22,7 +21,7 @@ def program() -> NoReturn:
         if isinstance(error, SystemExit):
             code = error.code if isinstance(error.code, int) else int(error.code is not None)
         else:
-            traceback.print_exc()
+            sys.excepthook(type(error), error, error.__traceback__)
             code = 1
     if "RANK" in os.environ:
         code = told(code, os.environ)

@@ -98,10 +98,11 @@ class BaseModel:
 
     def fingerprint(self, model: Any) -> str:
         """Return what identifies the weights: the hub's commit, or a SHA-256 over the folder's files."""
-        commit = getattr(model.config, "_commit_hash", None)
-        if commit:
+        if commit := self._commit(model):
             return f"commit:{commit}"
         folder, digest = Path(self.location), hashlib.sha256()
+        if not folder.is_dir():  # of the hub, but its cache does not say the commit
+            return "unknown"
         for file in sorted(path for path in folder.iterdir() if path.is_file()):
             digest.update(f"{file.name}:{file.stat().st_size}:".encode())
             with file.open("rb") as data:
@@ -112,6 +113,41 @@ class BaseModel:
                     data.seek(-_WHOLE // 2, os.SEEK_END)
                     digest.update(data.read())
         return f"sha256:{digest.hexdigest()}"
+
+    def _commit(self, model: Any) -> str | None:
+        """Return the commit of a hub model that was loaded, or None if the model is a folder."""
+        if Path(self.location).is_dir():
+            return None
+        if commit := getattr(model.config, "_commit_hash", None):
+            return str(commit)
+        import huggingface_hub
+
+        # a configuration with code of its own has lost it; the folder of the snapshot is called by it
+        file = huggingface_hub.try_to_load_from_cache(self.location, "config.json", revision=self.config.revision)
+        return Path(file).parent.name if isinstance(file, str) else None
+
+    def code(self, model: Any, *others: Any) -> dict[str, Any] | None:
+        """Return what identifies the Python code that comes with the model and may be run, or None if none may.
+
+        Args:
+            others: what was loaded beside the model; all modules that came with a model are named.
+        """
+        if not self.config.trust_remote_code:
+            return None
+        folder, digest = Path(self.location), hashlib.sha256()
+        classes = {cls for one in (model, model.config, *others) for cls in type(one).__mro__}
+        modules = sorted({cls.__module__ for cls in classes if _is_remote(cls)})
+        if not folder.is_dir():
+            return {"commit": self._commit(model), "modules": modules}
+        for file in sorted(folder.rglob("*.py")):
+            digest.update(f"{file.relative_to(folder).as_posix()}:{file.stat().st_size}:".encode())
+            digest.update(file.read_bytes())
+        return {"sha256": digest.hexdigest(), "modules": modules}
+
+
+def _is_remote(cls: type) -> bool:
+    """Tell whether *cls* came with a model: transformers gives its module a name with the commit in it."""
+    return cls.__module__.startswith("transformers_modules.")
 
 
 def find(config: ModelConfig, document: Document) -> BaseModel:

@@ -1,4 +1,4 @@
-"""What happens beside the steps: metrics, trackers, progress, questions."""
+"""What happens beside the steps: metrics, progress, questions."""
 
 from __future__ import annotations
 
@@ -14,45 +14,15 @@ import torch
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
-from sftcore.components import Tracker
-from sftcore.report import say, warn
-
-
-class TrackerGroup:
-    """The trackers of a run. One that raises is told once and left out from then on; training goes on."""
-
-    def __init__(self, trackers: Sequence[Tracker]) -> None:
-        self._active = list(trackers)
-
-    def start(self, run: Mapping[str, Any]) -> None:
-        """Begin in all trackers."""
-        self._each("start", run)
-
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Send *metrics* to all trackers."""
-        self._each("log", metrics, step)
-
-    def finish(self, error: BaseException | None = None) -> None:
-        """End in all trackers."""
-        self._each("finish", error)
-        self._active = []
-
-    def _each(self, call: str, *args: Any) -> None:
-        for tracker in list(self._active):
-            try:
-                getattr(tracker, call)(*args)
-            except Exception as error:  # a tracker must not hurt the run, whatever it raises
-                told = f"{type(error).__name__}: {error}"
-                warn(f"the tracker {type(tracker).__name__} failed in {call} and is left out: {told}")
-                self._active.remove(tracker)
+from sftcore.report import say
+from sftcore.trackers import METRICS
 
 
 class Metrics(TrainerCallback):  # type: ignore[misc]
-    """Writes every log to ``metrics.jsonl``, flushed line by line, and hands it to the trackers."""
+    """Writes every log to ``metrics.jsonl``, flushed line by line; that is where the trackers read it."""
 
-    def __init__(self, folder: Path, trackers: TrackerGroup) -> None:
-        self.path = folder / "metrics.jsonl"
-        self.trackers = trackers
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / METRICS
         self._file: TextIO | None = None
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
@@ -66,7 +36,6 @@ class Metrics(TrainerCallback):  # type: ignore[misc]
             self._file = self.path.open("a", encoding="utf-8")
         self._file.write(json.dumps({"step": state.global_step, "time": time.time(), **written}) + "\n")
         self._file.flush()
-        self.trackers.log(metrics, state.global_step)
 
     def flushed(self) -> int:
         """Bring all lines to the disk, and return the size of the file in bytes; 0 where there is none."""

@@ -13,9 +13,9 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from sftcore import __version__
+from sftcore import __version__, secrets
 from sftcore.errors import ConfigError, DataError, PluginError, SftError
 from sftcore.stopping import EXIT_CODE, Stop, Stopped, listening
 
@@ -34,6 +34,8 @@ PREPARING = ("run", "prepare", "stats", "preview")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0; 2 for what the user can mend; 75 for a run that can go on."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    sys.excepthook = secrets.print_traceback
+    secrets.learn_words(argv)
     try:
         argv = _take_local_rank(argv)
         with listening(os.environ) if argv[:1] == ["run"] else nullcontext(Stop()) as stop:
@@ -41,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SftError as error:
         rank = os.environ.get("RANK", "0")
         where = "" if rank == "0" else f" [rank {rank}]"
-        print(f"sft{where}: error: {error}", file=sys.stderr)
+        print(f"sft{where}: error: {secrets.hide(str(error))}", file=sys.stderr)
         return error.exit_code
     except Stopped as stopped:
         if os.environ.get("RANK", "0") == "0":
@@ -69,7 +71,11 @@ def _dispatch(argv: list[str], stop: Stop) -> int:
     options, rest = parser.parse_known_args(argv)
     # overrides may stand anywhere between the flags, which argparse's positionals cannot
     takes_overrides = options.command in PREPARING
-    strangers = [word for word in rest if not takes_overrides or word.startswith("-") or "=" not in word]
+    strangers = [
+        shown
+        for word, shown in zip(rest, secrets.redact_words(rest), strict=True)
+        if not takes_overrides or word.startswith("-") or "=" not in word
+    ]
     if takes_overrides and strangers and not any(word.startswith("-") for word in strangers):
         parser.error(f"'{strangers[0]}': expected KEY=VALUE, for example training_args.max_steps=20")
     if strangers:
@@ -85,6 +91,8 @@ def _dispatch(argv: list[str], stop: Stop) -> int:
         return _cache(options)
     if options.command == "checkpoints":
         return _checkpoints(Path(options.folder), options.verify, options.json)
+    if options.command == "sync":
+        return _sync(options)
     if options.command == "list-plugins":
         from sftcore.plugins import Registry
 
@@ -110,8 +118,15 @@ def _take_local_rank(argv: list[str]) -> list[str]:
     return rest
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose messages have no secrets, though they repeat what was typed."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(secrets.hide(message))
+
+
 def _parser(backend_flags: dict[str, str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="sft", description="Supervised fine-tuning of language models, every part a plugin.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"sftcore {__version__}")
@@ -182,6 +197,16 @@ def _parser(backend_flags: dict[str, str]) -> argparse.ArgumentParser:
     checkpoints.add_argument("folder", metavar="DIR", help="the output folder of a run")
     checkpoints.add_argument("--verify", action="store_true", help="read all files, and compare them with the manifest")
     checkpoints.add_argument("--json", action="store_true", help="print a JSON list of objects")
+    sync = commands.add_parser(
+        "sync",
+        help="send the metrics of a run to its trackers",
+        description="Send the metrics that a run has written to its trackers, which may have missed them.",
+        allow_abbrev=False,
+    )
+    sync.add_argument("folder", metavar="DIR", help="the output folder of the run")
+    sync.add_argument(
+        "--trace", metavar="TRACKER", help="send to this tracker (or several: a,b), not to all of the run"
+    )
 
     preview = commands.add_parser(
         "preview",
@@ -370,6 +395,17 @@ def _checkpoints(folder: Path, verify: bool, as_json: bool) -> int:
         if not found:
             print(f"there is no checkpoint in {folder}")
     return int(any(item.problem for item in found))
+
+
+def _sync(options: argparse.Namespace) -> int:
+    from sftcore.plugins import Registry
+    from sftcore.sync import Recorded
+
+    recorded = Recorded(Path(options.folder))
+    if options.trace is not None:
+        _override_trackers(recorded.document, options.trace.split(","))
+    recorded.sync(Registry.discover())
+    return 0
 
 
 def _preview(options: argparse.Namespace, overrides: list[str], registry: Registry) -> int:

@@ -175,16 +175,20 @@ class Method(Component):
 
 @dataclass
 class Tracker(Component):
-    """Receives what happens in a run. Only rank 0 tracks."""
+    """Receives what happens in a run, in a process of its own. Only rank 0 tracks."""
 
     def start(self, run: Mapping[str, Any]) -> None:
-        """Begin. *run* holds ``name``, ``output_dir``, ``config`` (secrets redacted) and ``versions``."""
+        """Begin. *run* holds ``id``, ``name``, ``output_dir``, ``command``, ``config``, ``versions`` and ``pid``.
+
+        The id is that of the run in this output folder, also after it was resumed; config and command have no secrets.
+        The pid is that of the process that trains.
+        """
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Take the *metrics* of optimizer step *step*."""
 
     def finish(self, error: BaseException | None = None) -> None:
-        """End. *error* is what ended the run early, or None."""
+        """End. *error* reads like what ended the run early, or is None."""
 
 
 @dataclass

@@ -306,6 +306,17 @@ def load(document: Document, registry: Registry, environ: Mapping[str, str]) -> 
     return _Loader(document, registry).load(environ)
 
 
+def load_trackers(document: Document, registry: Registry) -> list[tuple[str, Tracker]]:
+    """Return the trackers that the key ``trackers`` of *document* names, each with its name.
+
+    Raises:
+        ConfigError, PluginError: as :func:`load`.
+    """
+    loader = _Loader(document, registry)
+    trackers = cast("list[Tracker]", loader.trackers(document.data.get("trackers")))
+    return [(loader.selected[f"trackers.{index}"].name, tracker) for index, tracker in enumerate(trackers)]
+
+
 _MAY_BE_EMPTY = ("ask", "non_finite", "training_args", "template_path", "template_kwargs")
 """Sections that may stand without a value, as they do once every line in them is commented out."""
 
@@ -330,7 +341,7 @@ class _Loader:
                 None if raw["template"] is None else self.component("template", raw["template"], ("template",))
             )
         if "trackers" in raw:
-            ready["trackers"] = self._trackers(raw["trackers"])
+            ready["trackers"] = self.trackers(raw["trackers"])
         ready["backend"] = self._backend(raw.get("backend", AUTO), environ)
         config = fill(Config, raw, self.document, (), known=ready, elsewhere=ELSEWHERE)
         self._refuse_owned(config.training_args)
@@ -401,7 +412,8 @@ class _Loader:
             source.format = self.component("format", source.format, (*keys, "format"), (*slot, "format"))
         return source
 
-    def _trackers(self, raw: object) -> list[Component]:
+    def trackers(self, raw: object) -> list[Component]:
+        """Return the trackers that *raw*, one reference, a list of them or None, stands for."""
         references = raw if isinstance(raw, list) else [] if raw is None else [raw]
         return [self.component("tracker", reference, ("trackers", index)) for index, reference in enumerate(references)]
 

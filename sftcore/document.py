@@ -12,6 +12,7 @@ import yaml
 
 from sftcore.errors import ConfigError
 from sftcore.paths import locate
+from sftcore.secrets import learn, redact_word
 
 Keys = tuple[str | int, ...]
 """The way to a value: ``("data", "train", 0, "path")``."""
@@ -89,6 +90,7 @@ class Document:
             raise ConfigError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
         if not isinstance(data, dict):
             raise ConfigError(f"{path}:1: must be a mapping of keys to values")
+        learn(data)
         document.data = data
         return document
 
@@ -121,13 +123,14 @@ class Document:
             ConfigError: it has another form, or the key leads through a value that has no keys.
         """
         key, equals, text = assignment.partition("=")
+        shown = redact_word(assignment)
         if not equals or not key or key.startswith("-"):
-            raise ConfigError(f"'{assignment}': expected KEY=VALUE, for example training_args.max_steps=20")
+            raise ConfigError(f"'{shown}': expected KEY=VALUE, for example training_args.max_steps=20")
         try:
             value = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
         except (yaml.YAMLError, ValueError, AttributeError):
-            raise ConfigError(f"'{assignment}': the value is not valid YAML") from None
-        self.set(tuple(int(part) if part.isdecimal() else part for part in key.split(".")), value, f"'{assignment}'")
+            raise ConfigError(f"'{shown}': the value is not valid YAML") from None
+        self.set(tuple(int(part) if part.isdecimal() else part for part in key.split(".")), value, f"'{shown}'")
 
     def set(self, keys: Keys, value: Any, place: str) -> None:
         """Put *value* at *keys*; *place* is what messages about it will name."""

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 from sftcore.components import FURTHER
 from sftcore.document import Document, Keys
 from sftcore.errors import FieldError, SftError, nearest
+from sftcore.secrets import REDACTED, is_secret
 
 T = TypeVar("T")
 
@@ -102,6 +103,22 @@ def check(
     return given
 
 
+def written(component: Any) -> dict[str, Any]:
+    """Return the options of the dataclass instance *component* as one writes them, so that :func:`fill` makes it."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(component):
+        if not field.init:
+            continue
+        value = getattr(component, field.name)
+        if FURTHER in field.metadata:
+            values.update(value)
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            values[field.name] = written(value)
+        else:
+            values[field.name] = str(value) if isinstance(value, Path) else value
+    return values
+
+
 def _fields(cls: type) -> tuple[dict[str, dataclasses.Field[Any]], str | None]:
     """Return the fields that may be given, and the name of the one that takes further options."""
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
@@ -135,14 +152,14 @@ def _convert(hint: Any, value: Any, document: Document, keys: Keys) -> Any:
     from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
     if isinstance(value, bool) and (number := _number(hint)):  # pydantic would take true for 1
-        raise document.error(keys, f"should be {number}, got {shown(value)}")
+        raise document.error(keys, f"should be {number}, got {_got(value, keys)}")
     try:
         converted = TypeAdapter(
             hint, config=None if _has_config(hint) else ConfigDict(arbitrary_types_allowed=True)
         ).validate_python(value)
     except ValidationError as error:
         inner, got, wanted = _expected(error.errors(), value)
-        raise document.error((*keys, *inner), f"should be {wanted}, got {shown(got)}") from None
+        raise document.error((*keys, *inner), f"should be {wanted}, got {_got(got, keys)}") from None
     except PydanticUserError:  # an annotation that pydantic has no schema for
         return value
     if not isinstance(converted, Path):
@@ -209,6 +226,11 @@ def _number(hint: Any) -> str:
 def shown(value: Any) -> str:
     """Return *value* as a message has it: ``null``, ``true``, ``'text'``."""
     return _yaml(value) if value is None or isinstance(value, bool) else repr(value)
+
+
+def _got(value: Any, keys: Keys) -> str:
+    """Return *value* as a message has it, unless it is secret by one of its *keys*."""
+    return REDACTED if any(is_secret(str(key)) for key in keys) else shown(value)
 
 
 def _has_config(hint: Any) -> bool:

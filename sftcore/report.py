@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
 import warnings
 from datetime import datetime, timezone
+from typing import Any
+
+from sftcore.secrets import hide
 
 
 def is_main_process() -> bool:
@@ -15,13 +19,13 @@ def is_main_process() -> bool:
 
 
 def say(topic: str, text: str, everyone: bool = False) -> None:
-    """Print *text* under *topic* to standard error.
+    """Print *text* under *topic* to standard error, without secrets.
 
     Args:
         everyone: let any rank speak, and not only the first.
     """
     if everyone or is_main_process():
-        first, *rest = text.splitlines() or [""]
+        first, *rest = hide(text).splitlines() or [""]
         print(f"{topic:>10}  {first}", *(f"{'':>10}  {line}" for line in rest), sep="\n", file=sys.stderr, flush=True)
 
 
@@ -50,8 +54,26 @@ def now() -> str:
 
 
 def quiet_libraries() -> None:
-    """Leave the terminal to the run: of the libraries only errors show."""
+    """Leave the terminal to the run: of the libraries only errors show, and no secrets."""
     logging.disable(logging.WARNING)
+    logging.setLogRecordFactory(_record)
+    warnings.formatwarning = _warning
     warnings.filterwarnings("ignore", module=r"(transformers|peft|accelerate|bitsandbytes|torch)\.")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def _record(*args: Any, **kwargs: Any) -> logging.LogRecord:
+    """Return what a library logs, without secrets."""
+    record = logging.LogRecord(*args, **kwargs)
+    with contextlib.suppress(TypeError, ValueError):  # arguments that do not fit: logging tells
+        record.msg, record.args = hide(record.getMessage()), ()
+    return record
+
+
+_format_warning = warnings.formatwarning
+
+
+def _warning(*args: Any, **kwargs: Any) -> str:
+    """Return a warning as it is shown, without secrets."""
+    return hide(_format_warning(*args, **kwargs))

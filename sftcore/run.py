@@ -19,9 +19,11 @@ from sftcore.document import Document
 from sftcore.errors import SftError
 from sftcore.plugins import Registry
 from sftcore.preparation import packed, prepared_data, tell_prepared, tell_read
-from sftcore.record import RunRecord, redact
+from sftcore.record import RunRecord
 from sftcore.report import count, is_main_process, quiet_libraries, say, warn
+from sftcore.secrets import redact, redact_words, told
 from sftcore.stopping import LAUNCHER, Stop, Stopped
+from sftcore.trackers import TrackerGroup, chosen
 
 
 def run(document: Document, registry: Registry, argv: Sequence[str], stop: Stop) -> int:
@@ -67,7 +69,7 @@ def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[s
 
     cpu = not torch.accelerator.is_available()
     loaded.config.backend.start(os.environ, cpu)
-    from sftcore import callbacks, failure, memory, resuming, train, training_args
+    from sftcore import failure, memory, resuming, train, training_args
     from sftcore.checkpoint import final
     from sftcore.checkpoint.keeper import Keeper
     from sftcore.ranks import Ranks
@@ -85,13 +87,13 @@ def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[s
     keeper = Keeper(folder, ranks, record.content["versions"])
     resume = resuming.checkpoint(args, keeper)
     watchdog = Watchdog(ranks, loaded.config.rank_timeout, args.ddp_timeout, partial(_gave_up, record))
-    trackers = callbacks.TrackerGroup(loaded.config.trackers if is_main_process() else [])
+    trackers = TrackerGroup(chosen(loaded) if is_main_process() else [], folder)
     model = train.load_model(base, loaded.config, args)
     stop_ids, stop_texts = chat_template.stop_token_ids(tokenizer, labeller.stops)
     for text in stop_texts:
         warn(f"the stop string {text!r} is no token of this tokenizer: whoever serves the model has to stop at it")
     train.set_stops(model, stop_ids, tokenizer.pad_token_id)
-    built = train.build_trainer(model, loaded.config, args, tokenizer, prepared, trackers, keeper, stop, watchdog)
+    built = train.build_trainer(model, loaded.config, args, tokenizer, prepared, keeper, stop, watchdog)
     trainer = built.trainer
     before = resuming.check(resume, built, ranks.size) if resume else {}
     here = resume if resume and resume.path.resolve().parent == folder.resolve() else None
@@ -108,13 +110,19 @@ def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[s
                 prepared.train.quarantine(folder / quarantine.FILE)
             record.write(
                 training_args=redact(args.to_dict()),
-                base_model={"name": base.name, "fingerprint": base.fingerprint(model)},
+                base_model={
+                    "name": base.name,
+                    "fingerprint": base.fingerprint(model),
+                    "code": base.code(getattr(model, "base_model", model), tokenizer),
+                },
                 data=_data(prepared),
                 template={"chosen": template.reason, "fingerprint": template.fingerprint, "stops": labeller.stops},
             )
         trackers.start(
             {
+                "id": record.content["id"],
                 "name": args.run_name or folder.name,
+                "command": record.content["command"][2:],
                 "output_dir": str(folder),
                 "config": record.content["config"],
                 "versions": record.content["versions"],
@@ -129,20 +137,19 @@ def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[s
         if is_main_process():
             record.end("finished", data=data, steps=result.global_step, metrics=result.metrics, asked=built.ask.answers)
     except BaseException as error:
-        told = failure.explained(
-            error, folder, lambda: memory.explain(args, trainer.batch, loaded.config.data.max_length)
-        )
-        trackers.finish(told)
+        longest = loaded.config.data.max_length
+        reason = failure.explained(error, folder, lambda: memory.explain(args, trainer.batch, longest))
+        trackers.finish(told(reason))
         if is_main_process():
-            stopped = isinstance(told, (Stopped, KeyboardInterrupt, SystemExit))
+            stopped = isinstance(reason, (Stopped, KeyboardInterrupt, SystemExit))
             data = _data(_ended(prepared))
             try:
-                record.end("interrupted" if stopped else "failed", data=data, error=f"{type(told).__name__}: {told}")
+                record.end("interrupted" if stopped else "failed", data=data, error=told(reason))
             except OSError as problem:
                 warn(f"{record.path} cannot be written: {problem.strerror}")
-        if told is error:
+        if reason is error:
             raise
-        raise told from None
+        raise reason from None
     say("saved", f"{folder} ({count(result.global_step, 'step')}, loss {result.training_loss:.4f})")
     return 0
 
@@ -199,7 +206,7 @@ def _become(command: Sequence[str]) -> None:
             "the backend's launcher started this process without RANK and WORLD_SIZE, so that it would start launchers "
             "for ever; the backend needs a launcher that sets them, as torch's does"
         )
-    say("launch", " ".join(command))
+    say("launch", " ".join(redact_words(command)))
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, "-m", "sftcore.launch", *command])

@@ -10,7 +10,7 @@ from typing import Any
 import transformers
 
 from sftcore.base_model import BaseModel
-from sftcore.callbacks import Ask, Metrics, Progress, TrackerGroup
+from sftcore.callbacks import Ask, Metrics, Progress
 from sftcore.checkpoint.keeper import Keeper
 from sftcore.config import Config
 from sftcore.data import Collator, Evened, PackedSet, Prepared, Stream
@@ -73,7 +73,6 @@ def build_trainer(
     args: transformers.TrainingArguments,
     tokenizer: Any,
     prepared: Prepared,
-    trackers: TrackerGroup,
     keeper: Keeper,
     stop: Stop,
     watchdog: Watchdog,
@@ -88,7 +87,7 @@ def build_trainer(
     """
     rows: Any = prepared.train
     ask = Ask(config.ask.questions, config.ask.max_new_tokens, tokenizer, config.template_kwargs)
-    metrics = Metrics(Path(args.output_dir), trackers)
+    metrics = Metrics(Path(args.output_dir))
     callbacks: list[transformers.TrainerCallback] = [metrics, Progress(), ask]
     if isinstance(rows, Stream):
         weighted, packed, data = None, config.data.packing, ""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import sys
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import huggingface_hub
 import pytest
 from huggingface_hub.errors import RepositoryNotFoundError
 
-from sftcore import ConfigError
-from sftcore.base_model import find
+from sftcore import ConfigError, Method
+from sftcore.base_model import BaseModel, find
 from sftcore.config import ModelConfig
 from sftcore.document import Document
 
@@ -46,3 +51,81 @@ def test_the_hub_is_asked_once_and_not_for_what_is_in_the_cache(monkeypatch: pyt
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: "/cache/config.json")
     find(ModelConfig("owner/nope"), Document({}))
     assert len(asked) == 2
+
+
+OWN = """
+import pathlib
+from transformers import LlamaConfig, LlamaForCausalLM
+
+pathlib.Path({canary!r}).touch()
+
+
+class OwnConfig(LlamaConfig):
+    model_type = "own"
+
+
+class OwnForCausalLM(LlamaForCausalLM):
+    config_class = OwnConfig
+"""
+
+
+@pytest.fixture
+def coded(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model with code of its own, which leaves the file ``ran`` beside it when it runs."""
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]:
+        monkeypatch.delitem(sys.modules, name)
+    folder = Path(shutil.copytree(tiny, tmp_path / "coded"))
+    (folder / "own.py").write_text(OWN.format(canary=str(tmp_path / "ran")))
+    config = json.loads((folder / "config.json").read_text())
+    names = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnForCausalLM"}
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "own", "auto_map": names}))
+    return folder
+
+
+def loaded(folder: Path | str, **options: Any) -> tuple[BaseModel, Any]:
+    base = find(ModelConfig(str(folder), **options), Document({}))
+    return base, base.load(Method())
+
+
+def test_code_of_a_model_runs_only_where_it_is_named_and_is_told_apart(coded: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        loaded(coded)
+    assert not (coded.parent / "ran").exists()
+    base, model = loaded(coded, trust_remote_code=True)
+    assert (coded.parent / "ran").exists()
+    first = base.code(model)
+    assert first is not None
+    assert [name.rpartition(".")[2] for name in first["modules"]] == ["own"]
+    (coded / "own.py").write_text((coded / "own.py").read_text() + "\n")
+    second = base.code(model)
+    assert second is not None
+    assert second["sha256"] != first["sha256"]
+
+
+def test_a_model_without_leave_to_run_code_has_none(tiny: Path) -> None:
+    base, model = loaded(tiny)
+    assert base.code(model) is None
+
+
+def test_code_from_the_hub_is_pinned_by_its_commit(
+    coded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that is in the hub's cache, as a download leaves it."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    cache = tmp_path / "hub" / "models--some-owner--coded"
+    shutil.copytree(coded, cache / "snapshots" / commit)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        loaded("some-owner/coded")
+    assert not (tmp_path / "ran").exists()
+    base, model = loaded("some-owner/coded", trust_remote_code=True)
+    code = base.code(model)
+    assert code is not None
+    assert base.fingerprint(model) == f"commit:{code['commit']}" == f"commit:{commit}"
+    assert code["modules"]
+    assert all(commit in name for name in code["modules"])

@@ -114,7 +114,6 @@ class KeepGradient(transformers.TrainerCallback):
 def trainer_of(model: Path, folder: Path, spread: Spread, train_set: Any, eval_set: Any) -> Any:
     """Return the trainer that a run would make, in float32."""
     from sftcore import base_model, train, training_args
-    from sftcore.callbacks import TrackerGroup
     from sftcore.checkpoint.keeper import Keeper
     from sftcore.config import load
     from sftcore.data import PackedSet
@@ -154,7 +153,6 @@ def trainer_of(model: Path, folder: Path, spread: Spread, train_set: Any, eval_s
         args,
         base.tokenizer(),
         SimpleNamespace(train=train_set, eval=eval_set, fingerprint=""),
-        TrackerGroup([]),
         Keeper(folder, ranks, {}),
         Stop(),
         Watchdog(ranks, 60, 60, print),

@@ -13,7 +13,8 @@ from sftcore import Method, Tracker, __version__
 from sftcore.config import Loaded, load
 from sftcore.document import Document
 from sftcore.plugins import Entry, Registry
-from sftcore.record import REDACTED, RunRecord, redact, redact_argument, versions
+from sftcore.record import RunRecord, versions
+from sftcore.secrets import REDACTED, redact, redact_word
 
 
 @dataclass
@@ -127,7 +128,7 @@ def test_a_login_in_a_url_is_hidden(url: str, shown: str) -> None:
     ],
 )
 def test_a_secret_on_the_command_line_is_hidden(argument: str, shown: str) -> None:
-    assert redact_argument(argument) == shown
+    assert redact_word(argument) == shown
 
 
 def test_redacting_leaves_the_original_as_it_was() -> None:

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import logging
+import warnings
+from collections.abc import Iterator
+
 import pytest
 
-from sftcore.report import count, is_main_process, say, warn
+from sftcore.report import count, is_main_process, quiet_libraries, say, warn
 
 
 def test_one_aligned_line_per_fact(capsys: pytest.CaptureFixture[str]) -> None:
@@ -29,3 +33,20 @@ def test_only_rank_0_speaks(
 @pytest.mark.parametrize(("number", "text"), [(0, "0 rows"), (1, "1 row"), (2, "2 rows"), (1234, "1,234 rows")])
 def test_count(number: int, text: str) -> None:
     assert count(number, "row") == text
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The libraries, as a run has them."""
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    factory = logging.getLogRecordFactory()
+    quiet_libraries()
+    yield
+    logging.setLogRecordFactory(factory)
+    logging.disable(logging.NOTSET)
+
+
+def test_what_libraries_say_has_no_secrets(quiet: None, caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("some_library").error("no answer from %s", "https://me:hunter2@host/")
+    assert caplog.messages == ["no answer from https://(redacted)@host/"]
+    assert "https://(redacted)@host/" in warnings.formatwarning("https://me:hunter2@host/", UserWarning, "x.py", 1)

@@ -32,6 +32,8 @@ class SwanLab(Tracker):
         self._run = swanlab.init(
             project=self.project,
             workspace=self.workspace,
+            id=run["id"],
+            resume="allow",
             name=self.run_name or run["name"],
             description=self.description,
             mode=self.mode,

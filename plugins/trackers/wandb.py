@@ -34,11 +34,14 @@ class WandB(Tracker):
         self._run = wandb.init(
             project=self.project,
             entity=self.entity,
+            id=run["id"],
+            resume="allow",
             name=self.run_name or run["name"],
             group=self.group,
             tags=self.tags,
             mode=self.mode,
             dir=run["output_dir"],
+            settings=wandb.Settings(x_stats_pid=run["pid"]),  # whose memory is shown, and which GPU
             config={**run["config"], "versions": run["versions"]},
         )
 

@@ -73,7 +73,7 @@ def test_a_tracker_that_fails_is_left_out_and_training_goes_on(sft, tmp_path):
     (tmp_path / "file").write_text("")
     sft.config["trackers"] = [{"name": "tensorboard", "log_dir": str(tmp_path / "file" / "below")}]
     said = sft.train()
-    assert "the tracker TensorBoard failed in start and is left out" in said
+    assert "the tracker tensorboard failed in start and is left out" in said
     assert len(sft.losses()) == 3
 
 
@@ -81,7 +81,7 @@ def test_an_error_reaches_the_tracker(sft):
     from sftcore_plugins.trackers.wandb import WandB
 
     tracker = WandB(mode="offline")
-    tracker.start({"name": "n", "output_dir": str(sft.folder), "config": {}, "versions": {}})
+    tracker.start({"id": "i", "pid": 1, "name": "n", "output_dir": str(sft.folder), "config": {}, "versions": {}})
     tracker.log({"loss": 1.0}, 1)
     tracker.finish(RuntimeError("out of luck"))
     (file,) = sft.folder.glob("wandb/offline-run-*/*.wandb")

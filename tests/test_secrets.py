@@ -1,0 +1,314 @@
+"""What is secret, and what only looks so; and that no secret of a run stands anywhere afterwards."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sftcore import secrets
+from sftcore.secrets import REDACTED, hide, is_secret, learn, learn_words, redact, redact_words
+
+HEX = "0123456789abcdef" * 3
+
+
+@pytest.fixture(autouse=True)
+def forget(monkeypatch):
+    """Let a test learn secrets that others do not know of."""
+    monkeypatch.setattr(secrets, "_known", set())
+    monkeypatch.setattr(secrets, "_learned", 0)
+    secrets._known_pattern.cache_clear()
+    yield
+    secrets._known_pattern.cache_clear()
+
+
+NAMES = (
+    "hub_token api-key apiKey AWS_SECRET_ACCESS_KEY AWS_ACCESS_KEY_ID accessToken db_pwd secrets GITHUB_PAT password"
+)
+NO_NAMES = (
+    "PWD pad_token image_token max_new_tokens num_key_value_heads tokenizer monkey keys path use_cls_tokens pattern"
+)
+
+
+@pytest.mark.parametrize(
+    "name", [*NAMES.split(), "SLACK_WEBHOOK_URL", "SENTRY_DSN", "--hf-token", "trackers.0.api_key"]
+)
+def test_a_name_of_a_secret(name):
+    assert is_secret(name)
+
+
+@pytest.mark.parametrize("name", [*NO_NAMES.split(), "author", "target_modules", "TOKENIZERS_PARALLELISM", "eos_token"])
+def test_a_name_of_no_secret(name):
+    assert not is_secret(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "hidden"),
+    [
+        (f"hf_{HEX[:34]}", REDACTED),
+        (f"sk-proj-{HEX}", REDACTED),
+        (f"see ghp_{HEX[:36]}.", f"see {REDACTED}."),
+        (f"github_pat_{HEX}", REDACTED),
+        (f"glpat-{HEX[:20]}", REDACTED),
+        ("AKIAIOSFODNN7EXAMPLE", REDACTED),
+        (f"xoxb-{HEX}", REDACTED),
+        (f"eyJ{HEX}.eyJ{HEX}.{HEX}", REDACTED),
+        (f"Authorization: Bearer {HEX}", f"Authorization: Bearer {REDACTED}"),
+        ("-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----\nx", f"{REDACTED}\nx"),
+        ("https://h/x?a=1&token=abc&b=2", f"https://h/x?a=1&token={REDACTED}&b=2"),
+        ("https://h/x?X-Amz-Signature=abc'", f"https://h/x?X-Amz-Signature={REDACTED}'"),
+        ("https://h/x#access_token=abc", f"https://h/x#access_token={REDACTED}"),
+        ("http://user:pass@h/x", f"http://{REDACTED}@h/x"),
+        ("hub_token=hunter2x failed", f"hub_token={REDACTED} failed"),
+    ],
+)
+def test_a_secret_is_hidden_by_its_shape_or_place(text, hidden):
+    assert hide(text) == hidden
+    assert hide(hidden) == hidden
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"commit {HEX[:40]}",
+        "Basic instructions for the model",
+        "the bearer of good news",
+        "sorted(x, key=len), token=token, pad_token=<|eot_1|>",
+        "lr=2e-4 epoch=3 keys=12345678",
+        "https://h/x?page=2&sort=up",
+        "sha256:" + HEX,
+        "data/train.jsonl:3: 'content' is missing",
+        "sk-learn and hf_hub",
+        "mail@host",
+    ],
+)
+def test_what_is_no_secret_stays(text):
+    assert hide(text) == text
+
+
+def test_a_value_is_known_wherever_it_turns_up():
+    learn({"model": {"hub_token": "hunter2-hunter2"}, "a": [{"api_key": ["Xy12 3/4"]}], "x": "not-2-secret"})
+    assert (
+        hide("it said 'hunter2-hunter2', Xy12%203%2F4, not-2-secret")
+        == f"it said '{REDACTED}', {REDACTED}, not-2-secret"
+    )
+    learn({"mirror": "https://me:pa%24s9word@host/"})
+    assert hide("no pa$s9word and no pa%24s9word") == f"no {REDACTED} and no {REDACTED}"
+    learn_words(["run", "--hub-token", "Hunter3x", "a.token=hunter4x", "b=hunter5x"])
+    assert hide("Hunter3x hunter4x hunter5x") == f"{REDACTED} {REDACTED} hunter5x"
+
+
+def test_a_value_of_the_environment_is_known(monkeypatch):
+    monkeypatch.setenv("SOME_API_KEY", "hunter6x")
+    monkeypatch.setenv("SECRET_KEY_BASE", "hunter7x")
+    monkeypatch.setenv("MY_TOKEN_PATH", "/some/path/of/a/token1")
+    assert hide("hunter6x hunter7x /some/path/of/a/token1") == f"{REDACTED} {REDACTED} /some/path/of/a/token1"
+
+
+def test_what_is_too_short_or_a_word_does_not_shred_all_text(tmp_path):
+    learn({"a_token": "a", "b_token": "true", "c_token": 1, "d_token": True, "e_key": "instruction", "f_key": "12345"})
+    learn({"key": str(tmp_path), "columns": {"key": "input1", "token": "output1"}})
+    text = f"a true 1 instruction 12345 {tmp_path} input1 output1"
+    assert hide(text) == text
+    assert redact({"columns": {"key": "input1"}}) == {"columns": {"key": "input1"}}
+
+
+def test_a_command_line_without_secrets():
+    words = ["run", "--hub-token", "x", "--config", "a.yaml", "a.b_token=[x]", "lr=1"]
+    assert redact_words(words) == [
+        "run",
+        "--hub-token",
+        REDACTED,
+        "--config",
+        "a.yaml",
+        f"a.b_token={REDACTED}",
+        "lr=1",
+    ]
+    assert redact_words([]) == []
+
+
+def canary(number: int) -> str:
+    """A secret that nothing recognizes by its shape."""
+    return f"Canary{number}x{number * 7919 % 1000:03}q"
+
+
+ENVIRONMENT = {
+    "HF_TOKEN": "hf_" + "Canary1" * 5,
+    "OPENAI_API_KEY": canary(2),
+    "AWS_SECRET_ACCESS_KEY": canary(3) + "/+abc",
+    "AWS_ACCESS_KEY_ID": "AKIACANARY4CANARY4AB",
+    "GITHUB_TOKEN": "ghp_" + "Canary5" * 6,
+    "DB_PASSWORD": canary(6),
+    "SECRET_KEY_BASE": canary(7),
+    "https_proxy": f"http://proxy:{canary(8)}@127.0.0.1:9",
+    "WANDB_API_KEY": "ca9a" * 10,
+    "SWANLAB_API_KEY": canary(10),
+    "SLACK_WEBHOOK_URL": f"https://hooks.slack.com/{canary(11)}",
+}
+YAML = {
+    "training_args": {"hub_token": canary(12)},
+    "trackers": [{"name": "leaky", "api_key": canary(13), "endpoint": f"https://me:{canary(14)}@host/x"}],
+    "data": {"columns": {"no_such": "other"}},
+}
+WORDS = [
+    f"trackers.0.password={canary(15)}",
+    f"trackers.0.upload=https://host/x?X-Amz-Signature={canary(16)}&sig={canary(17)}",
+    f"trackers.0.headers={{Authorization: Bearer {canary(18)}, cookie: {canary(19)}}}",
+]
+FAILURES = {
+    f"model.name_or_path=https://me:{canary(20)}@host/model": "model.name_or_path",
+    f"data.train=https://me:{canary(21)}@host/rows.jsonl?token={canary(22)}": "data source",
+    f"training_args.hub_token=[{canary(23)}]": "training_args.hub_token",
+    "training_args.hub_token=[ab]": "training_args.hub_token: should be text, got (redacted)",
+    "trackers.0.doing=shout": "(redacted)",
+    f"--hub-token={canary(24)}": "unrecognized arguments",
+    f"--api-key {canary(27)}": "unrecognized arguments: --api-key (redacted)",
+    f"trackers.0.api_key={{{canary(25)}": "not valid YAML",
+}
+CANARIES = re.compile(r"canary\d|ca9aca9a", re.IGNORECASE)
+
+LEAKY = '''
+"""A tracker that says all it knows."""
+
+import json, os
+from dataclasses import dataclass, field
+from sftcore import SftError, Tracker, hookimpl
+
+
+@hookimpl
+def register_trackers():
+    return {"leaky": "leaky:Leaky"}
+
+
+@dataclass
+class Leaky(Tracker):
+    api_key: str = ""
+    endpoint: str = ""
+    password: str = ""
+    upload: str = ""
+    headers: dict = field(default_factory=dict)
+    doing: str = ""
+
+    def __post_init__(self):
+        if self.doing == "shout":
+            raise SftError(f"cannot reach {self.endpoint} with {self.password}, {dict(os.environ)}")
+        if self.doing == "break":
+            raise ZeroDivisionError(f"cannot reach {self.endpoint} with {self.password}, {dict(os.environ)}")
+
+    def start(self, run):
+        with open(os.path.join(run["output_dir"], "leaky.json"), "w") as file:
+            json.dump(run, file)
+        print(self, self.__dict__, dict(os.environ))
+
+    def log(self, metrics, step):
+        raise ConnectionError(f"{self} {self.__dict__} {dict(os.environ)}")
+'''
+
+
+@pytest.fixture(scope="module")
+def careless(make_sft, tmp_path_factory):
+    """A configuration full of secrets, in a git repository whose address has one, and a plugin that tells them."""
+    sft = make_sft(tmp_path_factory.mktemp("careless"))
+    plugin = sft.folder / "plugin"
+    (plugin / "leaky-1.dist-info").mkdir(parents=True)
+    (plugin / "leaky.py").write_text(LEAKY)
+    (plugin / "leaky-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: leaky\nVersion: 1\n")
+    (plugin / "leaky-1.dist-info" / "entry_points.txt").write_text("[sftcore]\nleaky = leaky\n")
+    remote = f"https://{canary(26)}:x-oauth-basic@127.0.0.1/x.git"
+    for command in (["init", "-q"], ["remote", "add", "origin", remote]):
+        subprocess.run(["git", *command], cwd=sft.folder, check=True)
+    sft.config["training_args"] |= {**YAML["training_args"], "save_strategy": "steps", "save_steps": 2}
+    sft.config["trackers"] = [
+        *YAML["trackers"],
+        {"name": "wandb", "mode": "offline"},
+        {"name": "swanlab", "mode": "offline"},
+        "tensorboard",
+    ]
+    rows = Path(sft.config["data"]["train"]).read_text() + '\n{"messages": 1}\n'
+    (sft.folder / "rows.jsonl").write_text(rows)
+    sft.config["data"] |= {"train": str(sft.folder / "rows.jsonl"), "max_bad_rows": 1}
+    sft.plugin = plugin
+    path = os.pathsep.join(filter(None, [str(plugin), os.environ.get("PYTHONPATH")]))
+    sft.env = {**ENVIRONMENT, "PYTHONPATH": path, "SFTCORE_CACHE": str(sft.folder / "cache")}
+    shutil.copytree(os.environ["SFTCORE_CACHE"], sft.folder / "cache", symlinks=True, dirs_exist_ok=True)
+    return sft
+
+
+def leaks(text):
+    return [line for line in text.splitlines() if CANARIES.search(line)]
+
+
+@pytest.fixture
+def sft_here(careless, monkeypatch, capfd):
+    """Run ``sft`` in this process, with the secrets in its environment; return its exit code and all it said."""
+    from sftcore.cli import main
+
+    def run(*words):
+        try:
+            code = main([words[0], "--config", str(careless.write()), *WORDS, *words[1:]])
+        except SystemExit as error:
+            code = error.code
+        except ZeroDivisionError as error:
+            code = 1
+            sys.excepthook(type(error), error, error.__traceback__)
+        return code, "".join(capfd.readouterr())
+
+    for name, value in careless.env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.syspath_prepend(careless.plugin)
+    monkeypatch.chdir(careless.folder)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    yield run
+    logging.disable(logging.NOTSET)
+
+
+def test_no_canary_is_in_what_a_run_says_and_leaves(careless):
+    code, said = careless.run(*WORDS, **careless.env)
+    assert code == 0, said
+    assert leaks(said) == []
+    assert "the tracker leaky failed in log and is left out: ConnectionError: Leaky(" in said
+    assert len(list(careless.out.glob("wandb/offline-run-*"))) == len(list(careless.out.glob("swanlab/run-*"))) == 1
+    checked = 0
+    for folder in (careless.out, careless.folder / "cache"):
+        for path in folder.rglob("*"):
+            if path.is_file() and "gguf" not in path.parts:
+                found = CANARIES.search(path.read_bytes().decode("latin-1"))
+                assert path.name == "training_args.bin" or not found, path  # a pickle, that of transformers
+                checked += 1
+    assert checked > 30
+    record = careless.record()
+    assert record["training_args"]["hub_token"] == record["config"]["trackers"][0]["password"] == REDACTED
+    assert record["config"]["trackers"][0]["endpoint"] == f"https://{REDACTED}@host/x"
+    assert record["config"]["trackers"][0]["doing"] == ""
+    assert json.loads((careless.out / "leaky.json").read_text())["config"] == record["config"]
+
+
+def test_no_canary_is_in_what_the_other_commands_say(careless, sft_here):
+    page = careless.folder / "page.html"
+    for words in (["prepare"], ["stats"], ["preview"], ["preview", "--html", str(page)]):
+        code, said = sft_here(*words)
+        assert code == 0, said
+        assert leaks(said) == []
+    assert leaks(page.read_text()) == []
+
+
+@pytest.mark.parametrize(("word", "message"), FAILURES.items())
+def test_no_canary_is_in_what_a_failure_says(sft_here, word, message):
+    code, said = sft_here("run", *word.split())
+    assert code == 2, said
+    assert message in said
+    assert leaks(said) == []
+
+
+def test_no_canary_is_in_a_traceback(sft_here):
+    code, said = sft_here("stats", "trackers.0.doing=break")
+    assert code == 1
+    assert "ZeroDivisionError: cannot reach" in said
+    assert leaks(said) == []
