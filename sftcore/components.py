@@ -197,6 +197,10 @@ class Backend(Component):
 
     owns: ClassVar[tuple[str, ...]] = ()
     """Training arguments that only this backend sets; in ``training_args`` they are refused."""
+    keeps_states: ClassVar[bool] = False
+    """Whether it has files of its own for the states of optimizer and schedule in a checkpoint."""
+    steps_in_backward: ClassVar[bool] = False
+    """Whether its backward pass takes the optimizer step too, so that no step can be left out."""
 
     def launched(self, environ: Mapping[str, str]) -> bool:
         """Tell whether this process was started by the backend's launcher; ``backend: auto`` goes by it."""

@@ -105,6 +105,7 @@ def build_trainer(
     trainer = SftTrainer(
         loss=TokenMean(label_smoothing=args.label_smoothing_factor),
         method=config.method,
+        backend=config.backend,
         keeper=keeper,
         stop=stop,
         finite=Finite(config.non_finite, keeper.ranks),

@@ -15,6 +15,7 @@ import transformers
 
 from sftcore.checkpoint import chance, tree
 from sftcore.checkpoint.keeper import STATE, Keeper
+from sftcore.components import Backend
 from sftcore.data import Even, Evened, PackedSet, shuffled
 from sftcore.finite import Finite
 from sftcore.loss import TokenMean
@@ -33,6 +34,7 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
     Args:
         loss: the loss of all models.
         method: whose optimizer is used, where it has one of its own.
+        backend: how the ranks work together.
         keeper: writes the checkpoints.
         stop: whether the run was asked to stop.
         finite: looks at losses and gradients.
@@ -48,6 +50,7 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
         *,
         loss: TokenMean,
         method: Any,
+        backend: Backend,
         keeper: Keeper,
         stop: Stop,
         finite: Finite,
@@ -56,7 +59,8 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         super().__init__(compute_loss_func=loss, **kwargs)
-        self._loss, self._method, self._keeper, self._stop, self._noted = loss, method, keeper, stop, noted
+        self._loss, self._method, self._backend = loss, method, backend
+        self._keeper, self._stop, self._noted = keeper, stop, noted
         self._finite, self._watchdog = finite, watchdog
         self._origins: list[str] = []
         self.batch: tuple[int, int] | None = None
@@ -122,7 +126,7 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
         """Return the loss of a batch."""
         loss = super().compute_loss(*args, **kwargs)
-        if self.is_deepspeed_enabled and torch.is_grad_enabled():  # whose backward pass takes the step too
+        if self._backend.steps_in_backward and torch.is_grad_enabled():
             self._finite.check(loss, self._origins, self.state.global_step + 1)
         return loss
 
@@ -255,7 +259,7 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
         Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:  # these have files of their own
+        if self._backend.keeps_states:
             super()._save_optimizer_and_scheduler(output_dir)
         elif self.args.should_save:
             states = {"optimizer": self.optimizer.state_dict(), "scheduler": self.lr_scheduler.state_dict()}

@@ -68,6 +68,7 @@ def train(folder: Path, way: Way, resume: str | None = None) -> Seen:
     from accelerate.state import AcceleratorState
     from sftcore_plugins.methods.full import Full
 
+    from sftcore import Backend
     from sftcore.checkpoint.keeper import Keeper
     from sftcore.config import NonFiniteConfig
     from sftcore.data import Collator, Evened
@@ -111,6 +112,7 @@ def train(folder: Path, way: Way, resume: str | None = None) -> Seen:
     trainer = SftTrainer(
         loss=TokenMean(),
         method=Full(),
+        backend=Backend(),
         keeper=Keeper(folder, ranks, {}),
         stop=Stop(),
         finite=Finite(NonFiniteConfig(), ranks),

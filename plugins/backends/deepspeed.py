@@ -25,6 +25,8 @@ class DeepSpeed(Backend):
 
     requires: ClassVar[tuple[str, ...]] = ("deepspeed",)
     owns: ClassVar[tuple[str, ...]] = ("deepspeed",)
+    keeps_states: ClassVar[bool] = True
+    steps_in_backward: ClassVar[bool] = True
 
     config: Path | None = None
     """DeepSpeed's JSON configuration; `auto` values follow training_args. By default ZeRO-2 as shipped."""
