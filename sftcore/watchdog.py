@@ -14,27 +14,30 @@ import torch.distributed
 
 from sftcore.ranks import Ranks
 
-EXIT_CODE = 2
+EXIT_CODE = 1
+"""As that of :class:`sftcore.errors.RankError`."""
 
 
 class Watchdog:
     """Says what this rank does, and looks at what the others do.
 
-    Each rank has a thread that writes down that the process lives, and how far its work has come. A rank whose thread
-    is silent is stopped, swapped out or gone; if none comes further, those are to blame that are behind the others.
+    Each rank writes down, from a thread, that it lives and how far its work has come. A rank that is silent is stopped,
+    swapped out or gone; if none comes further, those are to blame that are behind the others.
 
     Args:
         silent: seconds without a sign of life of a process.
         stuck: seconds in which no rank comes further.
-        tell: is told why the run ends, on the rank that notices it first.
+        tell: is told why the run ends, on each rank that notices it.
     """
 
     def __init__(self, ranks: Ranks, silent: float, stuck: float, tell: Callable[[str], None]) -> None:
         self._ranks, self._silent, self._stuck, self._tell = ranks, silent, stuck, tell
         self._done, self._phase = 0, "starting"
-        self._over = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._pause = min(silent / 10, 5.0)
+        self._over, self._said = threading.Event(), threading.Event()
         self._store: Any = None
+        self._states: list[Any] = []
+        self._heard = 0.0
 
     def at(self, phase: str) -> None:
         """Note that the work has come to *phase*, or further in it."""
@@ -45,40 +48,52 @@ class Watchdog:
             default = torch.distributed.distributed_c10d._get_default_store()
             # a connection of its own: the main thread may wait on the other one
             self._store = torch.distributed.PrefixStore("sftcore watch", default.clone())
-            self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
-            self._thread.start()
+            self._heard = time.monotonic()
+            for work in (self._talk, self._look):
+                threading.Thread(target=work, name=f"watchdog{work.__name__}", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
         """End the watch; the others are told that this rank is done, and do not miss it."""
         self._over.set()
-        if self._thread is not None:
-            self._thread.join(timeout=self._silent)
+        if self._store is not None:
+            self._said.wait(timeout=self._silent)
 
-    def _watch(self) -> None:
+    def _talk(self) -> None:
+        """Write down that this process lives, and read what the others wrote; each of this may never come back."""
         names = [str(rank) for rank in range(self._ranks.size)]
         lives = 0
-        seen: list[tuple[str, float]] = [("", time.monotonic())] * len(names)
-        work: list[tuple[Any, float]] = [(None, time.monotonic())] * len(names)
-        pause = min(self._silent / 10, 5.0)
         try:
             self._write(0)
-            while not self._over.wait(pause):
+            while not self._over.wait(self._pause):
                 lives += 1
                 self._write(lives)
-                if not self._store.check(names):  # some have not begun
-                    continue
-                told = [value.decode() for value in self._store.multi_get(names)]
-                now = time.monotonic()
-                seen = [old if old[0] == new else (new, now) for old, new in zip(seen, told, strict=True)]
-                states = [json.loads(each) for each in told]
-                work = [old if old[0] == new[1:] else (new[1:], now) for old, new in zip(work, states, strict=True)]
-                if any(state[0] < 0 for state in states):  # one is done, so all will be soon
-                    return
-                self._judge([now - when for _, when in seen], [now - when for _, when in work], states)
+                if self._store.check(names):  # all have begun
+                    self._states = [json.loads(value) for value in self._store.multi_get(names)]
+                self._heard = time.monotonic()
             self._write(-1)
-        except (RuntimeError, OSError):  # the store is gone: the first rank, or the launcher, has ended
+        except (RuntimeError, OSError):  # the store is gone: the first rank has ended, and so should this one
             return
+        finally:
+            self._said.set()
+
+    def _look(self) -> None:
+        """Judge what the others wrote, and when they last did."""
+        count = self._ranks.size
+        lives: list[tuple[Any, float]] = [(None, time.monotonic())] * count
+        works = lives
+        while not self._over.wait(self._pause):
+            now = time.monotonic()
+            if now - self._heard > self._silent:
+                self._end(f"the first rank, or the network to it, gives no sign of life for {now - self._heard:.0f} s")
+            if not (states := self._states):
+                lives = works = [(None, now)] * count
+                continue
+            if any(state[0] < 0 for state in states):  # one is done, so all will be soon
+                return
+            lives = [old if old[0] == new[0] else (new[0], now) for old, new in zip(lives, states, strict=True)]
+            works = [old if old[0] == new[1:] else (new[1:], now) for old, new in zip(works, states, strict=True)]
+            self._judge([now - when for _, when in lives], [now - when for _, when in works], states)
 
     def _write(self, lives: int) -> None:
         self._store.set(str(self._ranks.rank), json.dumps([lives, self._done, self._phase]))
@@ -94,11 +109,6 @@ class Watchdog:
             self._end(f"no rank has come further for {min(stuck):.0f} s; behind the others: {told}")
 
     def _end(self, problem: str) -> None:
-        if not any(rank < self._ranks.rank for rank in self._fit(problem)):
-            self._tell(f"{problem}; the run ends, and can go on with --resume auto")
+        self._tell(f"[rank {self._ranks.rank}] {problem}; the run ends, and can go on with --resume auto")
         sys.stderr.flush()
         os._exit(EXIT_CODE)
-
-    def _fit(self, problem: str) -> list[int]:
-        """Return the ranks that can tell of the problem."""
-        return [rank for rank in range(self._ranks.size) if not problem.startswith(f"rank {rank} ")]
