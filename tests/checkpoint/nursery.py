@@ -194,7 +194,10 @@ def _live(folder: Path, args: list[str], rank: int, death: Mapping[str, Any] | N
     sys.argv = ["sft"]
     import sftcore.__main__ as program
 
-    program.main = lambda: _main(["run", "--config", "finetune.yaml", *args])
+    if env.get("PLAIN"):
+        program.main = _plain
+    else:
+        program.main = lambda: _main(["run", "--config", "finetune.yaml", *args])
     program.program()
 
 
@@ -217,6 +220,26 @@ def _stop_in(method: str, call: str) -> None:
         return before(self, *args, **kwargs)
 
     setattr(SftTrainer, method, called)
+
+
+def _plain() -> int:
+    """Train with transformers' own Trainer, which goes on from the newest checkpoint as users of it do."""
+    import torch
+    import transformers
+    from transformers.trainer_utils import get_last_checkpoint
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(os.environ["PLAIN"])
+    chance = torch.Generator().manual_seed(0)
+    rows = [{"input_ids": (ids := torch.randint(0, 200, (12,), generator=chance)), "labels": ids} for _ in range(24)]
+    args = transformers.TrainingArguments(
+        output_dir="out", max_steps=3, save_steps=2, save_total_limit=1, per_device_train_batch_size=4,
+        learning_rate=1e-3, report_to=[], use_cpu=True, disable_tqdm=True,
+    )  # fmt: skip
+    trainer = transformers.Trainer(model, args, train_dataset=rows)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint("out") if os.path.isdir("out") else None)
+    if int(os.environ.get("RANK", "0")) == 0:
+        trainer.save_model("final")
+    return 0
 
 
 def _note_samples(path: Path, rank: int) -> None:
