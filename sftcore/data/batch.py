@@ -219,7 +219,7 @@ def _batch(
     tokens, borders, owner, trained = kept
     first = np.append(np.searchsorted(owner, numbers_of_rows), len(owner))
     lengths = np.diff(borders).astype(np.int32)
-    too_long = [any(REMARKS[kind] is Remark.TOO_LONG for kind, _, _ in row) for row in remarks]
+    too_long = [bool(row) and any(REMARKS[kind] is Remark.TOO_LONG for kind, _, _ in row) for row in remarks]
     weights = SCHEMA.field("weights").type
     arrays = [
         numbers(np.full(len(rows), file), pa.int32()),

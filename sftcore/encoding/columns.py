@@ -100,7 +100,9 @@ class Columns:
         first, last = self.rows[rows], self.rows[rows + 1]
         borders = (np.where(first > 0, self._reach[first - 1], 0) + places).astype(self._reach.dtype)
         after = np.searchsorted(self._reach, borders, side="right")
-        until = np.searchsorted(self._reach, borders, side="left") + 1
+        until = after + (self._reach[after - 1] != borders)
+        more = np.flatnonzero(self._reach[until - 2] == borders)  # tokens without length end there too
+        until[more] = np.searchsorted(self._reach, borders[more], side="left") + 1
         until = np.where(places > 0, until, first)
         return np.clip(after, first, last), np.clip(until, first, last)
 

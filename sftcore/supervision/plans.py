@@ -22,7 +22,7 @@ from sftcore.supervision.remarks import Remark
 from sftcore.supervision.template import ChatTemplate
 from sftcore.types import Conversation, Message
 
-SHARE = 128
+SHARE = 256
 """Of so many conversations one is outlined without its plan too, and compared."""
 
 SHAPES = 10_000
