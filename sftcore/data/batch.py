@@ -39,8 +39,10 @@ class _Tokens(NamedTuple):
 
     def counts(self, borders: Integers) -> Integers:
         """Return how many tokens are trained between each two of *borders*."""
-        counts: Integers = np.add.reduceat(np.append(self.trained, False), borders, dtype=np.int64)[:-1]
-        counts[borders[1:] == borders[:-1]] = 0
+        counts = np.zeros(len(borders) - 1, np.int64)
+        some = borders[:-1] < borders[1:]
+        if some.any():
+            counts[some] = np.add.reduceat(self.trained, borders[:-1][some], dtype=np.int64)
         return counts
 
 

@@ -26,6 +26,8 @@ def key(conversation: Conversation) -> bytes:
     texts: list[str] = []
     for message in conversation.messages:
         texts += (message.role, message.content)
+        if message.simple:
+            continue
         if message.reasoning_content or message.tool_calls or message.name or message.tool_call_id:
             _check_depth(message.tool_calls)
             texts.append(

@@ -83,12 +83,12 @@ class Columns:
 
         With it the number of characters before each of these texts; -1 for all others.
         """
-        data = np.frombuffer(b"".join(self._utf8.values()), np.int8)
+        data = np.frombuffer(b"".join([*self._utf8.values(), b"."]), np.int8)
         begins = np.flatnonzero(data >= -64)  # all bytes but 0x80 to 0xBF, which go on with a character
         sizes = np.fromiter(map(len, self._utf8.values()), np.int64, len(self._utf8))
         before = np.full(len(self), -1)
         before[list(self._utf8)] = np.searchsorted(begins, np.cumsum(sizes) - sizes)
-        return np.append(begins, len(data)), before
+        return begins, before
 
     def _by_bytes(self, rows: Integers, characters: Integers) -> tuple[Integers, Integers]:
         places = np.clip(characters, 0, self._lengths[rows])

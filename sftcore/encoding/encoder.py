@@ -215,8 +215,9 @@ class Encoder:
     def _uncovered(self, texts: list[str], wide: dict[int, bytes]) -> list[int]:
         """Return the texts that have a byte which the vocabulary lacks."""
         assert self._lengths
-        every = b"".join([wide[row] if row in wide else text.encode() for row, text in enumerate(texts)])
-        if not any(byte in every for byte in self._lengths.missing):
+        narrow = "".join([text for row, text in enumerate(texts) if row not in wide]).encode()
+        every = narrow, b"".join(wide.values())
+        if not any(byte in part for part in every for byte in self._lengths.missing):
             return []
         return [row for row, text in enumerate(texts) if not self._lengths.cover(text)]
 
