@@ -93,8 +93,7 @@ class Conversation:
     def of(cls, messages: tuple[Message, ...]) -> Conversation:
         """Return a conversation that has these and nothing else, in a third of the time."""
         conversation = cls.__new__(cls)
-        fields = conversation.__dict__
-        fields["messages"], fields["template_kwargs"] = messages, {}
+        conversation.__dict__.update(messages=messages, template_kwargs={})
         return conversation
 
 
