@@ -165,7 +165,7 @@ def stages(path: Path, serving: chat_template.Serving) -> None:
     [source] = _sources(loaded, REGISTRY, labeller)
     begin = time.process_time()
     given = list(blocks(0, source.reading))
-    times = Counter({"read lines": time.process_time() - begin})
+    times = Counter({"where lines end": time.process_time() - begin})
     work.work(given[0], [source.task], labeller, True)
     os.environ["TOKENIZERS_PARALLELISM"], os.environ["RAYON_NUM_THREADS"] = "false", "1"
     encoder = labeller.encoder
@@ -190,7 +190,7 @@ def stages(path: Path, serving: chat_template.Serving) -> None:
         for block in given[1:]:
             part.add(work.work(block, [source.task], labeller, True))
         whole = time.process_time() - begin
-    times["conversations, their keys, the rest"] = whole - times["JSON"] - times["tabulate"] - times["write"]
+    times["lines, conversations, their keys, the rest"] = whole - times["JSON"] - times["tabulate"] - times["write"]
     times["rendering by plans, remarks"] = times.pop("tabulate") - sum(times[stage] for stage in inner)
     rows, whole = sum(len(block.rows) for block in given[1:]), sum(times.values())
     print("\n| stage | µs of CPU per row | share |\n|---|---|---|")

@@ -96,7 +96,7 @@ class Format(Component):
             if messages[0].role != "system":
                 messages = (Message("system", system), *messages)
         if "tools" not in row and "chat_template_kwargs" not in row:
-            return Conversation(messages)
+            return Conversation.of(messages)
         return Conversation(messages, _tools(row), _template_kwargs(row))
 
 

@@ -57,17 +57,20 @@ def role(turn: Mapping[str, Any], key: str, where: str) -> Role:
         raise RowError(str(error) if str(error).startswith(where) else f"{where}{error}") from None
 
 
-def plain(turn: Mapping[str, Any], role_key: str, text_key: str) -> Message | None:
-    """Return the message of a sound *turn* that has these two keys alone, as most have; None of any other."""
-    if len(turn) != 2:
+def plain(row: Mapping[str, Any], key: str, role_key: str, text_key: str) -> list[Message] | None:
+    """Return the messages at *key*, if all are sound and have these two keys alone, as most have; else None."""
+    given = row.get(key)
+    if type(given) is not list:
         return None
-    spelling, content = turn.get(role_key), turn.get(text_key)
-    if type(content) is not str or type(spelling) is not str or spelling not in ROLES:
-        return None
-    message = Message.__new__(Message)  # a third of the time; what is not set here is as the class has it
-    fields = message.__dict__
-    fields["role"], fields["content"] = ROLES[spelling], content
-    return message
+    found: list[Message] = []
+    for turn in given:
+        if type(turn) is not dict or len(turn) != 2:
+            return None
+        spelling, content = turn.get(role_key), turn.get(text_key)
+        if type(content) is not str or type(spelling) is not str or spelling not in ROLES:
+            return None
+        found.append(Message.of(ROLES[spelling], content))
+    return found or None
 
 
 class Training(TypedDict):

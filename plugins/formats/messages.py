@@ -19,9 +19,8 @@ class Messages(Format):
     needs: ClassVar[frozenset[str]] = frozenset({"messages"})
 
     def parse(self, row: Mapping[str, Any]) -> list[Message]:
-        return [
-            plain(turn, "role", "content") or _message(turn, f"message {index}: ")
-            for index, turn in enumerate(turns(row, "messages"), start=1)
+        return plain(row, "messages", "role", "content") or [
+            _message(turn, f"message {index}: ") for index, turn in enumerate(turns(row, "messages"), start=1)
         ]
 
 

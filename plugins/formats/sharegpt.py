@@ -22,9 +22,8 @@ class ShareGPT(Format):
     needs: ClassVar[frozenset[str]] = frozenset({"conversations"})
 
     def parse(self, row: Mapping[str, Any]) -> list[Message]:
-        return [
-            plain(turn, "from", "value") or _message(turn, f"message {index}: ")
-            for index, turn in enumerate(turns(row, "conversations"), start=1)
+        return plain(row, "conversations", "from", "value") or [
+            _message(turn, f"message {index}: ") for index, turn in enumerate(turns(row, "conversations"), start=1)
         ]
 
 

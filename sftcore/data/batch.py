@@ -39,8 +39,10 @@ class _Tokens(NamedTuple):
 
     def counts(self, borders: Integers) -> Integers:
         """Return how many tokens are trained between each two of *borders*."""
-        counts: Integers = np.add.reduceat(np.append(self.trained, False), borders, dtype=np.int64)[:-1]
-        counts[borders[1:] == borders[:-1]] = 0
+        counts = np.zeros(len(borders) - 1, np.int64)
+        some = borders[:-1] < borders[1:]
+        if some.any():
+            counts[some] = np.add.reduceat(self.trained, borders[:-1][some], dtype=np.int64)
         return counts
 
 
@@ -219,7 +221,7 @@ def _batch(
     tokens, borders, owner, trained = kept
     first = np.append(np.searchsorted(owner, numbers_of_rows), len(owner))
     lengths = np.diff(borders).astype(np.int32)
-    too_long = [any(REMARKS[kind] is Remark.TOO_LONG for kind, _, _ in row) for row in remarks]
+    too_long = [bool(row) and any(REMARKS[kind] is Remark.TOO_LONG for kind, _, _ in row) for row in remarks]
     weights = SCHEMA.field("weights").type
     arrays = [
         numbers(np.full(len(rows), file), pa.int32()),

@@ -23,21 +23,22 @@ def key(conversation: Conversation) -> bytes:
     Raises:
         RowError: it has half of a surrogate pair, or is nested too deeply.
     """
-    texts: list[str] = []
-    for message in conversation.messages:
-        texts += (message.role, message.content)
-        if message.reasoning_content or message.tool_calls or message.name or message.tool_call_id:
-            _check_depth(message.tool_calls)
-            texts.append(
-                _json([message.reasoning_content, message.tool_calls, message.name, message.tool_call_id]),
-            )
-    if conversation.template_kwargs:
-        _check_depth(conversation.template_kwargs.values())
-    if conversation.tools:
-        _check_depth(conversation.tools)
-        texts.append(_json(conversation.tools))
+    data: list[bytes] = []
     try:
-        data = [text.encode() for text in texts]
+        for message in conversation.messages:
+            data += (message.role.encode(), message.content.encode())
+            if message.simple:
+                continue
+            if message.reasoning_content or message.tool_calls or message.name or message.tool_call_id:
+                _check_depth(message.tool_calls)
+                data.append(
+                    _json([message.reasoning_content, message.tool_calls, message.name, message.tool_call_id]).encode()
+                )
+        if conversation.template_kwargs:
+            _check_depth(conversation.template_kwargs.values())
+        if conversation.tools:
+            _check_depth(conversation.tools)
+            data.append(_json(conversation.tools).encode())
     except UnicodeEncodeError as error:
         half = error.object[error.start]
         raise RowError(f"the text has {half!r}, half of a surrogate pair, which is no character") from None

@@ -45,19 +45,20 @@ SETTLED = 2.0
 """How many seconds a file must be old for a later change to show in its times."""
 
 
-def key(reader: Reader, reading: Reading, files: Sequence[Path], serving: str) -> str:
+def key(reader: Reader, reading: Reading, files: Sequence[Path], digests: Sequence[str], serving: str) -> str:
     """Return the key of a source's labelled rows: 32 hexadecimal digits.
 
     It depends on the bytes of the data, the options of the source that matter, and on the code: sftcore's, that of the
     format, and the versions of the libraries that take part.
 
     Args:
+        digests: of the *files*.
         serving: of the tokenizer and its chat template, as :func:`serving_digest` has it.
     """
     source, form = reader.source, type(reader.format)
     return _digest(
         {
-            "data": [[_kind(file), digest(file)] for file in files] or reading.fingerprint,
+            "data": [[_kind(file), found] for file, found in zip(files, digests, strict=True)] or reading.fingerprint,
             "limit": source.limit,
             "columns": sorted(source.columns.items()),
             "format": [form.__qualname__, asdict(reader.format), [code(each.__module__) for each in _classes(form)]],
@@ -77,7 +78,7 @@ def serving_digest(labeller: Labeller) -> str:
     return _digest(
         {
             "class": [type(tokenizer).__qualname__, [code(each.__module__) for each in _classes(type(tokenizer))]],
-            "tokens": tokenizer.backend_tokenizer.to_str() if fast else _saved(tokenizer),
+            "tokens": hashlib.sha256(labeller.serialized.encode()).hexdigest() if fast else _saved(tokenizer),
             "split": getattr(tokenizer, "split_special_tokens", False),
             "special": tokenizer.special_tokens_map,
             "template": source,

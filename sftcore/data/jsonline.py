@@ -62,10 +62,12 @@ def decode(line: bytes) -> Any:
     Raises:
         ValueError, RecursionError: it is no strict JSON; :func:`reason_of` says why.
     """
+    found = quickly(line) if loads is not None else UNSURE
+    if found is not UNSURE:  # and so of few containers
+        return found
     if line.count(b"[") + line.count(b"{") > DEEPEST and _depth(line) > DEEPEST:
         raise RecursionError
-    found = quickly(line) if loads is not None else UNSURE
-    return STRICT.decode(line.decode()) if found is UNSURE else found
+    return STRICT.decode(line.decode())
 
 
 def quickly(line: bytes) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -149,18 +150,22 @@ def _sources(loaded: Loaded, registry: Registry, labeller: Labeller) -> list[Sou
     places: list[tuple[SourceConfig, str, int]] = [(source, "train", at) for at, source in enumerate(config.train)]
     if isinstance(config.eval, list):
         places += [(source, "eval", at) for at, source in enumerate(config.eval)]
-    serving = identity.serving_digest(labeller)
     found: list[Source] = []
-    for source, part, at in places:
-        try:
-            files = files_of(source, loaded.document)
-            reader = reader_of(source, ("data", part, at), loaded, registry)
-            reading = Reading(source, files)
-            seen = [identity.seen(file) for file in files]
-            key = identity.key(reader, reading, files, serving)
-        except OSError as error:
-            raise DataError(f"data source {error.filename or source.path} cannot be read: {error.strerror}") from None
-        found.append(Source(Task(reader, reading.names), files, seen, reading, key))
+    with ThreadPoolExecutor(1) as aside:
+        serving = ""
+        for source, part, at in places:
+            try:
+                files = files_of(source, loaded.document)
+                reader = reader_of(source, ("data", part, at), loaded, registry)
+                reading = Reading(source, files)
+                seen = [identity.seen(file) for file in files]
+                digests = aside.map(identity.digest, files)
+                serving = serving or identity.serving_digest(labeller)
+                key = identity.key(reader, reading, files, list(digests), serving)
+            except OSError as error:
+                name = error.filename or source.path
+                raise DataError(f"data source {name} cannot be read: {error.strerror}") from None
+            found.append(Source(Task(reader, reading.names), files, seen, reading, key))
     return found
 
 

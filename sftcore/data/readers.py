@@ -12,6 +12,7 @@ from typing import IO, Any
 
 from sftcore.data.compression import unpacked
 from sftcore.data.jsonline import STRICT, decode, reason_of
+from sftcore.data.lines import numbered
 from sftcore.errors import DataError
 from sftcore.report import count
 from sftcore.types import Origin
@@ -44,12 +45,7 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 
 def read_jsonl(path: Path, file: IO[bytes]) -> Iterator[Raw]:
     """Yield each line that is not empty, as bytes: decoding it is the work of many processes."""
-    for number, line in enumerate(unpacked(path, file), start=1):
-        if number == 1:
-            line = line.removeprefix(b"\xef\xbb\xbf")
-        line = line.rstrip()
-        if line:
-            yield number, line
+    return numbered(unpacked(path, file))
 
 
 def decoded(raw: Any) -> Any:
@@ -213,8 +209,11 @@ def without_nulls(row: Any) -> Any:
     return [without_nulls(item) for item in row] if isinstance(row, list) else row
 
 
+LINES = ".jsonl"
+"""How files end of which each line is a row."""
+
 READERS: Mapping[str, Callable[[Path, IO[bytes]], Iterator[Raw]]] = {
-    ".jsonl": read_jsonl,
+    LINES: read_jsonl,
     ".json": read_json,
     ".parquet": read_parquet,
     ".csv": read_csv,

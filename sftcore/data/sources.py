@@ -7,14 +7,17 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TypeVar
 
 from sftcore.config import SourceConfig
 from sftcore.data.compression import COMPRESSED, DAMAGED, plain_suffix
-from sftcore.data.readers import READERS, Row, decoded, without_nulls
+from sftcore.data.lines import Lines, split
+from sftcore.data.readers import LINES, READERS, Row, decoded, without_nulls
 from sftcore.document import Document
 from sftcore.errors import DataError
 from sftcore.types import Origin
+
+_T = TypeVar("_T")
 
 NOT_COMPRESSED = (".parquet",)
 """Kinds of file that are compressed within, and not as a whole."""
@@ -114,13 +117,31 @@ class Reading:
             self._taken += 1
             yield row
 
+    @property
+    def has_lines(self) -> bool:
+        """Whether all of it can be had as :meth:`lines`: it has no limit, and all files are lines as they are."""
+        return self._hub is None and self._source.limit is None and {file.suffix for file in self._files} <= {LINES}
+
+    def lines(self, most: int, size: int) -> Iterator[tuple[int, Lines]]:
+        """Yield the number of a file, and lines of it: at most so many, or as many as have this *size* in bytes.
+
+        Raises:
+            DataError: a file cannot be opened.
+        """
+        self._before = self._taken = 0
+        return self._of_files(lambda path, file: split(path, file, most, size))
+
     def _rows(self) -> Iterator[tuple[int, int, Any]]:
+        found = self._of_files(lambda path, file: READERS[plain_suffix(path)](path, file))
+        return ((number, line, raw) for number, (line, raw) in found)
+
+    def _of_files(self, read: Callable[[Path, IO[bytes]], Iterator[_T]]) -> Iterator[tuple[int, _T]]:
         for number, path in enumerate(self._files):
             try:
                 with path.open("rb") as file:
                     self._position = file.tell
-                    for line, raw in READERS[plain_suffix(path)](path, file):
-                        yield number, line, raw
+                    for found in read(path, file):
+                        yield number, found
                     self._position = lambda: 0
             except DAMAGED as error:
                 raise DataError(f"data source {path} is damaged: {error}") from None

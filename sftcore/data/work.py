@@ -62,6 +62,19 @@ class Done(NamedTuple):
     share: float
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keep the garbage collector from looking through all rows again and again while there come more: twice as fast."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@_uncollected()
 def work(block: Block, tasks: Sequence[Task], labeller: Labeller, label: bool) -> Done:
     """Return what becomes of the rows of *block*.
 
@@ -75,7 +88,7 @@ def work(block: Block, tasks: Sequence[Task], labeller: Labeller, label: bool) -
     name = names[block.file]
     columns = Columns(reader.source.columns)
     bad: list[Refusal] = []
-    with _uncollected(), _same_depth():
+    with _same_depth():
         rows: list[Row] = [(Origin(name, line), decoded(raw)) for line, raw in block.rows]
         parsed = list(parse(rows, reader, bad, columns))
         table, failed = tabulate(parsed, labeller, block.file) if label else (None, [])
@@ -99,18 +112,6 @@ def work(block: Block, tasks: Sequence[Task], labeller: Labeller, label: bool) -
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
-    """Keep the garbage collector from looking through all rows again and again while there come more: twice as fast."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-@contextmanager
 def _same_depth() -> Iterator[None]:
     """Let the stack grow by as much in every process, since how deeply a row may be nested must not depend on it."""
     depth, frame = 0, sys._getframe()
@@ -131,7 +132,6 @@ def begin(tasks: Sequence[Task], labeller: Labeller, parent: int) -> None:
     """Make this process, which was forked to work, ready: it ends with its parent, and leaves signals to it."""
     global _here
     _here = tasks, labeller
-    labeller.encoder.forked()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["RAYON_NUM_THREADS"] = "1"
     _keep_freed_memory()

@@ -22,7 +22,7 @@ from sftcore.supervision import Labeller
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
 """How much time of processors a container may take, and in which time."""
 
-FEW = 3
+FEW = 6
 """So many blocks are labelled in this process: to start others would take longer."""
 
 LITTLE = 1 << 22

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from importlib.metadata import version
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,23 +31,23 @@ class Accelerator(Protocol):
 class Fastokens:
     """The library of this name: BPE in Rust, many times as fast.
 
+    It works in the thread that calls it, so that processes can be forked from one that has used it: they would be
+    without its threads, and wait for them for ever.
+
     Args:
         tokenizer: a fast tokenizer of transformers.
 
     Raises:
         ImportError: it is not installed.
-        ValueError: it does not know this kind of tokenizer, or was used before this process was forked.
+        ValueError: it does not know this kind of tokenizer.
     """
 
     name = "fastokens"
-    _process: ClassVar[int | None] = None
-    """Where its threads are; a process that is forked from there has none of them, and would wait for ever."""
 
     def __init__(self, tokenizer: Any) -> None:
+        os.environ["FASTOKENS_BPE_THREADS"] = "1"  # read once, when the first text is encoded
         import fastokens
 
-        if self._process not in (None, os.getpid()):
-            raise ValueError("its threads are in another process")
         self.version = version("fastokens")
         self._split = bool(tokenizer.split_special_tokens)
         self._tokenizer = fastokens.Tokenizer.from_json_str(tokenizer.backend_tokenizer.to_str())
@@ -55,7 +55,6 @@ class Fastokens:
 
     def encode(self, texts: list[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Return the ids of all *texts* and their borders."""
-        Fastokens._process = os.getpid()
         ids, borders = self._tokenizer.encode_batch_flat(texts, split_special_tokens=self._split)
         return np.frombuffer(ids, np.uint32).view(np.int32), np.frombuffer(borders, np.uint64).astype(np.int64)
 

@@ -83,12 +83,12 @@ class Columns:
 
         With it the number of characters before each of these texts; -1 for all others.
         """
-        data = np.frombuffer(b"".join(self._utf8.values()), np.int8)
+        data = np.frombuffer(b"".join([*self._utf8.values(), b"."]), np.int8)
         begins = np.flatnonzero(data >= -64)  # all bytes but 0x80 to 0xBF, which go on with a character
         sizes = np.fromiter(map(len, self._utf8.values()), np.int64, len(self._utf8))
         before = np.full(len(self), -1)
         before[list(self._utf8)] = np.searchsorted(begins, np.cumsum(sizes) - sizes)
-        return np.append(begins, len(data)), before
+        return begins, before
 
     def _by_bytes(self, rows: Integers, characters: Integers) -> tuple[Integers, Integers]:
         places = np.clip(characters, 0, self._lengths[rows])
@@ -100,7 +100,9 @@ class Columns:
         first, last = self.rows[rows], self.rows[rows + 1]
         borders = (np.where(first > 0, self._reach[first - 1], 0) + places).astype(self._reach.dtype)
         after = np.searchsorted(self._reach, borders, side="right")
-        until = np.searchsorted(self._reach, borders, side="left") + 1
+        until = after + (self._reach[after - 1] != borders)
+        more = np.flatnonzero(self._reach[until - 2] == borders)  # tokens without length end there too
+        until[more] = np.searchsorted(self._reach, borders[more], side="left") + 1
         until = np.where(places > 0, until, first)
         return np.clip(after, first, last), np.clip(until, first, last)
 

@@ -24,10 +24,10 @@ WORTH = 5_000_000
 EARLIER = 20
 """So many times earlier is an accelerator tried that was proven for this tokenizer before, on this machine."""
 
-UNKNOWN, KNOWN = 400_000, 40_000
-"""How many characters of the user's own texts are tried first, about: without and with an earlier proof."""
+OWN = 400_000
+"""How many characters of the user's own texts are in a proof, about."""
 
-SHARE = 128
+SHARE = 256
 """Of so many texts one is encoded twice while an accelerator runs."""
 
 Tokens = tuple[NDArray[np.int32], Integers]
@@ -48,7 +48,7 @@ class Encoder:
         tokenizer: a tokenizer of transformers, which is not changed from then on.
         find: returns an accelerator for it, or None.
         worth: in place of :data:`WORTH`.
-        proofs: remembers what was proven; then an accelerator is used from the first batch on.
+        proofs: remembers what was proven; then an accelerator is used as soon as a twentieth of that is reached.
     """
 
     def __init__(
@@ -63,7 +63,6 @@ class Encoder:
         self._accelerator: Accelerator | None = None
         self._worth = worth
         self._proofs = proofs
-        self._proof: Proof | None = None
         self._texts = 0
         self._characters = 0
         self._direct = bool(getattr(tokenizer, "is_fast", False)) and self._is_plain()
@@ -97,16 +96,13 @@ class Encoder:
     def load(self, characters: int) -> None:
         """Get ready for so many characters, so that processes that are forked from this one need not.
 
-        An accelerator is only made here, and not used: its threads would be missing in those processes.
+        An accelerator that is still to be proven is made, and no more: the proof takes texts of the user.
         """
         if self._lengths is not None and characters >= self._worth and self._find:
             made, self._find = self._find(self._tokenizer), lambda _: made
-            self._proof = self._proof or self._proven()
-
-    def forked(self) -> None:
-        """Go on in a process that was forked: an accelerator that was used before has left its threads behind."""
-        if self._accelerator:
-            self._accelerator, self._find = None, None
+            if made and (proof := self._proven()) and proof.holds(made):
+                self._accelerator, self._find = made, None
+                self._try([text for text in ("a", "b") if self._lengths.cover(text)], share=1)  # loads what it needs
 
     def _is_plain(self) -> bool:
         """Tell whether the class of the tokenizer does nothing of its own beside ``tokenizers``."""
@@ -128,28 +124,23 @@ class Encoder:
             return False
         if self._find:
             characters = self._characters + sum(map(len, texts))
-            backend = self._backend()
-            proof = self._proof or (self._proven() if characters >= self._worth // EARLIER else None)
+            proof = self._proven() if characters >= self._worth // EARLIER else None
             if characters >= self._worth or proof:
                 find, self._find = self._find, None
                 self._accelerator = find(self._tokenizer)
-                if self._accelerator:
-                    self._prove(backend, texts, proof)
+                if self._accelerator and not (proof and proof.holds(self._accelerator)):
+                    self._prove(self._backend(), texts)
         return self._accelerator is not None
 
     def _proven(self) -> Proof | None:
         return self._proofs.of(self._backend()) if self._proofs else None
 
-    def _prove(self, backend: Any, texts: list[str], proof: Proof | None) -> None:
-        """Compare what the accelerator gives for *texts* and, unless there is a *proof*, for all that may differ."""
-        assert self._accelerator
+    def _prove(self, backend: Any, texts: list[str]) -> None:
+        """Compare what the accelerator gives for all that may differ, and for some of *texts*."""
         assert self._lengths
-        known = proof is not None and proof.holds(self._accelerator)
-        probes = sample(texts, KNOWN if known else UNKNOWN)
-        if not known:
-            probes += [*situations(backend), *characters(), *vocabulary(backend)]
+        probes = [*sample(texts, OWN), *situations(backend), *characters(), *vocabulary(backend)]
         self._try([text for text in probes if self._lengths.cover(text)], share=1)
-        if self._accelerator and self._proofs and not known:
+        if self._accelerator and self._proofs:
             self._proofs.add(backend, self._accelerator)
 
     def _try(self, texts: list[str], share: int) -> Tokens | None:
@@ -224,8 +215,9 @@ class Encoder:
     def _uncovered(self, texts: list[str], wide: dict[int, bytes]) -> list[int]:
         """Return the texts that have a byte which the vocabulary lacks."""
         assert self._lengths
-        every = b"".join([wide[row] if row in wide else text.encode() for row, text in enumerate(texts)])
-        if not any(byte in every for byte in self._lengths.missing):
+        narrow = "".join([text for row, text in enumerate(texts) if row not in wide]).encode()
+        every = narrow, b"".join(wide.values())
+        if not any(byte in part for part in every for byte in self._lengths.missing):
             return []
         return [row for row, text in enumerate(texts) if not self._lengths.cover(text)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,10 +28,14 @@ class Proofs:
     """Keeps proofs as small files: one for each tokenizer, as the code and the libraries are now.
 
     Args:
+        serialized: returns a ``tokenizers.Tokenizer`` as its file has it.
         folder: where; by default in the cache.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(
+        self, serialized: Callable[[Any], str] = lambda backend: str(backend.to_str()), folder: Path | None = None
+    ) -> None:
+        self._serialized = serialized
         self._folder = folder or cache_folder() / "proofs"
 
     def of(self, backend: Any) -> Proof | None:
@@ -50,7 +54,7 @@ class Proofs:
             staged.replace(path)
 
     def _path(self, backend: Any) -> Path:
-        hashed = hashlib.sha256(backend.to_str().encode())
+        hashed = hashlib.sha256(self._serialized(backend).encode())
         hashed.update(f"{backend.encode_special_tokens} {version('tokenizers')}".encode())
         for file in sorted(Path(__file__).parent.glob("*.py")):
             hashed.update(file.read_bytes())

@@ -124,9 +124,14 @@ class Labeller:
         self.problem = self._find_problem()
 
     @cached_property
+    def serialized(self) -> str:
+        """The tokenizer, a fast one, as its file has it; takes a while to be written for the first time."""
+        return str(self.tokenizer.backend_tokenizer.to_str())
+
+    @cached_property
     def encoder(self) -> Encoder:
         """What tokenizes many texts at once; made when it is first asked for."""
-        return Encoder(self.tokenizer, proofs=Proofs())
+        return Encoder(self.tokenizer, proofs=Proofs(lambda _: self.serialized))
 
     def _fields(self, message: Message) -> dict[str, Any]:
         return as_template_gets_it(message, self._text_arguments)

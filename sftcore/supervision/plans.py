@@ -9,7 +9,7 @@ between the texts, how each is trimmed, and between which characters of it all t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from sftcore.errors import RowError
 from sftcore.report import warn
@@ -22,7 +22,7 @@ from sftcore.supervision.remarks import Remark
 from sftcore.supervision.template import ChatTemplate
 from sftcore.types import Conversation, Message
 
-SHARE = 128
+SHARE = 256
 """Of so many conversations one is outlined without its plan too, and compared."""
 
 SHAPES = 10_000
@@ -34,7 +34,11 @@ _ALLOWED = frozenset({Remark.HEADED, Remark.FIRST, Remark.NO_STOP, Remark.NO_SYS
 Whether a turn is split off or switched does not: where the prompt ends with ``<think>``, an answer may begin with it.
 """
 
-_Shape = tuple[tuple[str, bool | None, float], ...]
+_Part = tuple[str, bool | None, float]
+_Shape = tuple[_Part, ...]
+
+_SIMPLE: Mapping[str, _Part] = {role: (role, None, 1.0) for role in ROLES}
+"""What a message with a role and content alone is in a shape."""
 
 _NEVER, _ONCE = (Plan(0, [""], [], [], [], [], [], {}) for _ in range(2))
 """In place of plans: of a shape that was never seen, or once. A plan is made for the second conversation of a shape."""
@@ -158,15 +162,18 @@ class Plans:
 
 def _shape(messages: Sequence[Message]) -> _Shape | None:
     """Return the shape of *messages*; None if one is more than a text of one of the three roles."""
-    shape = []
-    for message in messages:
-        if (
-            message.role not in ROLES
-            or message.tool_calls
-            or message.reasoning_content is not None
-            or message.name is not None
-            or message.tool_call_id is not None
-        ):
-            return None
-        shape.append((message.role, message.train, message.weight))
-    return tuple(shape)
+    shape = tuple([_SIMPLE.get(message.role) if message.simple else _part(message) for message in messages])
+    return None if None in shape else cast("_Shape", shape)
+
+
+def _part(message: Message) -> _Part | None:
+    """Return what *message* is in a shape; None if it is more than a text of one of the three roles."""
+    if (
+        message.role not in ROLES
+        or message.tool_calls
+        or message.reasoning_content is not None
+        or message.name is not None
+        or message.tool_call_id is not None
+    ):
+        return None
+    return message.role, message.train, message.weight

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from sftcore.encoding import Columns, Encoder
+from sftcore.encoding import Columns, Encoder, Proofs
 from sftcore.encoding.accelerator import Fastokens
 from sftcore.encoding.encoder import SHARE, _reach
 from sftcore.supervision.spans import Span
@@ -28,6 +28,7 @@ class Errs:
     """An accelerator that is right but for some texts: of those *change* makes what it returns."""
 
     name = "errs"
+    version = "1"
 
     def __init__(self, tokenizer: Any, wrong: Callable[[str], bool], change: Callable[[list[int]], list[int]]) -> None:
         self.backend = tokenizer.backend_tokenizer
@@ -354,6 +355,25 @@ def test_fastokens_works_in_a_forked_process(smollm2_tokenizer: Any) -> None:
     if not child:
         os._exit(0 if lists(encoder.encode(texts)) == right else 1)
     assert os.waitpid(child, 0) == (child, 0)
+
+
+def test_an_accelerator_that_was_proven_before_is_ready_at_once(tokenizer: Any, tmp_path: Path) -> None:
+    def made(characters: int) -> tuple[Encoder, Errs]:
+        accelerator = Errs(tokenizer, lambda text: False, backwards)
+        encoder = Encoder(tokenizer, lambda _: accelerator, worth=100, proofs=Proofs(folder=tmp_path))
+        encoder.load(characters)
+        return encoder, accelerator
+
+    encoder, accelerator = made(100)
+    assert (encoder.engine, accelerator.batches) == ("tokenizers", [])  # it is not proven yet
+    encoder.encode(["a b " * 25])
+    assert (encoder.engine, len(list(tmp_path.iterdir()))) == ("errs", 1)
+    encoder, accelerator = made(100)
+    assert encoder.engine == "errs"
+    texts = some_texts(10)
+    assert lists(encoder.encode(texts)) == expected(tokenizer, texts)
+    assert accelerator.batches[1:] == [texts]
+    assert made(99)[0].engine == "tokenizers"
 
 
 def test_sums_of_lengths_have_64_bits_where_32_may_not_do() -> None:
