@@ -302,6 +302,7 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
         self._began = time.time()
         if (checkpoint := self._checkpoint) is None:
             return
+        self.args.eval_on_start = False  # that was done when the run began
         path = checkpoint / _of_rank(self._keeper.ranks.rank)
         if path.is_file():  # another number of ranks has other sums, and draws other numbers
             self._resumed = json.loads(path.read_text(encoding="utf-8"))

@@ -8,7 +8,10 @@ from typing import Any
 
 from sftcore.checkpoint import manifest
 from sftcore.ranks import Ranks
-from sftcore.report import size_of
+from sftcore.report import now, size_of
+
+_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "adapter_config.json")
+"""Files that say which weights a folder holds: one that is left of another run would be taken for this one's."""
 
 _STAGED = "model.writing"
 
@@ -43,9 +46,21 @@ def save(trainer: Any, tokenizer: Any, folder: Path, ranks: Ranks) -> None:
         for name in names:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (staged / name).replace(folder / name)
+        _put_aside([path for path in _weights(folder) if path.relative_to(folder) not in names], folder)
         manifest.flush_folder(folder)
         shutil.rmtree(staged)
 
     ranks.together(lambda: shutil.rmtree(staged, ignore_errors=True), explain)
     ranks.together(write, explain, everyone=True)
     ranks.together(publish, explain)
+
+
+def _weights(folder: Path) -> list[Path]:
+    return [path for pattern in _WEIGHTS for path in folder.glob(pattern)]
+
+
+def _put_aside(paths: list[Path], folder: Path) -> None:
+    aside = folder / "earlier" / now().replace(":", "-")
+    for path in paths:
+        aside.mkdir(parents=True, exist_ok=True)
+        path.rename(aside / path.name)

@@ -122,6 +122,19 @@ def test_a_run_that_is_finished_only_ends_again(nursery, life, whole):
     assert finish(nursery, folder, 1) == expected
 
 
+def test_weights_of_another_run_are_not_taken_for_those_of_this_one(nursery, life):
+    """An adapter beside a model would be loaded on top of it, and a whole model in place of one in several files."""
+    folder = life("both", training_args={"max_steps": 1})
+    assert nursery.run(folder) == [0]
+    assert (folder / "out/adapter_config.json").is_file()
+    assert nursery.run(folder, "method=full") == [0]
+    there = {
+        path.name for path in (folder / "out").glob("*") if path.suffix == ".safetensors" or "adapter" in path.name
+    }
+    assert there == {"model.safetensors"}
+    assert next((folder / "out/earlier").glob("*/adapter_model.safetensors"))
+
+
 def test_a_new_run_leaves_no_checkpoint_of_an_old_one_in_its_way(nursery, life):
     folder = life("anew")
     assert nursery.run(folder) == [0]
