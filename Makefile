@@ -19,7 +19,7 @@ test: $(VENV)/.dev    ## set up and run the tests
 gpu: $(VENV)/.dev     ## run the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu
 
-chaos: $(VENV)/.dev   ## kill preparations at random moments, many times: each has to end with the right data
+chaos: $(VENV)/.dev   ## kill preparations and runs at every file event and at random moments: each has to end as if it had not been
 	$(BIN)/python -m pytest -m chaos
 
 mutants: $(VENV)/.dev ## put bugs of the past back, one at a time: each has to turn the tests red

@@ -100,6 +100,10 @@ class Progress(TrainerCallback):  # type: ignore[misc]
             self._line(f"step {state.global_step}/{state.max_steps}: {self._numbers(state)}, {left:.0f} s left")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the bar as it stands, and the line to others."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None

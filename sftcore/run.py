@@ -137,6 +137,7 @@ def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[s
         if is_main_process():
             record.end("finished", data=data, steps=result.global_step, metrics=result.metrics, asked=built.ask.answers)
     except BaseException as error:
+        built.progress.close()
         longest = loaded.config.data.max_length
         reason = failure.explained(error, folder, lambda: memory.explain(args, trainer.batch, longest))
         trackers.finish(told(reason))

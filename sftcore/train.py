@@ -52,6 +52,7 @@ class Built:
     trainer: SftTrainer
     ask: Ask
     metrics: Metrics
+    progress: Progress
     data: str
     """The fingerprint of what is trained on; empty where it is known only at the end."""
 
@@ -87,8 +88,8 @@ def build_trainer(
     """
     rows: Any = prepared.train
     ask = Ask(config.ask.questions, config.ask.max_new_tokens, tokenizer, config.template_kwargs)
-    metrics = Metrics(Path(args.output_dir))
-    callbacks: list[transformers.TrainerCallback] = [metrics, Progress(), ask]
+    metrics, progress = Metrics(Path(args.output_dir)), Progress()
+    callbacks: list[transformers.TrainerCallback] = [metrics, progress, ask]
     if isinstance(rows, Stream):
         weighted, packed, data = None, config.data.packing, ""
         rows = Streamed(rows, order_of(args, config.data), args.max_steps)
@@ -119,7 +120,7 @@ def build_trainer(
         processing_class=tokenizer,
         callbacks=callbacks,
     )
-    built = Built(trainer, ask, metrics, data)
+    built = Built(trainer, ask, metrics, progress, data)
     if isinstance(rows, Streamed):
         rows.per_step = trainer.get_total_train_batch_size(args)
     for shown_elsewhere in (transformers.PrinterCallback, transformers.ProgressCallback):
