@@ -80,9 +80,10 @@ class Keeper:
             problem = None
             if self.ranks.writes:
                 problem = self._problem(examine(self.path(step)))
-            problems = [told for told in self.ranks.gathered(problem) if told]
+            found = self.ranks.gathered(problem)
+            problems = [f"(rank {rank}) {told}" if rank else told for rank, told in enumerate(found) if told]
             if not problems:
-                return self._chosen(step)
+                return examine(self.path(step), content=False)
             say("resume", f"{self.path(step).name} is passed over: {problems[0]}")
         return None
 
@@ -96,9 +97,6 @@ class Keeper:
         if problems := [told for told in self.ranks.gathered(problem) if told]:
             raise ConfigError(f"training_args.resume_from_checkpoint: {path} cannot be gone on from: {problems[0]}")
         return examine(path, content=False)
-
-    def _chosen(self, step: int) -> Checkpoint:
-        return examine(self.path(step), content=False)
 
     def _problem(self, checkpoint: Checkpoint) -> str | None:
         if checkpoint.problem is None and checkpoint.manifest and STATE not in checkpoint.manifest.files:

@@ -180,7 +180,12 @@ def _wait(pids: Sequence[int], seconds: float) -> list[int]:
 
 
 def _live(folder: Path, args: list[str], rank: int, death: Mapping[str, Any] | None, env: dict[str, str]) -> None:
-    """Be a rank; never return."""
+    """Be a rank; never return. Where nodes share no disk, each rank is one, in a folder of its own."""
+    if env.get("APART"):
+        folder = folder / f"node-{rank}"
+        folder.mkdir(exist_ok=True)
+        (folder / "finetune.yaml").write_bytes((folder.parent / "finetune.yaml").read_bytes())
+        env |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
     os.chdir(folder)
     os.environ.update(env)
     log = os.open(folder / f"log-{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import time
 
@@ -84,6 +85,22 @@ def test_a_run_that_is_killed_at_the_end_of_an_epoch(nursery, life, whole):
     assert nursery.run(folder, death=Death(committed + 1)) == [-signal.SIGKILL]
     assert finish(nursery, folder, 1) == expected
     assert "checkpoint-6 (step 6" in (folder / "log-0.txt").read_text()
+
+
+def test_nodes_that_share_no_disk(nursery, life):
+    """Each keeps what it needs, and the newest checkpoint that is whole on all of them is taken."""
+    folder = life("apart", ranks=2)
+    assert set(nursery.run(folder, ranks=2, APART="1")) == {0}, (folder / "node-0/log-0.txt").read_text()
+    nodes = [folder / f"node-{rank}" for rank in (0, 1)]
+    expected = [(node / "out/adapter_model.safetensors").read_bytes() for node in nodes]
+    assert expected[0] == expected[1]
+    metrics = outcome(nodes[0] / "out")["metrics"]
+    shutil.rmtree(nodes[1] / "out/checkpoint-7")
+    assert set(nursery.run(folder, "--resume", "auto", ranks=2, APART="1")) == {0}
+    assert "checkpoint-7 is passed over: (rank 1) it has no manifest" in (nodes[0] / "log-0.txt").read_text()
+    assert "checkpoint-6 (step 6" in (nodes[0] / "log-0.txt").read_text()
+    assert [(node / "out/adapter_model.safetensors").read_bytes() for node in nodes] == expected
+    assert outcome(nodes[0] / "out")["metrics"] == metrics
 
 
 def test_a_damaged_checkpoint_is_passed_over(nursery, life, whole):
