@@ -54,6 +54,8 @@ class Built:
     metrics: Metrics
     data: str
     """The fingerprint of what is trained on; empty where it is known only at the end."""
+    layout: str
+    """How the state is laid out in a checkpoint."""
 
     def noted(self) -> dict[str, Any]:
         """Return what a checkpoint holds of the run as a whole."""
@@ -62,6 +64,7 @@ class Built:
             "rows_per_step": self.trainer.get_total_train_batch_size(args),
             "seed": args.seed if args.data_seed is None else args.data_seed,
             "data": self.data,
+            "layout": self.layout,
             "metrics": self.metrics.flushed(),
             "asked": self.ask.answers,
         }
@@ -106,6 +109,7 @@ def build_trainer(
     trainer = SftTrainer(
         loss=TokenMean(label_smoothing=args.label_smoothing_factor),
         method=config.method,
+        backend=config.backend,
         keeper=keeper,
         stop=stop,
         finite=Finite(config.non_finite, keeper.ranks),
@@ -119,7 +123,7 @@ def build_trainer(
         processing_class=tokenizer,
         callbacks=callbacks,
     )
-    built = Built(trainer, ask, metrics, data)
+    built = Built(trainer, ask, metrics, data, config.backend.layout(keeper.ranks.size))
     if isinstance(rows, Streamed):
         rows.per_step = trainer.get_total_train_batch_size(args)
     for shown_elsewhere in (transformers.PrinterCallback, transformers.ProgressCallback):

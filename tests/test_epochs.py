@@ -17,7 +17,7 @@ import pytest
 import torch
 import transformers
 
-from sftcore import Example, Origin
+from sftcore import Backend, Example, Origin
 
 LENGTHS = (3, 9, 5, 7) * 8
 """Tokens of the documents; the first token of each tells which one it is."""
@@ -111,6 +111,7 @@ def train(folder: Path, way: Way, resume: str | None = None) -> Seen:
     trainer = SftTrainer(
         loss=TokenMean(),
         method=Full(),
+        backend=Backend(),
         keeper=Keeper(folder, ranks, {}),
         stop=Stop(),
         finite=Finite(NonFiniteConfig(), ranks),

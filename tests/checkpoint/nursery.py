@@ -27,6 +27,8 @@ IMPORTED = (
     "sftcore.train",
     "sftcore.training_args",
     "sftcore_plugins.backends.torchrun",
+    "sftcore_plugins.backends.fsdp",
+    "sftcore_plugins.backends.deepspeed",
     "sftcore_plugins.methods.lora",
     "sftcore_plugins.methods.full",
     "sftcore_plugins.formats.messages",
@@ -188,6 +190,7 @@ def _live(folder: Path, args: list[str], rank: int, death: Mapping[str, Any] | N
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     _note_samples(folder / f"samples-{rank}.jsonl", rank)
     _count_events(folder, rank, death)
+    _note_pickles(folder / f"pickles-{rank}.txt")
     sys.argv = ["sft"]
     import sftcore.__main__ as program
 
@@ -218,9 +221,35 @@ def _note_samples(path: Path, rank: int) -> None:
     SftTrainer.training_step = training_step  # type: ignore[method-assign]
 
 
+def _note_pickles(path: Path) -> None:
+    """Write down what pickles name, while a run goes on from a checkpoint, and who reads them."""
+    from sftcore.trainer import SftTrainer
+
+    before, reading = SftTrainer._prepare_for_training, [False]
+    file = path.open("w", buffering=1)
+
+    def hook(event: str, args: tuple[Any, ...]) -> None:
+        if event == "pickle.find_class" and reading[0]:
+            frame, who = sys._getframe(), []
+            while frame := frame.f_back:  # type: ignore[assignment]
+                who.append(f"{frame.f_globals.get('__name__')}.{frame.f_code.co_name}")
+            file.write(json.dumps([*args, who[:12]]) + "\n")
+
+    def prepare(self: Any, *args: Any, **kwargs: Any) -> Any:
+        reading[0] = True
+        try:
+            return before(self, *args, **kwargs)
+        finally:
+            reading[0] = False
+
+    SftTrainer._prepare_for_training = prepare  # type: ignore[method-assign]
+    sys.addaudithook(hook)
+
+
 def _count_events(folder: Path, rank: int, death: Mapping[str, Any] | None) -> None:
     """Count what happens to files below the output folder, and end this process at one of them."""
     import safetensors.torch
+    import torch
 
     out = str(folder / "out")
     counted = [0]
@@ -257,6 +286,14 @@ def _count_events(folder: Path, rank: int, death: Mapping[str, Any] | None) -> N
             happens("safetensors", path, True)
         return serialize(tensors, filename, *args, **kwargs)
 
+    save = torch.save
+
+    def torch_save(value: Any, file: Any, *args: Any, **kwargs: Any) -> None:
+        if isinstance(file, (str, os.PathLike)) and os.path.abspath(file).startswith(out):
+            happens("torch", os.path.abspath(file), True)  # it is written by C++, which tells nobody
+        save(value, file, *args, **kwargs)
+
+    torch.save = torch_save
     safetensors.torch.serialize_file = serialize_file
     sys.addaudithook(hook)
 
