@@ -74,6 +74,7 @@ class DeepSpeed(Backend):
             and self.num_gpus != int(size)
         ):
             raise SftError(f"the launcher started {size} processes, but the backend's options ask for {self.num_gpus}")
+        _allow_states()
         if not cpu:
             return
         # DeepSpeed builds its CPU collectives with ninja, which pip puts beside this interpreter
@@ -94,6 +95,16 @@ class DeepSpeed(Backend):
 
     def _file(self) -> Path:
         return self.config or _shipped("deepspeed/ds_config.json")
+
+
+def _allow_states() -> None:
+    """Name the few plain classes that stand in DeepSpeed's state files, which are read as weights only otherwise."""
+    import torch
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    torch.serialization.add_safe_globals([DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address])
 
 
 def _free_port() -> int:
