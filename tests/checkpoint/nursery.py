@@ -106,7 +106,7 @@ def outcome(out: Path) -> dict[str, Any]:
     for path in out.parent.glob("samples-*.jsonl"):
         for line in path.read_text().splitlines():
             with suppress(ValueError):  # the last line of one that was killed
-                rank, step, part, rows = json.loads(line)
+                rank, step, part, rows, _ = json.loads(line)
                 steps[rank, step, part] = rows
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     timed = ("time", "runtime", "per_second")
@@ -117,6 +117,12 @@ def outcome(out: Path) -> dict[str, Any]:
         "samples": sorted((*key, rows) for key, rows in steps.items()),
         "metrics": [{key: item for key, item in line.items() if not key.endswith(timed)} for line in metrics],
     }
+
+
+def order(out: Path) -> list[str]:
+    """Return where the rows were read that a run trained on, in the order of steps, their parts and ranks."""
+    lines = [json.loads(line) for path in out.parent.glob("samples-*.jsonl") for line in path.read_text().splitlines()]
+    return [row for _, _, _, _, rows in sorted(lines, key=lambda line: (line[1], line[2], line[0])) for row in rows]
 
 
 def _hash(path: Path) -> str:
@@ -215,7 +221,7 @@ def _note_samples(path: Path, rank: int) -> None:
     def training_step(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         seen[:] = [self.state.global_step, seen[1] + 1 if seen[0] == self.state.global_step else 0]
         rows = hashlib.sha256(inputs["input_ids"].numpy().tobytes()).hexdigest()
-        file.write(json.dumps([rank, *seen, rows]) + "\n")
+        file.write(json.dumps([rank, *seen, rows, [*inputs.get("origins", [])]]) + "\n")
         return before(self, model, inputs, *args, **kwargs)
 
     SftTrainer.training_step = training_step  # type: ignore[method-assign]
