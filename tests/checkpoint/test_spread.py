@@ -7,7 +7,9 @@ import random
 import signal
 
 import pytest
+import torch
 from nursery import Death, outcome
+from safetensors.torch import load_file
 
 ZERO = "package:sftcore_config/deepspeed/ds_config{}.json"
 FULL, SHARDED = {"name": "fsdp"}, {"name": "fsdp", "state_dict_type": "sharded"}
@@ -56,3 +58,41 @@ def test_a_run_that_is_killed_while_it_saves_goes_on_exactly(nursery, life, back
     assert "checkpoint-2 (step 2" in said(folder)
     assert outcome(folder / "out") == expected, (events[death.event], said(folder))
     assert unpickled(folder) == []
+
+
+@pytest.mark.parametrize(
+    ("backend", "ranks", "told"),
+    [
+        ("ddp", 2, "its state is laid out otherwise (by the names of weights there, whole here)"),
+        ("sharded", 2, "(by the names of weights there, sharded over 2 here)"),
+        pytest.param("zero-2", 2, "(by the names of weights there, ZeRO-2 over 2 here)", marks=pytest.mark.chaos),
+        pytest.param("fsdp", 4, None, marks=pytest.mark.chaos),
+    ],
+)
+def test_a_run_goes_on_only_from_a_state_that_it_can_read(nursery, life, backend, ranks, told):
+    few = {"max_steps": 4, "eval_strategy": "no"}
+    first = life("first", "full", ranks=2, backend=FULL, training_args=few)
+    assert set(nursery.run(first, "training_args.max_steps=2", ranks=2)) == {0}, said(first)
+    second = life("second", "full", ranks=ranks, backend=BACKENDS[backend], training_args=few)
+    (first / "out").rename(second / "out")
+    codes = nursery.run(second, "--resume", "auto", ranks=ranks)
+    assert set(codes) == {2 if told else 0}, said(second)
+    assert (told or "that run had 2 ranks, this one has 4") in said(second)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("backend", ["fsdp", "sharded", "zero-3"])
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_the_best_model_comes_back(nursery, life, backend, method):
+    best = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 2, "save_total_limit": None}
+    best |= {"metric_for_best_model": "eval_loss", "greater_is_better": True}  # which it was at step 2
+    ddp = life("ddp", method, ranks=2, training_args=best)
+    assert set(nursery.run(ddp, ranks=2)) == {0}, said(ddp)
+    folder = life("best", method, ranks=2, backend=BACKENDS[backend], training_args=best)
+    assert set(nursery.run(folder, ranks=2)) == {0}, said(folder)
+    (name,) = [path.name for path in (ddp / "out").glob("*model.safetensors")]
+    expected, last = load_file(ddp / "out/checkpoint-2" / name), load_file(ddp / "out/checkpoint-6" / name)
+    found = load_file(folder / "out" / name)
+    assert found.keys() == expected.keys()
+    assert all(torch.allclose(found[key], expected[key], atol=1e-6) for key in found)
+    assert not all(torch.allclose(found[key], last[key], atol=1e-6) for key in found)
