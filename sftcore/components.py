@@ -8,7 +8,7 @@ and it becomes the option's description in ``sft list-plugins --verbose``.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -197,10 +197,11 @@ class Backend(Component):
 
     owns: ClassVar[tuple[str, ...]] = ()
     """Training arguments that only this backend sets; in ``training_args`` they are refused."""
-    keeps_states: ClassVar[bool] = False
-    """Whether it has files of its own for the states of optimizer and schedule in a checkpoint."""
-    steps_in_backward: ClassVar[bool] = False
-    """Whether its backward pass takes the optimizer step too, so that no step can be left out."""
+    engine: ClassVar[bool] = False
+    """Whether an engine of its own trains: it takes the optimizer's step in its backward pass, and transformers lets it
+    write and read files of its own in a checkpoint."""
+    spread: ClassVar[bool] = False
+    """Whether :meth:`state` holds the trained weights too, because they are spread over the ranks."""
 
     def launched(self, environ: Mapping[str, str]) -> bool:
         """Tell whether this process was started by the backend's launcher; ``backend: auto`` goes by it."""
@@ -223,6 +224,35 @@ class Backend(Component):
     def training_args(self) -> dict[str, Any]:
         """Return what the backend sets in ``transformers.TrainingArguments``."""
         return {}
+
+    def layout(self, ranks: int) -> str:
+        """Return how the state is laid out in a checkpoint of so many ranks: a run goes on from its own layout only.
+
+        Empty: any number of ranks of any such backend can go on from it.
+        """
+        return ""
+
+    def parts(self) -> bool:
+        """Tell whether each rank writes a part of the state of its own."""
+        return False
+
+    def state(self, trainer: Any) -> Any:
+        """Return the state of the optimizer: tensors, numbers and texts in dicts, lists and tuples.
+
+        All ranks call it; only what the first returns is written, unless each has a part of its own.
+
+        Args:
+            trainer: the ``transformers.Trainer`` of the run.
+        """
+        return trainer.optimizer.state_dict()
+
+    def restore(self, trainer: Any, read: Callable[[], Any]) -> None:
+        """Bring the optimizer to a state that was written; all ranks call it.
+
+        Args:
+            read: reads what :meth:`state` returned.
+        """
+        trainer.optimizer.load_state_dict(read())
 
 
 KINDS: Mapping[str, type[Component]] = {

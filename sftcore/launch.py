@@ -28,6 +28,8 @@ def launch(command: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="sft-launch-") as name, Path(name, ALIVE).open("wb") as alive:
         folder = Path(name)
         _lock(alive)
+        if hasattr(signal, "SIGUSR1"):  # schedulers send it to all processes: to the command too, which would die
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         try:
             # of a session of its own: a Ctrl-C is for this process, which asks the ranks to stop in good order
             process = subprocess.Popen(command, env={**os.environ, LAUNCHER: name}, start_new_session=True)

@@ -55,6 +55,12 @@ def check(found: Checkpoint, built: Built, ranks: int) -> dict[str, Any]:
                 f"{found.path} cannot be gone on from: the {what} would not be the same{there}{here}; {mend}, "
                 "or begin anew in another output_dir"
             )
+    if (there := before.get("layout", "")) != built.layout:
+        as_one, told = "whole", "choose the backend, its options and the number of processes as they were"
+        raise ConfigError(
+            f"{found.path} cannot be gone on from: its state is laid out otherwise ({there or as_one} there, "
+            f"{built.layout or as_one} here); {told}, or begin anew in another output_dir"
+        )
     assert found.manifest
     size = found.manifest.world_size
     say("resume", f"{found.path} (step {found.step:,}, written {found.manifest.written} on {count(size, 'rank')})")

@@ -55,6 +55,8 @@ class Built:
     progress: Progress
     data: str
     """The fingerprint of what is trained on; empty where it is known only at the end."""
+    layout: str
+    """How the state is laid out in a checkpoint."""
 
     def noted(self) -> dict[str, Any]:
         """Return what a checkpoint holds of the run as a whole."""
@@ -63,6 +65,7 @@ class Built:
             "rows_per_step": self.trainer.get_total_train_batch_size(args),
             "seed": args.seed if args.data_seed is None else args.data_seed,
             "data": self.data,
+            "layout": self.layout,
             "metrics": self.metrics.flushed(),
             "asked": self.ask.answers,
         }
@@ -120,7 +123,7 @@ def build_trainer(
         processing_class=tokenizer,
         callbacks=callbacks,
     )
-    built = Built(trainer, ask, metrics, progress, data)
+    built = Built(trainer, ask, metrics, progress, data, config.backend.layout(keeper.ranks.size))
     if isinstance(rows, Streamed):
         rows.per_step = trainer.get_total_train_batch_size(args)
     for shown_elsewhere in (transformers.PrinterCallback, transformers.ProgressCallback):

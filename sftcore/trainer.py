@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import transformers
 
-from sftcore.checkpoint import chance, tree
+from sftcore.checkpoint import chance, pickles, tree
 from sftcore.checkpoint.keeper import STATE, Keeper
 from sftcore.components import Backend
 from sftcore.data import Even, Evened, PackedSet, shuffled
@@ -24,8 +24,8 @@ from sftcore.streamed import Streamed
 from sftcore.types import IGNORE_INDEX
 from sftcore.watchdog import Watchdog
 
-OPTIMIZER = "optimizer.safetensors"
-"""The file in a checkpoint with the states of optimizer and learning rate schedule."""
+OPTIMIZER, SCHEDULER = "optimizer.safetensors", "scheduler.safetensors"
+"""The files in a checkpoint with the states of optimizer and learning rate schedule."""
 
 
 class SftTrainer(transformers.Trainer):  # type: ignore[misc]
@@ -34,7 +34,7 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
     Args:
         loss: the loss of all models.
         method: whose optimizer is used, where it has one of its own.
-        backend: how the ranks work together.
+        backend: knows what of weights and optimizer is where.
         keeper: writes the checkpoints.
         stop: whether the run was asked to stop.
         finite: looks at losses and gradients.
@@ -59,9 +59,8 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         super().__init__(compute_loss_func=loss, **kwargs)
-        self._loss, self._method, self._backend = loss, method, backend
-        self._keeper, self._stop, self._noted = keeper, stop, noted
-        self._finite, self._watchdog = finite, watchdog
+        self._loss, self._method, self._keeper, self._stop, self._noted = loss, method, keeper, stop, noted
+        self._finite, self._watchdog, self._backend = finite, watchdog, backend
         self._origins: list[str] = []
         self.batch: tuple[int, int] | None = None
         self._ended = self._saved = -1  # the last steps that ended, and that were saved
@@ -126,7 +125,7 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
         """Return the loss of a batch."""
         loss = super().compute_loss(*args, **kwargs)
-        if self._backend.steps_in_backward and torch.is_grad_enabled():
+        if self._backend.engine and torch.is_grad_enabled():  # whose backward pass takes the step too
             self._finite.check(loss, self._origins, self.state.global_step + 1)
         return loss
 
@@ -243,7 +242,8 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
 
     def _write(self, folder: Path) -> None:
         """Write the files of a checkpoint that are this rank's."""
-        self.save_model(str(folder), _internal_call=True)
+        if not self._backend.parts() or self.args.save_only_model:  # else the parts are enough to go on from
+            self.save_model(str(folder), _internal_call=True)
         if not self.args.save_only_model:
             self._save_optimizer_and_scheduler(str(folder))
             self._save_scaler(str(folder))
@@ -259,22 +259,47 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
         Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if self._backend.keeps_states:
+        if self._backend.engine:  # which has files of its own
             super()._save_optimizer_and_scheduler(output_dir)
-        elif self.args.should_save:
-            states = {"optimizer": self.optimizer.state_dict(), "scheduler": self.lr_scheduler.state_dict()}
-            try:
-                tree.save(states, Path(output_dir, OPTIMIZER))
-            except TypeError:  # an optimizer with a state of its own kind
-                super()._save_optimizer_and_scheduler(output_dir)
+            return
+        state = self._backend.state(self)
+        try:
+            if self.args.should_save or self._backend.parts():
+                tree.save(state, Path(output_dir, self._optimizer_file()))
+            if self.args.should_save:
+                tree.save(self.lr_scheduler.state_dict(), Path(output_dir, SCHEDULER))
+        except TypeError:  # an optimizer with a state of its own kind
+            if self._backend.spread:
+                raise
+            super()._save_optimizer_and_scheduler(output_dir)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None or not (path := Path(checkpoint, OPTIMIZER)).is_file():
+        if checkpoint is None or not (path := Path(checkpoint, SCHEDULER)).is_file():
             super()._load_optimizer_and_scheduler(checkpoint)
             return
-        states = tree.load(path)
-        self.optimizer.load_state_dict(states["optimizer"])
-        self.lr_scheduler.load_state_dict(states["scheduler"])
+        self._restore(Path(checkpoint))
+        self.lr_scheduler.load_state_dict(tree.load(path))
+
+    def _restore(self, checkpoint: Path) -> None:
+        self._backend.restore(self, lambda: tree.load(checkpoint / self._optimizer_file()))
+
+    def _optimizer_file(self) -> str:
+        return f"optimizer_{self._keeper.ranks.rank}.safetensors" if self._backend.parts() else OPTIMIZER
+
+    def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        if not self._backend.spread:  # else the weights come with the state
+            super()._load_from_checkpoint(*args, **kwargs)
+
+    def _load_best_model(self) -> None:
+        if self._backend.spread:
+            self._restore(Path(self.state.best_model_checkpoint))
+            return
+        with pickles.refused():
+            super()._load_best_model()
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        with pickles.refused():  # of an engine's files, too
+            return super()._prepare_for_training(*args, **kwargs)
 
     def _state_of_rank(self) -> dict[str, Any]:
         """Return what this rank alone knows: its random numbers, and sums that were not logged yet."""

@@ -17,7 +17,7 @@ import pytest
 import torch
 import transformers
 
-from sftcore import Example, Origin
+from sftcore import Backend, Example, Origin
 
 LENGTHS = (3, 9, 5, 7) * 8
 """Tokens of the documents; the first token of each tells which one it is."""
@@ -68,7 +68,6 @@ def train(folder: Path, way: Way, resume: str | None = None) -> Seen:
     from accelerate.state import AcceleratorState
     from sftcore_plugins.methods.full import Full
 
-    from sftcore import Backend
     from sftcore.checkpoint.keeper import Keeper
     from sftcore.config import NonFiniteConfig
     from sftcore.data import Collator, Evened

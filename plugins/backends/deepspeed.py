@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import socket
 import sys
@@ -15,6 +16,8 @@ from typing import Any, ClassVar
 
 from sftcore import Backend, ConfigError, SftError
 
+from .building import build
+
 SHIPPED = "sftcore_config"
 """The package with the configurations that ship with sftcore."""
 
@@ -25,8 +28,7 @@ class DeepSpeed(Backend):
 
     requires: ClassVar[tuple[str, ...]] = ("deepspeed",)
     owns: ClassVar[tuple[str, ...]] = ("deepspeed",)
-    keeps_states: ClassVar[bool] = True
-    steps_in_backward: ClassVar[bool] = True
+    engine: ClassVar[bool] = True
 
     config: Path | None = None
     """DeepSpeed's JSON configuration; `auto` values follow training_args. By default ZeRO-2 as shipped."""
@@ -72,17 +74,37 @@ class DeepSpeed(Backend):
             and self.num_gpus != int(size)
         ):
             raise SftError(f"the launcher started {size} processes, but the backend's options ask for {self.num_gpus}")
+        _allow_states()
         if not cpu:
             return
         # DeepSpeed builds its CPU collectives with ninja, which pip puts beside this interpreter
         os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), environ.get("PATH", "")])
         import deepspeed
+        from deepspeed.accelerator import get_accelerator
 
+        build(get_accelerator().create_op_builder("ShareMemCommBuilder"))
         # before the training arguments, or their batch size is computed for one rank
         deepspeed.init_distributed("gloo")
 
     def training_args(self) -> dict[str, Any]:
-        return {"deepspeed": str(self.config or _shipped("deepspeed/ds_config.json"))}
+        return {"deepspeed": str(self._file())}
+
+    def layout(self, ranks: int) -> str:
+        stage = json.loads(self._file().read_text(encoding="utf-8")).get("zero_optimization", {}).get("stage", 0)
+        return f"ZeRO-{stage} over {ranks}"
+
+    def _file(self) -> Path:
+        return self.config or _shipped("deepspeed/ds_config.json")
+
+
+def _allow_states() -> None:
+    """Name the few plain classes that stand in DeepSpeed's state files, which are read as weights only otherwise."""
+    import torch
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    torch.serialization.add_safe_globals([DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address])
 
 
 def _free_port() -> int:

@@ -27,6 +27,8 @@ IMPORTED = (
     "sftcore.train",
     "sftcore.training_args",
     "sftcore_plugins.backends.torchrun",
+    "sftcore_plugins.backends.fsdp",
+    "sftcore_plugins.backends.deepspeed",
     "sftcore_plugins.methods.lora",
     "sftcore_plugins.methods.full",
     "sftcore_plugins.formats.messages",
@@ -105,7 +107,7 @@ def outcome(out: Path) -> dict[str, Any]:
     for path in out.parent.glob("samples-*.jsonl"):
         for line in path.read_text().splitlines():
             with suppress(ValueError):  # the last line of one that was killed
-                rank, step, part, rows = json.loads(line)
+                rank, step, part, rows, _ = json.loads(line)
                 steps[rank, step, part] = rows
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     timed = ("time", "runtime", "per_second")
@@ -116,6 +118,12 @@ def outcome(out: Path) -> dict[str, Any]:
         "samples": sorted((*key, rows) for key, rows in steps.items()),
         "metrics": [{key: item for key, item in line.items() if not key.endswith(timed)} for line in metrics],
     }
+
+
+def order(out: Path) -> list[str]:
+    """Return where the rows were read that a run trained on, in the order of steps, their parts and ranks."""
+    lines = [json.loads(line) for path in out.parent.glob("samples-*.jsonl") for line in path.read_text().splitlines()]
+    return [row for _, _, _, _, rows in sorted(lines, key=lambda line: (line[1], line[2], line[0])) for row in rows]
 
 
 def _hash(path: Path) -> str:
@@ -196,6 +204,7 @@ def _live(folder: Path, args: list[str], rank: int, death: Mapping[str, Any] | N
         _stop_in(*asked.split(":"))
     _note_samples(folder / f"samples-{rank}.jsonl", rank)
     _count_events(folder, rank, death)
+    _note_pickles(folder / f"pickles-{rank}.txt")
     sys.argv = ["sft"]
     import sftcore.__main__ as program
 
@@ -258,15 +267,41 @@ def _note_samples(path: Path, rank: int) -> None:
     def training_step(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         seen[:] = [self.state.global_step, seen[1] + 1 if seen[0] == self.state.global_step else 0]
         rows = hashlib.sha256(inputs["input_ids"].numpy().tobytes()).hexdigest()
-        file.write(json.dumps([rank, *seen, rows]) + "\n")
+        file.write(json.dumps([rank, *seen, rows, [*inputs.get("origins", [])]]) + "\n")
         return before(self, model, inputs, *args, **kwargs)
 
     SftTrainer.training_step = training_step  # type: ignore[method-assign]
 
 
+def _note_pickles(path: Path) -> None:
+    """Write down what pickles name, while a run goes on from a checkpoint, and who reads them."""
+    from sftcore.trainer import SftTrainer
+
+    before, reading = SftTrainer._prepare_for_training, [False]
+    file = path.open("w", buffering=1)
+
+    def hook(event: str, args: tuple[Any, ...]) -> None:
+        if event == "pickle.find_class" and reading[0]:
+            frame, who = sys._getframe(), []
+            while frame := frame.f_back:  # type: ignore[assignment]
+                who.append(f"{frame.f_globals.get('__name__')}.{frame.f_code.co_name}")
+            file.write(json.dumps([*args, who[:12]]) + "\n")
+
+    def prepare(self: Any, *args: Any, **kwargs: Any) -> Any:
+        reading[0] = True
+        try:
+            return before(self, *args, **kwargs)
+        finally:
+            reading[0] = False
+
+    SftTrainer._prepare_for_training = prepare  # type: ignore[method-assign]
+    sys.addaudithook(hook)
+
+
 def _count_events(folder: Path, rank: int, death: Mapping[str, Any] | None) -> None:
     """Count what happens to files below the output folder, and end this process at one of them."""
     import safetensors.torch
+    import torch
 
     out = str(folder / "out")
     counted = [0]
@@ -302,6 +337,14 @@ def _count_events(folder: Path, rank: int, death: Mapping[str, Any] | None) -> N
             happens("safetensors", path, True)
         return serialize(tensors, filename, *args, **kwargs)
 
+    save = torch.save
+
+    def torch_save(value: Any, file: Any, *args: Any, **kwargs: Any) -> None:
+        if isinstance(file, (str, os.PathLike)) and os.path.abspath(file).startswith(out):
+            happens("torch", os.path.abspath(file), True)  # it is written by C++, which tells nobody
+        save(value, file, *args, **kwargs)
+
+    torch.save = torch_save
     safetensors.torch.serialize_file = serialize_file
     sys.addaudithook(hook)
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 
 import pytest
+from sftcore_plugins.backends import building
 from sftcore_plugins.backends.deepspeed import DeepSpeed
+from sftcore_plugins.backends.fsdp import Fsdp
 from sftcore_plugins.backends.none import OneProcess
 from sftcore_plugins.backends.torchrun import Torchrun
 
@@ -45,11 +49,19 @@ def alone(make_sft, tmp_path_factory):
     [
         ({"name": "torchrun", "nproc_per_node": 2}, (), ("-m", "sftcore")),
         ("auto", (), BY_TORCHRUN),
+        ({"name": "fsdp", "nproc_per_node": 2}, (), ("-m", "sftcore")),
         ({"name": "deepspeed", "num_gpus": 2, "config": ZERO2}, (), ("-m", "sftcore")),
         ({"name": "deepspeed", "num_gpus": 2, "config": ZERO3}, (), ("-m", "sftcore")),
         ("auto", ("--deepspeed", ZERO3), BY_DEEPSPEED),
     ],
-    ids=["torchrun by sft", "torchrun itself", "zero-2 by sft", "zero-3 by sft", "zero-3 by deepspeed itself"],
+    ids=[
+        "torchrun by sft",
+        "torchrun itself",
+        "fsdp by sft",
+        "zero-2 by sft",
+        "zero-3 by sft",
+        "zero-3 by deepspeed itself",
+    ],
 )
 def test_two_processes_reach_the_losses_of_one(sft, alone, backend, args, launcher):
     start(sft, 4, backend=backend).train_apart(*args, launcher=launcher, OMP_NUM_THREADS="1")
@@ -112,7 +124,7 @@ def test_bad_rows_are_told_before_any_process_starts(sft, tmp_path):
     ],
 )
 def test_each_environment_is_claimed_once(environ, claims):
-    backends = {"none": OneProcess(), "torchrun": Torchrun(), "deepspeed": DeepSpeed()}
+    backends = {"none": OneProcess(), "torchrun": Torchrun(), "deepspeed": DeepSpeed(), "fsdp": Fsdp()}
     assert [name for name, backend in backends.items() if backend.launched(environ)] == claims
 
 
@@ -124,6 +136,10 @@ def test_commands():
     assert torchrun[:3] == [sys.executable, "-m", "torch.distributed.run"]
     assert {"--nproc_per_node=4", "--nnodes=2", "--rdzv_backend=c10d", "--rdzv_endpoint=host:29400"} <= set(torchrun)
     assert torchrun[-4:] == ["-m", "sftcore", "run", "a=1"]
+    assert (
+        Fsdp(nproc_per_node=4, nnodes=2, rdzv_backend="c10d", rdzv_endpoint="host:29400").command(["run", "a=1"])
+        == torchrun
+    )
     deepspeed = DeepSpeed(num_gpus=4, hostfile="hosts").command(["run", "a=1"])
     assert {"--num_gpus=4", "--hostfile=hosts"} <= set(deepspeed)
     assert deepspeed[-4:] == ["--module", "sftcore", "run", "a=1"]
@@ -135,10 +151,64 @@ def test_one_process_needs_a_world_of_one():
         OneProcess().start({"WORLD_SIZE": "4"}, cpu=True)
 
 
-@pytest.mark.parametrize("backend", [Torchrun(nproc_per_node=4), DeepSpeed(num_gpus=4)])
+@pytest.mark.parametrize("backend", [Torchrun(nproc_per_node=4), Fsdp(nproc_per_node=4), DeepSpeed(num_gpus=4)])
 def test_another_number_of_processes_than_asked_for_is_refused(backend):
     with pytest.raises(SftError, match="started 2 processes, but the backend's options ask for 4"):
         backend.start({"WORLD_SIZE": "2"}, cpu=False)
+
+
+def test_fsdp_needs_processes_to_spread_over():
+    with pytest.raises(SftError, match="only one was started"):
+        Fsdp().start({"WORLD_SIZE": "1"}, cpu=True)
+
+
+def test_fsdp_that_would_become_something_else_is_refused(monkeypatch):
+    """As it ships, accelerate takes plain data parallelism on CPUs, and says nothing."""
+    from accelerate.state import AcceleratorState, PartialState
+    from accelerate.utils import DistributedType
+
+    def becomes(kind):
+        def begin(self, *args, fsdp_plugin=None, **kwargs):
+            self.__dict__ = {"distributed_type": kind, "_mixed_precision": "no"}
+
+        monkeypatch.setattr(AcceleratorState, "__init__", begin)
+        Fsdp().start({"WORLD_SIZE": "2"}, cpu=True)
+        Fsdp().start({"WORLD_SIZE": "2"}, cpu=True)  # which mends what is mended already
+        return AcceleratorState
+
+    monkeypatch.setattr(PartialState, "_shared_state", {})
+    assert becomes(DistributedType.MULTI_CPU)(fsdp_plugin="plugin").distributed_type == DistributedType.FSDP
+    assert becomes(DistributedType.MULTI_CPU)().distributed_type == DistributedType.MULTI_CPU
+    assert becomes(DistributedType.FSDP)(fsdp_plugin="plugin").distributed_type == DistributedType.FSDP
+    with pytest.raises(SftError, match="MULTI_HPU in place of FSDP"):
+        becomes(DistributedType.MULTI_HPU)(fsdp_plugin="plugin")
+
+
+@pytest.mark.parametrize("key", ["fsdp", "fsdp_config"])
+def test_what_fsdp_sets_is_set_nowhere_else(sft, key):
+    sft.config["training_args"][key] = "full_shard"
+    done = sft.run_here()
+    assert done.code == 2
+    assert f"training_args.{key}: is set by the backend 'fsdp': select it under 'backend'" in done.said
+
+
+@pytest.mark.parametrize(("left", "age", "kept"), [("compiling", 0, False), ("", 0, True), ("", 1000, False)])
+def test_what_a_killed_process_was_compiling_does_not_stop_the_next_for_ever(monkeypatch, tmp_path, left, age, kept):
+    """torch waits for the file ``lock`` to go away, however long."""
+    lock, seen = tmp_path / "op" / "lock", []
+    lock.parent.mkdir()
+    lock.touch()
+    os.utime(lock, (time.time() - age,) * 2)
+    (tmp_path / "sftcore.lock").write_text(left)
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+
+    class Builder:
+        def load(self):
+            seen.append((lock.exists(), (tmp_path / "sftcore.lock").read_text() == left + "compiling"))
+
+    building.build(Builder())
+    assert seen == [(kept, True)]
+    assert (tmp_path / "sftcore.lock").read_text() == ""
 
 
 def test_standalone_only_where_no_rendezvous_is_named():

@@ -1,0 +1,132 @@
+"""Fully sharded data parallelism by torch, as FSDP2: weights, gradients and optimizer are spread over the ranks.
+
+Zhao et al., 2023, arXiv:2304.11277.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from sftcore import SftError
+
+from .launcher import TorchLauncher
+
+
+@dataclass
+class Fsdp(TorchLauncher):
+    """Starts torchrun, and spreads weights, gradients and optimizer over the processes by PyTorch's FSDP2."""
+
+    owns: ClassVar[tuple[str, ...]] = ("fsdp", "fsdp_config")
+    spread: ClassVar[bool] = True
+
+    reshard_after_forward: bool = True
+    """Let go of the weights of a layer between its forward and backward pass: less memory, one more exchange."""
+    state_dict_type: Literal["full", "sharded"] = "full"
+    """Checkpoints: one `full` state, for any number of processes, or `sharded`, a part by each, for the same number."""
+
+    def start(self, environ: Mapping[str, str], cpu: bool) -> None:
+        super().start(environ, cpu)
+        if int(environ.get("WORLD_SIZE", "1")) < 2:
+            raise SftError("FSDP spreads a model over processes, but only one was started; set backend: none")
+        _mend()
+
+    def training_args(self) -> dict[str, Any]:
+        config = {
+            "version": 2,
+            "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",  # by the model's own list of its layers
+            "reshard_after_forward": self.reshard_after_forward,
+            "state_dict_type": "FULL_STATE_DICT",  # of models that are saved
+        }
+        return {"fsdp": True, "fsdp_config": config}
+
+    def layout(self, ranks: int) -> str:
+        return f"sharded over {ranks}" if self.parts() else "by the names of weights"
+
+    def parts(self) -> bool:
+        return self.state_dict_type == "sharded"
+
+    def state(self, trainer: Any) -> Any:
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
+
+        options = StateDictOptions(full_state_dict=not self.parts(), cpu_offload=True, ignore_frozen_params=True)
+        weights, optimizer = get_state_dict(trainer.model, trainer.optimizer, options=options)
+        state = {"weights": weights, "optimizer": optimizer}
+        return _local(state) if self.parts() else state
+
+    def restore(self, trainer: Any, read: Callable[[], Any]) -> None:
+        import torch
+        from torch.distributed.checkpoint.state_dict import (
+            StateDictOptions,
+            get_state_dict,
+            set_model_state_dict,
+            set_optimizer_state_dict,
+        )
+
+        whole = not self.parts()
+        options = StateDictOptions(
+            full_state_dict=whole, broadcast_from_rank0=whole, ignore_frozen_params=True, strict=False
+        )
+        if whole:
+            state = read() if torch.distributed.get_rank() == 0 else {"weights": {}, "optimizer": {}}
+        else:
+            weights, optimizer = get_state_dict(trainer.model, trainer.optimizer, options=options)
+            state = _spread(read(), {"weights": weights, "optimizer": optimizer})
+        set_model_state_dict(trainer.model, state["weights"], options=options)
+        set_optimizer_state_dict(trainer.model, trainer.optimizer, state["optimizer"], options=options)
+        for group in trainer.optimizer.param_groups:  # on its way to the ranks a tuple became a list
+            for key, default in trainer.optimizer.defaults.items():
+                if isinstance(default, tuple):
+                    group[key] = tuple(group[key])
+
+
+def _local(value: Any) -> Any:
+    """Return nested *value* with this rank's part in place of each spread tensor."""
+    from torch.distributed.tensor import DTensor
+
+    if isinstance(value, dict):
+        return {key: _local(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_local(item) for item in value)
+    return value.to_local() if isinstance(value, DTensor) else value
+
+
+def _spread(value: Any, like: Any) -> Any:
+    """Return what :func:`_local` was given, spread as the tensors of *like* are."""
+    from torch.distributed.tensor import DTensor
+
+    if isinstance(value, dict):
+        return {key: _spread(item, like[key]) for key, item in value.items()}
+    if not isinstance(like, DTensor):
+        return value
+    local = value.to(like.device)
+    return DTensor.from_local(
+        local, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+    )
+
+
+def _mend() -> None:
+    """Let accelerate take FSDP for what it is on CPUs too; as it ships, it silently becomes plain data parallelism."""
+    from accelerate.state import AcceleratorState, PartialState
+    from accelerate.utils import DistributedType
+
+    begin = AcceleratorState.__init__
+    if hasattr(begin, "__wrapped__"):
+        return
+
+    @functools.wraps(begin)
+    def mended(self: Any, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:
+        begin(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+        if fsdp_plugin is None:
+            return
+        if self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+            self.fsdp_plugin = fsdp_plugin
+            if self._mixed_precision != "no":
+                fsdp_plugin.set_mixed_precision(self._mixed_precision)
+        if self.distributed_type != DistributedType.FSDP:
+            raise SftError(f"accelerate would train with {self.distributed_type.value} in place of FSDP")
+
+    AcceleratorState.__init__ = mended

@@ -1,0 +1,69 @@
+"""However a run is spread over processes, it trains on the same rows in the same order, to the same losses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from nursery import order
+
+ZERO = "package:sftcore_config/deepspeed/ds_config{}.json"
+STEPS = 12
+"""Two epochs: the last step of each has 2 rows of 4, and one rank of two none."""
+WAYS = {
+    "two processes": ({"name": "torchrun"}, 2, 1),
+    "accumulated": ({"name": "torchrun"}, 2, 2),
+    "FSDP2": ({"name": "fsdp"}, 2, 1),
+    "four processes": ({"name": "torchrun"}, 4, 1),
+    "FSDP2 that keeps the weights": ({"name": "fsdp", "reshard_after_forward": False}, 2, 2),
+    "FSDP2 on four": ({"name": "fsdp", "state_dict_type": "sharded"}, 4, 1),
+    "ZeRO-2": ({"name": "deepspeed", "config": ZERO.format("")}, 2, 1),
+    "ZeRO-3": ({"name": "deepspeed", "config": ZERO.format("_zero3")}, 2, 1),
+    "ZeRO-3, accumulated": ({"name": "deepspeed", "config": ZERO.format("_zero3")}, 2, 2),
+}
+QUICK = ("two processes", "FSDP2", "ZeRO-3")
+
+
+@pytest.fixture(scope="module")
+def calm(small, tmp_path_factory):
+    """The small model without dropout, which would draw other numbers on each rank."""
+    folder = shutil.copytree(small, tmp_path_factory.mktemp("calm") / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "attention_dropout": 0.0}))
+    return folder
+
+
+def trained(nursery, life, calm, name, backend, ranks, accumulated, method):
+    """Return the losses and gradient norms of all steps, and the rows."""
+    arguments = {"max_steps": STEPS, "logging_steps": 1, "save_strategy": "no", "eval_strategy": "no"}
+    arguments |= {
+        "per_device_train_batch_size": 4 // ranks // accumulated,
+        "gradient_accumulation_steps": accumulated,
+        "learning_rate": 1e-2,
+    }
+    folder = life(name, method, backend=backend, model={"name_or_path": str(calm)}, training_args=arguments)
+    assert set(nursery.run(folder, ranks=ranks)) == {0}, (folder / "log-0.txt").read_text()
+    lines = [json.loads(line) for line in (folder / "out/metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line], order(folder / "out")
+
+
+@pytest.fixture(scope="module")
+def known():
+    return {}
+
+
+@pytest.mark.parametrize("method", ["full", pytest.param("lora", marks=pytest.mark.chaos)])
+@pytest.mark.parametrize("way", [way if way in QUICK else pytest.param(way, marks=pytest.mark.chaos) for way in WAYS])
+def test_all_ways_train_alike(nursery, life, calm, known, way, method):
+    method = {"name": "lora", "r": 4} if method == "lora" else method
+    if str(method) not in known:
+        known[str(method)] = trained(nursery, life, calm, "alone", "none", 1, 1, method)
+    losses, rows = known[str(method)]
+    assert len(losses) == STEPS
+    assert len(set(rows[:22])) == len(rows) // 2 == 22, "an epoch is not all rows, each once"
+    assert rows[:22] != rows[22:]
+    found, order = trained(nursery, life, calm, "spread", *WAYS[way], method)
+    assert order == rows
+    assert found == pytest.approx(losses, rel=1e-5)
+    print(way, method, max(abs(a - b) / b for a, b in zip(found, losses, strict=True)))

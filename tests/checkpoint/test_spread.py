@@ -1,0 +1,107 @@
+"""A run whose state is spread over ranks goes on from its checkpoints exactly, too, and reads no code from them."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+
+import pytest
+import torch
+from nursery import Death, outcome
+from safetensors.torch import load_file
+
+from sftcore.checkpoint import tree
+
+ZERO = "package:sftcore_config/deepspeed/ds_config{}.json"
+FULL, SHARDED = {"name": "fsdp"}, {"name": "fsdp", "state_dict_type": "sharded"}
+BACKENDS = {
+    "ddp": {"name": "torchrun"},
+    "fsdp": FULL,
+    "sharded": SHARDED,
+    "zero-2": {"name": "deepspeed", "config": ZERO.format("")},
+    "zero-3": {"name": "deepspeed", "config": ZERO.format("_zero3")},
+}
+QUICK = [("fsdp", "lora"), ("sharded", "full"), ("zero-2", "lora"), ("zero-3", "full")]
+SLOW = [("fsdp", "full"), ("sharded", "lora"), ("zero-2", "full"), ("zero-3", "lora"), ("ddp", "full")]
+SENT = {"torch.distributed.distributed_c10d"}
+"""Who unpickles what another rank has sent, which is in no file."""
+
+
+def said(folder):
+    return "".join(path.read_text() for path in sorted(folder.glob("log-*.txt")))
+
+
+def unpickled(folder):
+    """Return what pickles of files named outside of torch's own reader of tensors, on all ranks."""
+    noted = [json.loads(line) for path in folder.glob("pickles-*.txt") for line in path.read_text().splitlines()]
+    return [note for note in noted if not any(who.rpartition(".")[0] in SENT for who in note[-1])]
+
+
+@pytest.mark.parametrize(
+    ("backend", "method"),
+    [*QUICK, *(pytest.param(*way, marks=pytest.mark.chaos) for way in SLOW)],
+)
+def test_a_run_that_is_killed_while_it_saves_goes_on_exactly(nursery, life, backend, method):
+    few = {"max_steps": 4, "eval_strategy": "no", "save_total_limit": None}
+    options = {"ranks": 2, "backend": BACKENDS[backend], "training_args": few}
+    whole = life("whole", method, **options)
+    assert set(nursery.run(whole, ranks=2)) == {0}, said(whole)
+    expected = outcome(whole / "out")
+    assert expected["weights"]
+    rank = random.randrange(2)
+    events = (whole / f"events-{rank}.txt").read_text().splitlines()
+    within = [at for at, event in enumerate(events) if "checkpoint-4.writing/" in event]
+    within = within if rank == 0 else within[:-1]  # it dies at the next, and rank 1 has no more while rank 0 commits
+    folder = life("killed", method, **options)
+    death = Death(random.choice(within), torn=True, rank=rank)
+    assert nursery.run(folder, ranks=2, death=death)[rank] == -signal.SIGKILL, said(folder)
+    assert not (folder / "out/checkpoint-4").exists()
+    assert set(nursery.run(folder, "--resume", "auto", ranks=2)) == {0}, said(folder)
+    assert "checkpoint-2 (step 2" in said(folder)
+    assert outcome(folder / "out") == expected, (events[death.event], said(folder))
+    assert unpickled(folder) == []
+    if backend == "sharded" and method == "full":  # else each rank would have had all of them
+        parts = [tree.load(whole / f"out/checkpoint-4/optimizer_{rank}.safetensors")["weights"] for rank in range(2)]
+        model = load_file(whole / "out/model.safetensors")
+        assert sum(weight.numel() for part in parts for weight in part.values()) == sum(
+            weight.numel() for weight in model.values()
+        )
+
+
+@pytest.mark.parametrize(
+    ("backend", "ranks", "told"),
+    [
+        ("ddp", 2, "its state is laid out otherwise (by the names of weights there, whole here)"),
+        ("sharded", 2, "(by the names of weights there, sharded over 2 here)"),
+        pytest.param("zero-2", 2, "(by the names of weights there, ZeRO-2 over 2 here)", marks=pytest.mark.chaos),
+        pytest.param("fsdp", 4, None, marks=pytest.mark.chaos),
+    ],
+)
+def test_a_run_goes_on_only_from_a_state_that_it_can_read(nursery, life, backend, ranks, told):
+    few = {"max_steps": 4, "eval_strategy": "no"}
+    first = life("first", "full", ranks=2, backend=FULL, training_args=few)
+    assert set(nursery.run(first, "training_args.max_steps=2", ranks=2)) == {0}, said(first)
+    second = life("second", "full", ranks=ranks, backend=BACKENDS[backend], training_args=few)
+    (first / "out").rename(second / "out")
+    codes = nursery.run(second, "--resume", "auto", ranks=ranks)
+    assert set(codes) == {2 if told else 0}, said(second)
+    assert (told or "that run had 2 ranks, this one has 4") in said(second)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("backend", ["fsdp", "sharded", "zero-3"])
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_the_best_model_comes_back(nursery, life, backend, method):
+    best = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 2, "save_total_limit": None}
+    best |= {"metric_for_best_model": "eval_loss", "greater_is_better": True}  # which it was at step 2
+    ddp = life("ddp", method, ranks=2, training_args=best)
+    assert set(nursery.run(ddp, ranks=2)) == {0}, said(ddp)
+    folder = life("best", method, ranks=2, backend=BACKENDS[backend], training_args=best)
+    assert set(nursery.run(folder, ranks=2)) == {0}, said(folder)
+    (name,) = [path.name for path in (ddp / "out").glob("*model.safetensors")]
+    expected, last = load_file(ddp / "out/checkpoint-2" / name), load_file(ddp / "out/checkpoint-6" / name)
+    found = load_file(folder / "out" / name)
+    assert found.keys() == expected.keys()
+    assert all(torch.allclose(found[key], expected[key], atol=1e-6) for key in found)
+    assert not all(torch.allclose(found[key], last[key], atol=1e-6) for key in found)
