@@ -52,7 +52,7 @@ class Finite:
         losses, self._losses = self._losses, []
         if not self.looks:
             return True
-        fine = bool(torch.isfinite(torch.as_tensor(norm)).all())
+        fine = norm is None or bool(torch.isfinite(torch.as_tensor(norm)).all())
         if not fine and scaled:
             fine = not self._ranks.any(any(not bool(loss.isfinite().all()) for loss, _ in losses))
         if fine:

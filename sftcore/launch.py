@@ -51,7 +51,7 @@ def launch(command: Sequence[str]) -> int:
         for number in SIGNALS:
             signal.signal(number, signalled)
         code = process.wait()
-        return _code(code, [int(path.read_text()) for path in folder.glob(f"{ENDED}*")])
+        return _code(code, [int(path.read_text()) for path in folder.glob(f"{ENDED}*[0-9]")])
 
 
 def _lock(file: BinaryIO) -> None:

@@ -83,7 +83,10 @@ class Ranks:
             try:
                 result = action()
             except Exception as error:  # whatever it is: the others wait, and have to hear of it
-                problem = explain(error)
+                try:
+                    problem = explain(error)
+                except Exception:  # as where even the folder is gone
+                    problem = f"{type(error).__name__}: {error}"
         self.agree(problem)
         return result
 
@@ -94,9 +97,7 @@ class Ranks:
         name = self.gathered(f".{uuid.uuid4().hex}.seen")[0]
         local = int(os.environ.get("LOCAL_RANK", self.rank)) == 0
         note = folder / name
-        if self.rank == 0:
-            note.touch()
-        self.gathered(0)
+        self.together(note.touch, lambda error: f"{folder} cannot be written: {error}")
         until = time.monotonic() + _SEEN_WITHIN
         while local and not (seen := note.exists()) and time.monotonic() < until:
             time.sleep(0.2)

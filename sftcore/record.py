@@ -43,6 +43,7 @@ class RunRecord:
     def __init__(self, folder: Path, loaded: Loaded, argv: list[str], environ: Mapping[str, str]) -> None:
         self.folder = folder
         self.path = folder / "run.json"
+        self.begun = False
         self.content: dict[str, Any] = {
             "id": new_id(),
             "status": "running",
@@ -64,6 +65,7 @@ class RunRecord:
 
         A run that goes on from a checkpoint in this folder keeps its id, and keeps adding to its metrics.
         """
+        self.begun = True
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
             if resuming:

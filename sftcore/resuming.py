@@ -47,12 +47,14 @@ def check(found: Checkpoint, built: Built, ranks: int) -> dict[str, Any]:
     for key, what, mend in (
         ("rows_per_step", "rows in an optimizer step", "choose batch size and accumulation so that they are the same"),
         ("seed", "seed of the order of rows", "set it back"),
+        ("order", "order of rows", "set it back"),
+        ("method", "method", "set it and its options back"),
         ("data", "data", "to train on with other data, name the trained model as model.name_or_path"),
     ):
-        if before[key] != now[key] and before[key] and now[key]:
-            there, here = (f" ({before[key]} there, {now[key]} here)", "") if key != "data" else ("", "")
+        if before[key] != now[key] and "" not in (before[key], now[key]):
+            both = "" if key in ("data", "method") else f" ({before[key]} there, {now[key]} here)"
             raise ConfigError(
-                f"{found.path} cannot be gone on from: the {what} would not be the same{there}{here}; {mend}, "
+                f"{found.path} cannot be gone on from: the {what} would not be the same{both}; {mend}, "
                 "or begin anew in another output_dir"
             )
     if (there := before.get("layout", "")) != built.layout:

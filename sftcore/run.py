@@ -16,7 +16,7 @@ from sftcore.chat_template import Serving
 from sftcore.config import Loaded, load
 from sftcore.data import Prepared, Stream, ended, quarantine
 from sftcore.document import Document
-from sftcore.errors import SftError
+from sftcore.errors import RankError, SftError
 from sftcore.plugins import Registry
 from sftcore.preparation import packed, prepared_data, tell_prepared, tell_read
 from sftcore.record import RunRecord
@@ -82,66 +82,69 @@ def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[s
     folder = _output_folder(args.output_dir)
     record = RunRecord(folder, loaded, list(argv), os.environ)
     ranks = Ranks(args.ddp_timeout)
-    ranks.share(folder)
-    args.save_on_each_node = args.save_on_each_node or ranks.apart
-    keeper = Keeper(folder, ranks, record.content["versions"])
-    resume = resuming.checkpoint(args, keeper)
     watchdog = Watchdog(ranks, loaded.config.rank_timeout, args.ddp_timeout, partial(_gave_up, record))
     trackers = TrackerGroup(chosen(loaded) if is_main_process() else [], folder)
-    model = train.load_model(base, loaded.config, args)
-    stop_ids, stop_texts = chat_template.stop_token_ids(tokenizer, labeller.stops)
-    for text in stop_texts:
-        warn(f"the stop string {text!r} is no token of this tokenizer: whoever serves the model has to stop at it")
-    train.set_stops(model, stop_ids, tokenizer.pad_token_id)
-    built = train.build_trainer(model, loaded.config, args, tokenizer, prepared, keeper, stop, watchdog)
-    trainer = built.trainer
-    before = resuming.check(resume, built, ranks.size) if resume else {}
-    here = resume if resume and resume.path.resolve().parent == folder.resolve() else None
-    keeper.begin(here.step if here else -1)
+    built: train.Built | None = None
     try:
-        if is_main_process():
-            record.begin(resuming=here is not None)
-            if here:
-                built.metrics.rewind(before["metrics"])
-            built.ask.answers = before.get("asked", built.ask.answers)
-            if kept := quarantine.write(folder, prepared.refused()):
-                say("refused", f"{count(kept[1], 'row')}, kept in {kept[0]}")
-            if isinstance(prepared.train, Stream):
-                prepared.train.quarantine(folder / quarantine.FILE)
-            record.write(
-                training_args=redact(args.to_dict()),
-                base_model={
-                    "name": base.name,
-                    "fingerprint": base.fingerprint(model),
-                    "code": base.code(getattr(model, "base_model", model), tokenizer),
-                },
-                data=_data(prepared),
-                template={"chosen": template.reason, "fingerprint": template.fingerprint, "stops": labeller.stops},
-            )
-        trackers.start(
-            {
-                "id": record.content["id"],
-                "name": args.run_name or folder.name,
-                "command": record.content["command"][2:],
-                "output_dir": str(folder),
-                "config": record.content["config"],
-                "versions": record.content["versions"],
-            }
-        )
         with watchdog:
-            result = trainer.train(resume_from_checkpoint=str(resume.path) if resume else None)
+            ranks.share(folder)
+            args.save_on_each_node = ranks.apart
+            keeper = Keeper(folder, ranks, record.content["versions"])
+            resume = resuming.checkpoint(args, keeper)
+            model = train.load_model(base, loaded.config, args)
+            stop_ids, stop_texts = chat_template.stop_token_ids(tokenizer, labeller.stops)
+            for text in stop_texts:
+                warn(f"the stop string {text!r} is no token of this tokenizer: whoever serves the model stops at it")
+            train.set_stops(model, stop_ids, tokenizer.pad_token_id)
+            built = train.build_trainer(model, loaded.config, args, tokenizer, prepared, keeper, stop, watchdog)
+            before = resuming.check(resume, built, ranks.size) if resume else {}
+            here = resume if resume and resume.path.parent.resolve() == folder.resolve() else None
+            keeper.begin(here.step if here else -1)
+            if is_main_process():
+                record.begin(resuming=here is not None)
+                if here:
+                    built.metrics.rewind(before["metrics"])
+                built.ask.answers = before.get("asked", built.ask.answers)
+                if kept := quarantine.write(folder, prepared.refused()):
+                    say("refused", f"{count(kept[1], 'row')}, kept in {kept[0]}")
+                if isinstance(prepared.train, Stream):
+                    prepared.train.quarantine(folder / quarantine.FILE)
+                record.write(
+                    training_args=redact(args.to_dict()),
+                    base_model={
+                        "name": base.name,
+                        "fingerprint": base.fingerprint(model),
+                        "code": base.code(getattr(model, "base_model", model), tokenizer),
+                    },
+                    data=_data(prepared),
+                    template={"chosen": template.reason, "fingerprint": template.fingerprint, "stops": labeller.stops},
+                )
+            trackers.start(
+                {
+                    "id": record.content["id"],
+                    "name": args.run_name or folder.name,
+                    "command": record.content["command"][2:],
+                    "output_dir": str(folder),
+                    "config": record.content["config"],
+                    "versions": record.content["versions"],
+                }
+            )
+            result = built.trainer.train(resume_from_checkpoint=str(resume.path) if resume else None)
             watchdog.at("saving the model")
-            final.save(trainer, tokenizer, folder, ranks)
+            final.save(built.trainer, tokenizer, folder, ranks)
         trackers.finish()
         data = _data(_ended(prepared))
         if is_main_process():
             record.end("finished", data=data, steps=result.global_step, metrics=result.metrics, asked=built.ask.answers)
     except BaseException as error:
-        built.progress.close()
-        longest = loaded.config.data.max_length
-        reason = failure.explained(error, folder, lambda: memory.explain(args, trainer.batch, longest))
+        batch, longest = built.trainer.batch if built else None, loaded.config.data.max_length
+        reason = failure.explained(error, folder, lambda: memory.explain(args, batch, longest))
+        if isinstance(reason, RankError) and watchdog.stopped_elsewhere():
+            reason = Stopped("another rank")
+        if built:
+            built.progress.close()
         trackers.finish(told(reason))
-        if is_main_process():
+        if is_main_process() and record.begun:
             stopped = isinstance(reason, (Stopped, KeyboardInterrupt, SystemExit))
             data = _data(_ended(prepared))
             try:
@@ -158,7 +161,7 @@ def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[s
 def _gave_up(record: RunRecord, problem: str) -> None:
     """Say why the run ends, from a thread, while the main thread waits for what does not come."""
     print(f"sft: error: {problem}", file=sys.stderr, flush=True)
-    if is_main_process():
+    if is_main_process() and record.begun:
         record.end("failed", error=problem)
 
 

@@ -116,7 +116,9 @@ def told(code: int, environ: Mapping[str, str]) -> int:
         return code
     with suppress(OSError):
         path = Path(environ[LAUNCHER], f"{ENDED}{environ.get('RANK', '0')}")
-        path.write_text(str(code))
+        written = path.with_suffix(".part")
+        written.write_text(str(code))
+        written.rename(path)
         return 0 if code == EXIT_CODE else code
     return code
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from sftcore.secrets import hide, learn, told
+from sftcore.stopping import SIGNALS
 
 INTERVAL = 0.5
 """Seconds between two looks at ``metrics.jsonl``."""
@@ -156,7 +157,7 @@ def main() -> int:
             status.write(json.dumps(message) + "\n")
             status.flush()
 
-    for number in (signal.SIGINT, signal.SIGTERM):  # a scheduler may send them to every process; the run says the end
+    for number in SIGNALS:  # a scheduler may send them to every process; the run says the end
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     os.nice(5)  # training comes first

@@ -53,6 +53,8 @@ class Built:
     ask: Ask
     metrics: Metrics
     progress: Progress
+    method: str
+    """The method with its options."""
     data: str
     """The fingerprint of what is trained on; empty where it is known only at the end."""
     layout: str
@@ -64,6 +66,8 @@ class Built:
         return {
             "rows_per_step": self.trainer.get_total_train_batch_size(args),
             "seed": args.seed if args.data_seed is None else args.data_seed,
+            "order": f"{args.train_sampling_strategy}{', whole batches' if args.dataloader_drop_last else ''}",
+            "method": self.method,
             "data": self.data,
             "layout": self.layout,
             "metrics": self.metrics.flushed(),
@@ -123,7 +127,7 @@ def build_trainer(
         processing_class=tokenizer,
         callbacks=callbacks,
     )
-    built = Built(trainer, ask, metrics, progress, data, config.backend.layout(keeper.ranks.size))
+    built = Built(trainer, ask, metrics, progress, repr(config.method), data, config.backend.layout(keeper.ranks.size))
     if isinstance(rows, Streamed):
         rows.per_step = trainer.get_total_train_batch_size(args)
     for shown_elsewhere in (transformers.PrinterCallback, transformers.ProgressCallback):

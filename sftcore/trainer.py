@@ -17,6 +17,7 @@ from sftcore.checkpoint import chance, pickles, tree
 from sftcore.checkpoint.keeper import STATE, Keeper
 from sftcore.components import Backend
 from sftcore.data import Even, Evened, PackedSet, shuffled
+from sftcore.errors import SftError
 from sftcore.finite import Finite
 from sftcore.loss import TokenMean
 from sftcore.stopping import Stop, Stopped
@@ -67,7 +68,7 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
         self._save_later = False
         self._cut: bool = False  # the evaluation of this step is still to be done
         self._checkpoint: Path | None = None
-        self._resumed: dict[str, Any] | None = None
+        self._resumed: dict[str, Any] = {}
         self._began, self._seconds_before = time.time(), 0.0
         self._total_before, self._logged_before = 0.0, 0  # of all losses, when they were last logged
         self.add_callback(_Begun(self))
@@ -132,7 +133,7 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """Return the norm of the gradients, which are thrown away if the step must not be taken."""
         norm = super()._get_grad_norm(model, grad_norm)
-        scaled = getattr(self.accelerator, "scaler", None) is not None
+        scaled = self.args.fp16 or getattr(self.accelerator, "scaler", None) is not None
         if not self._finite.accepts(norm, self.state.global_step + 1, scaled):
             for weight in model.parameters():
                 weight.grad = None
@@ -143,11 +144,12 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
 
         A loss that is not finite is told where it was, and neither in all later ones nor in that of the whole training.
         """
-        if "loss" in logs and not math.isfinite(logs["loss"]):
-            self._tr_loss.zero_()
-            self._total_loss_scalar = self._total_before
-            self._initial_global_step += self.state.global_step - self._logged_before
-        self._total_before, self._logged_before = self._total_loss_scalar, self._globalstep_last_logged
+        if "loss" in logs:
+            if not math.isfinite(logs["loss"]):
+                self._tr_loss.zero_()
+                self._total_loss_scalar = self._total_before
+                self._initial_global_step += self.state.global_step - self._logged_before
+            self._total_before, self._logged_before = self._total_loss_scalar, self._globalstep_last_logged
         super().log(
             {**logs, "left_out_steps": self._finite.left_out} if self._finite.left_out else logs, *args, **kwargs
         )
@@ -226,7 +228,11 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
         if not math.isfinite(self._tr_loss.item()):
             self._tr_loss.zero_()
             self._initial_global_step += self.state.global_step - self._globalstep_last_logged
-        return super()._finalize_training(trial, num_train_samples, start_time - self._seconds_before)
+        limit, self.args.save_total_limit = self.args.save_total_limit, None  # the last checkpoint stays
+        try:
+            return super()._finalize_training(trial, num_train_samples, start_time - self._seconds_before)
+        finally:
+            self.args.save_total_limit = limit
 
     # ---- checkpoints ----
 
@@ -234,16 +240,21 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
         """Write all that the run needs to go on from here, whole or not at all."""
         self._watchdog.at(f"saving step {self.state.global_step:,}")
         self.store_flos()
-        step, best = self.state.global_step, self.state.best_global_step
-        if best and (best == step or self._keeper.path(best).is_dir()):
-            self.state.best_model_checkpoint = str(self._keeper.path(best))
+        step = self.state.global_step
+        self._note_best()
         self._keeper.write(step, self._write, self.args.save_total_limit, self.state.best_model_checkpoint)
         self._saved = step
+
+    def _note_best(self) -> None:
+        """Note where the best checkpoint lies: it may be the one that is written now, or have been moved with all."""
+        best = self.state.best_global_step
+        if best and (best == self.state.global_step or self._keeper.path(best).is_dir()):
+            self.state.best_model_checkpoint = str(self._keeper.path(best))
 
     def _write(self, folder: Path) -> None:
         """Write the files of a checkpoint that are this rank's."""
         if not self._backend.parts() or self.args.save_only_model:  # else the parts are enough to go on from
-            self.save_model(str(folder), _internal_call=True)
+            self._write_model(folder)
         if not self.args.save_only_model:
             self._save_optimizer_and_scheduler(str(folder))
             self._save_scaler(str(folder))
@@ -252,6 +263,18 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
                 _write_json(folder / STATE, {"evaluation_due": self._cut, **self._noted()})
         if self.args.should_save:
             self.state.save_to_json(str(folder / "trainer_state.json"))
+
+    def _write_model(self, folder: Path) -> None:
+        """Write the weights; before an engine writes, whose ranks wait for each other, all hear of a problem."""
+        problem: Exception | None = None
+        try:
+            self.save_model(str(folder), _internal_call=True)
+        except Exception as error:
+            problem = error
+        if self._backend.engine and self._keeper.ranks.any(problem is not None) and problem is None:
+            problem = SftError("another rank could not write the weights")
+        if problem is not None:
+            raise problem
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Write the weights, and no pickle of the arguments: run.json has them as text."""
@@ -277,8 +300,14 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
         if checkpoint is None or not (path := Path(checkpoint, SCHEDULER)).is_file():
             super()._load_optimizer_and_scheduler(checkpoint)
             return
-        self._restore(Path(checkpoint))
-        self.lr_scheduler.load_state_dict(tree.load(path))
+        try:
+            self._restore(Path(checkpoint))
+            self.lr_scheduler.load_state_dict(tree.load(path))
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise SftError(
+                f"{checkpoint} cannot be gone on from: the state of its optimizer or schedule does not fit "
+                f"({type(error).__name__}: {error}); were training_args.optim, lr_scheduler_type or the method changed?"
+            ) from None
 
     def _restore(self, checkpoint: Path) -> None:
         self._backend.restore(self, lambda: tree.load(checkpoint / self._optimizer_file()))
@@ -286,16 +315,43 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
     def _optimizer_file(self) -> str:
         return f"optimizer_{self._keeper.ranks.rank}.safetensors" if self._backend.parts() else OPTIMIZER
 
-    def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        if not self._backend.spread:  # else the weights come with the state
-            super()._load_from_checkpoint(*args, **kwargs)
+    def _load_from_checkpoint(self, checkpoint: str, model: Any = None) -> None:
+        if self._backend.spread:  # the weights come with the state
+            return
+        try:
+            super()._load_from_checkpoint(checkpoint, model)
+        except _OtherNamesError:
+            self._load_converted(checkpoint)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Raise where transformers would warn: weights that are not loaded are those of the base model."""
+        tied = getattr(self.model, "_tied_weights_keys", None) or ()
+        shared = {*tied, *(tied.values() if isinstance(tied, dict) else ())}
+        if load_result.unexpected_keys or set(load_result.missing_keys) - shared:
+            raise _OtherNamesError
+        super()._issue_warnings_after_load(load_result)
+
+    def _load_converted(self, checkpoint: str) -> None:
+        """Load weights that a checkpoint has in another form than the model, as those of mixtures of experts.
+
+        Raises:
+            SftError: they are not those of this model.
+        """
+        model = self.accelerator.unwrap_model(self.model)
+        state = type(model).from_pretrained(checkpoint, dtype=model.dtype).state_dict()
+        if state.keys() != model.state_dict().keys():
+            raise SftError(f"{checkpoint} does not hold the weights of this model; is the method still the same?")
+        model.load_state_dict(state)
 
     def _load_best_model(self) -> None:
         if self._backend.spread:
             self._restore(Path(self.state.best_model_checkpoint))
             return
         with pickles.refused():
-            super()._load_best_model()
+            try:
+                super()._load_best_model()
+            except _OtherNamesError:
+                self._load_converted(str(self.state.best_model_checkpoint))
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         with pickles.refused():  # of an engine's files, too
@@ -304,6 +360,7 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
     def _state_of_rank(self) -> dict[str, Any]:
         """Return what this rank alone knows: its random numbers, and sums that were not logged yet."""
         return {
+            "ranks": self._keeper.ranks.size,
             "chance": chance.state(),
             "loss": self._tr_loss.item(),
             "loss_logged": self._total_loss_scalar,
@@ -314,7 +371,7 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
         }
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        if self._resumed is not None:
+        if "chance" in self._resumed:
             chance.restore(self._resumed["chance"])
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
@@ -328,20 +385,34 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
         if (checkpoint := self._checkpoint) is None:
             return
         self.args.eval_on_start = False  # that was done when the run began
-        path = checkpoint / _of_rank(self._keeper.ranks.rank)
-        if path.is_file():  # another number of ranks has other sums, and draws other numbers
-            self._resumed = json.loads(path.read_text(encoding="utf-8"))
-            self._tr_loss += self._resumed["loss"]
-            self._total_loss_scalar = self._resumed["loss_logged"]
-            self._globalstep_last_logged = self._resumed["logged_at"]
-            self._finite.left_out, self._finite.in_a_row = self._resumed["left_out"]
-            self._seconds_before = self._resumed["seconds"]
-            self._initial_global_step = self._resumed["not_counted"]
+        self._resumed = self._state_of(checkpoint)
+        self._tr_loss += self._resumed["loss"]
+        self._total_loss_scalar = self._resumed["loss_logged"]
+        self._globalstep_last_logged = self._resumed["logged_at"]
+        self._finite.left_out, self._finite.in_a_row = self._resumed["left_out"]
+        self._seconds_before = self._resumed["seconds"]
+        self._initial_global_step = self._resumed["not_counted"]
         self._total_before, self._logged_before = self._total_loss_scalar, self._globalstep_last_logged
         self._ended = self._saved = self.state.global_step
         if json.loads((checkpoint / STATE).read_text(encoding="utf-8"))["evaluation_due"]:
             metrics = self._evaluate(None, None)
             self._determine_best_metric(metrics=metrics, trial=None)
+        self._note_best()
+
+    def _state_of(self, checkpoint: Path) -> dict[str, Any]:
+        """Return what this rank noted; of another number of ranks, what they have in common, and no random numbers."""
+        paths = sorted(checkpoint.glob(_of_rank("*")))
+        states = {path.name: dict(json.loads(path.read_text(encoding="utf-8"))) for path in paths}
+        mine = states.get(_of_rank(self._keeper.ranks.rank))
+        if mine and mine["ranks"] == self._keeper.ranks.size:
+            return mine
+        first = next(iter(states.values()))
+        mean = sum(state["loss"] for state in states.values()) / len(states)
+        return {**{key: value for key, value in first.items() if key != "chance"}, "loss": mean}
+
+
+class _OtherNamesError(Exception):
+    """The weights of a checkpoint have other names than those of the model."""
 
 
 class _Cut(Stopped):
@@ -358,7 +429,7 @@ class _Begun(transformers.TrainerCallback):  # type: ignore[misc]
         self._trainer.begin()
 
 
-def _of_rank(rank: int) -> str:
+def _of_rank(rank: int | str) -> str:
     return f"rank_state_{rank}.json"
 
 

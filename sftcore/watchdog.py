@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch.distributed
 
 from sftcore.ranks import Ranks
+from sftcore.stopping import Stopped
+
+DONE, FAILED, STOPPED = -1, -2, -3
+"""What a rank writes in place of a sign of life when it ends."""
 
 EXIT_CODE = 1
 """As that of :class:`sftcore.errors.RankError`."""
@@ -38,6 +44,7 @@ class Watchdog:
         self._store: Any = None
         self._states: list[Any] = []
         self._heard = 0.0
+        self._how = DONE
 
     def at(self, phase: str) -> None:
         """Note that the work has come to *phase*, or further in it."""
@@ -53,11 +60,21 @@ class Watchdog:
                 threading.Thread(target=work, name=f"watchdog{work.__name__}", daemon=True).start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """End the watch; the others are told that this rank is done, and do not miss it."""
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End the watch; the others are told how this rank ended, and do not miss it."""
+        self._how = DONE if kind is None else STOPPED if issubclass(kind, Stopped) else FAILED
         self._over.set()
         if self._store is not None:
             self._said.wait(timeout=self._silent)
+
+    def stopped_elsewhere(self) -> bool:
+        """Tell whether another rank has ended because it was asked to stop."""
+        if self._store is None:
+            return False
+        with suppress(RuntimeError, OSError):
+            names = [str(rank) for rank in range(self._ranks.size) if rank != self._ranks.rank]
+            return any(json.loads(value)[0] == STOPPED for value in self._store.multi_get(names))
+        return False
 
     def _talk(self) -> None:
         """Write down that this process lives, and read what the others wrote; each of this may never come back."""
@@ -71,7 +88,7 @@ class Watchdog:
                 if self._store.check(names):  # all have begun
                     self._states = [json.loads(value) for value in self._store.multi_get(names)]
                 self._heard = time.monotonic()
-            self._write(-1)
+            self._write(self._how)
         except (RuntimeError, OSError):  # the store is gone: the first rank has ended, and so should this one
             return
         finally:
@@ -89,8 +106,15 @@ class Watchdog:
             if not (states := self._states):
                 lives = works = [(None, now)] * count
                 continue
-            if any(state[0] < 0 for state in states):  # one is done, so all will be soon
+            ended = {state[0] for state in states if state[0] < 0}
+            if DONE in ended:  # so all will be soon
                 return
+            if STOPPED in ended:  # and so shall this one
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+            if FAILED in ended and not self._over.wait(self._silent):
+                failed = [str(rank) for rank, state in enumerate(states) if state[0] == FAILED]
+                self._end(f"rank {', '.join(failed)} has ended with an error")
             lives = [old if old[0] == new[0] else (new[0], now) for old, new in zip(lives, states, strict=True)]
             works = [old if old[0] == new[1:] else (new[1:], now) for old, new in zip(works, states, strict=True)]
             self._judge([now - when for _, when in lives], [now - when for _, when in works], states)

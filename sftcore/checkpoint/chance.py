@@ -13,7 +13,7 @@ import torch
 
 
 def state() -> dict[str, Any]:
-    """Return the states of Python's, numpy's and torch's generators, of the latter on all devices."""
+    """Return the states of Python's, numpy's and torch's generators, of the latter also on the GPU of this process."""
     kind, keys, *rest = np.random.get_state(legacy=True)
     version, inner, gauss = random.getstate()
     found = {
@@ -22,7 +22,7 @@ def state() -> dict[str, Any]:
         "torch": _text(torch.get_rng_state()),
     }
     if torch.cuda.is_available():
-        found["cuda"] = [_text(each) for each in torch.cuda.get_rng_state_all()]
+        found["cuda"] = _text(torch.cuda.get_rng_state())
     return found
 
 
@@ -33,8 +33,8 @@ def restore(found: dict[str, Any]) -> None:
     kind, keys, *rest = found["numpy"]
     np.random.set_state((kind, np.asarray(keys, np.uint32), *rest))
     torch.set_rng_state(_tensor(found["torch"]))
-    if torch.cuda.is_available() and len(found.get("cuda", ())) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([_tensor(each) for each in found["cuda"]])
+    if torch.cuda.is_available() and "cuda" in found:
+        torch.cuda.set_rng_state(_tensor(found["cuda"]))
 
 
 @contextmanager

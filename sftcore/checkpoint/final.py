@@ -10,7 +10,7 @@ from sftcore.checkpoint import manifest
 from sftcore.ranks import Ranks
 from sftcore.report import now, size_of
 
-_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "adapter_config.json")
+_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "adapter_config.json")
 """Files that say which weights a folder holds: one that is left of another run would be taken for this one's."""
 
 _STAGED = "model.writing"

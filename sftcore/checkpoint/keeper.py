@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from sftcore.checkpoint.checkpoints import Checkpoint, Checkpoints, examine
-from sftcore.errors import ConfigError
+from sftcore.errors import ConfigError, SftError
 from sftcore.ranks import Ranks
 from sftcore.report import now, say, size_of
 
@@ -63,14 +63,23 @@ class Keeper:
         staged = self._checkpoints.path(step).with_suffix(".writing")
 
         def explain(error: Exception) -> str:
-            self._checkpoints.withdraw(step)
             return self._explained(step, error)
 
+        try:
+            self._write(step, staged, fill, explain)
+            self.ranks.together(lambda: self._checkpoints.rotate(keep, best), explain)
+        except SftError:
+            if self.ranks.writes:
+                self._checkpoints.withdraw(step)
+            raise
+
+    def _write(
+        self, step: int, staged: Path, fill: Callable[[Path], None], explain: Callable[[Exception], str]
+    ) -> None:
         self.ranks.together(lambda: self._checkpoints.stage(step), explain)
         self.ranks.together(lambda: fill(staged), explain, everyone=True)
         size = self.ranks.size
         self.ranks.together(lambda: self._checkpoints.commit(step, size, now(), self._versions), explain)
-        self.ranks.together(lambda: self._checkpoints.rotate(keep, best), explain)
 
     def newest(self) -> Checkpoint | None:
         """Return the newest checkpoint that is whole on all disks, or None; say which were passed over, and why."""

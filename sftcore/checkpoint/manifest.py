@@ -82,6 +82,8 @@ def read(folder: Path) -> Manifest:
             int(content["step"]), int(content["world_size"]), str(content["written"]), dict(content["versions"]), files
         )
     except FileNotFoundError:
+        if not folder.is_dir():
+            raise ValueError("it is no folder") from None
         raise ValueError(f"it has no {NAME}: it was not written to its end") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"its {NAME} cannot be read: {type(error).__name__}: {error}") from None
@@ -108,11 +110,16 @@ def verify(folder: Path, manifest: Manifest, content: bool = True) -> str | None
 
 
 def flush_file(path: Path) -> None:
-    """Bring the content of a file to the disk.
+    """Bring the content of a file to the disk, and let those read it who may read what is made in its folder.
+
+    safetensors makes files that only their owner may read.
 
     Raises:
         OSError: the disk is full, or gone.
     """
+    mode = path.parent.stat().st_mode & 0o666
+    if path.stat().st_mode & 0o777 != mode:
+        path.chmod(mode)
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
 

@@ -26,7 +26,8 @@ def save(value: object, path: Path) -> None:
     seen: dict[tuple[object, ...], str] = {}
 
     def plain(value: object) -> object:
-        if isinstance(value, torch.Tensor):
+        if type(value) in (torch.Tensor, torch.nn.Parameter):
+            assert isinstance(value, torch.Tensor)
             place = value.data_ptr() if value.numel() else len(tensors)
             same = (place, value.shape, value.stride(), value.dtype, value.device)
             if same not in seen:

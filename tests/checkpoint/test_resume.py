@@ -97,7 +97,7 @@ def test_nodes_that_share_no_disk(nursery, life):
     metrics = outcome(nodes[0] / "out")["metrics"]
     shutil.rmtree(nodes[1] / "out/checkpoint-7")
     assert set(nursery.run(folder, "--resume", "auto", ranks=2, APART="1")) == {0}
-    assert "checkpoint-7 is passed over: (rank 1) it has no manifest" in (nodes[0] / "log-0.txt").read_text()
+    assert "checkpoint-7 is passed over: (rank 1) it is no folder" in (nodes[0] / "log-0.txt").read_text()
     assert "checkpoint-6 (step 6" in (nodes[0] / "log-0.txt").read_text()
     assert [(node / "out/adapter_model.safetensors").read_bytes() for node in nodes] == expected
     assert outcome(nodes[0] / "out")["metrics"] == metrics
@@ -120,6 +120,77 @@ def test_a_damaged_checkpoint_is_passed_over(nursery, life, whole):
     assert (now["samples"], now["last"]) == (expected["samples"], "checkpoint-7")
 
 
+@pytest.fixture(scope="module")
+def experts(small, tmp_path_factory):
+    """A mixture of experts: transformers saves its weights under other names than it has them."""
+    import torch
+    from transformers import AutoTokenizer, MixtralConfig, MixtralForCausalLM
+
+    folder = tmp_path_factory.mktemp("experts")
+    tokenizer = AutoTokenizer.from_pretrained(small)
+    torch.manual_seed(0)
+    config = MixtralConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        num_local_experts=4,
+        max_position_embeddings=256,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    MixtralForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_experts_are_trained_on_too(nursery, life, experts):
+    few = {"model": {"name_or_path": str(experts)}, "training_args": {"max_steps": 4, "eval_strategy": "no"}}
+    whole = life("whole", "full", **few)
+    assert nursery.run(whole) == [0], (whole / "log-0.txt").read_text()
+    folder = life("experts", "full", **few)
+    assert nursery.run(folder, STOP_IN="training_step:3") == [75]
+    assert finish(nursery, folder, 1) == outcome(whole / "out")
+
+
+def test_the_best_model_is_the_same_one(nursery, life):
+    """Also where the evaluation that found it was cut short."""
+    best = {"eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_end": True, "max_steps": 6}
+    options = {"training_args": {**best, "learning_rate": 1e-2, "save_total_limit": 1}}
+    whole = life("whole", **options)
+    assert nursery.run(whole) == [0]
+    folder = life("best", **options)
+    assert nursery.run(folder, STOP_IN="prediction_step:3") == [75]
+    assert finish(nursery, folder, 1) == outcome(whole / "out")
+
+
+def test_another_number_of_ranks_goes_on_with_the_same_rows_and_sums(nursery, life):
+    options = {"training_args": {"eval_strategy": "no", "save_steps": 3, "max_steps": 6}, "method": "full"}
+    alone = life("alone", **options)
+    assert nursery.run(alone) == [0]
+    losses = [line["loss"] for line in outcome(alone / "out")["metrics"] if "loss" in line]
+    folder = life("more", **options)
+    assert nursery.run(folder, STOP_IN="training_step:3") == [75]
+    said = nursery.run(folder, "--resume", "auto", "training_args.per_device_train_batch_size=2", ranks=2)
+    assert set(said) == {0}, (folder / "log-0.txt").read_text()
+    assert "that run had 1 rank, this one has 2" in (folder / "log-0.txt").read_text()
+    assert [line["loss"] for line in outcome(folder / "out")["metrics"] if "loss" in line] == pytest.approx(
+        losses, rel=2e-3
+    )
+
+
+def test_a_checkpoint_on_another_disk(nursery, life, whole, tmp_path):
+    """It is a link then, and stays one of this folder."""
+    expected, _ = uninterrupted(whole, nursery, life, "lora", 1)
+    folder = life("linked")
+    assert nursery.run(folder, STOP_IN="training_step:4") == [75]
+    (folder / "out/checkpoint-4").rename(tmp_path / "elsewhere")
+    (folder / "out/checkpoint-4").symlink_to(tmp_path / "elsewhere")
+    assert finish(nursery, folder, 1) == expected
+
+
 def test_what_is_not_the_same_run_is_refused(nursery, life):
     folder = life("other")
     assert nursery.run(folder, "training_args.max_steps=2") == [0]
@@ -127,6 +198,9 @@ def test_what_is_not_the_same_run_is_refused(nursery, life):
         ("training_args.per_device_train_batch_size=2", "the rows in an optimizer step would not be the same"),
         ("seed=1", "the seed of the order of rows would not be the same (42 there, 1 here)"),
         ("data.train_on_stop=false", "the data would not be the same"),
+        ("method.r=2", "the method would not be the same"),
+        ("training_args.train_sampling_strategy=sequential", "(random there, sequential here)"),
+        ("training_args.optim=adafactor", "optimizer or schedule does not fit"),
     ):
         assert nursery.run(folder, "--resume", "auto", change) == [2]
         assert told in (folder / "log-0.txt").read_text()

@@ -19,6 +19,8 @@ def steps(ranks: int, batch: int = 8, epoch: int = 1) -> list[list[int]]:
     by = batch if ranks > 1 else 1
     even = Even(rows, lambda epoch: shuffled(len(ROWS), 7, epoch), by)
     whole = BatchSampler(even, batch // ranks, drop_last=False)
+    if ranks == 1:  # accelerate leaves it alone
+        return list(whole)
     parts = [list(BatchSamplerShard(whole, ranks, rank)) for rank in range(ranks)]
     assert len({len(part) for part in parts}) == 1, "all ranks take as many steps"
     return [[row for part in step for row in part] for step in zip(*parts, strict=True)]

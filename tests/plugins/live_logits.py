@@ -9,20 +9,20 @@ import sys
 import numpy as np
 import torch
 
-from sftcore import checkpoint
+from sftcore.checkpoint import final
 from sftcore.cli import main
 
 ids, target, *argv = sys.argv[1:]
-save = checkpoint.save
+save = final.save
 
 
-def save_and_tell(trainer, tokenizer, folder):
+def save_and_tell(trainer, *args):
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
     with torch.no_grad():
         logits = model(torch.tensor([json.loads(ids)])).logits
     np.save(target, logits.float().numpy())
-    save(trainer, tokenizer, folder)
+    save(trainer, *args)
 
 
-checkpoint.save = save_and_tell
+final.save = save_and_tell
 sys.exit(main(argv))
