@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,17 @@ def nursery(own_cache: None) -> Iterator[Nursery]:
     nursery = Nursery()
     yield nursery
     nursery.close()
+
+
+@pytest.fixture(scope="session")
+def compiled() -> None:
+    """What DeepSpeed compiles once in an environment, which may take longer than a run is waited for."""
+    code = (
+        "from deepspeed.accelerator import get_accelerator; from sftcore_plugins.backends.building import build; "
+        "build(get_accelerator().create_op_builder('ShareMemCommBuilder'))"
+    )
+    path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PATH": path})
 
 
 @pytest.fixture

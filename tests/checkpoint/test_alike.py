@@ -55,7 +55,9 @@ def known():
 
 @pytest.mark.parametrize("method", ["full", pytest.param("lora", marks=pytest.mark.chaos)])
 @pytest.mark.parametrize("way", [way if way in QUICK else pytest.param(way, marks=pytest.mark.chaos) for way in WAYS])
-def test_all_ways_train_alike(nursery, life, calm, known, way, method):
+def test_all_ways_train_alike(request, nursery, life, calm, known, way, method):
+    if way.startswith("ZeRO"):
+        request.getfixturevalue("compiled")
     method = {"name": "lora", "r": 4} if method == "lora" else method
     if str(method) not in known:
         known[str(method)] = trained(nursery, life, calm, "alone", "none", 1, 1, method)
