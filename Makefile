@@ -14,7 +14,7 @@ demo: $(VENV)/.demo   ## set up, fine-tune a real model on the CPU, show its ans
 	$(BIN)/sft run --config config/finetune.yaml
 
 test: $(VENV)/.dev    ## set up and run the tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 gpu: $(VENV)/.dev     ## run the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu

@@ -48,6 +48,7 @@ def check(found: Checkpoint, built: Built, ranks: int) -> dict[str, Any]:
         ("rows_per_step", "rows in an optimizer step", "choose batch size and accumulation so that they are the same"),
         ("seed", "seed of the order of rows", "set it back"),
         ("order", "order of rows", "set it back"),
+        ("optim", "optimizer", "set training_args.optim back"),
         ("method", "method", "set it and its options back"),
         ("data", "data", "to train on with other data, name the trained model as model.name_or_path"),
     ):

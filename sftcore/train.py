@@ -67,6 +67,7 @@ class Built:
             "rows_per_step": self.trainer.get_total_train_batch_size(args),
             "seed": args.seed if args.data_seed is None else args.data_seed,
             "order": f"{args.train_sampling_strategy}{', whole batches' if args.dataloader_drop_last else ''}",
+            "optim": str(getattr(args.optim, "value", args.optim)),
             "method": self.method,
             "data": self.data,
             "layout": self.layout,
