@@ -295,7 +295,7 @@ def test_sections_may_be_empty(sft):
     [
         (
             {"resume_from_checkpoint": "nope"},
-            "resume_from_checkpoint: nope cannot be gone on from: it has no manifest.json",
+            "resume_from_checkpoint: nope cannot be gone on from: it is no folder",
         ),
         ({"output_dir": "rows.txt/out"}, "training_args.output_dir: rows.txt/out cannot be made"),
         (
