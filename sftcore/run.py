@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -71,6 +71,7 @@ def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[s
     loaded.config.backend.start(os.environ, cpu)
     from sftcore import failure, memory, resuming, train, training_args
     from sftcore.checkpoint import final
+    from sftcore.checkpoint.holding import held
     from sftcore.checkpoint.keeper import Keeper
     from sftcore.ranks import Ranks
     from sftcore.watchdog import Watchdog
@@ -86,8 +87,9 @@ def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[s
     trackers = TrackerGroup(chosen(loaded) if is_main_process() else [], folder)
     built: train.Built | None = None
     try:
-        with watchdog:
+        with watchdog, ExitStack() as stack:
             ranks.share(folder)
+            ranks.together(lambda: stack.enter_context(held(folder)), str)
             args.save_on_each_node = ranks.apart
             keeper = Keeper(folder, ranks, record.content["versions"])
             resume = resuming.checkpoint(args, keeper)

@@ -200,7 +200,7 @@ def _live(folder: Path, args: list[str], rank: int, death: Mapping[str, Any] | N
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    if (asked := env.get("STOP_IN")) and rank == 0:
+    if (asked := env.get("STOP_IN")) and rank == int(env.get("STOP_RANK", "0")):
         _stop_in(*asked.split(":"))
     _note_samples(folder / f"samples-{rank}.jsonl", rank)
     _count_events(folder, rank, death)

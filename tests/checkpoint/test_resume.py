@@ -77,6 +77,23 @@ def test_a_run_that_is_asked_to_stop_in_an_evaluation_does_the_rest_of_it(nurser
     assert "eval_loss" in (folder / "out/metrics.jsonl").read_text()
 
 
+def test_one_rank_that_is_asked_before_the_first_step_stops_all(nursery, life):
+    folder = life("early", ranks=2)
+    assert nursery.run(folder, ranks=2, STOP_IN="train:1", STOP_RANK="1") == [75, 75], (
+        folder / "log-0.txt"
+    ).read_text()
+
+
+def test_a_folder_belongs_to_one_run(nursery, life):
+    folder = life("held", training_args={"max_steps": 300, "eval_strategy": "no", "save_strategy": "no"})
+    first = nursery.start(folder)
+    while not (folder / "out/metrics.jsonl").exists():
+        time.sleep(0.01)
+    assert nursery.run(folder, "--resume", "auto") == [2]
+    assert "another run writes into out" in (folder / "log-0.txt").read_text()
+    assert nursery.wait(first) == [0]
+
+
 def test_a_run_that_is_killed_at_the_end_of_an_epoch(nursery, life, whole):
     """What is logged and evaluated there is there when the checkpoint is."""
     expected, events = uninterrupted(whole, nursery, life, "lora", 1)
