@@ -1357,7 +1357,7 @@ CHECKPOINTS = [
         told="The losses since the last log are forgotten when a run goes on: the next one is a mean of fewer steps.",
         seen="",
         file="sftcore/trainer.py",
-        old='            self._tr_loss += self._resumed["loss"]\n',
+        old='        self._tr_loss += self._resumed["loss"]\n',
         new="",
         tests=(f"{_RESUME}::test_a_run_that_is_asked_to_stop_goes_on_as_if_it_had_not_been",),
     ),
