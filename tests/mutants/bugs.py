@@ -1324,17 +1324,6 @@ CHECKPOINTS = [
         tests=(f"{_RESUME}::test_a_damaged_checkpoint_is_passed_over",),
     ),
     Bug(
-        name="checkpoints-written-in-place",
-        told="A checkpoint has its name before it is written to its end.",
-        seen="transformers#27820, #36112",
-        file="sftcore/checkpoint/checkpoints.py",
-        old="""        return self.folder / f"checkpoint-{step}.writing"
-""",
-        new="""        return self.folder / f"checkpoint-{step}"
-""",
-        tests=("tests/checkpoint/test_checkpoints.py",),
-    ),
-    Bug(
         name="rotated-before-committed",
         told="Checkpoints that cannot be used are counted among those that are kept.",
         seen="SimpleTuner#2989",
@@ -1342,15 +1331,6 @@ CHECKPOINTS = [
         old="for checkpoint in self.found(content=False) if not checkpoint.problem]",
         new="for checkpoint in self.found(content=False)]",
         tests=("tests/checkpoint/test_checkpoints.py",),
-    ),
-    Bug(
-        name="evaluation-draws-from-the-training",
-        told="What an evaluation draws changes the training, so that a run that stopped in one goes on as another.",
-        seen="",
-        file="sftcore/trainer.py",
-        old="        with chance.kept():\n            output",
-        new="        if True:\n            output",
-        tests=(f"{_RESUME}::test_a_run_that_is_asked_to_stop_in_an_evaluation_does_the_rest_of_it",),
     ),
     Bug(
         name="logged-sums-forgotten",
