@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
 from typing import NoReturn
 
 from sftcore.cli import main
-from sftcore.stopping import told
+from sftcore.stopping import SIGNALS, told
 
 
 def program() -> NoReturn:
     """Run the command line as a process of its own, and end it."""
+    if "run" in sys.argv[1:3]:  # which listens to them itself until all is done; then nobody shall take that back
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
     try:
         code = main()
     except BaseException as error:
@@ -25,7 +29,7 @@ def program() -> NoReturn:
             code = 1
     if "RANK" in os.environ:
         code = told(code, os.environ)
-    if _is_rank():
+    if "torch" in sys.modules:
         _leave(code)
     sys.exit(code)
 
@@ -37,9 +41,9 @@ def _is_rank() -> bool:
 
 
 def _leave(code: int) -> NoReturn:
-    """End this process without taking Python down.
+    """End this process without taking Python down, which takes a second where torch is loaded.
 
-    A thread of the process group that drops the last reference to a tensor waits for Python's lock; if Python is being
+    And more: a thread of the process group that drops the last reference to a tensor waits for Python's lock; if Python is being
     taken down by then, the thread is ended inside C++, which aborts the whole process after a run that went well.
     """
     atexit._run_exitfuncs()

@@ -205,7 +205,7 @@ def _live(folder: Path, args: list[str], rank: int, death: Mapping[str, Any] | N
     _note_samples(folder / f"samples-{rank}.jsonl", rank)
     _count_events(folder, rank, death)
     _note_pickles(folder / f"pickles-{rank}.txt")
-    sys.argv = ["sft"]
+    sys.argv = ["sft", "run"]
     import sftcore.__main__ as program
 
     if env.get("PLAIN"):
