@@ -43,8 +43,9 @@ def _is_rank() -> bool:
 def _leave(code: int) -> NoReturn:
     """End this process without taking Python down, which takes a second where torch is loaded.
 
-    And more: a thread of the process group that drops the last reference to a tensor waits for Python's lock; if Python is being
-    taken down by then, the thread is ended inside C++, which aborts the whole process after a run that went well.
+    And more: a thread of the process group that drops the last reference to a tensor waits for Python's lock; if Python
+    is being taken down by then, the thread is ended inside C++, which aborts the whole process after a run that went
+    well.
     """
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
