@@ -60,10 +60,11 @@ def test_a_second_signal_ends_the_process_at_once():
 def test_a_process_that_does_not_hear_of_it_is_ended():
     """As one in a library that waits for other ranks: it never comes back to Python."""
     code = (
-        "import ctypes\nfrom sftcore import stopping\nstopping._BLOCKED = 0.2\n"
+        "import ctypes\nfrom sftcore import stopping\nstopping._BLOCKED = stopping._SLOW = 0.2\n"
         "library, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)\n"
         "with stopping.listening({}):\n    print('on', flush=True)\n"
-        "    while True: library.pthread_mutex_lock(mutex)"
+        "    while True:\n        try:\n            library.pthread_mutex_lock(mutex)\n"
+        "        except stopping.Stopped:\n            pass"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "on\n"
