@@ -85,7 +85,7 @@ def test_a_folder_that_cannot_be_written_to_any_more(nursery, life, tmpfs):
 
 
 def test_a_rank_that_is_stopped_is_named(nursery, life):
-    folder = life("frozen", ranks=2, rank_timeout=3)
+    folder = life("frozen", ranks=2, rank_timeout=6)
     pids = nursery.start(folder, ranks=2)
     while not (folder / "out/checkpoint-2").exists():
         time.sleep(0.01)
