@@ -20,7 +20,7 @@ def program() -> NoReturn:
     try:
         code = main()
     except BaseException as error:
-        if not _is_rank():
+        if "torch" not in sys.modules:
             raise
         if isinstance(error, SystemExit):
             code = error.code if isinstance(error.code, int) else int(error.code is not None)
@@ -32,12 +32,6 @@ def program() -> NoReturn:
     if "torch" in sys.modules:
         _leave(code)
     sys.exit(code)
-
-
-def _is_rank() -> bool:
-    """Tell whether this process belongs to a process group."""
-    torch = sys.modules.get("torch")
-    return torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def _leave(code: int) -> NoReturn:

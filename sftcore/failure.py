@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import torch.distributed
 
 from sftcore import memory
 from sftcore.errors import RankError, SftError
-from sftcore.report import size_of
+from sftcore.report import unwritable
 
 _DISK = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}
 _GONE = re.compile(
@@ -30,9 +29,8 @@ def explained(error: BaseException, folder: Path, out_of_memory: Callable[[], st
     if memory.ran_out(error):
         return SftError(out_of_memory())
     if isinstance(error, OSError) and error.errno in _DISK:
-        free = size_of(shutil.disk_usage(folder).free)
         return SftError(
-            f"{error.filename or folder} cannot be written: {error.strerror}; {free} are free there. "
+            f"{error.filename or folder} cannot be written: {unwritable(folder, error)}. "
             "--resume auto goes on from the last checkpoint"
         )
     if _of_another_rank(error):

@@ -17,10 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
 
-from sftcore.stopping import ALIVE, ASKED, ENDED, LAUNCHER, SIGNALS
-
-_SAME = 2.0
-"""As in ``sftcore.stopping``."""
+from sftcore.stopping import ALIVE, ASKED, ENDED, LAUNCHER, SAME, SIGNALS, put
 
 
 def launch(command: Sequence[str]) -> int:
@@ -42,10 +39,8 @@ def launch(command: Sequence[str]) -> int:
             nonlocal asked
             if not asked:
                 asked = time.monotonic()
-                written = folder / f"{ASKED}.part"
-                written.write_text(signal.Signals(number).name)
-                written.rename(folder / ASKED)
-            elif time.monotonic() - asked > _SAME:
+                put(folder, ASKED, signal.Signals(number).name)
+            elif time.monotonic() - asked > SAME:
                 process.terminate()
 
         for number in SIGNALS:

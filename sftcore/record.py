@@ -70,11 +70,11 @@ class RunRecord:
         if self.path.exists():
             if resuming:
                 self.content["id"] = earlier_id(self.path) or self.content["id"]
-            aside = self.folder / "earlier" / now().replace(":", "-")
-            aside.mkdir(parents=True, exist_ok=True)
+            earlier = aside(self.folder)
+            earlier.mkdir(parents=True, exist_ok=True)
             for name in (self.path.name, "quarantine.jsonl", *(() if resuming else ("metrics.jsonl",))):
                 if (self.folder / name).exists():
-                    (self.folder / name).rename(aside / name)
+                    (self.folder / name).rename(earlier / name)
         self.write()
 
     def write(self, **more: Any) -> None:
@@ -89,6 +89,11 @@ class RunRecord:
     def end(self, status: str, **more: Any) -> None:
         """Write how the run ended: ``finished``, ``failed`` or ``interrupted``."""
         self.write(status=status, ended=now(), **more)
+
+
+def aside(folder: Path) -> Path:
+    """Return where to put what an earlier run left in *folder*; it need not exist."""
+    return folder / "earlier" / now().replace(":", "-")
 
 
 def new_id() -> str:

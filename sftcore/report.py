@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import sys
 import warnings
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 from sftcore.secrets import hide
@@ -46,6 +48,15 @@ def size_of(number: int) -> str:
         size /= 1000
         units.pop(0)
     return f"{size:.0f} {units[0]}" if units[0] == "bytes" else f"{size:.1f} {units[0]}"
+
+
+def unwritable(folder: Path, error: BaseException) -> str:
+    """Return why nothing can be written into *folder*, and what is free there, as far as that can be known."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
+    try:
+        return f"{reason}; {size_of(shutil.disk_usage(folder).free)} are free there"
+    except OSError:  # not even the folder is there any more
+        return reason
 
 
 def now() -> str:

@@ -29,7 +29,7 @@ ASKED, ALIVE, ENDED = "stop", "alive", "exit-"
 """Files in that folder: what asks to stop, once it does; one that the launcher's parent keeps locked while it lives;
 and, with its number behind the name, with what each rank has ended."""
 
-_SAME = 2.0
+SAME = 2.0
 """Seconds within which a second signal is taken for the first: launchers and terminals send it to all they know."""
 _LOOK = 0.2
 
@@ -73,7 +73,7 @@ class Stop:
             self._asked, self._when = signal.Signals(number).name, now
             if self.at_once:
                 raise Stopped(self._asked)
-        elif now - self._when > _SAME:
+        elif now - self._when > SAME:
             os._exit(128 + number)  # asked twice: now, whatever is lost
 
 
@@ -107,6 +107,13 @@ def listening(environ: Mapping[str, str]) -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
+def put(folder: Path, name: str, text: str) -> None:
+    """Write a file by which launcher and ranks speak, so that nobody reads it before it is whole."""
+    written = folder / f"{name}.part"
+    written.write_text(text)
+    written.rename(folder / name)
+
+
 def told(code: int, environ: Mapping[str, str]) -> int:
     """Tell the launcher's parent that this rank ends with *code*, and return what to tell the launcher itself.
 
@@ -115,10 +122,7 @@ def told(code: int, environ: Mapping[str, str]) -> int:
     if LAUNCHER not in environ:
         return code
     with suppress(OSError):
-        path = Path(environ[LAUNCHER], f"{ENDED}{environ.get('RANK', '0')}")
-        written = path.with_suffix(".part")
-        written.write_text(str(code))
-        written.rename(path)
+        put(Path(environ[LAUNCHER]), f"{ENDED}{environ.get('RANK', '0')}", str(code))
         return 0 if code == EXIT_CODE else code
     return code
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -88,14 +88,18 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
             return super()._get_train_sampler(train_dataset)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         whole = rows.rows
+        order: Callable[[int], Sequence[Any]]
         if self.args.train_sampling_strategy != "random":
-            return Even(rows, lambda epoch: range(len(whole)), self._at_a_time(self.args.train_batch_size))
-        if isinstance(whole, PackedSet):
-            return Even(rows, partial(whole.bins.drawn, seed), self._at_a_time(self.args.train_batch_size))
-        return Even(rows, partial(shuffled, len(whole), seed), self._at_a_time(self.args.train_batch_size))
+            order = partial(_in_order, len(whole))
+        elif isinstance(whole, PackedSet):
+            order = partial(whole.bins.drawn, seed)
+        else:
+            order = partial(shuffled, len(whole), seed)
+        return Even(rows, order, self._at_a_time(self.args.train_batch_size))
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        return Even(eval_dataset, lambda epoch: range(len(eval_dataset)), self._at_a_time(self.args.eval_batch_size))
+        order = partial(_in_order, len(eval_dataset))
+        return Even(eval_dataset, order, self._at_a_time(self.args.eval_batch_size))
 
     def _at_a_time(self, batch: int) -> int:
         """Return how many rows all ranks take at a time, each a batch; of one rank alone the last may be smaller."""
@@ -427,6 +431,10 @@ class _Begun(transformers.TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._trainer.begin()
+
+
+def _in_order(count: int, epoch: int) -> Sequence[int]:
+    return range(count)
 
 
 def _of_rank(rank: int | str) -> str:

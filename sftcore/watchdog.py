@@ -14,14 +14,12 @@ from typing import Any
 
 import torch.distributed
 
+from sftcore.errors import RankError
 from sftcore.ranks import Ranks
 from sftcore.stopping import Stopped
 
 DONE, FAILED, STOPPED = -1, -2, -3
 """What a rank writes in place of a sign of life when it ends."""
-
-EXIT_CODE = 1
-"""As that of :class:`sftcore.errors.RankError`."""
 
 
 class Watchdog:
@@ -135,4 +133,4 @@ class Watchdog:
     def _end(self, problem: str) -> None:
         self._tell(f"[rank {self._ranks.rank}] {problem}; the run ends, and can go on with --resume auto")
         sys.stderr.flush()
-        os._exit(EXIT_CODE)
+        os._exit(RankError.exit_code)

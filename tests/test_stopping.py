@@ -42,14 +42,20 @@ def test_time_can_be_over(monkeypatch):
         assert stop.asked == "max_hours"
 
 
+def started(*command: str) -> subprocess.Popen[str]:
+    """Start a process, and return it when it says that it is on."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "on\n"
+    return process
+
+
 def test_a_second_signal_ends_the_process_at_once():
     code = (
-        "import time\nfrom sftcore import stopping\nstopping._SAME = 0.1\n"
+        "import time\nfrom sftcore import stopping\nstopping.SAME = 0.1\n"
         "with stopping.listening({}) as stop:\n    stop.at_once = False\n    print('on', flush=True)\n"
         "    while True: time.sleep(0.01)"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "on\n"
+    process = started(sys.executable, "-c", code)
     process.send_signal(signal.SIGTERM)
     time.sleep(0.5)
     assert process.poll() is None
@@ -66,8 +72,7 @@ def test_a_process_that_does_not_hear_of_it_is_ended():
         "    while True:\n        try:\n            library.pthread_mutex_lock(mutex)\n"
         "        except stopping.Stopped:\n            pass"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "on\n"
+    process = started(sys.executable, "-c", code)
     process.send_signal(signal.SIGTERM)
     assert process.wait(10) == 75
 
@@ -99,10 +104,7 @@ sys.exit(told({code}, os.environ))
 
 
 def launched(script: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "sftcore.launch", sys.executable, "-c", script]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "on\n"
-    return process
+    return started(sys.executable, "-m", "sftcore.launch", sys.executable, "-c", script)
 
 
 @pytest.mark.parametrize(("code", "ends"), [(75, 75), (2, 2), (1, 1), (0, 0)])

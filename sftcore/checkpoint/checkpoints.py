@@ -46,15 +46,22 @@ class Checkpoints:
         """Return where the checkpoint of *step* lies."""
         return self.folder / f"checkpoint-{step}"
 
+    def steps(self) -> list[int]:
+        """Return the steps of all that are named as one, the newest first."""
+        return sorted((int(found[1]) for found in map(_COMMITTED.match, self._names()) if found), reverse=True)
+
     def found(self, content: bool = True) -> Iterator[Checkpoint]:
         """Yield all, the newest first; each is looked at when it is asked for.
 
         Args:
             content: read all files; without it only their presence and size are looked at.
         """
-        steps = sorted((int(found[1]) for found in map(_COMMITTED.match, self._names()) if found), reverse=True)
-        for step in steps:
+        for step in self.steps():
             yield examine(self.path(step), content)
+
+    def staged(self, step: int) -> Path:
+        """Return where the checkpoint of *step* is written."""
+        return self.folder / f"checkpoint-{step}.writing"
 
     def stage(self, step: int) -> Path:
         """Return the empty folder into which the checkpoint of *step* is written.
@@ -62,7 +69,7 @@ class Checkpoints:
         Raises:
             OSError: it cannot be made.
         """
-        staged = self._staged(step)
+        staged = self.staged(step)
         if staged.exists():
             shutil.rmtree(staged)
         staged.mkdir(parents=True)
@@ -74,7 +81,7 @@ class Checkpoints:
         Raises:
             OSError: the disk is full, or gone; nothing has changed then.
         """
-        staged, path = self._staged(step), self.path(step)
+        staged, path = self.staged(step), self.path(step)
         manifest.seal(staged, step, world_size, written, versions)
         if path.exists():  # of an earlier attempt, which this run began before
             _remove(path)
@@ -83,7 +90,7 @@ class Checkpoints:
 
     def withdraw(self, step: int) -> None:
         """Remove what was written for *step* and is not committed."""
-        shutil.rmtree(self._staged(step), ignore_errors=True)
+        shutil.rmtree(self.staged(step), ignore_errors=True)
 
     def rotate(self, keep: int | None, best: str | None = None) -> None:
         """Remove the oldest, so that *keep* are left, among them the one at the path *best*.
@@ -106,19 +113,15 @@ class Checkpoints:
         Raises:
             OSError: that is not possible.
         """
-        beyond = [name for name in self._names() if (found := _COMMITTED.match(name)) and int(found[1]) > step]
-        for name in beyond:
+        for path in [self.path(other) for other in self.steps() if other > step]:
             aside.mkdir(parents=True, exist_ok=True)
-            (self.folder / name).rename(aside / name)
+            path.rename(aside / path.name)
 
     def tidy(self) -> None:
         """Remove what was never committed, and what was about to be removed; only for a run that has the folder."""
         for name in self._names():
             if _LEFT.match(name):
                 shutil.rmtree(self.folder / name, ignore_errors=True)
-
-    def _staged(self, step: int) -> Path:
-        return self.folder / f"checkpoint-{step}.writing"
 
     def _names(self) -> list[str]:
         with suppress(FileNotFoundError, NotADirectoryError):

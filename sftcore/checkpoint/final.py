@@ -8,7 +8,8 @@ from typing import Any
 
 from sftcore.checkpoint import manifest
 from sftcore.ranks import Ranks
-from sftcore.report import now, size_of
+from sftcore.record import aside
+from sftcore.report import unwritable
 
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "adapter_config.json")
 """Files that say which weights a folder holds: one that is left of another run would be taken for this one's."""
@@ -28,10 +29,10 @@ def save(trainer: Any, tokenizer: Any, folder: Path, ranks: Ranks) -> None:
     staged = folder / _STAGED
 
     def explain(error: Exception) -> str:
+        return f"the trained model cannot be written to {folder}: {unwritable(folder, error)}"
+
+    def clear() -> None:
         shutil.rmtree(staged, ignore_errors=True)
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
-        free = size_of(shutil.disk_usage(folder).free)
-        return f"the trained model cannot be written to {folder}: {reason}; {free} are free there"
 
     def write() -> None:
         trainer.save_model(str(staged))
@@ -48,11 +49,14 @@ def save(trainer: Any, tokenizer: Any, folder: Path, ranks: Ranks) -> None:
             (staged / name).replace(folder / name)
         _put_aside([path for path in _weights(folder) if path.relative_to(folder) not in names], folder)
         manifest.flush_folder(folder)
-        shutil.rmtree(staged)
 
-    ranks.together(lambda: shutil.rmtree(staged, ignore_errors=True), explain)
-    ranks.together(write, explain, everyone=True)
-    ranks.together(publish, explain)
+    ranks.together(clear, explain)
+    try:
+        ranks.together(write, explain, everyone=True)
+        ranks.together(publish, explain)
+    finally:  # when no rank writes any more
+        if ranks.writes:
+            clear()
 
 
 def _weights(folder: Path) -> list[Path]:
@@ -60,7 +64,7 @@ def _weights(folder: Path) -> list[Path]:
 
 
 def _put_aside(paths: list[Path], folder: Path) -> None:
-    aside = folder / "earlier" / now().replace(":", "-")
+    earlier = aside(folder)
     for path in paths:
-        aside.mkdir(parents=True, exist_ok=True)
-        path.rename(aside / path.name)
+        earlier.mkdir(parents=True, exist_ok=True)
+        path.rename(earlier / path.name)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from sftcore.checkpoint.checkpoints import Checkpoint, Checkpoints, examine
 from sftcore.errors import ConfigError, SftError
 from sftcore.ranks import Ranks
-from sftcore.report import now, say, size_of
+from sftcore.record import aside
+from sftcore.report import now, say, unwritable
 
 STATE = "run_state.json"
 """The file in a checkpoint without which a run cannot go on; one that holds only weights has none."""
@@ -41,11 +41,10 @@ class Keeper:
         Raises:
             SftError: on all ranks, if that is not possible.
         """
-        aside = self._checkpoints.folder / "earlier" / self.ranks.gathered(now().replace(":", "-"))[0]
 
         def clear() -> None:
             self._checkpoints.tidy()
-            self._checkpoints.put_aside(step, aside)
+            self._checkpoints.put_aside(step, aside(self._checkpoints.folder))
 
         self.ranks.together(clear, lambda error: f"the output folder cannot be cleared: {error}")
 
@@ -60,32 +59,28 @@ class Keeper:
         Raises:
             SftError: on all ranks, if it cannot be written; those that were there before still are.
         """
-        staged = self._checkpoints.path(step).with_suffix(".writing")
 
         def explain(error: Exception) -> str:
             return self._explained(step, error)
 
         try:
-            self._write(step, staged, fill, explain)
+            self._write(step, fill, explain)
             self.ranks.together(lambda: self._checkpoints.rotate(keep, best), explain)
         except SftError:
             if self.ranks.writes:
                 self._checkpoints.withdraw(step)
             raise
 
-    def _write(
-        self, step: int, staged: Path, fill: Callable[[Path], None], explain: Callable[[Exception], str]
-    ) -> None:
+    def _write(self, step: int, fill: Callable[[Path], None], explain: Callable[[Exception], str]) -> None:
         self.ranks.together(lambda: self._checkpoints.stage(step), explain)
-        self.ranks.together(lambda: fill(staged), explain, everyone=True)
+        self.ranks.together(lambda: fill(self._checkpoints.staged(step)), explain, everyone=True)
         size = self.ranks.size
         self.ranks.together(lambda: self._checkpoints.commit(step, size, now(), self._versions), explain)
 
     def newest(self) -> Checkpoint | None:
         """Return the newest checkpoint that is whole on all disks, or None; say which were passed over, and why."""
-        mine = {found.step: found for found in self._checkpoints.found(content=False)} if self.ranks.writes else None
-        lists = [steps for steps in self.ranks.gathered(None if mine is None else sorted(mine)) if steps is not None]
-        for step in sorted(set().union(*lists), reverse=True):
+        mine = self._checkpoints.steps() if self.ranks.writes else []
+        for step in sorted(set().union(*self.ranks.gathered(mine)), reverse=True):
             problem = None
             if self.ranks.writes:
                 problem = self._problem(examine(self.path(step)))
@@ -114,11 +109,6 @@ class Keeper:
 
     def _explained(self, step: int, error: Exception) -> str:
         folder = self._checkpoints.folder
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
-        try:
-            free = f"; {size_of(shutil.disk_usage(folder).free)} are free there"
-        except OSError:
-            free = ""
         whole = next((found.path.name for found in self._checkpoints.found(content=False) if not found.problem), None)
         left = f"the run can go on from {whole} (--resume auto)" if whole else "there is no earlier one"
-        return f"the checkpoint of step {step} cannot be written to {folder}: {reason}{free}; {left}"
+        return f"the checkpoint of step {step} cannot be written to {folder}: {unwritable(folder, error)}; {left}"
