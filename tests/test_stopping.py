@@ -53,11 +53,12 @@ def test_a_second_signal_ends_the_process_at_once():
     code = (
         "import time\nfrom sftcore import stopping\nstopping.SAME = 0.1\n"
         "with stopping.listening({}) as stop:\n    stop.at_once = False\n    print('on', flush=True)\n"
-        "    while True: time.sleep(0.01)"
+        "    while stop.asked is None: time.sleep(0.01)\n"
+        "    time.sleep(0.2)\n    print('heard', flush=True)\n    time.sleep(60)"
     )
     process = started(sys.executable, "-c", code)
     process.send_signal(signal.SIGTERM)
-    time.sleep(0.5)
+    assert process.stdout.readline() == "heard\n"
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     assert process.wait(10) == 128 + signal.SIGTERM
@@ -68,8 +69,10 @@ def test_a_process_that_does_not_hear_of_it_is_ended():
     code = (
         "import ctypes\nfrom sftcore import stopping\nstopping._BLOCKED = stopping._SLOW = 0.2\n"
         "library, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)\n"
-        "with stopping.listening({}):\n    print('on', flush=True)\n"
-        "    while True:\n        try:\n            library.pthread_mutex_lock(mutex)\n"
+        "library.pthread_mutex_lock(mutex)\n"
+        "with stopping.listening({}):\n"
+        "    while True:\n        try:\n"
+        "            print('on', flush=True)\n            library.pthread_mutex_lock(mutex)\n"
         "        except stopping.Stopped:\n            pass"
     )
     process = started(sys.executable, "-c", code)
