@@ -41,6 +41,16 @@ IMPORTED = (
 )
 """What a run needs, as far as it is there."""
 
+ZERO = "package:sftcore_config/deepspeed/ds_config{}.json"
+BACKENDS = {
+    "ddp": {"name": "torchrun"},
+    "fsdp": {"name": "fsdp"},
+    "sharded": {"name": "fsdp", "state_dict_type": "sharded"},
+    "zero-2": {"name": "deepspeed", "config": ZERO.format("")},
+    "zero-3": {"name": "deepspeed", "config": ZERO.format("_zero3")},
+}
+"""What runs on several ranks."""
+
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 

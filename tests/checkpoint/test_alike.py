@@ -6,9 +6,8 @@ import json
 import shutil
 
 import pytest
-from nursery import order
+from nursery import BACKENDS, order
 
-ZERO = "package:sftcore_config/deepspeed/ds_config{}.json"
 STEPS = 12
 """Two epochs: the last step of each has 2 rows of 4, and one rank of two none."""
 WAYS = {
@@ -18,9 +17,9 @@ WAYS = {
     "four processes": ({"name": "torchrun"}, 4, 1),
     "FSDP2 that keeps the weights": ({"name": "fsdp", "reshard_after_forward": False}, 2, 2),
     "FSDP2 on four": ({"name": "fsdp", "state_dict_type": "sharded"}, 4, 1),
-    "ZeRO-2": ({"name": "deepspeed", "config": ZERO.format("")}, 2, 1),
-    "ZeRO-3": ({"name": "deepspeed", "config": ZERO.format("_zero3")}, 2, 1),
-    "ZeRO-3, accumulated": ({"name": "deepspeed", "config": ZERO.format("_zero3")}, 2, 2),
+    "ZeRO-2": (BACKENDS["zero-2"], 2, 1),
+    "ZeRO-3": (BACKENDS["zero-3"], 2, 1),
+    "ZeRO-3, accumulated": (BACKENDS["zero-3"], 2, 2),
 }
 QUICK = ("two processes", "FSDP2", "ZeRO-3")
 

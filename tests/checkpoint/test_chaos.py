@@ -1,6 +1,6 @@
 """Runs that are ended at every file event of saving, at random moments, and by being asked to; ``make chaos``.
 
-``SFTCORE_KILLS`` and ``SFTCORE_STOPS`` say how many random ones there are.
+``SFTCORE_KILLS``, ``SFTCORE_SPREAD_KILLS`` and ``SFTCORE_STOPS`` say how many random ones there are.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ import random
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from nursery import Death, Nursery, outcome
+from nursery import BACKENDS, Death, Nursery, outcome
 
 KILLS, STOPS = int(os.environ.get("SFTCORE_KILLS", "60")), int(os.environ.get("SFTCORE_STOPS", "20"))
+SPREAD_KILLS = int(os.environ.get("SFTCORE_SPREAD_KILLS", "20"))
 WAYS = [(method, ranks) for method in ("full", "lora") for ranks in (1, 2)]
+SPREAD = [("full", "fsdp"), ("lora", "sharded"), ("full", "zero-2"), ("lora", "zero-3")]
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(0)]
 
@@ -66,11 +69,22 @@ def test_every_file_event(nursery, life, method, ranks):
 
 @pytest.mark.parametrize(("method", "ranks"), WAYS)
 def test_random_kills(nursery, life, method, ranks):
-    """Each run is killed again and again, at random moments of its whole life, until it comes to its end."""
-    expected, _, seconds = whole(nursery, life("whole", method, ranks=ranks), ranks)
-    chance, kills, runs, lost = random.Random(f"{method}{ranks}"), 0, 0, 0
-    while kills < KILLS // len(WAYS):
-        folder = life(f"{runs}", method, ranks=ranks)
+    killed_at_random(nursery, lambda name: life(name, method, ranks=ranks), ranks, KILLS // len(WAYS))
+
+
+@pytest.mark.parametrize(("method", "backend"), SPREAD)
+def test_random_kills_of_what_is_spread(compiled, nursery, life, method, backend):
+    few = {"max_steps": 5, "eval_strategy": "no"}
+    options = {"ranks": 2, "backend": BACKENDS[backend], "training_args": few}
+    killed_at_random(nursery, lambda name: life(name, method, **options), 2, SPREAD_KILLS)
+
+
+def killed_at_random(nursery: Nursery, life: Callable[[str], Path], ranks: int, wanted: int) -> None:
+    """Kill runs again and again, at random moments of their whole life, until each comes to its end."""
+    expected, _, seconds = whole(nursery, life("whole"), ranks)
+    chance, kills, runs, lost = random.Random(wanted), 0, 0, 0
+    while kills < wanted:
+        folder = life(f"{runs}")
         runs += 1
         ended, before = False, 0
         while not ended:
@@ -85,7 +99,7 @@ def test_random_kills(nursery, life, method, ranks):
             before = max(now, default=0)
             assert not ended or outcome(folder / "out") == expected, said(folder)
         shutil.rmtree(folder)
-    print(f"\n{method} on {ranks}: {kills} kills in {runs} runs")
+    print(f"\n{kills} kills in {runs} runs")
     assert not lost
 
 

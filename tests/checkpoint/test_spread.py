@@ -8,20 +8,11 @@ import signal
 
 import pytest
 import torch
-from nursery import Death, outcome
+from nursery import BACKENDS, Death, outcome
 from safetensors.torch import load_file
 
 from sftcore.checkpoint import tree
 
-ZERO = "package:sftcore_config/deepspeed/ds_config{}.json"
-FULL, SHARDED = {"name": "fsdp"}, {"name": "fsdp", "state_dict_type": "sharded"}
-BACKENDS = {
-    "ddp": {"name": "torchrun"},
-    "fsdp": FULL,
-    "sharded": SHARDED,
-    "zero-2": {"name": "deepspeed", "config": ZERO.format("")},
-    "zero-3": {"name": "deepspeed", "config": ZERO.format("_zero3")},
-}
 QUICK = [("fsdp", "lora"), ("sharded", "full"), ("zero-2", "lora"), ("zero-3", "full")]
 SLOW = [("fsdp", "full"), ("sharded", "lora"), ("zero-2", "full"), ("zero-3", "lora"), ("ddp", "full")]
 SENT = {"torch.distributed.distributed_c10d"}
@@ -82,7 +73,7 @@ def test_a_run_that_is_killed_while_it_saves_goes_on_exactly(request, nursery, l
 )
 def test_a_run_goes_on_only_from_a_state_that_it_can_read(nursery, life, backend, ranks, told):
     few = {"max_steps": 4, "eval_strategy": "no"}
-    first = life("first", "full", ranks=2, backend=FULL, training_args=few)
+    first = life("first", "full", ranks=2, backend=BACKENDS["fsdp"], training_args=few)
     assert set(nursery.run(first, "training_args.max_steps=2", ranks=2)) == {0}, said(first)
     second = life("second", "full", ranks=ranks, backend=BACKENDS[backend], training_args=few)
     (first / "out").rename(second / "out")
