@@ -57,5 +57,5 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.demo
 	$(PIP) install -c $(CONSTRAINTS) setuptools wheel
-	$(PIP) install -c $(CONSTRAINTS) -e '.[fast,qlora,deepspeed,wandb,swanlab,tensorboard,dev]'
+	$(PIP) install -c $(CONSTRAINTS) -e '.[fast,qlora,deepspeed,ray,wandb,swanlab,tensorboard,dev]'
 	touch $@

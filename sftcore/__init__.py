@@ -6,6 +6,8 @@ What a plugin needs is imported from here, and nothing else is public.
 from sftcore.components import KINDS, Backend, Component, Format, Method, Template, Tracker, further_options
 from sftcore.errors import ConfigError, DataError, PluginError, RowError, SftError, json_type
 from sftcore.hookspecs import hookimpl
+from sftcore.launched import Launched
+from sftcore.stopping import listening
 from sftcore.types import IGNORE_INDEX, ROLES, Conversation, Example, Message, Origin, Role, role_of
 from sftcore.version import __version__
 
@@ -20,6 +22,7 @@ __all__ = [
     "DataError",
     "Example",
     "Format",
+    "Launched",
     "Message",
     "Method",
     "Origin",
@@ -33,5 +36,6 @@ __all__ = [
     "further_options",
     "hookimpl",
     "json_type",
+    "listening",
     "role_of",
 ]

@@ -10,4 +10,5 @@ def register_backends() -> dict[str, str]:
         "torchrun": "sftcore_plugins.backends.torchrun:Torchrun",
         "fsdp": "sftcore_plugins.backends.fsdp:Fsdp",
         "deepspeed": "sftcore_plugins.backends.deepspeed:DeepSpeed",
+        "ray": "sftcore_plugins.backends.ray:Ray",
     }

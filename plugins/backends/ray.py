@@ -1,0 +1,59 @@
+"""Ray Train: starts the processes of a run as the workers of a cluster that Ray manages."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
+
+from sftcore import Backend, ConfigError, SftError
+
+
+@dataclass
+class Ray(Backend):
+    """Starts the processes on a Ray cluster, by Ray Train; in each of them another backend trains."""
+
+    requires: ClassVar[tuple[str, ...]] = ("ray",)
+
+    strategy: str | dict[str, Any] = "torchrun"
+    """How the processes train together: `torchrun` (data-parallel), `fsdp` or `deepspeed`, or one with its options."""
+    num_workers: int | None = None
+    """Processes; by default one per GPU of the cluster."""
+    use_gpu: bool | None = None
+    """Whether each process has a GPU; by default, if the cluster has any."""
+    resources_per_worker: dict[str, float] = field(default_factory=dict)
+    """What Ray sets aside for each process: `CPU: 8`; by default one GPU, or without GPUs one CPU."""
+    placement_strategy: str = "PACK"
+    """How Ray spreads the processes over machines: `PACK`, `SPREAD`, `STRICT_PACK`, `STRICT_SPREAD`."""
+    address: str | None = None
+    """The cluster: HOST:PORT, or `auto`; by default that of `RAY_ADDRESS`, or a new one on this machine alone."""
+    max_failures: int = 0
+    """How often all processes are started anew after one fails; they go on from the newest checkpoint. -1: always."""
+    env_vars: list[str] = field(default_factory=list)
+    """Names of environment variables that other machines get from this one, beside those of the libraries in use."""
+
+    def __post_init__(self) -> None:
+        if self.num_workers is not None and self.num_workers < 1:
+            raise ConfigError("num_workers must be 1 or more")
+        if (self.address or "").startswith("ray://"):
+            raise ConfigError("address must be one within the cluster, where sft has to run: HOST:PORT or auto")
+        if self._strategy().get("name") in (None, "ray", "none"):
+            raise ConfigError(
+                "strategy must be a backend that trains on several processes, by its name: torchrun, fsdp"
+            )
+
+    def command(self, argv: Sequence[str]) -> list[str]:
+        plain = asdict(Ray())
+        given = {name: value for name, value in asdict(self).items() if name != "strategy" and value != plain[name]}
+        launcher = [sys.executable, "-m", "sftcore_plugins.backends.ray_launcher", json.dumps(given)]
+        return [*launcher, *argv, f"backend={json.dumps(self._strategy())}"]
+
+    def start(self, environ: Mapping[str, str], cpu: bool) -> None:
+        raise SftError(
+            "the backend 'ray' starts processes itself; under another launcher name the one that they train with"
+        )
+
+    def _strategy(self) -> dict[str, Any]:
+        return {"name": self.strategy} if isinstance(self.strategy, str) else self.strategy
