@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import errno
-import re
 from collections.abc import Callable
 from pathlib import Path
 
-import torch.distributed
-
 from sftcore import memory
 from sftcore.errors import RankError, SftError
+from sftcore.ranks import of_another_rank
 from sftcore.report import unwritable
 
 _DISK = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}
-_GONE = re.compile(
-    r"closed by peer|reset by peer|broken pipe|read error|connection refused|timed out|socket|nccl", re.IGNORECASE
-)
 
 
 def explained(error: BaseException, folder: Path, out_of_memory: Callable[[], str]) -> BaseException:
@@ -33,22 +28,13 @@ def explained(error: BaseException, folder: Path, out_of_memory: Callable[[], st
             f"{error.filename or folder} cannot be written: {unwritable(folder, error)}. "
             "--resume auto goes on from the last checkpoint"
         )
-    if _of_another_rank(error):
+    if of_another_rank(error):
         return RankError(
             "another rank has ended, or cannot be reached: what it said, or the system's log, tells why (killed, or "
             "out of memory?); --resume auto goes on from the last checkpoint. Here it was noticed by: "
             f"{_first(str(error))}"
         )
     return error
-
-
-def _of_another_rank(error: BaseException) -> bool:
-    many = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if not many or torch.distributed.get_world_size() == 1:
-        return False
-    return isinstance(error, torch.distributed.DistError) or (
-        isinstance(error, RuntimeError) and bool(_GONE.search(str(error)))
-    )
 
 
 def _first(text: str) -> str:

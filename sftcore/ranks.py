@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 import uuid
 from collections.abc import Callable
@@ -19,6 +20,19 @@ T = TypeVar("T")
 
 _SEEN_WITHIN = 5.0
 """Seconds within which a shared file system shows to one machine what another wrote."""
+
+
+_GONE = re.compile(
+    r"closed by peer|reset by peer|broken pipe|read error|connection refused|timed out|socket|nccl", re.IGNORECASE
+)
+
+
+class AloneError(Exception):
+    """What one rank did has failed, and the others wait where they cannot hear of it."""
+
+    def __init__(self, problem: Exception) -> None:
+        super().__init__(str(problem))
+        self.problem = problem
 
 
 class Ranks:
@@ -75,13 +89,18 @@ class Ranks:
             everyone: do it on all ranks.
 
         Raises:
-            SftError: on all ranks, if it failed on any.
+            SftError: on all ranks, if it failed on any; on this one alone if that was an :class:`AloneError`: it has to
+                end, which the others notice.
         """
         result: T | None = None
         problem: str | None = None
         if everyone or self.writes:
             try:
                 result = action()
+            except AloneError as error:
+                if of_another_rank(error.problem):
+                    raise error.problem from None
+                raise SftError(explain(error.problem)) from None
             except Exception as error:  # whatever it is: the others wait, and have to hear of it
                 try:
                     problem = explain(error)
@@ -110,3 +129,13 @@ class Ranks:
     def apart(self) -> bool:
         """Whether the disks of the nodes are not shared; all ranks have to ask."""
         return self.gathered(self.writes).count(True) > 1
+
+
+def of_another_rank(error: BaseException) -> bool:
+    """Tell whether *error* says that another rank has ended, or cannot be reached."""
+    many = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if not many or torch.distributed.get_world_size() == 1:
+        return False
+    return isinstance(error, torch.distributed.DistError) or (
+        isinstance(error, RuntimeError) and bool(_GONE.search(str(error)))
+    )

@@ -20,6 +20,7 @@ from sftcore.data import Even, Evened, PackedSet, shuffled
 from sftcore.errors import SftError
 from sftcore.finite import Finite
 from sftcore.loss import TokenMean
+from sftcore.ranks import AloneError
 from sftcore.stopping import Stop, Stopped
 from sftcore.streamed import Streamed
 from sftcore.types import IGNORE_INDEX
@@ -213,7 +214,8 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
         if last and not self._cut:
             return
         if self._cut or (step < self.state.max_steps and self._asked()):
-            if self._saved != step:
+            if self._saved != step or self.args.save_only_model:
+                self.args.save_only_model = False  # it is to go on from here
                 self._save_checkpoint(model, trial)
             raise Stopped(self._stop.asked or "another rank")
 
@@ -232,6 +234,10 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
         if not math.isfinite(self._tr_loss.item()):
             self._tr_loss.zero_()
             self._initial_global_step += self.state.global_step - self._globalstep_last_logged
+        if callable(
+            ready := getattr(self.optimizer, "eval", None)
+        ):  # a schedule-free one trains other weights than it gives
+            ready()
         limit, self.args.save_total_limit = self.args.save_total_limit, None  # the last checkpoint stays
         try:
             return super()._finalize_training(trial, num_train_samples, start_time - self._seconds_before)
@@ -286,8 +292,11 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
         Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if self._backend.engine:  # which has files of its own
-            super()._save_optimizer_and_scheduler(output_dir)
+        if self._backend.engine:  # which has files of its own, and whose ranks wait for each other
+            try:
+                super()._save_optimizer_and_scheduler(output_dir)
+            except Exception as error:
+                raise AloneError(error) from None
             return
         state = self._backend.state(self)
         try:

@@ -36,6 +36,9 @@ _ELSEWHERE = {
 """Arguments that nothing would read here, or that would break the run, and what to write instead."""
 
 
+_WITHIN_BACKWARD = "lomo", "adalomo", "layerwise"
+"""How the names of optimizers end that take their step within the backward pass, and keep a state no checkpoint has."""
+
 _NOT_STREAMED = {
     "dataloader_num_workers": "each worker would read all rows; data.workers says how many processes label them ahead",
     "auto_find_batch_size": "the rows that were tried would be gone",
@@ -55,6 +58,12 @@ def check_given(loaded: Loaded) -> dict[str, Any]:
     if (strategy := given.get("train_sampling_strategy")) not in (None, "random", "sequential"):
         raise document.error(
             ("training_args", "train_sampling_strategy"), f"'{strategy}' does not work here; use 'packing'"
+        )
+    if str(optimizer := given.get("optim", "")).endswith(_WITHIN_BACKWARD):
+        raise document.error(
+            ("training_args", "optim"),
+            f"'{optimizer}' does not work here: it takes each step within the backward pass, so that none can be left "
+            "out, and its state is in no checkpoint",
         )
     checked = check(transformers.TrainingArguments, given, document, ("training_args",), elsewhere=ELSEWHERE)
     if loaded.config.data.streaming:

@@ -303,6 +303,8 @@ def test_sections_may_be_empty(sft):
             "train_sampling_strategy: 'group_by_length' does not work here",
         ),
         ({"use_cache": True}, "training_args.use_cache: cannot be set here"),
+        ({"optim": "adalomo"}, "training_args.optim: 'adalomo' does not work here: it takes each step within"),
+        ({"optim": "galore_adamw_layerwise"}, "training_args.optim: 'galore_adamw_layerwise' does not work here"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )

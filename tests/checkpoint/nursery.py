@@ -212,6 +212,10 @@ def _live(folder: Path, args: list[str], rank: int, death: Mapping[str, Any] | N
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     if (asked := env.get("STOP_IN")) and rank == int(env.get("STOP_RANK", "0")):
         _stop_in(*asked.split(":"))
+    if (limit := env.get("LARGEST_FILE")) and rank == 1:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
     _note_samples(folder / f"samples-{rank}.jsonl", rank)
     _count_events(folder, rank, death)
     _note_pickles(folder / f"pickles-{rank}.txt")

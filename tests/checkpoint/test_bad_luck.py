@@ -10,7 +10,7 @@ import time
 
 import pytest
 import torch
-from nursery import outcome
+from nursery import BACKENDS, outcome
 
 from sftcore.checkpoint import Checkpoints
 
@@ -66,6 +66,19 @@ def test_a_full_disk(nursery, life, expected, tmpfs, part):
     subprocess.run(["mount", "-o", "remount,size=100m", str(folder / "out")], check=True)
     assert nursery.run(folder, "--resume", "auto") == [0], log(folder)
     assert outcome(folder / "out") == as_it_should
+
+
+def test_a_part_that_one_rank_cannot_write(compiled, nursery, life):
+    """The others wait for it in DeepSpeed, where they cannot be told."""
+    few = {"max_steps": 4, "eval_strategy": "no"}
+    folder = life("part", "full", ranks=2, backend=BACKENDS["zero-2"], training_args=few)
+    began = time.monotonic()
+    codes = nursery.run(folder, ranks=2, LARGEST_FILE="30000")
+    assert codes == [1, 2], (log(folder, 0), log(folder, 1))
+    assert "the checkpoint of step 2 cannot be written to out: " in log(folder, 1)
+    assert "another rank has ended" in log(folder)
+    assert time.monotonic() - began < 100
+    assert set(nursery.run(folder, "--resume", "auto", ranks=2)) == {0}, log(folder)
 
 
 def test_a_folder_that_cannot_be_written_to_any_more(nursery, life, tmpfs):

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
 import time
 
 import pytest
+import torch
 from nursery import Death, outcome
+from safetensors.torch import load_file
+
+from sftcore.checkpoint import tree
 
 WAYS = [("lora", 1), ("full", 1), ("lora", 2)]
 
@@ -84,14 +89,41 @@ def test_one_rank_that_is_asked_before_the_first_step_stops_all(nursery, life):
     ).read_text()
 
 
+def test_a_run_that_keeps_weights_alone_can_be_gone_on_from_where_it_stops(nursery, life, whole):
+    expected, _ = uninterrupted(whole, nursery, life, "lora", 1)
+    folder = life("weights", training_args={"save_only_model": True})
+    assert nursery.run(folder, STOP_IN="training_step:4") == [75]
+    assert not (folder / "out/checkpoint-2/run_state.json").exists()
+    expected, found = dict(expected), finish(nursery, folder, 1)
+    assert "out/checkpoint-4 (step 4" in (folder / "log-0.txt").read_text()
+    del expected["optimizer"], found["optimizer"]  # the last checkpoint has none
+    assert found == expected
+
+
+def test_a_schedule_free_optimizer_gives_the_weights_that_it_evaluates(nursery, life):
+    """They are a mean of those that it trains (Defazio et al., arXiv:2405.15682, algorithm 1)."""
+    pytest.importorskip("schedulefree")
+    arguments = {"optim": "schedule_free_adamw", "lr_scheduler_type": "constant", "eval_strategy": "no", "max_steps": 6}
+    folder = life("free", "full", training_args=arguments)
+    assert nursery.run(folder) == [0], (folder / "log-0.txt").read_text()
+    checkpoint = folder / "out/checkpoint-6"
+    trained, given = (load_file(path / "model.safetensors") for path in (checkpoint, folder / "out"))
+    states = tree.load(checkpoint / "optimizer.safetensors")["state"].values()
+    for name, weight in given.items():
+        assert (weight != trained[name]).any()
+        steps = [state["z"] for state in states if state["z"].shape == weight.shape]
+        assert any(torch.allclose(trained[name], 0.9 * weight + 0.1 * z, atol=1e-7) for z in steps)
+
+
 def test_a_folder_belongs_to_one_run(nursery, life):
-    folder = life("held", training_args={"max_steps": 300, "eval_strategy": "no", "save_strategy": "no"})
+    folder = life("held", training_args={"max_steps": 100_000, "eval_strategy": "no", "save_strategy": "no"})
     first = nursery.start(folder)
     while not (folder / "out/metrics.jsonl").exists():
         time.sleep(0.01)
     assert nursery.run(folder, "--resume", "auto") == [2]
     assert "another run writes into out" in (folder / "log-0.txt").read_text()
-    assert nursery.wait(first) == [0]
+    os.kill(first[0], signal.SIGTERM)
+    assert nursery.wait(first) == [75]
 
 
 def test_a_run_that_is_killed_at_the_end_of_an_epoch(nursery, life, whole):
