@@ -216,6 +216,10 @@ def _live(folder: Path, args: list[str], rank: int, death: Mapping[str, Any] | N
         import resource
 
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
+    if env.get("DRAWS"):
+        import torch
+
+        torch.nn.modules.module.register_module_forward_pre_hook(lambda *_: torch.rand(1) and None)
     _note_samples(folder / f"samples-{rank}.jsonl", rank)
     _count_events(folder, rank, death)
     _note_pickles(folder / f"pickles-{rank}.txt")

@@ -1,0 +1,49 @@
+"""Random numbers that go on where they were."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import numpy as np
+import torch
+
+from sftcore.checkpoint import chance
+
+
+def drawn():
+    return random.random(), random.gauss(0, 1), *np.random.rand(3), *torch.rand(3).tolist()
+
+
+def test_generators_go_on_from_json():
+    random.gauss(0, 1)  # which keeps a second number for the next call
+    noted = json.loads(json.dumps(chance.state()))
+    expected = drawn()
+    assert drawn() != expected
+    chance.restore(noted)
+    assert drawn() == expected
+
+
+def test_what_is_drawn_meanwhile_changes_nothing():
+    noted = chance.state()
+    expected = drawn()
+    chance.restore(noted)
+    with chance.kept():
+        drawn()
+    assert drawn() == expected
+
+
+def test_evaluations_that_draw_change_nothing(nursery, life):
+    """The model draws in every forward pass here, also where it is evaluated."""
+    rare = {"max_steps": 4, "save_strategy": "no", "logging_steps": 1}
+    often, never = (
+        life(strategy, "full", training_args={**rare, "eval_strategy": strategy, "eval_steps": 1})
+        for strategy in ("steps", "no")
+    )
+    losses = []
+    for folder in (often, never):
+        assert nursery.run(folder, DRAWS="1") == [0], (folder / "log-0.txt").read_text()
+        lines = [json.loads(line) for line in (folder / "out/metrics.jsonl").read_text().splitlines()]
+        losses.append([line["loss"] for line in lines if "loss" in line])
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 4
