@@ -6,7 +6,7 @@ What a plugin needs is imported from here, and nothing else is public.
 from sftcore.components import KINDS, Backend, Component, Format, Method, Template, Tracker, further_options
 from sftcore.errors import ConfigError, DataError, PluginError, RowError, SftError, json_type
 from sftcore.hookspecs import hookimpl
-from sftcore.types import IGNORE_INDEX, ROLES, Conversation, Example, Message, Origin, Role, role_of
+from sftcore.types import IGNORE_INDEX, ROLES, Conversation, Example, Message, Origin, Role, Texts, role_of
 from sftcore.version import __version__
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "RowError",
     "SftError",
     "Template",
+    "Texts",
     "Tracker",
     "__version__",
     "further_options",
