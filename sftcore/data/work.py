@@ -162,6 +162,15 @@ def call(block: Block, label: bool, place: int | None) -> tuple[Done, int | None
         raise RuntimeError("".join(traceback.format_exception(error))) from None
 
 
+def give_back_freed_memory() -> None:
+    """Give back what this process has freed, before others are forked from it: each would copy it where it writes."""
+    import ctypes
+
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+    if malloc_trim:
+        malloc_trim(0)
+
+
 def _keep_freed_memory() -> None:
     """Let what one block leaves be there for the next: to give it back and ask again takes 5 % of the time."""
     import ctypes

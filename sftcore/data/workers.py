@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sftcore.data.blocks import Block
 from sftcore.data.shared import Place
-from sftcore.data.work import Done, Task, begin, call, work
+from sftcore.data.work import Done, Task, begin, call, give_back_freed_memory, work
 from sftcore.errors import SftError
 from sftcore.supervision import Labeller
 
@@ -113,6 +113,7 @@ class Workers:
 
     def _start(self) -> ProcessPoolExecutor:
         self._labeller.encoder.load(self._characters)
+        give_back_freed_memory()
         gc.freeze()  # else the first collection in each process copies all that they share
         context = multiprocessing.get_context("fork")
         self._places = [Place() for _ in range(AHEAD * self._processes + 1)]  # so many blocks are under way
