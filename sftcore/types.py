@@ -107,6 +107,9 @@ class Texts(Sequence[Message]):
     def __hash__(self) -> int:
         return hash(self.made)
 
+    def __repr__(self) -> str:
+        return repr(self.made)
+
 
 @dataclass(frozen=True)
 class Conversation:
