@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from sftcore.errors import RowError, nearest
 
@@ -91,11 +91,7 @@ class Texts(Sequence[Message]):
     def __len__(self) -> int:
         return len(self.roles)
 
-    @overload
-    def __getitem__(self, index: int) -> Message: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[Message, ...]: ...
-    def __getitem__(self, index: int | slice) -> Message | tuple[Message, ...]:
+    def __getitem__(self, index: Any) -> Any:
         return self.made[index]
 
     def __iter__(self) -> Iterator[Message]:
