@@ -8,7 +8,7 @@ from sftcore.errors import ConfigError, DataError, PluginError, RowError, SftErr
 from sftcore.hookspecs import hookimpl
 from sftcore.launched import Launched
 from sftcore.stopping import listening
-from sftcore.types import IGNORE_INDEX, ROLES, Conversation, Example, Message, Origin, Role, role_of
+from sftcore.types import IGNORE_INDEX, ROLES, Conversation, Example, Message, Origin, Role, Texts, role_of
 from sftcore.version import __version__
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "RowError",
     "SftError",
     "Template",
+    "Texts",
     "Tracker",
     "__version__",
     "further_options",

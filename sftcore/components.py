@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from sftcore.errors import RowError, json_type
-from sftcore.types import Conversation, Message
+from sftcore.types import Conversation, Message, Texts
 
 FURTHER = "further_options"
 """Key in the metadata of a field that collects another dataclass's options."""
@@ -84,7 +84,9 @@ class Format(Component):
         Raises:
             RowError: as :meth:`parse`, or there is no message, or one of the three fields is unsound.
         """
-        messages = tuple(self.parse(row))
+        messages = self.parse(row)
+        if not isinstance(messages, Texts):
+            messages = tuple(messages)
         if not messages:
             raise RowError("the conversation is empty")
         system = row.get("system")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from sftcore.errors import RowError, nearest
 
@@ -59,17 +59,6 @@ class Message:
     weight: float = 1.0
     """What each of its trained tokens weighs in the loss; at least 0."""
 
-    simple: ClassVar[bool] = False
-    """Whether it is known to have a role and content, and nothing else."""
-
-    @classmethod
-    def of(cls, role: Role, content: str) -> Message:
-        """Return a message that has these two and nothing else, in a third of the time: the class has the rest."""
-        message = cls.__new__(cls)
-        fields = message.__dict__
-        fields["role"], fields["content"], fields["simple"] = role, content, True
-        return message
-
     def as_dict(self) -> dict[str, Any]:
         """Return the mapping a Jinja template gets; a field that is not set is absent."""
         fields: dict[str, Any] = {"role": self.role, "content": self.content}
@@ -79,18 +68,58 @@ class Message:
         return fields
 
 
+class Texts(Sequence[Message]):
+    """Messages that have a role and content, and nothing else, as most have. They are made when one is asked for.
+
+    Attributes:
+        roles: of each message.
+        contents: likewise.
+    """
+
+    __slots__ = ("_made", "contents", "roles")
+
+    def __init__(self, roles: Sequence[Role], contents: Sequence[str]) -> None:
+        self.roles, self.contents = tuple(roles), contents
+        self._made: tuple[Message, ...] = ()
+
+    @property
+    def made(self) -> tuple[Message, ...]:
+        """All of them."""
+        self._made = self._made or tuple(map(Message, self.roles, self.contents))
+        return self._made
+
+    def __len__(self) -> int:
+        return len(self.roles)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.made[index]
+
+    def __iter__(self) -> Iterator[Message]:
+        return iter(self.made)
+
+    def __eq__(self, other: object) -> bool:
+        return self.made == (other.made if isinstance(other, Texts) else other)
+
+    def __hash__(self) -> int:
+        return hash(self.made)
+
+    def __repr__(self) -> str:
+        return repr(self.made)
+
+
 @dataclass(frozen=True)
 class Conversation:
     """The messages of one row, and what the chat template gets beside them."""
 
-    messages: tuple[Message, ...]
+    messages: Sequence[Message]
+    """A tuple, or :class:`Texts`."""
     tools: tuple[Mapping[str, Any], ...] = ()
     """The tools the model may call, as JSON schemas."""
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Further variables of the chat template, as ``enable_thinking``."""
 
     @classmethod
-    def of(cls, messages: tuple[Message, ...]) -> Conversation:
+    def of(cls, messages: Sequence[Message]) -> Conversation:
         """Return a conversation that has these and nothing else, in a third of the time."""
         conversation = cls.__new__(cls)
         conversation.__dict__.update(messages=messages, template_kwargs={})

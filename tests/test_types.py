@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import pickle
+from copy import copy
+
 import pytest
 
-from sftcore import Message, Origin, RowError, role_of
+from sftcore import Conversation, Message, Origin, RowError, Texts, role_of
 
 
 @pytest.mark.parametrize(
@@ -32,6 +35,24 @@ def test_unknown_role(spelling: object, told: str) -> None:
     with pytest.raises(RowError) as error:
         role_of(spelling)
     assert str(error.value).startswith(told)
+
+
+def test_texts_are_like_the_messages_that_they_stand_for() -> None:
+    texts, messages = Texts(["user", "assistant"], ["q", "a"]), (Message("user", "q"), Message("assistant", "a"))
+    for found in (texts, copy(texts), pickle.loads(pickle.dumps(texts))):
+        assert found == messages == found
+        assert (hash(found), repr(found), len(found)) == (hash(messages), repr(messages), 2)
+        assert (found[-1], found[:1], [*found], [*reversed(found)]) == (
+            messages[1],
+            messages[:1],
+            [*messages],
+            [*messages[::-1]],
+        )
+        assert found[0] is found[0]
+    assert texts == Texts(["user", "assistant"], ["q", "a"]) != Texts(["user", "assistant"], ["q", "b"])
+    assert Conversation.of(texts) == Conversation(messages) != Conversation.of(texts[:1])
+    with pytest.raises(IndexError):
+        texts[2]
 
 
 def test_a_message_gives_a_template_only_what_is_set() -> None:

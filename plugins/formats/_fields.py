@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
-from sftcore import ROLES, Message, Role, RowError, json_type, role_of
+from sftcore import ROLES, Message, Role, RowError, Texts, json_type, role_of
 
 WEIGHTS = ("weight", "loss_weight")
 """The two spellings of a message's weight."""
@@ -57,20 +57,22 @@ def role(turn: Mapping[str, Any], key: str, where: str) -> Role:
         raise RowError(str(error) if str(error).startswith(where) else f"{where}{error}") from None
 
 
-def plain(row: Mapping[str, Any], key: str, role_key: str, text_key: str) -> list[Message] | None:
+def plain(row: Mapping[str, Any], key: str, role_key: str, text_key: str) -> Texts | None:
     """Return the messages at *key*, if all are sound and have these two keys alone, as most have; else None."""
     given = row.get(key)
     if type(given) is not list:
         return None
-    found: list[Message] = []
+    roles: list[Role] = []
+    contents: list[str] = []
     for turn in given:
         if type(turn) is not dict or len(turn) != 2:
             return None
         spelling, content = turn.get(role_key), turn.get(text_key)
         if type(content) is not str or type(spelling) is not str or spelling not in ROLES:
             return None
-        found.append(Message.of(ROLES[spelling], content))
-    return found or None
+        roles.append(ROLES[spelling])
+        contents.append(content)
+    return Texts(roles, contents) if roles else None
 
 
 class Training(TypedDict):

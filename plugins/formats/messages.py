@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,7 +18,7 @@ class Messages(Format):
 
     needs: ClassVar[frozenset[str]] = frozenset({"messages"})
 
-    def parse(self, row: Mapping[str, Any]) -> list[Message]:
+    def parse(self, row: Mapping[str, Any]) -> Sequence[Message]:
         return plain(row, "messages", "role", "content") or [
             _message(turn, f"message {index}: ") for index, turn in enumerate(turns(row, "messages"), start=1)
         ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,7 +21,7 @@ class ShareGPT(Format):
 
     needs: ClassVar[frozenset[str]] = frozenset({"conversations"})
 
-    def parse(self, row: Mapping[str, Any]) -> list[Message]:
+    def parse(self, row: Mapping[str, Any]) -> Sequence[Message]:
         return plain(row, "conversations", "from", "value") or [
             _message(turn, f"message {index}: ") for index, turn in enumerate(turns(row, "conversations"), start=1)
         ]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sftcore.errors import RowError
-from sftcore.types import Conversation
+from sftcore.types import Conversation, Texts
 
 DEEPEST = 100
 """How deeply tools, their calls, and variables of the template may be nested."""
@@ -25,10 +25,13 @@ def key(conversation: Conversation) -> bytes:
     """
     data: list[bytes] = []
     try:
-        for message in conversation.messages:
+        messages = conversation.messages
+        if isinstance(messages, Texts):
+            for role, text in zip(messages.roles, messages.contents, strict=True):
+                data += (role.encode(), text.encode())
+            messages = ()
+        for message in messages:
             data += (message.role.encode(), message.content.encode())
-            if message.simple:
-                continue
             if message.reasoning_content or message.tool_calls or message.name or message.tool_call_id:
                 _check_depth(message.tool_calls)
                 data.append(

@@ -11,10 +11,10 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ REMOTE = "transformers_modules"
 SMALL = 1 << 20
 """Files of a package that are no source count as its code up to so many bytes."""
 
+_STATED = re.compile(r"^Version: (.+)$", re.MULTILINE)
+
 _CLOCK = re.compile(r"%-?[HIMSpfXcsTRrZz]")
 """What asks for the time of the day in a format of it."""
 
@@ -45,17 +47,18 @@ SETTLED = 2.0
 """How many seconds a file must be old for a later change to show in its times."""
 
 
-def key(reader: Reader, reading: Reading, files: Sequence[Path], digests: Sequence[str], serving: str) -> str:
+def key(reader: Reader, reading: Reading, files: Sequence[Path], digests: Iterable[str], serving: str) -> str:
     """Return the key of a source's labelled rows: 32 hexadecimal digits.
 
     It depends on the bytes of the data, the options of the source that matter, and on the code: sftcore's, that of the
     format, and the versions of the libraries that take part.
 
     Args:
-        digests: of the *files*.
+        digests: of the *files*; they may take a while, and are asked for last.
         serving: of the tokenizer and its chat template, as :func:`serving_digest` has it.
     """
     source, form = reader.source, type(reader.format)
+    ours = [code("sftcore"), platform.python_version(), *map(_version, LIBRARIES)]
     return _digest(
         {
             "data": [[_kind(file), found] for file, found in zip(files, digests, strict=True)] or reading.fingerprint,
@@ -64,7 +67,7 @@ def key(reader: Reader, reading: Reading, files: Sequence[Path], digests: Sequen
             "format": [form.__qualname__, asdict(reader.format), [code(each.__module__) for each in _classes(form)]],
             "policy": asdict(reader.policy),
             "serving": serving,
-            "code": [code("sftcore"), platform.python_version(), *map(_version, LIBRARIES)],
+            "code": ours,
         }
     )
 
@@ -112,8 +115,10 @@ def _saved(tokenizer: Any) -> list[list[str]]:
 
 
 def _version(library: str) -> str:
+    """Return the version of *library*, '' if it is not there; ``version`` reads a long text as if it were a mail."""
     try:
-        return version(library)
+        stated = _STATED.search(distribution(library).read_text("METADATA") or "")
+        return stated[1] if stated else version(library)
     except PackageNotFoundError:
         return ""
 
@@ -175,10 +180,10 @@ def digest(path: Path) -> str:
             kept = json.loads(note.read_text(encoding="utf-8"))
             if kept["seen"] == here:
                 return str(kept["digest"])
-    hashed = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            hashed.update(block)
+    hashed, block = hashlib.sha256(), memoryview(bytearray(1 << 18))
+    with path.open("rb", buffering=0) as file:
+        while size := file.readinto(block):
+            hashed.update(block[:size])
     if stat.st_size >= LARGE and time.time() - max(stat.st_mtime, stat.st_ctime) > SETTLED:
         with contextlib.suppress(OSError):
             note.parent.mkdir(parents=True, exist_ok=True)

@@ -161,7 +161,7 @@ def _sources(loaded: Loaded, registry: Registry, labeller: Labeller) -> list[Sou
                 seen = [identity.seen(file) for file in files]
                 digests = aside.map(identity.digest, files)
                 serving = serving or identity.serving_digest(labeller)
-                key = identity.key(reader, reading, files, list(digests), serving)
+                key = identity.key(reader, reading, files, digests, serving)
             except OSError as error:
                 name = error.filename or source.path
                 raise DataError(f"data source {name} cannot be read: {error.strerror}") from None

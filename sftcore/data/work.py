@@ -18,6 +18,7 @@ from sftcore.data.columns import Columns
 from sftcore.data.conversations import Reader, parse
 from sftcore.data.readers import Row, decoded
 from sftcore.data.refusals import Refusal
+from sftcore.data.shared import Place
 from sftcore.data.table import inner
 from sftcore.errors import SftError
 from sftcore.supervision import Labeller
@@ -125,33 +126,49 @@ def _same_depth() -> Iterator[None]:
         sys.setrecursionlimit(before)
 
 
-_here: tuple[Sequence[Task], Labeller] | None = None
+_here: tuple[Sequence[Task], Labeller, Sequence[Place]] | None = None
 
 
-def begin(tasks: Sequence[Task], labeller: Labeller, parent: int) -> None:
+def begin(tasks: Sequence[Task], labeller: Labeller, places: Sequence[Place], parent: int) -> None:
     """Make this process, which was forked to work, ready: it ends with its parent, and leaves signals to it."""
     global _here
-    _here = tasks, labeller
+    _here = tasks, labeller, places
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["RAYON_NUM_THREADS"] = "1"
     _keep_freed_memory()
     end_with_parent(parent)
 
 
-def call(block: Block, label: bool) -> Done:
-    """Return :func:`work` on *block*, in a process that :func:`begin` made ready.
+def call(block: Block, label: bool, place: int | None) -> tuple[Done, int | None]:
+    """Return :func:`work` on *block*, in a process that :func:`begin` made ready, and the number of the table's place.
+
+    Args:
+        place: the number of a place that is free; None if there is none, and the table has to come with the answer.
 
     Raises:
         SftError, MemoryError: as it does.
         RuntimeError: anything else happened; with the traceback, since not every error can be sent to the parent.
     """
     assert _here is not None
+    tasks, labeller, places = _here
     try:
-        return work(block, *_here, label)
+        done = work(block, tasks, labeller, label)
+        if place is None or done.table is None or not places[place].put(done.table):
+            return done, None
+        return done._replace(table=None), place
     except (SftError, MemoryError):
         raise
     except BaseException as error:
         raise RuntimeError("".join(traceback.format_exception(error))) from None
+
+
+def give_back_freed_memory() -> None:
+    """Give back what this process has freed, before others are forked from it: each would copy it where it writes."""
+    import ctypes
+
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+    if malloc_trim:
+        malloc_trim(0)
 
 
 def _keep_freed_memory() -> None:

@@ -11,11 +11,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from itertools import chain, islice
+from itertools import chain, cycle, islice, repeat
 from pathlib import Path
 
 from sftcore.data.blocks import Block
-from sftcore.data.work import Done, Task, begin, call, work
+from sftcore.data.shared import Place
+from sftcore.data.work import Done, Task, begin, call, give_back_freed_memory, work
 from sftcore.errors import SftError
 from sftcore.supervision import Labeller
 
@@ -61,6 +62,7 @@ class Workers:
         self._tasks, self._labeller, self._characters = tasks, labeller, characters
         self._processes = processes or cores()
         self._pool: ProcessPoolExecutor | None = None
+        self._places: Sequence[Place] = ()
 
     def __enter__(self) -> Workers:
         return self
@@ -69,7 +71,7 @@ class Workers:
         if self._pool:
             # not killed: a result of which a part was sent would be waited for at the end of this process, for ever
             self._pool.shutdown(cancel_futures=True)
-            self._pool = None
+            self._pool, self._places = None, ()
             gc.unfreeze()
 
     def map(self, blocks: Iterable[Block], label: Callable[[], bool], ahead: int = 0) -> Iterator[Done]:
@@ -77,7 +79,8 @@ class Workers:
 
         Args:
             label: is asked before a block is begun whether its rows are labelled, or only looked through.
-            ahead: work on at least so many blocks that nobody has asked for yet.
+            ahead: work on at least so many blocks that nobody has asked for yet. If it is 0, a table is there only
+                until the next one is asked for.
 
         Raises:
             DataError: a row is too long, and the policy is to end the run.
@@ -91,14 +94,17 @@ class Workers:
             yield from (work(block, self._tasks, self._labeller, label()) for block in chain(first, rest))
             return
         pool = self._pool or self._start()
-        waiting: deque[Future[Done]] = deque()
+        waiting: deque[Future[tuple[Done, int | None]]] = deque()
+        places, self._places = self._places, ()  # whoever is left in the middle may still put a table there
+        numbers: Iterator[int | None] = repeat(None) if ahead or not places else cycle(range(len(places)))
         try:
-            for block in chain(first, rest):
-                waiting.append(pool.submit(call, block, label()))
+            for block, place in zip(chain(first, rest), numbers, strict=False):
+                waiting.append(pool.submit(call, block, label(), place))
                 if len(waiting) > max(ahead, AHEAD * self._processes):
-                    yield waiting.popleft().result()
+                    yield _received(*waiting.popleft().result(), places)
             while waiting:
-                yield waiting.popleft().result()
+                yield _received(*waiting.popleft().result(), places)
+            self._places = places
         except MemoryError:
             raise SftError(f"memory ran out while the data was prepared; {_AGAIN}") from None
         except BrokenProcessPool:
@@ -107,8 +113,14 @@ class Workers:
 
     def _start(self) -> ProcessPoolExecutor:
         self._labeller.encoder.load(self._characters)
+        give_back_freed_memory()
         gc.freeze()  # else the first collection in each process copies all that they share
         context = multiprocessing.get_context("fork")
-        arguments = (self._tasks, self._labeller, os.getpid())
+        self._places = [Place() for _ in range(AHEAD * self._processes + 1)]  # so many blocks are under way
+        arguments = (self._tasks, self._labeller, self._places, os.getpid())
         self._pool = ProcessPoolExecutor(self._processes, context, initializer=begin, initargs=arguments)
         return self._pool
+
+
+def _received(done: Done, place: int | None, places: Sequence[Place]) -> Done:
+    return done if place is None else done._replace(table=places[place].table())

@@ -62,9 +62,14 @@ class Plan:
         """Where the spans and edges are."""
         return Borders.of(self.spans, self.edges)
 
+    @cached_property
+    def verbatim(self) -> bool:
+        """Whether the text of each message is printed once, in order, as it is."""
+        return list(self.texts) == [(message, str) for message in range(self.messages)]
+
     def sketch(self, contents: Sequence[str]) -> Sketch:
         """Return what becomes of a conversation of this shape, whose messages have the *contents*."""
-        texts = [trim(contents[message]) for message, trim in self.texts]
+        texts = contents if self.verbatim else [trim(contents[message]) for message, trim in self.texts]
         parts = [*self.fixed]
         parts[1::2] = texts
         return Sketch("".join(parts), texts, self)

@@ -20,7 +20,7 @@ from sftcore.supervision.plan import STAND_IN, Plan, Sketch, plan_of
 from sftcore.supervision.policy import Policy
 from sftcore.supervision.remarks import Remark
 from sftcore.supervision.template import ChatTemplate
-from sftcore.types import Conversation, Message
+from sftcore.types import Conversation, Message, Texts
 
 SHARE = 256
 """Of so many conversations one is outlined without its plan too, and compared."""
@@ -34,11 +34,10 @@ _ALLOWED = frozenset({Remark.HEADED, Remark.FIRST, Remark.NO_STOP, Remark.NO_SYS
 Whether a turn is split off or switched does not: where the prompt ends with ``<think>``, an answer may begin with it.
 """
 
-_Part = tuple[str, bool | None, float]
-_Shape = tuple[_Part, ...]
+_Part = str | tuple[str, bool | None, float]
+"""What a message is in a shape: its role, and how it is trained, unless that is as for most."""
 
-_SIMPLE: Mapping[str, _Part] = {role: (role, None, 1.0) for role in ROLES}
-"""What a message with a role and content alone is in a shape."""
+_Shape = tuple[_Part, ...]
 
 _NEVER, _ONCE = (Plan(0, [""], [], [], [], [], [], {}) for _ in range(2))
 """In place of plans: of a shape that was never seen, or once. A plan is made for the second conversation of a shape."""
@@ -93,7 +92,7 @@ class Plans:
         if self._words is None or policy.reasoning == "mask" or conversation.tools or conversation.template_kwargs:
             return None
         messages = conversation.messages
-        contents = [message.content for message in messages]
+        contents = messages.contents if isinstance(messages, Texts) else [message.content for message in messages]
         if (shape := _shape(messages)) is None or not self._is_blind_to(contents):
             return None
         if policy is not self._policy:
@@ -162,7 +161,9 @@ class Plans:
 
 def _shape(messages: Sequence[Message]) -> _Shape | None:
     """Return the shape of *messages*; None if one is more than a text of one of the three roles."""
-    shape = tuple([_SIMPLE.get(message.role) if message.simple else _part(message) for message in messages])
+    if isinstance(messages, Texts):
+        return messages.roles if ROLES.issuperset(messages.roles) else None
+    shape = tuple([_part(message) for message in messages])
     return None if None in shape else cast("_Shape", shape)
 
 
@@ -176,4 +177,5 @@ def _part(message: Message) -> _Part | None:
         or message.tool_call_id is not None
     ):
         return None
-    return message.role, message.train, message.weight
+    as_most = message.train is None and message.weight == 1
+    return message.role if as_most else (message.role, message.train, message.weight)

@@ -335,7 +335,7 @@ def test_a_process_ends_also_while_it_is_sent_a_result(tmp_path):
         "row = {'input': 'q', 'output': 'a' * 8_000_000}\n"
         "[feed] = streaming._feeds(loaded(sys.argv[1], streaming=True, max_length=10**9), REGISTRY)\n"
         "with Workers([feed.task], LABELLER, 0, 2) as workers:\n"
-        "    next(workers.map([Block(0, 0, [(1, row)], 0.0)] * 9, lambda: True))\n"
+        "    next(workers.map([Block(0, 0, [(1, row)], 0.0)] * 9, lambda: True, ahead=1))\n"
         "    while not workers._pool._result_queue._reader.poll():\n"
         "        pass\n"
         "print('left')\n"

@@ -1,0 +1,72 @@
+"""Tables that come from other processes through memory that is shared."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import pyarrow as pa
+import pytest
+
+from sftcore.data import blocks, shared, streaming, workers
+from sftcore.data.work import work
+
+from .making import REGISTRY, loaded, make_labeller, write
+
+LABELLER = make_labeller()
+
+
+def table(*values):
+    return pa.RecordBatch.from_arrays([pa.array(values, pa.int32())], ["a"])
+
+
+def test_a_place_has_the_table_that_was_put_there_last():
+    place = shared.Place()
+    for values in ([1, 2, 3], [], [None, 5]):
+        assert place.put(table(*values))
+        assert place.table().equals(table(*values))
+
+
+def test_a_place_has_room_for_so_many_bytes(monkeypatch):
+    monkeypatch.setattr(shared, "SIZE", shared.SCHEMA_SIZE + 1000)
+    place = shared.Place()
+    assert place.put(table(1))
+    assert not place.put(table(*range(1000)))
+    assert place.table().equals(table(1))
+
+
+@pytest.fixture
+def task(tmp_path):
+    [feed] = streaming._feeds(
+        loaded(write(tmp_path / "t.jsonl", [{"input": "q", "output": "a"}]), streaming=True), REGISTRY
+    )
+    return feed.task
+
+
+def given(number):
+    """Return so many blocks, each longer than the one before."""
+    return [
+        blocks.Block(0, 0, [(line, {"input": f"q {at}", "output": f"a {line}"}) for line in range(1, at + 2)], 0.0)
+        for at in range(number)
+    ]
+
+
+def received(found):
+    """Return what became of blocks; what is in a table may be changed by the next one."""
+    return [done._replace(table=done.table.slice().to_pylist()) for done in found]
+
+
+@pytest.mark.parametrize("room", [1 << 20, 0])
+@pytest.mark.parametrize("ahead", [0, 3])
+def test_tables_are_the_same_whichever_way_they_come(task, monkeypatch, room, ahead):
+    monkeypatch.setattr(shared, "SIZE", shared.SCHEMA_SIZE + room)
+    right = received(work(block, [task], LABELLER, True) for block in given(30))
+    with workers.Workers([task], LABELLER, 1 << 30, 2) as several:
+        assert received(several.map(given(30), lambda: True, ahead)) == right
+
+
+def test_who_is_left_in_the_middle_disturbs_nobody(task):
+    right = received(work(block, [task], LABELLER, True) for block in given(30))
+    with workers.Workers([task], LABELLER, 1 << 30, 2) as several:
+        assert received(islice(several.map(given(30), lambda: True), 8)) == right[:8]
+        first, second = (several.map(given(30), lambda: True) for _ in range(2))
+        assert [received(pair) for pair in zip(first, second, strict=True)] == [[done, done] for done in right]
