@@ -1315,6 +1315,24 @@ LOSS = [
 
 CHECKPOINTS = [
     Bug(
+        name="schedule-free-weights",
+        told="A schedule-free optimizer leaves the weights that it trained, not those that it evaluates.",
+        seen="transformers",
+        file="sftcore/trainer.py",
+        old="            ready()\n",
+        new="            pass\n",
+        tests=("tests/checkpoint/test_resume.py::test_a_schedule_free_optimizer_gives_the_weights_that_it_evaluates",),
+    ),
+    Bug(
+        name="stopped-with-weights-alone",
+        told="A run that keeps weights alone and is stopped says that it can go on, and cannot.",
+        seen="",
+        file="sftcore/trainer.py",
+        old="self.args.save_only_model = False",
+        new="pass",
+        tests=(f"{_RESUME}::test_a_run_that_keeps_weights_alone_can_be_gone_on_from_where_it_stops",),
+    ),
+    Bug(
         name="checkpoints-not-checked",
         told="A checkpoint is taken for whole because of its name, whatever its manifest says.",
         seen="transformers#35525, #35782, #40790",
