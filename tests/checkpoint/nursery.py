@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import importlib
 import json
@@ -170,6 +171,7 @@ def _start(asked: Mapping[str, Any]) -> list[int]:
     for rank in range(asked["ranks"]):
         pid = os.fork()
         if not pid:
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a test that fails leaves nobody behind
             os.setpgid(0, 0)
             if asked["ranks"] > 1:
                 env |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
