@@ -7,7 +7,7 @@ from sftcore.components import KINDS, Backend, Component, Format, Method, Templa
 from sftcore.errors import ConfigError, DataError, PluginError, RowError, SftError, json_type
 from sftcore.hookspecs import hookimpl
 from sftcore.launched import Launched
-from sftcore.stopping import listening
+from sftcore.stopping import Stopped, listening
 from sftcore.types import IGNORE_INDEX, ROLES, Conversation, Example, Message, Origin, Role, Texts, role_of
 from sftcore.version import __version__
 
@@ -30,6 +30,7 @@ __all__ = [
     "Role",
     "RowError",
     "SftError",
+    "Stopped",
     "Template",
     "Texts",
     "Tracker",

@@ -5,6 +5,8 @@ It imports nothing heavy, because it stays as long as the run does: ``python -m 
 
 from __future__ import annotations
 
+import os
+import secrets
 import signal
 import sys
 import time
@@ -12,7 +14,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from sftcore.launched import Launched
-from sftcore.stopping import SAME, SIGNALS
+from sftcore.stopping import LAUNCH, SAME, SIGNALS
 
 
 def launch(command: Sequence[str]) -> int:
@@ -21,7 +23,7 @@ def launch(command: Sequence[str]) -> int:
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     try:
         # of a session of its own: a Ctrl-C is for this process, which asks the ranks to stop in good order
-        launched = Launched(command, start_new_session=True)
+        launched = Launched(command, {**os.environ, LAUNCH: secrets.token_hex(8)}, start_new_session=True)
     except OSError as error:
         print(f"sft: error: the launcher cannot be started: {command[0]}: {error}", file=sys.stderr)
         return 2

@@ -21,7 +21,6 @@ T = TypeVar("T")
 _SEEN_WITHIN = 5.0
 """Seconds within which a shared file system shows to one machine what another wrote."""
 
-
 _GONE = re.compile(
     r"closed by peer|reset by peer|broken pipe|read error|connection refused|timed out|socket|nccl", re.IGNORECASE
 )
@@ -100,12 +99,9 @@ class Ranks:
             except AloneError as error:
                 if of_another_rank(error.problem):
                     raise error.problem from None
-                raise SftError(explain(error.problem)) from None
+                raise SftError(_explained(error.problem, explain)) from None
             except Exception as error:  # whatever it is: the others wait, and have to hear of it
-                try:
-                    problem = explain(error)
-                except Exception:  # as where even the folder is gone
-                    problem = f"{type(error).__name__}: {error}"
+                problem = _explained(error, explain)
         self.agree(problem)
         return result
 
@@ -129,6 +125,13 @@ class Ranks:
     def apart(self) -> bool:
         """Whether the disks of the nodes are not shared; all ranks have to ask."""
         return self.gathered(self.writes).count(True) > 1
+
+
+def _explained(error: Exception, explain: Callable[[Exception], str]) -> str:
+    try:
+        return explain(error)
+    except Exception:  # as where even the folder is gone
+        return f"{type(error).__name__}: {error}"
 
 
 def of_another_rank(error: BaseException) -> bool:

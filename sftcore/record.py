@@ -16,6 +16,7 @@ from sftcore import __version__
 from sftcore.config import Loaded
 from sftcore.report import now
 from sftcore.secrets import redact, redact_words
+from sftcore.stopping import LAUNCH
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors")
 """Libraries whose versions every record holds; a component's own are added from ``requires``."""
@@ -33,7 +34,15 @@ def versions(loaded: Loaded) -> dict[str, str]:
     return found
 
 
-LAUNCHER = ("TORCHELASTIC_RUN_ID", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "CROSS_SIZE", "MASTER_ADDR", "MASTER_PORT")
+LAUNCHER = (
+    LAUNCH,
+    "TORCHELASTIC_RUN_ID",
+    "LOCAL_WORLD_SIZE",
+    "GROUP_WORLD_SIZE",
+    "CROSS_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)
 """What launchers tell their processes, as far as it says how the run was launched."""
 
 
@@ -59,6 +68,11 @@ class RunRecord:
             "world_size": int(environ.get("WORLD_SIZE", "1")),
             "launcher": {name: environ[name] for name in LAUNCHER if name in environ},
         }
+
+    def begun_before(self) -> bool:
+        """Tell whether ranks of this launch have begun this run before: their launcher has started all of them anew."""
+        launch = self.content["launcher"].get(LAUNCH)
+        return launch is not None and launch == _read(self.path).get("launcher", {}).get(LAUNCH)
 
     def begin(self, resuming: bool) -> None:
         """Write the record for the first time; what an earlier run left here is moved aside, not lost.
@@ -103,8 +117,14 @@ def new_id() -> str:
 
 def earlier_id(path: Path) -> str | None:
     """Return the id of the run whose record is at *path*, if it can be read and has one."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8")).get("id")
-    except (OSError, ValueError, AttributeError):
-        return None
+    found = _read(path).get("id")
     return found if isinstance(found, str) else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the record at *path*; empty if it cannot be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -18,14 +18,19 @@ AUTO = (True, "true", "True", "auto")
 NEVER = (None, False, "false", "False")
 
 
-def checkpoint(args: Any, keeper: Keeper) -> Checkpoint | None:
+def checkpoint(args: Any, keeper: Keeper, anew: bool) -> Checkpoint | None:
     """Return the checkpoint that ``training_args.resume_from_checkpoint`` asks for, or None.
 
     ``auto`` or ``true`` stands for the newest whole one in the output folder; where there is none, the run begins anew.
 
+    Args:
+        anew: all ranks were started anew by their launcher; they go on from the newest that they wrote, if they did.
+
     Raises:
         ConfigError: it names one that cannot be gone on from.
     """
+    if anew and (found := keeper.newest()):
+        return found
     wanted = args.resume_from_checkpoint
     if wanted in NEVER:
         return None

@@ -92,7 +92,7 @@ def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[s
             ranks.together(lambda: stack.enter_context(held(folder)), str)
             args.save_on_each_node = ranks.apart
             keeper = Keeper(folder, ranks, record.content["versions"])
-            resume = resuming.checkpoint(args, keeper)
+            resume = resuming.checkpoint(args, keeper, ranks.gathered(record.begun_before())[0])
             model = train.load_model(base, loaded.config, args)
             stop_ids, stop_texts = chat_template.stop_token_ids(tokenizer, labeller.stops)
             for text in stop_texts:

@@ -22,6 +22,9 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1
 LAUNCHER = "SFTCORE_LAUNCHER"
 """The environment variable with the folder through which a launcher and its ranks speak."""
 
+LAUNCH = "SFTCORE_LAUNCH"
+"""The environment variable with an id of the launch, which ranks that are started anew have again."""
+
 DEADLINE = "SFTCORE_DEADLINE"
 """The environment variable with the time, in seconds since 1970, at which ``max_hours`` are over."""
 

@@ -234,9 +234,8 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
         if not math.isfinite(self._tr_loss.item()):
             self._tr_loss.zero_()
             self._initial_global_step += self.state.global_step - self._globalstep_last_logged
-        if callable(
-            ready := getattr(self.optimizer, "eval", None)
-        ):  # a schedule-free one trains other weights than it gives
+        ready = getattr(self.optimizer, "eval", None)
+        if callable(ready):  # a schedule-free one trains other weights than it gives
             ready()
         limit, self.args.save_total_limit = self.args.save_total_limit, None  # the last checkpoint stays
         try:

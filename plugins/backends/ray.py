@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from sftcore import Backend, ConfigError, SftError
 
@@ -15,7 +16,7 @@ from sftcore import Backend, ConfigError, SftError
 class Ray(Backend):
     """Starts the processes on a Ray cluster, by Ray Train; in each of them another backend trains."""
 
-    requires: ClassVar[tuple[str, ...]] = ("ray",)
+    requires: ClassVar[tuple[str, ...]] = ("ray", "pandas")
 
     strategy: str | dict[str, Any] = "torchrun"
     """How the processes train together: `torchrun` (data-parallel), `fsdp` or `deepspeed`, or one with its options."""
@@ -24,9 +25,9 @@ class Ray(Backend):
     use_gpu: bool | None = None
     """Whether each process has a GPU; by default, if the cluster has any."""
     resources_per_worker: dict[str, float] = field(default_factory=dict)
-    """What Ray sets aside for each process: `CPU: 8`; by default one GPU, or without GPUs one CPU."""
-    placement_strategy: str = "PACK"
-    """How Ray spreads the processes over machines: `PACK`, `SPREAD`, `STRICT_PACK`, `STRICT_SPREAD`."""
+    """What else Ray sets aside for each process: `CPU: 8`; by default nothing beside its GPU, or one CPU without."""
+    placement_strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
+    """How Ray spreads the processes over machines."""
     address: str | None = None
     """The cluster: HOST:PORT, or `auto`; by default that of `RAY_ADDRESS`, or a new one on this machine alone."""
     max_failures: int = 0
@@ -37,12 +38,19 @@ class Ray(Backend):
     def __post_init__(self) -> None:
         if self.num_workers is not None and self.num_workers < 1:
             raise ConfigError("num_workers must be 1 or more")
-        if (self.address or "").startswith("ray://"):
+        if self.max_failures < -1:
+            raise ConfigError("max_failures must be a number, or -1 for any number")
+        if "://" in self.where or not self.where:
             raise ConfigError("address must be one within the cluster, where sft has to run: HOST:PORT or auto")
+        if "GPU" in self.resources_per_worker:
+            raise ConfigError("resources_per_worker must not name GPUs: with use_gpu each process has one")
         if self._strategy().get("name") in (None, "ray", "none"):
-            raise ConfigError(
-                "strategy must be a backend that trains on several processes, by its name: torchrun, fsdp"
-            )
+            raise ConfigError("strategy must name a backend that trains on several processes: torchrun, fsdp")
+
+    @property
+    def where(self) -> str:
+        """The address of the cluster, `local` for a new one."""
+        return os.environ.get("RAY_ADDRESS") or "local" if self.address is None else self.address
 
     def command(self, argv: Sequence[str]) -> list[str]:
         plain = asdict(Ray())

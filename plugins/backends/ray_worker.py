@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
@@ -22,9 +23,10 @@ from sftcore import Launched
 LOOK = 0.3
 """Seconds between two looks at the desk."""
 
-
 LEFT = 5.0
 """Seconds to wait for what a rank has printed; what it started itself, and is still there, may keep its output open."""
+
+_LINUX = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class Desk:
@@ -32,16 +34,17 @@ class Desk:
 
     def __init__(self, argv: list[str], folder: str, environ: Mapping[str, str]) -> None:
         self._work = argv, folder, environ
-        self._begun = 0
         self._asked: str | None = None
+        self._seen = 0.0
         self._codes: dict[int, int] = {}
         self._printed: list[tuple[int, bytes]] = []
 
     def begin(self) -> bool:
-        """Begin to start all ranks, and tell whether that is anew, because one has failed."""
-        self._begun += 1
+        """Begin to start all ranks, perhaps anew; tell whether to: not where the user has to mend something."""
+        if 2 in self._codes.values():
+            return False
         self._codes.clear()
-        return self._begun > 1
+        return True
 
     def work(self) -> tuple[list[str], str, Mapping[str, str]]:
         """Return the arguments of ``sft``, the folder and the environment of a rank."""
@@ -49,6 +52,7 @@ class Desk:
 
     def stops(self) -> str | None:
         """Return what asks the run to stop, if something does."""
+        self._seen = time.monotonic()
         return self._asked
 
     def print(self, stream: int, text: bytes) -> None:
@@ -59,11 +63,15 @@ class Desk:
         """Take what a rank has ended with."""
         self._codes[rank] = code
 
-    def look(self, asked: str | None) -> tuple[bool, list[tuple[int, bytes]], dict[int, int]]:
-        """Leave what asks the run to stop, and return whether ranks were started, what they printed, their codes."""
+    def look(self, asked: str | None) -> tuple[float, list[tuple[int, bytes]], dict[int, int]]:
+        """Leave what asks the run to stop.
+
+        Returns:
+            Seconds since a worker was here, what the ranks have printed, their exit codes.
+        """
         self._asked = asked
         printed, self._printed = self._printed, []
-        return self._begun > 0, printed, self._codes
+        return time.monotonic() - self._seen, printed, self._codes
 
 
 class Devices(BackendConfig):  # type: ignore[misc]
@@ -86,12 +94,12 @@ def work(desk: Any) -> None:
     """
     here = train.get_context()
     rank = here.get_world_rank()
-    argv, folder, environ = ray.get(desk.work.remote())
-    address, port, anew = broadcast_from_rank_zero(
-        (*_meeting_point(), ray.get(desk.begin.remote())) if rank == 0 else None
+    start, address, port = broadcast_from_rank_zero(
+        (ray.get(desk.begin.remote()), *_meeting_point()) if rank == 0 else None
     )
-    if anew:
-        argv = [*argv, "--resume", "auto"]
+    if not start:
+        return
+    argv, folder, environ = ray.get(desk.work.remote())
     ranked = {
         "RANK": rank,
         "WORLD_SIZE": here.get_world_size(),
@@ -133,8 +141,6 @@ def _hand_on(desk: Any, stream: int, pipe: IO[bytes]) -> None:
 
 
 def _end_with_me() -> None:
-    """Have Linux kill this process as its worker ends, which Ray kills where another has failed."""
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    """Have Linux kill this process where its worker ends first, as Ray lets those do whose fellow has failed."""
+    if _LINUX:
+        _LINUX.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

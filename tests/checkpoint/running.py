@@ -25,9 +25,9 @@ class Running:
     def said(self) -> str:
         return self._log.read_text()
 
-    def until(self, said: str) -> None:
-        """Wait until the run has said this."""
-        while said not in self.said:
+    def until(self, said: str, after: str = "") -> None:
+        """Wait until the run has said this, after that."""
+        while said not in (self.said.partition(after)[2] if after else self.said):
             assert self.process.poll() is None, self.said
             time.sleep(0.1)
 

@@ -74,6 +74,7 @@ def test_all_ways_train_alike(request, nursery, life, calm, known, way, method):
     assert len(set(rows[:22])) == len(rows) // 2 == 22, "an epoch is not all rows, each once"
     assert rows[:22] != rows[22:]
     found, order = trained(nursery, life, calm, way, *WAYS[way], method)
-    assert order == rows or way.startswith("Ray")
+    if not way.startswith("Ray"):  # whose rows nobody notes
+        assert order == rows
     assert found == pytest.approx(losses, rel=1e-5)
     print(way, method, max(abs(a - b) / b for a, b in zip(found, losses, strict=True)))

@@ -115,6 +115,25 @@ def test_a_schedule_free_optimizer_gives_the_weights_that_it_evaluates(nursery, 
         assert any(torch.allclose(trained[name], 0.9 * weight + 0.1 * z, atol=1e-7) for z in steps)
 
 
+def test_ranks_that_their_launcher_starts_anew_go_on(nursery, life, whole):
+    """From their own checkpoints, and not from those of a run that was there before."""
+    expected, _ = uninterrupted(whole, nursery, life, "lora", 1)
+    folder, other = life("anew"), life("other")
+    for each in (folder, other):
+        assert nursery.run(each, "training_args.max_steps=4", SFTCORE_LAUNCH="before") == [0]
+    assert nursery.run(other, SFTCORE_LAUNCH="other") == [0]
+    events = (other / "events-0.txt").read_text().splitlines()
+    saving = [[at for at, event in enumerate(events) if f"checkpoint-{step}.writing" in event] for step in (2, 6)]
+    early, late = (within[len(within) // 2] for within in saving)
+    for death, begins in ((early, None), (late, None), (None, "out/checkpoint-4 (step 4")):
+        (folder / "log-0.txt").unlink()
+        code = nursery.run(folder, death=None if death is None else Death(death), SFTCORE_LAUNCH="now")
+        said = (folder / "log-0.txt").read_text()
+        assert code == [0 if death is None else -signal.SIGKILL], said
+        assert begins in said if begins else "resume  " not in said, said
+    assert outcome(folder / "out") == expected
+
+
 def test_a_folder_belongs_to_one_run(nursery, life):
     folder = life("held", training_args={"max_steps": 100_000, "eval_strategy": "no", "save_strategy": "no"})
     first = nursery.start(folder)
