@@ -27,6 +27,8 @@ from sftcore.types import Origin
 DEEP = 1000
 """How many calls deep the work on a row may go."""
 
+_PARALLEL = "TOKENIZERS_PARALLELISM"
+
 
 class Task(NamedTuple):
     """How the rows of a source are read, and the names of its files."""
@@ -133,7 +135,7 @@ def begin(tasks: Sequence[Task], labeller: Labeller, places: Sequence[Place], pa
     """Make this process, which was forked to work, ready: it ends with its parent, and leaves signals to it."""
     global _here
     _here = tasks, labeller, places
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ[_PARALLEL] = "false"
     os.environ["RAYON_NUM_THREADS"] = "1"
     _keep_freed_memory()
     end_with_parent(parent)
@@ -160,6 +162,19 @@ def call(block: Block, label: bool, place: int | None) -> tuple[Done, int | None
         raise
     except BaseException as error:
         raise RuntimeError("".join(traceback.format_exception(error))) from None
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let ``tokenizers`` leave the other cores to the processes that are at work there."""
+    before = os.environ.get(_PARALLEL)
+    os.environ[_PARALLEL] = "false"
+    try:
+        yield
+    finally:
+        del os.environ[_PARALLEL]
+        if before is not None:
+            os.environ[_PARALLEL] = before
 
 
 def give_back_freed_memory() -> None:

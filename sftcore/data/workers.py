@@ -11,12 +11,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext
 from itertools import chain, cycle, islice, repeat
 from pathlib import Path
 
 from sftcore.data.blocks import Block
 from sftcore.data.shared import Place
-from sftcore.data.work import Done, Task, begin, call, give_back_freed_memory, work
+from sftcore.data.work import Done, Task, begin, call, give_back_freed_memory, one_thread, work
 from sftcore.errors import SftError
 from sftcore.supervision import Labeller
 
@@ -51,6 +52,9 @@ class Workers:
     The processes are forked, so that they have the labeller without loading it again, and only on Linux, where that
     is safe. Elsewhere, and for a few blocks, this process does it all; so does a single one, with all cores.
 
+    This process is one of them, unless it has other work to do meanwhile: it labels a block while the others have
+    enough to do and no result is ready.
+
     Args:
         characters: about how many the rows of all sources have.
         processes: how many; by default one for each core.
@@ -79,8 +83,8 @@ class Workers:
 
         Args:
             label: is asked before a block is begun whether its rows are labelled, or only looked through.
-            ahead: work on at least so many blocks that nobody has asked for yet. If it is 0, a table is there only
-                until the next one is asked for.
+            ahead: let other processes work on at least so many blocks that nobody has asked for yet. If it is 0,
+                this process works too, and a table is there only until the next one is asked for.
 
         Raises:
             DataError: a row is too long, and the policy is to end the run.
@@ -88,22 +92,27 @@ class Workers:
         """
         rest = iter(blocks)
         first = list(islice(rest, FEW + 1))
-        alone = self._processes == 1 or sys.platform != "linux"
-        few = self._pool is None and len(first) <= FEW and self._characters < LITTLE
-        if alone or few:
-            yield from (work(block, self._tasks, self._labeller, label()) for block in chain(first, rest))
-            return
-        pool = self._pool or self._start()
+        if len(first) > FEW or self._characters >= LITTLE:
+            self._start(self._processes if ahead else self._processes - 1)
+        most = max(ahead, AHEAD * self._processes)
+        # how many blocks the children get at a time; a stream leaves all to them, since this process trains meanwhile
+        room = 0 if not self._pool else most + 1 if ahead else AHEAD * (self._processes - 1)
         waiting: deque[Future[tuple[Done, int | None]]] = deque()
         places, self._places = self._places, ()  # whoever is left in the middle may still put a table there
         numbers: Iterator[int | None] = repeat(None) if ahead or not places else cycle(range(len(places)))
+        rest = chain(first, rest)
+        block = next(rest, None)
         try:
-            for block, place in zip(chain(first, rest), numbers, strict=False):
-                waiting.append(pool.submit(call, block, label(), place))
-                if len(waiting) > max(ahead, AHEAD * self._processes):
+            while block or waiting:
+                if block and len(waiting) <= most and sum(not each.done() for each in waiting) < room:
+                    assert self._pool
+                    waiting.append(self._pool.submit(call, block, label(), next(numbers)))
+                    block = next(rest, None)
+                elif block and len(waiting) <= most and not (waiting and waiting[0].done()):
+                    waiting.append(self._labelled(block, label()))
+                    block = next(rest, None)
+                else:
                     yield _received(*waiting.popleft().result(), places)
-            while waiting:
-                yield _received(*waiting.popleft().result(), places)
             self._places = places
         except MemoryError:
             raise SftError(f"memory ran out while the data was prepared; {_AGAIN}") from None
@@ -111,15 +120,27 @@ class Workers:
             why = "was killed, most likely because memory ran out"  # errors of Python come back as such
             raise SftError(f"a process that prepares the data {why}; {_AGAIN}") from None
 
-    def _start(self) -> ProcessPoolExecutor:
+    def _start(self, children: int) -> None:
+        """Fork so many *children*, unless they are there, or none may be."""
+        if self._pool or self._processes == 1 or sys.platform != "linux":
+            return
         self._labeller.encoder.load(self._characters)
         give_back_freed_memory()
         gc.freeze()  # else the first collection in each process copies all that they share
         context = multiprocessing.get_context("fork")
         self._places = [Place() for _ in range(AHEAD * self._processes + 1)]  # so many blocks are under way
         arguments = (self._tasks, self._labeller, self._places, os.getpid())
-        self._pool = ProcessPoolExecutor(self._processes, context, initializer=begin, initargs=arguments)
-        return self._pool
+        self._pool = ProcessPoolExecutor(children, context, initializer=begin, initargs=arguments)
+
+    def _labelled(self, block: Block, label: bool) -> Future[tuple[Done, int | None]]:
+        """Return what becomes of *block*; its error comes when it is its turn, like those of other processes."""
+        found: Future[tuple[Done, int | None]] = Future()
+        try:
+            with one_thread() if self._pool else nullcontext():
+                found.set_result((work(block, self._tasks, self._labeller, label), None))
+        except (SftError, MemoryError) as error:
+            found.set_exception(error)
+        return found
 
 
 def _received(done: Done, place: int | None, places: Sequence[Place]) -> Done:

@@ -17,6 +17,7 @@ from sftcore.encoding.proofs import Proof, Proofs
 from sftcore.encoding.single import Encoded, encode, utf8
 from sftcore.errors import RowError
 from sftcore.report import warn
+from sftcore.stopping import Stopped
 
 WORTH = 5_000_000
 """How many characters are encoded before an accelerator is tried: the proof takes about as long as these."""
@@ -152,7 +153,7 @@ class Encoder:
         assert self._accelerator
         try:
             tokens = self._accelerator.encode(texts)
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        except (KeyboardInterrupt, SystemExit, GeneratorExit, Stopped):
             raise
         except BaseException as error:  # a panic in Rust is no Exception
             self._leave(f"failed ({type(error).__name__})")

@@ -17,6 +17,7 @@ from transformers import AutoTokenizer
 from sftcore import DataError
 from sftcore.config import load
 from sftcore.data import blocks, cache, identity, lock, prepare, workers
+from sftcore.data.batch import tabulate
 from sftcore.data.cache import Cache
 from sftcore.data.lock import Lock
 from sftcore.data.progress import Progress
@@ -275,7 +276,12 @@ def test_too_many_bad_rows_are_all_counted_and_nothing_is_kept_as_whole(tmp_path
 
 
 def test_a_process_that_is_killed_ends_the_run_with_a_hint(tmp_path, data, serving, monkeypatch):
-    monkeypatch.setattr("sftcore.data.work.tabulate", lambda *args: os.kill(os.getpid(), signal.SIGKILL))
+    here = os.getpid()
+
+    def killed(*args):
+        return tabulate(*args) if os.getpid() == here else os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr("sftcore.data.work.tabulate", killed)
     with pytest.raises(SftError, match=r"was killed, most likely because memory ran out; .* smaller data\.workers"):
         made(tmp_path, data, serving, workers=2)
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import time
 from itertools import islice
 
 import pyarrow as pa
 import pytest
 
 from sftcore.data import blocks, shared, streaming, workers
+from sftcore.data.batch import tabulate
 from sftcore.data.work import work
+from sftcore.errors import DataError
+from sftcore.stopping import Stopped
 
 from .making import REGISTRY, loaded, make_labeller, write
 
@@ -70,3 +75,62 @@ def test_who_is_left_in_the_middle_disturbs_nobody(task):
         assert received(islice(several.map(given(30), lambda: True), 8)) == right[:8]
         first, second = (several.map(given(30), lambda: True) for _ in range(2))
         assert [received(pair) for pair in zip(first, second, strict=True)] == [[done, done] for done in right]
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """Let other processes take longer than this one."""
+    this = os.getpid()
+    monkeypatch.setattr(
+        "sftcore.data.work.tabulate", lambda *a: time.sleep(0.01 * (os.getpid() != this)) or tabulate(*a)
+    )
+
+
+@pytest.fixture
+def here(monkeypatch, slow):
+    """The lines of blocks that this process labels, with what it lets ``tokenizers`` do then."""
+    found = []
+
+    def noted(block, *args):
+        found.append((len(block.rows), os.environ.get("TOKENIZERS_PARALLELISM")))
+        return work(block, *args)
+
+    monkeypatch.setattr(workers, "work", noted)
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+    return found
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_this_process_labels_what_is_too_much_for_the_others(task, here, processes):
+    with workers.Workers([task], LABELLER, 1 << 30, processes) as several:
+        assert [done.read for done in several.map(given(30), lambda: True)] == [*range(1, 31)]
+    assert {told for _, told in here} == {"true" if processes == 1 else "false"}
+    assert os.environ["TOKENIZERS_PARALLELISM"] == "true"
+    assert len(here) == 30 if processes == 1 else 0 < len(here) < 30 - workers.AHEAD
+
+
+def test_who_works_ahead_leaves_all_to_other_processes(task, here):
+    with workers.Workers([task], LABELLER, 1 << 30, 2) as several:
+        assert len([*several.map(given(30), lambda: True, ahead=3)]) == 30
+    assert not here
+
+
+def test_an_error_of_this_process_waits_for_its_turn(task, monkeypatch, slow):
+    def failing(block, *args):
+        raise DataError(str(len(block.rows) - 1))
+
+    monkeypatch.setattr(workers, "work", failing)
+    found = []
+    with workers.Workers([task], LABELLER, 1 << 30, 2) as several, pytest.raises(DataError) as error:
+        found += (done.read for done in several.map(given(30), lambda: True))
+    assert len(found) == int(str(error.value)) >= workers.AHEAD
+
+
+def test_a_stop_ends_this_process_where_it_is(task, monkeypatch, slow):
+    def stopped(*args):
+        raise Stopped("SIGTERM")
+
+    monkeypatch.setattr(workers, "work", stopped)
+    with pytest.raises(Stopped), workers.Workers([task], LABELLER, 1 << 30, 2) as several:
+        list(several.map(given(30), lambda: True))
+    assert not several._pool

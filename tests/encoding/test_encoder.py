@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 from sftcore.encoding import Columns, Encoder, Proofs
 from sftcore.encoding.accelerator import Fastokens
 from sftcore.encoding.encoder import SHARE, _reach
+from sftcore.stopping import Stopped
 from sftcore.supervision.spans import Span
 from sftcore.supervision.tokens import label_columns
 
@@ -194,9 +195,10 @@ def test_an_accelerator_that_breaks_is_left(
     assert capsys.readouterr().err.count("from here on tokenizers encodes\n") == 1
 
 
-def test_an_interrupt_is_no_error(tokenizer: Any) -> None:
-    made = Errs(tokenizer, lambda text: True, raising(KeyboardInterrupt()))
-    with pytest.raises(KeyboardInterrupt):
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Stopped])
+def test_an_interrupt_is_no_error(tokenizer: Any, error: type[BaseException]) -> None:
+    made = Errs(tokenizer, lambda text: True, raising(error()))
+    with pytest.raises(error):
         Encoder(tokenizer, lambda _: made, worth=0).encode(["a"])
 
 
