@@ -48,7 +48,9 @@ class TorchLauncher(Backend):
         met = (self.node_rank, self.master_addr, self.master_port, self.rdzv_backend, self.rdzv_endpoint, self.rdzv_id)
         if self.nnodes == 1 and all(option is None for option in met):
             given.append("--standalone")  # a free port of its own, so that two runs on one machine do not meet
-        return [sys.executable, "-m", "torch.distributed.run", *given, "-m", "sftcore", *argv]
+        # else ranks that are started anew look for each other where those before them were
+        anew = ["env", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"] if self.max_restarts else []
+        return [*anew, sys.executable, "-m", "torch.distributed.run", *given, "-m", "sftcore", *argv]
 
     def start(self, environ: Mapping[str, str], cpu: bool) -> None:
         size = environ.get("WORLD_SIZE", "1")

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+
+def _end_with_me() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a test that fails leaves nobody behind
 
 
 class Running:
@@ -19,7 +25,9 @@ class Running:
         command = [sys.executable, "-m", "sftcore", "run", "--config", "finetune.yaml", *args]
         with self._log.open("a") as log:
             env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-            self.process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=env)
+            self.process = subprocess.Popen(
+                command, cwd=folder, stdout=log, stderr=log, env=env, preexec_fn=_end_with_me
+            )
 
     @property
     def said(self) -> str:

@@ -11,6 +11,7 @@ import time
 import pytest
 import torch
 from nursery import BACKENDS, outcome
+from running import Running
 
 from sftcore.checkpoint import Checkpoints
 
@@ -79,6 +80,18 @@ def test_a_part_that_one_rank_cannot_write(compiled, nursery, life):
     assert "another rank has ended" in log(folder)
     assert time.monotonic() - began < 100
     assert set(nursery.run(folder, "--resume", "auto", ranks=2)) == {0}, log(folder)
+
+
+def test_torchrun_starts_all_anew_and_they_go_on(life):
+    endless = {"max_steps": 100_000, "lr_scheduler_type": "constant", "eval_strategy": "no", "save_steps": 20}
+    backend = {"name": "torchrun", "nproc_per_node": 2, "max_restarts": 1}
+    run = Running(life("anew", ranks=2, backend=backend, training_args=endless))
+    run.until("step 40/")
+    os.kill(run.ranks()["1"], signal.SIGKILL)
+    run.until("    resume  out/checkpoint-")
+    run.until(" step ", after="    resume  out/checkpoint-")
+    run.process.terminate()
+    assert run.process.wait() == 75, run.said
 
 
 def test_a_folder_that_cannot_be_written_to_any_more(nursery, life, tmpfs):

@@ -83,7 +83,7 @@ def test_all_are_started_anew_where_one_was_killed(nursery, life, cluster, strat
     run.until("step 20/")
     os.kill(run.ranks()["1"], signal.SIGKILL)
     run.until("    resume  out/checkpoint-")
-    run.until("step ", after="    resume  out/checkpoint-")
+    run.until(" step ", after="    resume  out/checkpoint-")
     run.process.terminate()
     assert run.process.wait() == 75, run.said
     last = max(int(path.name.split("-")[1]) for path in (folder / "out").glob("checkpoint-*"))
