@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -257,6 +258,9 @@ def _write(path: Path, values: Any) -> None:
 TRIES = 3
 """How often rows are made that are gone before they can be used."""
 
+LOOK = 0.01
+"""Seconds until who looked at the same time as others looks again."""
+
 
 class Cache:
     """All sources that were ever labelled here.
@@ -295,12 +299,16 @@ class Cache:
         lock = Lock(folder.with_name(f"{key}.lock"))
         try:
             for _ in range(TRIES):
-                self._wait(lock, about, shared=True)
-                if stored := Stored.open(folder, lock):
+                self._wait(lock, about)
+                while not (stored := Stored.open(folder, lock)) and not lock.take(wait=False):
+                    # never wait for it alone: one that looked too may make it, and then holds on to it for a whole run
+                    lock.give_back()
+                    time.sleep(LOOK)
+                    self._wait(lock, about)
+                if stored:
                     with contextlib.suppress(OSError):
                         os.utime(folder / ABOUT)
                     return stored
-                self._wait(lock, about, shared=False)
                 if not Stored.open(folder):
                     self._make(folder, lock, about, make, check)
         except OSError as error:
@@ -310,10 +318,11 @@ class Cache:
             ) from None
         raise SftError(f"the prepared data in {folder} is gone again and again; who removes it?")
 
-    def _wait(self, lock: Lock, about: Mapping[str, Any], shared: bool) -> None:
-        if not lock.take(shared, wait=False):
+    def _wait(self, lock: Lock, about: Mapping[str, Any]) -> None:
+        """Wait until nobody makes it."""
+        if not lock.take(shared=True, wait=False):
             say("data", f"another process prepares {about.get('source', 'the same')}; waiting for it")
-            lock.take(shared)
+            lock.take(shared=True)
 
     def _make(
         self,

@@ -41,14 +41,14 @@ class Lock:
             except BlockingIOError:
                 return False
             except OSError as error:
-                self._give_back()
+                self.give_back()
                 if error.errno not in NOT_HERE:
                     raise
                 self.works = False
                 break
             if self._is_there():
                 return True
-            self._give_back()  # it was removed while we waited
+            self.give_back()  # it was removed while we waited
         return True
 
     def _is_there(self) -> bool:
@@ -61,9 +61,10 @@ class Lock:
     def remove(self) -> None:
         """Give the lock back, and remove its file."""
         self._path.unlink(missing_ok=True)
-        self._give_back()
+        self.give_back()
 
-    def _give_back(self) -> None:
+    def give_back(self) -> None:
+        """Hold nothing of the lock any more."""
         if self._file is not None:
             self._file.close()
             self._file = None

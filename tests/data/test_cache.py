@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import signal
+import threading
 import time
 from datetime import datetime
 from functools import partial
@@ -18,7 +19,7 @@ from sftcore import DataError
 from sftcore.config import load
 from sftcore.data import blocks, cache, identity, lock, prepare, workers
 from sftcore.data.batch import tabulate
-from sftcore.data.cache import Cache
+from sftcore.data.cache import Cache, Stored
 from sftcore.data.lock import Lock
 from sftcore.data.progress import Progress
 from sftcore.document import Document
@@ -231,6 +232,31 @@ def test_of_two_that_begin_together_one_makes_it(tmp_path, data, serving, right)
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
     assert made(tmp_path, data, serving)[1] == right
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 1
+
+
+def test_two_that_look_at_the_same_moment_do_not_wait_for_each_other(tmp_path, data, serving, right, monkeypatch):
+    """As ranks do, which then keep what they have for the whole run."""
+    both, looked, opened = threading.Barrier(2), threading.local(), Stored.open
+
+    def look(folder, lock=None):
+        if lock and not hasattr(looked, "once"):
+            looked.once = True
+            both.wait(60)
+        return opened(folder, lock)
+
+    monkeypatch.setattr(Stored, "open", look)
+    kept = []
+
+    def rank():
+        kept.append(prepare(configured(data, workers=1), REGISTRY, serving, cache=Cache(tmp_path)))
+
+    ranks = [threading.Thread(target=rank, daemon=True) for _ in range(2)]
+    for each in ranks:
+        each.start()
+    for each in ranks:
+        each.join(120)
+    assert len(kept) == 2
+    assert [found.fingerprint for found in kept] == [kept[0].fingerprint] * 2
 
 
 def test_without_locks_each_makes_its_own_and_one_stays(tmp_path, data, serving, right, monkeypatch):

@@ -1517,9 +1517,18 @@ CACHE = [
         told="No process waits for another that makes the same.",
         seen="",
         file="sftcore/data/cache.py",
-        old="            lock.take(shared)\n\n",
+        old="            lock.take(shared=True)\n\n",
         new="            pass\n\n",
         tests=("tests/data/test_cache.py::test_of_two_that_begin_together_one_makes_it",),
+    ),
+    Bug(
+        name="ranks-wait-for-each-other",
+        told="Of two ranks that look at the same moment one makes the data and keeps it; the other waits for ever.",
+        seen="",
+        file="sftcore/data/cache.py",
+        old="not lock.take(wait=False):\n                    # never",
+        new="not lock.take():\n                    # never",
+        tests=("tests/data/test_cache.py::test_two_that_look_at_the_same_moment_do_not_wait_for_each_other",),
     ),
 ]
 
