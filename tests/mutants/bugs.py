@@ -1517,8 +1517,8 @@ CACHE = [
         told="No process waits for another that makes the same.",
         seen="",
         file="sftcore/data/cache.py",
-        old="            lock.take(shared=True)\n\n",
-        new="            pass\n\n",
+        old="(stored := Stored.open(folder, lock)) and not lock.take(wait=False):",
+        new="(stored := Stored.open(folder, lock)) and False:",
         tests=("tests/data/test_cache.py::test_of_two_that_begin_together_one_makes_it",),
     ),
     Bug(
