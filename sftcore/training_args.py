@@ -36,7 +36,7 @@ _ELSEWHERE = {
 """Arguments that nothing would read here, or that would break the run, and what to write instead."""
 
 
-_WITHIN_BACKWARD = "lomo", "adalomo", "layerwise"
+_WITHIN_BACKWARD = "lomo", "layerwise"
 """How the names of optimizers end that take their step within the backward pass, and keep a state no checkpoint has."""
 
 _NOT_STREAMED = {

@@ -41,7 +41,8 @@ class Ray(Backend):
         if self.max_failures < -1:
             raise ConfigError("max_failures must be a number, or -1 for any number")
         if "://" in self.where or not self.where:
-            raise ConfigError("address must be one within the cluster, where sft has to run: HOST:PORT or auto")
+            inside = "one within the cluster, where sft has to run: HOST:PORT or auto"
+            raise ConfigError(f"address must be {inside}, not {self.where!r}")
         if "GPU" in self.resources_per_worker:
             raise ConfigError("resources_per_worker must not name GPUs: with use_gpu each process has one")
         if self._strategy().get("name") in (None, "ray", "none"):
@@ -53,7 +54,7 @@ class Ray(Backend):
         return os.environ.get("RAY_ADDRESS") or "local" if self.address is None else self.address
 
     def command(self, argv: Sequence[str]) -> list[str]:
-        plain = asdict(Ray())
+        plain = {**asdict(Ray(address="local")), "address": None}  # whatever the environment says
         given = {name: value for name, value in asdict(self).items() if name != "strategy" and value != plain[name]}
         launcher = [sys.executable, "-m", "sftcore_plugins.backends.ray_launcher", json.dumps(given)]
         return [*launcher, *argv, f"backend={json.dumps(self._strategy())}"]

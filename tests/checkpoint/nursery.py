@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import importlib
 import json
@@ -20,6 +19,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from running import end_with_parent
 
 IMPORTED = (
     "sftcore.cli",
@@ -171,7 +172,7 @@ def _start(asked: Mapping[str, Any]) -> list[int]:
     for rank in range(asked["ranks"]):
         pid = os.fork()
         if not pid:
-            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a test that fails leaves nobody behind
+            end_with_parent()
             os.setpgid(0, 0)
             if asked["ranks"] > 1:
                 env |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}

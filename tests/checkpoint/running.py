@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 
 
-def _end_with_me() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a test that fails leaves nobody behind
+def end_with_parent() -> None:
+    """Have this process killed when its parent ends: a test that fails leaves nobody behind."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 class Running:
@@ -26,7 +27,7 @@ class Running:
         with self._log.open("a") as log:
             env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
             self.process = subprocess.Popen(
-                command, cwd=folder, stdout=log, stderr=log, env=env, preexec_fn=_end_with_me
+                command, cwd=folder, stdout=log, stderr=log, env=env, preexec_fn=end_with_parent
             )
 
     @property
@@ -38,6 +39,15 @@ class Running:
         while said not in (self.said.partition(after)[2] if after else self.said):
             assert self.process.poll() is None, self.said
             time.sleep(0.1)
+
+    def is_begun_anew(self, at: str) -> None:
+        """Kill a rank once the run has said this; when all were started anew and train on, ask the run to stop."""
+        self.until(at)
+        os.kill(self.ranks()["1"], signal.SIGKILL)
+        self.until("    resume  out/checkpoint-")
+        self.until(" step ", after="    resume  out/checkpoint-")
+        self.process.terminate()
+        assert self.process.wait() == 75, self.said
 
     def launcher(self) -> int:
         """Return the process id of the launcher."""

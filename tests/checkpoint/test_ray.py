@@ -79,13 +79,7 @@ def test_all_are_started_anew_where_one_was_killed(nursery, life, cluster, strat
     saved = {**ENDLESS, "save_strategy": "steps", "save_steps": 10, "save_total_limit": 2}
     ray = {"name": "ray", "num_workers": 2, "address": cluster.address, "max_failures": 1, "strategy": strategy}
     folder = life("ray", backend=ray, ranks=2, training_args=saved)
-    run = Running(folder)
-    run.until("step 20/")
-    os.kill(run.ranks()["1"], signal.SIGKILL)
-    run.until("    resume  out/checkpoint-")
-    run.until(" step ", after="    resume  out/checkpoint-")
-    run.process.terminate()
-    assert run.process.wait() == 75, run.said
+    Running(folder).is_begun_anew("step 20/")
     last = max(int(path.name.split("-")[1]) for path in (folder / "out").glob("checkpoint-*"))
     itself = strategy if isinstance(strategy, dict) else BACKENDS["ddp"]
     alone = life("alone", backend=itself, ranks=2, training_args=saved)
@@ -231,6 +225,11 @@ def test_a_cluster_of_the_environment_is_used_from_within_too(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "http://host:8265")
     with pytest.raises(ConfigError, match="address must be one within the cluster"):
         Ray()
+
+
+def test_an_address_that_is_named_is_used_whatever_the_environment_says(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "http://host:8265")  # as for `ray job submit`
+    assert '{"num_workers": 2, "address": "auto"}' in Ray(num_workers=2, address="auto").command(["run"])
 
 
 def test_ranks_are_told_what_they_train_with():

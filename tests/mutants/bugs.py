@@ -1315,6 +1315,15 @@ LOSS = [
 
 CHECKPOINTS = [
     Bug(
+        name="evaluation-draws-from-the-training",
+        told="What an evaluation draws changes the training, so that a run that stopped in one goes on as another.",
+        seen="",
+        file="sftcore/trainer.py",
+        old="        with chance.kept():\n            output",
+        new="        if True:\n            output",
+        tests=("tests/checkpoint/test_chance.py::test_evaluations_that_draw_change_nothing",),
+    ),
+    Bug(
         name="schedule-free-weights",
         told="A schedule-free optimizer leaves the weights that it trained, not those that it evaluates.",
         seen="transformers",
