@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from xxhash import xxh3_128
 
 from sftcore.data.arrays import digests, flags, large_lists, lists, numbers, strings
 from sftcore.data.conversations import Parsed
-from sftcore.data.table import DIGEST, REMARKS, SCHEMA, Flags, Integers
+from sftcore.data.table import REMARKS, SCHEMA, Flags, Integers
 from sftcore.encoding import Columns
 from sftcore.errors import DataError, RowError
 from sftcore.supervision import DraftColumns, Labeller, Labelling, Outline, Remark, Sketch, TooLongError, fit
@@ -263,10 +263,10 @@ def _digests(tokens: _Tokens, lengths: NDArray[np.int32], borders: Integers, fir
     places = zip(pairwise(first.tolist()), pairwise(borders[first].tolist()), strict=True)
     for (begin, end), (start, stop) in places:
         here = slice(start, stop)
-        digest = sha256(view[here])
+        digest = xxh3_128(view[here])
         if end - begin > 1:
             digest.update(lengths[begin:end].data)
         if weights is not None and not np.array_equal(weights[here], trained[here]):
             digest.update(weights[here].data)
-        found.append(digest.digest()[:DIGEST])
+        found.append(digest.digest())
     return found

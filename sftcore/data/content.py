@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+from xxhash import xxh3_128_digest
 
 from sftcore.errors import RowError
 from sftcore.types import Conversation, Texts
@@ -45,7 +46,7 @@ def key(conversation: Conversation) -> bytes:
     except UnicodeEncodeError as error:
         half = error.object[error.start]
         raise RowError(f"the text has {half!r}, half of a surrogate pair, which is no character") from None
-    return hashlib.sha256(BETWEEN.join(data)).digest()[:16]
+    return xxh3_128_digest(BETWEEN.join(data))
 
 
 def _json(value: Any) -> str:

@@ -73,8 +73,9 @@ class Workers:
 
     def __exit__(self, *error: object) -> None:
         if self._pool:
-            # not killed: a result of which a part was sent would be waited for at the end of this process, for ever
-            self._pool.shutdown(cancel_futures=True)
+            # not killed: a result of which a part was sent would be waited for at the end of this process, for ever;
+            # waited for only if something was left in the middle: a process takes a while to give back its memory
+            self._pool.shutdown(wait=not self._places, cancel_futures=True)
             self._pool, self._places = None, ()
             gc.unfreeze()
 
@@ -91,7 +92,7 @@ class Workers:
             SftError: a process was killed.
         """
         rest = iter(blocks)
-        first = list(islice(rest, FEW + 1))
+        first = list(islice(rest, FEW + 1)) if self._characters < LITTLE else []
         if len(first) > FEW or self._characters >= LITTLE:
             self._start(self._processes if ahead else self._processes - 1)
         most = max(ahead, AHEAD * self._processes)
@@ -101,16 +102,17 @@ class Workers:
         places, self._places = self._places, ()  # whoever is left in the middle may still put a table there
         numbers: Iterator[int | None] = repeat(None) if ahead or not places else cycle(range(len(places)))
         rest = chain(first, rest)
-        block = next(rest, None)
+        block, following = next(rest, None), next(rest, None)
         try:
             while block or waiting:
-                if block and len(waiting) <= most and sum(not each.done() for each in waiting) < room:
+                last = not (following or ahead)  # others would begin it once they are done with what waits for them
+                if block and not last and len(waiting) <= most and sum(not each.done() for each in waiting) < room:
                     assert self._pool
                     waiting.append(self._pool.submit(call, block, label(), next(numbers)))
-                    block = next(rest, None)
+                    block, following = following, next(rest, None)
                 elif block and len(waiting) <= most and not (waiting and waiting[0].done()):
                     waiting.append(self._labelled(block, label()))
-                    block = next(rest, None)
+                    block, following = following, next(rest, None)
                 else:
                     yield _received(*waiting.popleft().result(), places)
             self._places = places

@@ -9,6 +9,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+REMEMBERED = 1 << 23
+"""How many bytes ``fastokens`` remembers, of texts between two markers and their tokens: what comes again is there."""
+
+TRIAL, WORTH = 1 << 20, 1 / 4
+"""After so many bytes that were new, at least such a part of them must have come again for it to go on."""
+
 
 class Accelerator(Protocol):
     """Encodes many texts at once.
@@ -52,11 +58,23 @@ class Fastokens:
         self._split = bool(tokenizer.split_special_tokens)
         self._tokenizer = fastokens.Tokenizer.from_json_str(tokenizer.backend_tokenizer.to_str())
         self._tokenizer.no_truncation()
+        self._remembers = hasattr(self._tokenizer, "enable_segment_cache")
+        if self._remembers:
+            self._tokenizer.enable_segment_cache(REMEMBERED)
 
     def encode(self, texts: list[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Return the ids of all *texts* and their borders."""
         ids, borders = self._tokenizer.encode_batch_flat(texts, split_special_tokens=self._split)
+        if self._remembers:
+            self._forget_unless_it_pays()
         return np.frombuffer(ids, np.uint32).view(np.int32), np.frombuffer(borders, np.uint64).astype(np.int64)
+
+    def _forget_unless_it_pays(self) -> None:
+        """Remember nothing more if few texts come again, since to remember them takes time too."""
+        found = self._tokenizer.segment_cache_stats()
+        if found["miss_bytes"] > TRIAL and found["hit_bytes"] < found["miss_bytes"] * WORTH:
+            self._tokenizer.enable_segment_cache(0)
+            self._remembers = False
 
 
 def find_accelerator(tokenizer: Any) -> Accelerator | None:

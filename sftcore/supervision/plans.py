@@ -22,8 +22,8 @@ from sftcore.supervision.remarks import Remark
 from sftcore.supervision.template import ChatTemplate
 from sftcore.types import Conversation, Message, Texts
 
-SHARE = 256
-"""Of so many conversations one is outlined without its plan too, and compared."""
+SHARE = 1024
+"""Of so many conversations one is outlined without its plan too, and compared; so is the first of each plan."""
 
 SHAPES = 10_000
 """How many shapes are remembered."""
@@ -103,19 +103,27 @@ class Plans:
             if len(plans) < SHAPES:
                 plans[shape] = _ONCE
             return None
-        if plan is _ONCE:
+        new = plan is _ONCE
+        if new:
             plan = plans[shape] = self._plan(messages, policy)
         if plan is None:
             return None
         found = plan.sketch(contents)
         self._asked += 1
-        if not self._asked % SHARE:
-            plain = self._outline(conversation, policy)
-            if plain != found.outline:
-                warn("a conversation was labelled otherwise by its plan; from here on each is rendered")
-                self._words = None
-                return plain
-        return found
+        return self._compared(found, conversation, policy) if new or not self._asked % SHARE else found
+
+    def _compared(self, found: Sketch, conversation: Conversation, policy: Policy) -> Sketch | Outline:
+        """Return *found* if *conversation* is outlined like that without its plan; else what is, and all plans end.
+
+        Raises:
+            RowError: as the outline without a plan does.
+        """
+        plain = self._outline(conversation, policy)
+        if plain == found.outline:
+            return found
+        warn("a conversation was labelled otherwise by its plan; from here on each is rendered")
+        self._words = None
+        return plain
 
     def _plans_of(self, policy: Policy) -> dict[_Shape, Plan | None]:
         """Return the plans for what *policy* has trained."""

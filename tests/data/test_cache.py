@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import pickle
 import random
@@ -335,6 +336,8 @@ def test_a_list_names_what_is_there_and_clean_keeps_what_is_used(tmp_path, data,
     [left] = Cache(tmp_path).items()
     assert left.whole
     del held
+    for child in multiprocessing.active_children():  # those that labelled have its lock until they are gone
+        child.join()
     assert Cache(tmp_path).remove(left)
     assert not list(tmp_path.iterdir())
 

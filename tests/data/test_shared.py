@@ -107,6 +107,7 @@ def test_this_process_labels_what_is_too_much_for_the_others(task, here, process
     assert {told for _, told in here} == {"true" if processes == 1 else "false"}
     assert os.environ["TOKENIZERS_PARALLELISM"] == "true"
     assert len(here) == 30 if processes == 1 else 0 < len(here) < 30 - workers.AHEAD
+    assert here[-1][0] == 30  # behind another block it would wait, while nobody has anything left to do
 
 
 def test_who_works_ahead_leaves_all_to_other_processes(task, here):

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from sftcore.encoding import find_accelerator
+from sftcore.encoding import accelerator, find_accelerator
 from sftcore.encoding.accelerator import Fastokens
 
 from .kinds import byte_level, unigram
@@ -31,6 +31,24 @@ def test_fastokens_where_it_is_installed() -> None:
     right = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     assert [ids[a:b].tolist() for a, b in pairwise(borders)] == right
     assert made.encode([])[1].tolist() == [0]
+
+
+@pytest.mark.parametrize(("times", "kept"), [(1, False), (9, True)])
+def test_texts_are_remembered_while_enough_of_them_come_again(
+    monkeypatch: pytest.MonkeyPatch, times: int, kept: bool
+) -> None:
+    pytest.importorskip("fastokens")
+    monkeypatch.setattr(accelerator, "TRIAL", 10_000)
+    tokenizer = byte_level()
+    made = Fastokens(tokenizer)
+    texts = [f"Word the é {number} {'nine ' * 20}<|im_end|>{number}" for number in range(150)]
+    texts = texts[:50] * times + texts[50:]
+    for first in range(0, len(texts), 25):
+        here = texts[first : first + 25]
+        ids, borders = made.encode(here)
+        right = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in here]
+        assert [ids[a:b].tolist() for a, b in pairwise(borders)] == right
+    assert (made._tokenizer.segment_cache_stats() is not None) == kept == made._remembers
 
 
 def test_markers_that_are_to_be_split() -> None:

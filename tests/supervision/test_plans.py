@@ -87,7 +87,7 @@ def compare(made: Labeller, name: str, number: int = 150) -> int:
 def _alone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the plans compare nothing themselves."""
     if "compared" not in request.node.name:
-        monkeypatch.setattr(plans, "SHARE", 10**9)
+        monkeypatch.setattr(plans.Plans, "_compared", lambda self, found, *of: found)
 
 
 @pytest.mark.parametrize("name", [*BLIND, *WORDS])
@@ -169,7 +169,21 @@ def test_a_plan_that_is_wrong_is_found_when_it_is_compared(
     draft = Sketch.draft.fget
     assert draft is not None
     monkeypatch.setattr(plans, "SHARE", 3)
+    sound = [made.outline_by_plan(conversation, Policy()) for _ in range(3)]  # the first has no plan
     monkeypatch.setattr(Sketch, "draft", property(lambda self: draft(self)._replace(spans=[])))
     outlines = [made.outline_by_plan(conversation, Policy()) for _ in range(9)]
-    assert outlines[-6:] == [right] * 6
+    assert sound == outlines[-6:-3] == outlines[-3:] == [right] * 3
+    assert outlines[0] == right
+    assert capsys.readouterr().err.count("otherwise by its plan") == 1
+
+
+def test_the_first_of_each_plan_is_compared(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, conversation = labeller(CHATML), Conversation((Message("user", "q"), Message("assistant", "a")))
+    right = made.outline(conversation, Policy())
+    draft = Sketch.draft.fget
+    assert draft is not None
+    monkeypatch.setattr(Sketch, "draft", property(lambda self: draft(self)._replace(spans=[])))
+    assert [made.outline_by_plan(conversation, Policy()) for _ in range(2)] == [right] * 2
     assert capsys.readouterr().err.count("otherwise by its plan") == 1
