@@ -58,9 +58,8 @@ class Fastokens:
         self._split = bool(tokenizer.split_special_tokens)
         self._tokenizer = fastokens.Tokenizer.from_json_str(tokenizer.backend_tokenizer.to_str())
         self._tokenizer.no_truncation()
-        self._remembers = hasattr(self._tokenizer, "enable_segment_cache")
-        if self._remembers:
-            self._tokenizer.enable_segment_cache(REMEMBERED)
+        self._tokenizer.enable_segment_cache(REMEMBERED)
+        self._remembers = self._tokenizer.segment_cache_stats() is not None  # some models draw their tokens
 
     def encode(self, texts: list[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Return the ids of all *texts* and their borders."""
