@@ -3,9 +3,10 @@
 ``python bench/prepare.py [rows.jsonl]`` prints tokens per second against raw ``tokenizers.encode_batch`` of the same
 texts, rendered before, in the same run: medians of five rounds, done in turn; for the rows as they are, with the words
 of each message in another order, and with the characters of each word in another order. Below come the stages of a
-row, in CPU time of one process, and the rivals that are installed. ``python bench/prepare.py warm [ROWS ...]`` tells
-what a run pays that finds its data in the cache; ``python bench/prepare.py large`` how time and memory grow from
-100,000 rows to 1,000,000. Without a file the rows are made of random words; a tenth of them are alike.
+row, in CPU time of one process. With the rows as they are TRL is measured too, where it is installed, and with
+``--llamafactory PYTHON`` the LLaMA-Factory that another environment has: none can have both. ``python bench/prepare.py
+warm [ROWS ...]`` tells what a run pays that finds its data in the cache; ``python bench/prepare.py large`` how time and
+memory grow from 100,000 rows to 1,000,000. Without a file the rows are made of random words; a tenth of them are alike.
 
 ``raw`` takes the ids out as lists, as who trains on them has to. Ours runs in a process of its own, as ``sft prepare``
 does. Neither side loads a tokenizer, or an accelerator, in its time.
@@ -24,8 +25,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +87,7 @@ def changed(path: Path, target: Path, change: Callable[[list[str]], list[str]]) 
     return target
 
 
-def compare(name: str, path: Path, serving: chat_template.Serving, rivals: bool) -> None:
+def compare(name: str, path: Path, serving: chat_template.Serving, rivals: Mapping[str, Rival]) -> None:
     """Print the rows of the table for the rows of *path*."""
     tokenizer = serving.tokenizer
     rows = [json.loads(line)["messages"] for line in path.read_text(encoding="utf-8").splitlines()]
@@ -109,35 +111,91 @@ def compare(name: str, path: Path, serving: chat_template.Serving, rivals: bool)
     if fast:
         works["sftcore, fastokens"] = prepared
     works["sftcore, plain"] = lambda: prepared("plain")
-    if rivals:
-        works |= {name: make(path, tokenizer) for name, make in RIVALS.items() if importlib.util.find_spec(name)}
-    times = seconds(works)
+    with tempfile.TemporaryDirectory() as folder:
+        works |= {name: rival(path, tokenizer, Path(folder)) for name, rival in rivals.items()}
+        times = seconds(works)
     for done, taken in times.items():
         ratio = times["raw tokenizers.encode_batch"] / taken
         print(f"| {name} | {done} | {len(texts) / taken:,.0f} | {tokens / taken / 1e6:.2f} | {ratio:.2f} |", flush=True)
 
 
-def trl(path: Path, tokenizer: Any) -> Callable[[], object]:
-    from datasets import load_dataset
+Rival = Callable[[Path, Any, Path], Callable[[], object]]
+"""Takes the rows, the tokenizer, and a folder for what it needs; returns what prepares them."""
+
+
+TRL = """
+import json, os, sys, time
+from datasets import load_dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import SFTConfig, SFTTrainer
+given = json.loads(sys.argv[1])
+model, tokenizer = (kind.from_pretrained(given["model"]) for kind in (AutoModelForCausalLM, AutoTokenizer))
+begin = time.perf_counter()
+rows = load_dataset("json", data_files=given["rows"], split="train", cache_dir=given["folder"])
+config = SFTConfig(
+    given["folder"], report_to="none", use_cpu=True, bf16=False, packing=True, max_length=given["max_length"],
+    dataset_num_proc=os.cpu_count(),
+)
+SFTTrainer(model=model, args=config, train_dataset=rows, processing_class=tokenizer)
+print(time.perf_counter() - begin)
+"""
+
+
+def trl(path: Path, tokenizer: Any, folder: Path) -> Callable[[], object]:
+    """Prepare with TRL."""
     from transformers import LlamaConfig, LlamaForCausalLM
-    from trl import SFTConfig, SFTTrainer
 
     shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **shape))
+    tokenizer.save_pretrained(folder / "small")
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **shape)).save_pretrained(folder / "small")
 
-    def done() -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            rows = load_dataset("json", data_files=str(path), split="train", cache_dir=folder)
-            given = SFTConfig(
-                folder, report_to="none", use_cpu=True, bf16=False, packing=True, max_length=MAX_LENGTH,
-                dataset_num_proc=os.cpu_count(),
-            )  # fmt: skip
-            SFTTrainer(model=model, args=given, train_dataset=rows, processing_class=tokenizer)
+    def done() -> float:
+        with tempfile.TemporaryDirectory() as work:
+            given = {"model": str(folder / "small"), "rows": str(path), "folder": work, "max_length": MAX_LENGTH}
+            return told(sys.executable, TRL, given)
 
     return done
 
 
-RIVALS: dict[str, Callable[[Path, Any], Callable[[], object]]] = {"trl": trl}
+def told(python: str, script: str, given: Mapping[str, Any]) -> float:
+    """Return the number that *script* prints last; in a process of its own, as a fork in ours would slow down *raw*."""
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [python, "-c", script, json.dumps(given)]
+    return float(subprocess.run(command, env=environ, stdout=subprocess.PIPE, check=True).stdout.splitlines()[-1])
+
+
+LLAMA_FACTORY = """
+import json, os, sys, time
+from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
+from llamafactory.hparams import get_train_args
+from llamafactory.model import load_tokenizer
+model, data, training, *_ = get_train_args(json.loads(sys.argv[1]))
+loaded = load_tokenizer(model)
+template = get_template_and_fix_tokenizer(loaded["tokenizer"], data)
+begin = time.perf_counter()
+get_dataset(template, model, data, training, stage="sft", **loaded)
+print(time.perf_counter() - begin)
+"""
+
+
+def llamafactory(python: str, path: Path, tokenizer: Any, folder: Path) -> Callable[[], object]:
+    """Prepare with the LLaMA-Factory that *python* has: it takes no transformers that we do."""
+    from transformers import LlamaConfig
+
+    tokenizer.save_pretrained(folder / "model")
+    LlamaConfig(vocab_size=len(tokenizer)).save_pretrained(folder / "model")
+    (folder / "rows.jsonl").symlink_to(path.resolve())
+    tags = {f"{name}_tag": name for name in ("role", "content", "user", "assistant", "system")}
+    rows = {"file_name": "rows.jsonl", "formatting": "sharegpt", "columns": {"messages": "messages"}, "tags": tags}
+    (folder / "dataset_info.json").write_text(json.dumps({"rows": rows}))
+    given = {
+        "model_name_or_path": str(folder / "model"), "stage": "sft", "do_train": True, "finetuning_type": "lora",
+        "dataset": "rows", "dataset_dir": str(folder), "template": "chatml", "cutoff_len": MAX_LENGTH,
+        "output_dir": str(folder / "out"), "preprocessing_num_workers": os.cpu_count(), "packing": True,
+        "neat_packing": True, "overwrite_cache": True, "report_to": "none", "use_cpu": True,
+    }  # fmt: skip
+
+    return lambda: told(python, LLAMA_FACTORY, given)
 
 
 @contextmanager
@@ -290,7 +348,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("what", nargs="?", default="20000", help="rows.jsonl, a number of rows, warm, or large")
     parser.add_argument("sizes", nargs="*", type=int)
-    parser.add_argument("--rivals", action="store_true", help="measure TRL too, where it is installed")
+    parser.add_argument("--llamafactory", metavar="PYTHON", help="measure the LLaMA-Factory that this Python has")
     options = parser.parse_args()
     if options.what == "warm":
         return warm(options.sizes or [20_000, 1_000_000])
@@ -300,10 +358,13 @@ def main() -> None:
         number = options.what.isdecimal()
         path = made_rows(int(options.what), Path(folder) / "rows.jsonl") if number else Path(options.what)
         serving = chat_template.serving(configured(path))
+        rivals: dict[str, Rival] = {"TRL": trl} if importlib.util.find_spec("trl") else {}
+        if options.llamafactory:
+            rivals["LLaMA-Factory"] = partial(llamafactory, options.llamafactory)
         print("| texts | what | rows/s | M tokens/s | x raw |\n|---|---|---|---|---|", flush=True)
-        compare("as they are", path, serving, options.rivals)
+        compare("as they are", path, serving, rivals)
         for name, change in (("no message twice", reordered), ("hardly a word twice", without_repeats)):
-            compare(name, changed(path, Path(folder) / "changed.jsonl", change), serving, options.rivals)
+            compare(name, changed(path, Path(folder) / "changed.jsonl", change), serving, {})
         stages(path, serving)
     return None
 
