@@ -141,17 +141,23 @@ print(time.perf_counter() - begin)
 """
 
 
-def trl(path: Path, tokenizer: Any, folder: Path) -> Callable[[], object]:
-    """Prepare with TRL."""
+def small_model(tokenizer: Any, folder: Path) -> str:
+    """Write *tokenizer* and a model of random weights; return where."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
-    tokenizer.save_pretrained(folder / "small")
-    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **shape)).save_pretrained(folder / "small")
+    tokenizer.save_pretrained(folder / "model")
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **shape)).save_pretrained(folder / "model")
+    return str(folder / "model")
+
+
+def trl(path: Path, tokenizer: Any, folder: Path) -> Callable[[], object]:
+    """Prepare with TRL."""
+    model = small_model(tokenizer, folder)
 
     def done() -> float:
         with tempfile.TemporaryDirectory() as work:
-            given = {"model": str(folder / "small"), "rows": str(path), "folder": work, "max_length": MAX_LENGTH}
+            given = {"model": model, "rows": str(path), "folder": work, "max_length": MAX_LENGTH}
             return told(sys.executable, TRL, given)
 
     return done
@@ -180,19 +186,15 @@ print(time.perf_counter() - begin)
 
 def llamafactory(python: str, path: Path, tokenizer: Any, folder: Path) -> Callable[[], object]:
     """Prepare with the LLaMA-Factory that *python* has: it takes no transformers that we do."""
-    from transformers import LlamaConfig
-
-    tokenizer.save_pretrained(folder / "model")
-    LlamaConfig(vocab_size=len(tokenizer)).save_pretrained(folder / "model")
     (folder / "rows.jsonl").symlink_to(path.resolve())
     tags = {f"{name}_tag": name for name in ("role", "content", "user", "assistant", "system")}
     rows = {"file_name": "rows.jsonl", "formatting": "sharegpt", "columns": {"messages": "messages"}, "tags": tags}
     (folder / "dataset_info.json").write_text(json.dumps({"rows": rows}))
     given = {
-        "model_name_or_path": str(folder / "model"), "stage": "sft", "do_train": True, "finetuning_type": "lora",
-        "dataset": "rows", "dataset_dir": str(folder), "template": "chatml", "cutoff_len": MAX_LENGTH,
-        "output_dir": str(folder / "out"), "preprocessing_num_workers": os.cpu_count(), "packing": True,
-        "neat_packing": True, "overwrite_cache": True, "report_to": "none", "use_cpu": True,
+        "model_name_or_path": small_model(tokenizer, folder), "stage": "sft", "do_train": True,
+        "finetuning_type": "lora", "dataset": "rows", "dataset_dir": str(folder), "template": "chatml",
+        "cutoff_len": MAX_LENGTH, "output_dir": str(folder / "out"), "preprocessing_num_workers": os.cpu_count(),
+        "packing": True, "neat_packing": True, "overwrite_cache": True, "report_to": "none", "use_cpu": True,
     }  # fmt: skip
 
     return lambda: told(python, LLAMA_FACTORY, given)

@@ -92,8 +92,8 @@ class Workers:
             SftError: a process was killed.
         """
         rest = iter(blocks)
-        first = list(islice(rest, FEW + 1)) if self._characters < LITTLE else []
-        if len(first) > FEW or self._characters >= LITTLE:
+        first: list[Block] = []
+        if self._characters >= LITTLE or len(first := list(islice(rest, FEW + 1))) > FEW:
             self._start(self._processes if ahead else self._processes - 1)
         most = max(ahead, AHEAD * self._processes)
         # how many blocks the children get at a time; a stream leaves all to them, since this process trains meanwhile
