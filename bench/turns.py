@@ -19,10 +19,11 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from sftcore import Conversation, Message, base_model
-from sftcore.config import ModelConfig
-from sftcore.document import Document
-from sftcore.supervision import Labeller
+from sftcore import Conversation, Message
+from sftcore.config.document import Document
+from sftcore.config.schema import ModelConfig
+from sftcore.labelling import Labeller
+from sftcore.models import base_model
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "makes", "an", "answer"]
 STOPS = ("<|im_end|>", "<|eot_id|>", "<|user|>", "<|endoftext|>", "</s>")

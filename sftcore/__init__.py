@@ -3,13 +3,13 @@
 What a plugin needs is imported from here, and nothing else is public.
 """
 
-from sftcore.components import KINDS, Backend, Component, Format, Method, Template, Tracker, further_options
-from sftcore.errors import ConfigError, DataError, PluginError, RowError, SftError, json_type
-from sftcore.hookspecs import hookimpl
-from sftcore.launched import Launched
-from sftcore.stopping import Stopped, listening
-from sftcore.types import IGNORE_INDEX, ROLES, Conversation, Example, Message, Origin, Role, Texts, role_of
-from sftcore.version import __version__
+from sftcore.core.components import KINDS, Backend, Component, Format, Method, Template, Tracker, further_options
+from sftcore.core.errors import ConfigError, DataError, PluginError, RowError, SftError, json_type
+from sftcore.core.hookspecs import hookimpl
+from sftcore.core.types import IGNORE_INDEX, ROLES, Conversation, Example, Message, Origin, Role, Texts, role_of
+from sftcore.core.version import __version__
+from sftcore.runtime.launched import Launched
+from sftcore.runtime.signals import Stopped, listening
 
 __all__ = [
     "IGNORE_INDEX",

@@ -8,8 +8,8 @@ import signal
 import sys
 from typing import NoReturn
 
-from sftcore.cli import main
-from sftcore.stopping import SIGNALS, told
+from sftcore.cli.main import main
+from sftcore.runtime.signals import SIGNALS, told
 
 
 def program() -> NoReturn:

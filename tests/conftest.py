@@ -31,7 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep the data that tests prepare in a cache of their own, new each time; converted models stay in the user's."""
-    from sftcore.paths import cache_folder
+    from sftcore.runtime.paths import cache_folder
 
     converted, folder = cache_folder().absolute() / "gguf", tmp_path_factory.mktemp("cache")
     converted.mkdir(parents=True, exist_ok=True)
@@ -44,9 +44,9 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """The folder of SmolLM2-135M-Instruct, de-quantized to float32."""
-    from sftcore.base_model import find
-    from sftcore.config import ModelConfig
-    from sftcore.document import Document
+    from sftcore.config.document import Document
+    from sftcore.config.schema import ModelConfig
+    from sftcore.models.base_model import find
 
     return Path(find(ModelConfig(SMOLLM2), Document({})).location)
 
@@ -152,7 +152,7 @@ class Sft:
         """Run in this process, which saves the imports."""
         from accelerate.state import AcceleratorState
 
-        from sftcore.cli import main
+        from sftcore.cli.main import main
 
         said = io.StringIO()
         try:

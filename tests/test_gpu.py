@@ -112,9 +112,9 @@ def packed_and_alone(attention: str, dtype: torch.dtype) -> Compared:
 
     from sftcore import Example, Origin
     from sftcore.data import Collator, PackedSet
-    from sftcore.isolation import PackingCheck
-    from sftcore.loss import TokenMean
-    from sftcore.train import wants_flat_rows
+    from sftcore.training.build import wants_flat_rows
+    from sftcore.training.loss import TokenMean
+    from sftcore.training.packing_check import PackingCheck
 
     torch.manual_seed(0)
     config = LlamaConfig(

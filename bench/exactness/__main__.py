@@ -29,8 +29,8 @@ from score import OUTCOMES, Verdict, conversation, judge, left_out
 from transformers import PreTrainedTokenizerBase
 
 from sftcore import RowError
-from sftcore.supervision import Labeller, Policy
-from sftcore.supervision.policy import Context
+from sftcore.core.labelling_policy import Context
+from sftcore.labelling import Labeller, Policy
 
 PROCESSES = 2
 REFUSALS = ("refused", "left out")

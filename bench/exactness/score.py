@@ -10,8 +10,8 @@ from typing import Any
 from oracle import NO_HEADER, Oracle, Reading, Span
 from transformers import PreTrainedTokenizerBase
 
-from sftcore.supervision import Labelled
-from sftcore.types import IGNORE_INDEX, Conversation, Message
+from sftcore.core.types import IGNORE_INDEX, Conversation, Message
+from sftcore.labelling import Labelled
 
 
 @dataclass

@@ -26,8 +26,8 @@ from score import Tokens, conversation
 from transformers import PreTrainedTokenizerBase
 
 from sftcore import RowError
-from sftcore.supervision import Labeller, Policy
-from sftcore.types import IGNORE_INDEX
+from sftcore.core.types import IGNORE_INDEX
+from sftcore.labelling import Labeller, Policy
 
 AFTER, HEADER, UNTRAINED, OTHER = "after stop", "header", "not trained", "other"
 COLUMNS = {

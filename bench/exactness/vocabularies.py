@@ -42,9 +42,9 @@ def markers(templates: Iterable[str]) -> list[str]:
 
 
 def smollm2(templates: Sequence[str]) -> PreTrainedTokenizerBase:
-    from sftcore.base_model import find
-    from sftcore.config import ModelConfig
-    from sftcore.document import Document
+    from sftcore.config.document import Document
+    from sftcore.config.schema import ModelConfig
+    from sftcore.models.base_model import find
 
     return AutoTokenizer.from_pretrained(find(ModelConfig(SMOLLM2), Document({})).location)
 

@@ -1,6 +1,6 @@
 """Checkpoints that are there whole or not at all, and what a run needs to go on from one as if it had never stopped."""
 
-from sftcore.checkpoint.checkpoints import Checkpoint, Checkpoints
 from sftcore.checkpoint.manifest import Manifest
+from sftcore.checkpoint.store import Checkpoint, Checkpoints
 
 __all__ = ["Checkpoint", "Checkpoints", "Manifest"]

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from sftcore.checkpoint import manifest
-from sftcore.ranks import Ranks
-from sftcore.record import aside
-from sftcore.report import unwritable
+from sftcore.distributed.ranks import Ranks
+from sftcore.runtime.console import unwritable
+from sftcore.runtime.paths import earlier_folder
 
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "adapter_config.json")
 """Files that say which weights a folder holds: one that is left of another run would be taken for this one's."""
@@ -64,7 +64,7 @@ def _weights(folder: Path) -> list[Path]:
 
 
 def _put_aside(paths: list[Path], folder: Path) -> None:
-    earlier = aside(folder)
+    earlier = earlier_folder(folder)
     for path in paths:
         earlier.mkdir(parents=True, exist_ok=True)
         path.rename(earlier / path.name)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sftcore.errors import SftError
+from sftcore.core.errors import SftError
 
 NAME = ".lock"
 """The file in the folder that a run keeps locked; the system unlocks it when the run has ended, however it ends."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from sftcore.checkpoint.checkpoints import Checkpoint, Checkpoints, examine
-from sftcore.errors import ConfigError, SftError
-from sftcore.ranks import Ranks
-from sftcore.record import aside
-from sftcore.report import now, say, unwritable
+from sftcore.checkpoint.store import Checkpoint, Checkpoints, examine
+from sftcore.core.errors import ConfigError, SftError
+from sftcore.distributed.ranks import Ranks
+from sftcore.runtime.console import now, say, unwritable
+from sftcore.runtime.paths import earlier_folder
 
 STATE = "run_state.json"
 """The file in a checkpoint without which a run cannot go on; one that holds only weights has none."""
@@ -44,7 +44,7 @@ class Keeper:
 
         def clear() -> None:
             self._checkpoints.tidy()
-            self._checkpoints.put_aside(step, aside(self._checkpoints.folder))
+            self._checkpoints.put_aside(step, earlier_folder(self._checkpoints.folder))
 
         self.ranks.together(clear, lambda error: f"the output folder cannot be cleared: {error}")
 

@@ -15,15 +15,16 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from sftcore import __version__, secrets
-from sftcore.errors import ConfigError, DataError, PluginError, SftError
-from sftcore.stopping import EXIT_CODE, Stop, Stopped, listening
+from sftcore import __version__
+from sftcore.core.errors import ConfigError, DataError, PluginError, SftError
+from sftcore.runtime import redaction
+from sftcore.runtime.signals import EXIT_CODE, Stop, Stopped, listening
 
 if TYPE_CHECKING:
-    from sftcore.config import Loaded
+    from sftcore.config.document import Document
+    from sftcore.config.schema import Loaded
+    from sftcore.core.registry import Registry
     from sftcore.data import Prepared
-    from sftcore.document import Document
-    from sftcore.plugins import Registry
 
 DEFAULT_CONFIG = "config/finetune.yaml"
 
@@ -34,8 +35,8 @@ PREPARING = ("run", "prepare", "stats", "preview")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0; 2 for what the user can mend; 75 for a run that can go on."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    sys.excepthook = secrets.print_traceback
-    secrets.learn_words(argv)
+    sys.excepthook = redaction.print_traceback
+    redaction.learn_words(argv)
     try:
         argv = _take_local_rank(argv)
         with listening(os.environ) if argv[:1] == ["run"] else nullcontext(Stop()) as stop:
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SftError as error:
         rank = os.environ.get("RANK", "0")
         where = "" if rank == "0" else f" [rank {rank}]"
-        print(f"sft{where}: error: {secrets.hide(str(error))}", file=sys.stderr)
+        print(f"sft{where}: error: {redaction.hide(str(error))}", file=sys.stderr)
         return error.exit_code
     except Stopped as stopped:
         if os.environ.get("RANK", "0") == "0":
@@ -61,7 +62,7 @@ def _dispatch(argv: list[str], stop: Stop) -> int:
     registry: Registry | None = None
     flags: dict[str, str] = {}
     if argv and argv[0] in PREPARING:
-        from sftcore.plugins import Registry
+        from sftcore.core.registry import Registry
 
         registry = Registry.discover()
         flags = _backend_flags(registry) if argv[0] == "run" else {}
@@ -73,7 +74,7 @@ def _dispatch(argv: list[str], stop: Stop) -> int:
     takes_overrides = options.command in PREPARING
     strangers = [
         shown
-        for word, shown in zip(rest, secrets.redact_words(rest), strict=True)
+        for word, shown in zip(rest, redaction.redact_words(rest), strict=True)
         if not takes_overrides or word.startswith("-") or "=" not in word
     ]
     if takes_overrides and strangers and not any(word.startswith("-") for word in strangers):
@@ -94,7 +95,7 @@ def _dispatch(argv: list[str], stop: Stop) -> int:
     if options.command == "sync":
         return _sync(options)
     if options.command == "list-plugins":
-        from sftcore.plugins import Registry
+        from sftcore.core.registry import Registry
 
         return _list_plugins(Registry.discover(), as_json=options.json, verbose=options.verbose)
     parser.print_help()
@@ -122,7 +123,7 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose messages have no secrets, though they repeat what was typed."""
 
     def error(self, message: str) -> NoReturn:
-        super().error(secrets.hide(message))
+        super().error(redaction.hide(message))
 
 
 def _parser(backend_flags: dict[str, str]) -> argparse.ArgumentParser:
@@ -266,9 +267,9 @@ def _run(
     argv: list[str],
     stop: Stop,
 ) -> int:
-    from sftcore.document import Document
-    from sftcore.paths import locate
-    from sftcore.run import run
+    from sftcore.config.document import Document
+    from sftcore.runs.run import run
+    from sftcore.runtime.paths import locate
 
     document = Document.load(Path(locate(options.config)))
     if options.trace is not None:
@@ -285,10 +286,10 @@ def _run(
 
 def _loaded(options: argparse.Namespace, overrides: list[str], registry: Registry) -> Loaded:
     """Return the configuration that a command names, with what it overrides."""
-    from sftcore.config import load
-    from sftcore.document import Document
-    from sftcore.paths import locate
-    from sftcore.report import quiet_libraries
+    from sftcore.config.document import Document
+    from sftcore.config.schema import load
+    from sftcore.runtime.console import quiet_libraries
+    from sftcore.runtime.paths import locate
 
     quiet_libraries()
     document = Document.load(Path(locate(options.config)))
@@ -299,8 +300,8 @@ def _loaded(options: argparse.Namespace, overrides: list[str], registry: Registr
 
 def _prepared(loaded: Loaded, registry: Registry) -> Prepared:
     """Return the prepared data of a configuration, and say what became of its rows."""
-    from sftcore.preparation import prepared_data, tell_read
-    from sftcore.report import say
+    from sftcore.runs.preparation import prepared_data, tell_read
+    from sftcore.runtime.console import say
 
     if loaded.config.data.streaming:
         problem = "nothing is prepared of a stream; add data.streaming=false, and a limit if there is too much of it"
@@ -312,8 +313,8 @@ def _prepared(loaded: Loaded, registry: Registry) -> Prepared:
 
 
 def _prepare(options: argparse.Namespace, overrides: list[str], registry: Registry) -> int:
-    from sftcore.preparation import packed, tell_prepared
-    from sftcore.report import say
+    from sftcore.runs.preparation import packed, tell_prepared
+    from sftcore.runtime.console import say
 
     loaded = _loaded(options, overrides, registry)
     prepared = packed(loaded, _prepared(loaded, registry))
@@ -324,9 +325,9 @@ def _prepare(options: argparse.Namespace, overrides: list[str], registry: Regist
 
 
 def _stats(options: argparse.Namespace, overrides: list[str], registry: Registry) -> int:
-    from sftcore import stats
     from sftcore.data import unpacked
-    from sftcore.training_args import batch_sizes
+    from sftcore.inspection import stats
+    from sftcore.training.arguments import batch_sizes
 
     loaded = _loaded(options, overrides, registry)
     examples, length = _prepared(loaded, registry).train, loaded.config.data.max_length
@@ -340,8 +341,8 @@ def _stats(options: argparse.Namespace, overrides: list[str], registry: Registry
 
 
 def _cache(options: argparse.Namespace) -> int:
-    from sftcore.data.cache import Cache
-    from sftcore.report import size_of
+    from sftcore.data.preparation.cache import Cache
+    from sftcore.runtime.console import size_of
 
     cache = Cache()
     items = cache.items()
@@ -366,7 +367,7 @@ def _cache(options: argparse.Namespace) -> int:
 
 def _checkpoints(folder: Path, verify: bool, as_json: bool) -> int:
     from sftcore.checkpoint import Checkpoints
-    from sftcore.report import count, size_of
+    from sftcore.runtime.console import count, size_of
 
     if not folder.is_dir():
         raise ConfigError(f"{folder} is no folder; name the output_dir of a run")
@@ -398,8 +399,8 @@ def _checkpoints(folder: Path, verify: bool, as_json: bool) -> int:
 
 
 def _sync(options: argparse.Namespace) -> int:
-    from sftcore.plugins import Registry
-    from sftcore.sync import Recorded
+    from sftcore.core.registry import Registry
+    from sftcore.tracking.sync import Recorded
 
     recorded = Recorded(Path(options.folder))
     if options.trace is not None:
@@ -409,9 +410,9 @@ def _sync(options: argparse.Namespace) -> int:
 
 
 def _preview(options: argparse.Namespace, overrides: list[str], registry: Registry) -> int:
-    from sftcore import preview
-    from sftcore.report import say, warn
-    from sftcore.samples import samples
+    from sftcore.inspection import preview
+    from sftcore.inspection.samples import samples
+    from sftcore.runtime.console import say, warn
 
     if options.n < 1:
         raise ConfigError(f"-n {options.n}: how many rows? at least 1")
@@ -428,7 +429,7 @@ def _preview(options: argparse.Namespace, overrides: list[str], registry: Regist
     if not found.shown:
         raise DataError("none of these rows gives an example; try more with -n")
     if options.html is not None:
-        from sftcore.preview_page import page
+        from sftcore.inspection.preview_page import page
 
         lines = [f"{options.config}, chat template {found.template}"]
         try:
@@ -505,7 +506,7 @@ def _list_plugins(registry: Registry, as_json: bool, verbose: bool) -> int:
 
 def _listed(registry: Registry, entry: object, verbose: bool) -> dict[str, object]:
     """Return what is shown of one component."""
-    from sftcore.plugins import Entry
+    from sftcore.core.registry import Entry
 
     assert isinstance(entry, Entry)
     status = f"ambiguous, write {entry.qualified}" if registry.is_ambiguous(entry) else "ok"
@@ -520,8 +521,8 @@ def _listed(registry: Registry, entry: object, verbose: bool) -> dict[str, objec
         return {**row, "status": "broken", "error": problem}
     if not verbose:
         return row
-    from sftcore.options import describe
-    from sftcore.template_file import FileTemplate
+    from sftcore.config.fields import describe
+    from sftcore.core.template_file import FileTemplate
 
     try:
         cls = entry.component_class()

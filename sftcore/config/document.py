@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from sftcore.errors import ConfigError
-from sftcore.paths import locate
-from sftcore.secrets import learn, redact_word
+from sftcore.core.errors import ConfigError
+from sftcore.runtime.paths import locate
+from sftcore.runtime.redaction import learn, redact_word
 
 Keys = tuple[str | int, ...]
 """The way to a value: ``("data", "train", 0, "path")``."""

@@ -18,10 +18,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from sftcore.components import FURTHER
-from sftcore.document import Document, Keys
-from sftcore.errors import FieldError, SftError, nearest
-from sftcore.secrets import REDACTED, is_secret
+from sftcore.config.document import Document, Keys
+from sftcore.core.components import FURTHER
+from sftcore.core.errors import FieldError, SftError, nearest
+from sftcore.runtime.redaction import REDACTED, is_secret
 
 T = TypeVar("T")
 

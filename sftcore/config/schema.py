@@ -9,13 +9,13 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from sftcore.components import FURTHER, RESERVED, Backend, Component, Method, Template, Tracker
-from sftcore.document import Document, Keys, dotted
-from sftcore.errors import FieldError, PluginError
-from sftcore.options import fill, shown
-from sftcore.plugins import Entry, Registry
-from sftcore.supervision.policy import Context, Policy, Reasoning, TrainOn, Truncation
-from sftcore.template_file import FileTemplate
+from sftcore.config.document import Document, Keys, dotted
+from sftcore.config.fields import fill, shown
+from sftcore.core.components import FURTHER, RESERVED, Backend, Component, Method, Template, Tracker
+from sftcore.core.errors import FieldError, PluginError
+from sftcore.core.labelling_policy import Context, Policy, Reasoning, TrainOn, Truncation
+from sftcore.core.registry import Entry, Registry
+from sftcore.core.template_file import FileTemplate
 
 AUTO = "auto"
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from sftcore.errors import RowError, json_type
-from sftcore.types import Conversation, Message, Texts
+from sftcore.core.errors import RowError, json_type
+from sftcore.core.types import Conversation, Message, Texts
 
 FURTHER = "further_options"
 """Key in the metadata of a field that collects another dataclass's options."""

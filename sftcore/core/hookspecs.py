@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from sftcore.components import Backend, Format, Method, Template, Tracker
+    from sftcore.core.components import Backend, Format, Method, Template, Tracker
 
 PROJECT = "sftcore"
 """The pluggy project name, and the entry-point group of hook modules."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from sftcore.types import Role
+from sftcore.core.types import Role
 
 TrainOn = Literal["assistant", "last_turn", "all"] | list[Role]
 Reasoning = Literal["train", "mask"]

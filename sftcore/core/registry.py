@@ -17,11 +17,11 @@ from types import ModuleType
 
 import pluggy
 
-from sftcore import hookspecs
-from sftcore.components import KINDS, Component
-from sftcore.errors import PluginError, nearest
-from sftcore.hookspecs import PROJECT, TEMPLATE_GROUP
-from sftcore.template_file import FileTemplate
+from sftcore.core import hookspecs
+from sftcore.core.components import KINDS, Component
+from sftcore.core.errors import PluginError, nearest
+from sftcore.core.hookspecs import PROJECT, TEMPLATE_GROUP
+from sftcore.core.template_file import FileTemplate
 
 _HOOKS = {f"register_{kind}s": kind for kind in KINDS}
 

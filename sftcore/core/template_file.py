@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sftcore.components import Template
-from sftcore.errors import ConfigError, nearest
+from sftcore.core.components import Template
+from sftcore.core.errors import ConfigError, nearest
 
 _STRINGS = {
     "description",

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from sftcore.errors import RowError, nearest
+from sftcore.core.errors import RowError, nearest
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,16 +1,16 @@
 """The way of a row: source, conversation, labelled example, packed row, batch."""
 
-from sftcore.data.collate import Collator
-from sftcore.data.conversations import parse_sources
-from sftcore.data.evened import Even, Evened, shuffled
-from sftcore.data.examples import Examples
-from sftcore.data.labels import Summary
-from sftcore.data.packing import PackedSet, join
-from sftcore.data.prepare import Prepared, pack, prepare, unpacked
-from sftcore.data.progress import Progress
-from sftcore.data.stream import Stream
-from sftcore.data.streaming import ended, prepare_stream
-from sftcore.data.window import Order
+from sftcore.data.batching.collator import Collator
+from sftcore.data.batching.packing import PackedSet, join
+from sftcore.data.batching.padded_sampler import Even, Evened, shuffled
+from sftcore.data.preparation.pipeline import Prepared, pack, prepare, unpacked
+from sftcore.data.preparation.progress import Progress
+from sftcore.data.sources.formats import parse_sources
+from sftcore.data.streaming.setup import ended, prepare_stream
+from sftcore.data.streaming.shuffle_window import Order
+from sftcore.data.streaming.stream import Stream
+from sftcore.data.tables.examples import Examples
+from sftcore.data.tables.summary import Summary
 
 __all__ = [
     "Collator",

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed
 
-from sftcore.errors import SftError
+from sftcore.core.errors import SftError
 
 T = TypeVar("T")
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch.distributed
 
-from sftcore.errors import RankError
-from sftcore.ranks import Ranks
-from sftcore.stopping import Stopped
+from sftcore.core.errors import RankError
+from sftcore.distributed.ranks import Ranks
+from sftcore.runtime.signals import Stopped
 
 DONE, FAILED, STOPPED = -1, -2, -3
 """What a rank writes in place of a sign of life when it ends."""

@@ -1,6 +1,6 @@
 """What ``sft preview`` shows: which tokens of an example are trained, on a terminal or as JSON.
 
-:mod:`sftcore.preview_page` makes the page of the same.
+:mod:`sftcore.inspection.preview_page` makes the page of the same.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
-from sftcore.report import count
-from sftcore.types import IGNORE_INDEX, Origin
+from sftcore.core.types import IGNORE_INDEX, Origin
+from sftcore.runtime.console import count
 
 if TYPE_CHECKING:
-    from sftcore.supervision import Labelled
+    from sftcore.labelling import Labelled
 
     Shown = Sequence[tuple[Labelled, Origin]]
     """Examples, and the row that each was made of."""

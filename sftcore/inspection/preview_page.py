@@ -9,11 +9,11 @@ from html import escape
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from sftcore.preview import PARTLY, STOP, Cell, cells, heads, one_line, totals, visible
+from sftcore.inspection.preview import PARTLY, STOP, Cell, cells, heads, one_line, totals, visible
 
 if TYPE_CHECKING:
-    from sftcore.preview import Shown
-    from sftcore.supervision import Labelled
+    from sftcore.inspection.preview import Shown
+    from sftcore.labelling import Labelled
 
 
 def page(shown: Shown, tokenizer: Any, title: str, summary_lines: Sequence[str] = ()) -> str:

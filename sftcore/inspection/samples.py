@@ -9,16 +9,16 @@ from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
-from sftcore.chat_template import serving
-from sftcore.config import Loaded
+from sftcore.config.schema import Loaded
+from sftcore.core.errors import DataError, RowError
+from sftcore.core.registry import Registry
+from sftcore.core.types import Origin
 from sftcore.data import parse_sources
-from sftcore.data.batch import labelled
-from sftcore.data.labels import remarked
-from sftcore.data.refusals import bad_rows
-from sftcore.errors import DataError, RowError
-from sftcore.plugins import Registry
-from sftcore.supervision import Labelled, Remark, TooLongError
-from sftcore.types import Origin
+from sftcore.data.sources.rejected import bad_rows
+from sftcore.data.tables.label_batch import labelled
+from sftcore.data.tables.summary import remarked
+from sftcore.labelling import Labelled, Remark, TooLongError
+from sftcore.models.chat_template import serving
 
 
 class Samples(NamedTuple):

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sftcore.data import Examples
-from sftcore.data.bins import Bins, padding
-from sftcore.report import count
+from sftcore.data.batching.bin_packing import Bins, padding
+from sftcore.runtime.console import count
 
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 """The lengths whose cost is shown, as far as the data has use for them."""

@@ -1,12 +1,12 @@
 """Which tokens are trained: from a conversation and a chat template to labelled examples, certain or refused."""
 
-from sftcore.supervision.draft import Draft, Outline
-from sftcore.supervision.drafts import DraftColumns
-from sftcore.supervision.labeller import Labelled, Labeller, Labelling
-from sftcore.supervision.plan import Sketch
-from sftcore.supervision.policy import Policy
-from sftcore.supervision.remarks import Remark
-from sftcore.supervision.truncation import TooLongError, fit
+from sftcore.core.labelling_policy import Policy
+from sftcore.labelling.draft import Draft, Outline
+from sftcore.labelling.draft_columns import DraftColumns
+from sftcore.labelling.fast_path.plan import Sketch
+from sftcore.labelling.labeller import Labelled, Labeller, Labelling
+from sftcore.labelling.truncation import TooLongError, fit
+from sftcore.labelling.warnings import Remark
 
 __all__ = [
     "Draft",

@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from sftcore.supervision.remarks import Remark
-from sftcore.supervision.spans import Span
+from sftcore.labelling.spans import Span
+from sftcore.labelling.warnings import Remark
 
 
 class Draft(NamedTuple):

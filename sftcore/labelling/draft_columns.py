@@ -9,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sftcore.errors import RowError
-from sftcore.supervision.borders import Borders, Integers
-from sftcore.supervision.draft import Draft, Outline
-from sftcore.supervision.plan import Sketch
-from sftcore.supervision.spans import SpanColumns
+from sftcore.core.errors import RowError
+from sftcore.labelling.boundaries import Borders, Integers
+from sftcore.labelling.draft import Draft, Outline
+from sftcore.labelling.fast_path.plan import Sketch
+from sftcore.labelling.spans import SpanColumns
 
 
 class DraftColumns(NamedTuple):

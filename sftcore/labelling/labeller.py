@@ -9,21 +9,21 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from sftcore.encoding import Encoder, Proofs
-from sftcore.errors import RowError
-from sftcore.supervision.draft import Draft, Outline
-from sftcore.supervision.habits import CALLING, SAMPLES, learn
-from sftcore.supervision.layout import Layout
-from sftcore.supervision.plan import Sketch
-from sftcore.supervision.plans import Plans
-from sftcore.supervision.policy import Policy
-from sftcore.supervision.remarks import Remark
-from sftcore.supervision.spans import Span, painted, reasoning_range
-from sftcore.supervision.template import ChatTemplate
-from sftcore.supervision.tokens import encode, label_tokens, tokens_in
-from sftcore.supervision.tracked import CONTENT, REASONING
-from sftcore.supervision.turns import Fit, Served, Turn, find_turn, lost_text, shows
-from sftcore.types import IGNORE_INDEX, Conversation, Message
+from sftcore.core.errors import RowError
+from sftcore.core.labelling_policy import Policy
+from sftcore.core.types import IGNORE_INDEX, Conversation, Message
+from sftcore.labelling.draft import Draft, Outline
+from sftcore.labelling.fast_path.plan import Sketch
+from sftcore.labelling.fast_path.planner import Plans
+from sftcore.labelling.layout import Layout
+from sftcore.labelling.rendering.provenance import CONTENT, REASONING
+from sftcore.labelling.rendering.renderer import ChatTemplate
+from sftcore.labelling.spans import Span, painted, reasoning_range
+from sftcore.labelling.template_profile import CALLING, SAMPLES, learn
+from sftcore.labelling.token_labels import encode, label_tokens, tokens_in
+from sftcore.labelling.turns import Fit, Served, Turn, find_turn, lost_text, shows
+from sftcore.labelling.warnings import Remark
+from sftcore.tokenization import Encoder, Proofs
 
 
 @dataclass(frozen=True)

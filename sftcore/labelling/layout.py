@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from sftcore.supervision.template import Piece, Rendering
-from sftcore.supervision.tracked import (
+from sftcore.labelling.rendering.provenance import (
     CALL_ID,
     CALL_NAME,
     END_GENERATION,
@@ -20,6 +19,7 @@ from sftcore.supervision.tracked import (
     MIXED,
     split_tag,
 )
+from sftcore.labelling.rendering.renderer import Piece, Rendering
 
 
 class Layout:

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sftcore.supervision.tracked import REASONING
-from sftcore.supervision.turns import Turn
+from sftcore.labelling.rendering.provenance import REASONING
+from sftcore.labelling.turns import Turn
 
 _INLINE = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)
 _OPENED = re.compile(r"<think>\s*\Z")

@@ -6,11 +6,11 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from sftcore.errors import RowError
-from sftcore.supervision.layout import Layout
-from sftcore.supervision.template import ChatTemplate, Piece
-from sftcore.supervision.turns import OPEN_TAG, Habits
-from sftcore.types import Message
+from sftcore.core.errors import RowError
+from sftcore.core.types import Message
+from sftcore.labelling.layout import Layout
+from sftcore.labelling.rendering.renderer import ChatTemplate, Piece
+from sftcore.labelling.turns import OPEN_TAG, Habits
 
 _SYSTEM = Message("system", "Be brief.")
 _TURNS = (

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sftcore.encoding import Columns, Encoded, encode, tokens_of_prefix
-from sftcore.errors import RowError
-from sftcore.supervision.spans import Span, SpanColumns
-from sftcore.types import IGNORE_INDEX
+from sftcore.core.errors import RowError
+from sftcore.core.types import IGNORE_INDEX
+from sftcore.labelling.spans import Span, SpanColumns
+from sftcore.tokenization import Columns, Encoded, encode, tokens_of_prefix
 
 __all__ = ["Encoded", "LabelColumns", "encode", "label_columns", "label_tokens", "tokens_in"]
 

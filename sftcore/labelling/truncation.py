@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from sftcore.errors import RowError
-from sftcore.supervision.labeller import Labelled, Labeller, Labelling
-from sftcore.supervision.policy import Policy
-from sftcore.supervision.remarks import Remark
-from sftcore.types import IGNORE_INDEX, Conversation
+from sftcore.core.errors import RowError
+from sftcore.core.labelling_policy import Policy
+from sftcore.core.types import IGNORE_INDEX, Conversation
+from sftcore.labelling.labeller import Labelled, Labeller, Labelling
+from sftcore.labelling.warnings import Remark
 
 
 class TooLongError(RowError):

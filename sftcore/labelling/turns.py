@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple
 
-from sftcore.errors import RowError
-from sftcore.supervision.layout import Layout
-from sftcore.supervision.template import ChatTemplate, Piece
-from sftcore.supervision.tracked import CALL, CALL_NAME, CONTENT, REASONING
+from sftcore.core.errors import RowError
+from sftcore.labelling.layout import Layout
+from sftcore.labelling.rendering.provenance import CALL, CALL_NAME, CONTENT, REASONING
+from sftcore.labelling.rendering.renderer import ChatTemplate, Piece
 
 SWITCHES = ("enable_thinking", "thinking", "reasoning")
 """Variables by which templates of reasoning models choose between prompts."""

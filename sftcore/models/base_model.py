@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sftcore.components import Method
-from sftcore.config import ModelConfig
-from sftcore.document import Document
-from sftcore.errors import ConfigError, SftError
-from sftcore.paths import cache_folder
-from sftcore.report import count, say
+from sftcore.config.document import Document
+from sftcore.config.schema import ModelConfig
+from sftcore.core.components import Method
+from sftcore.core.errors import ConfigError, SftError
+from sftcore.runtime.console import count, say
+from sftcore.runtime.paths import cache_folder
 
 _WHOLE = 64 << 20
 """Files up to this many bytes go into a fingerprint whole; of larger ones only both ends and the size."""

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sftcore.base_model import BaseModel, find
-from sftcore.components import Template
-from sftcore.config import Loaded, load_template
-from sftcore.errors import ConfigError, nearest
-from sftcore.supervision import Labeller
+from sftcore.config.schema import Loaded, load_template
+from sftcore.core.components import Template
+from sftcore.core.errors import ConfigError, nearest
+from sftcore.labelling import Labeller
+from sftcore.models.base_model import BaseModel, find
 
 
 @dataclass(frozen=True)

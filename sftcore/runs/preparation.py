@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sftcore.chat_template import Serving, serving
-from sftcore.config import Loaded
+from sftcore.config.schema import Loaded
+from sftcore.core.registry import Registry
 from sftcore.data import Prepared, Progress, Stream, pack, prepare, prepare_stream
-from sftcore.data.refusals import Refusal
-from sftcore.data.sources import files_of
-from sftcore.plugins import Registry
-from sftcore.report import count, say
+from sftcore.data.sources.files import files_of
+from sftcore.data.sources.rejected import Refusal
+from sftcore.models.chat_template import Serving, serving
+from sftcore.runtime.console import count, say
 
 FEW = 5
 """How many refused rows of a source are shown, where a run goes on without them."""
@@ -35,7 +35,7 @@ def packed(loaded: Loaded, prepared: Prepared) -> Prepared:
     Raises:
         ConfigError: a training argument is wrong.
     """
-    from sftcore.training_args import batch_sizes
+    from sftcore.training.arguments import batch_sizes
 
     if not loaded.config.data.packing:
         return prepared

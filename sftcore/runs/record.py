@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from sftcore import __version__
-from sftcore.config import Loaded
-from sftcore.report import now
-from sftcore.secrets import redact, redact_words
-from sftcore.stopping import LAUNCH
+from sftcore.config.schema import Loaded
+from sftcore.runtime.console import now
+from sftcore.runtime.paths import earlier_folder
+from sftcore.runtime.redaction import redact, redact_words
+from sftcore.runtime.signals import LAUNCH
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors")
 """Libraries whose versions every record holds; a component's own are added from ``requires``."""
@@ -84,7 +85,7 @@ class RunRecord:
         if self.path.exists():
             if resuming:
                 self.content["id"] = earlier_id(self.path) or self.content["id"]
-            earlier = aside(self.folder)
+            earlier = earlier_folder(self.folder)
             earlier.mkdir(parents=True, exist_ok=True)
             for name in (self.path.name, "quarantine.jsonl", *(() if resuming else ("metrics.jsonl",))):
                 if (self.folder / name).exists():
@@ -103,11 +104,6 @@ class RunRecord:
     def end(self, status: str, **more: Any) -> None:
         """Write how the run ended: ``finished``, ``failed`` or ``interrupted``."""
         self.write(status=status, ended=now(), **more)
-
-
-def aside(folder: Path) -> Path:
-    """Return where to put what an earlier run left in *folder*; it need not exist."""
-    return folder / "earlier" / now().replace(":", "-")
 
 
 def new_id() -> str:

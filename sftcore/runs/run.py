@@ -11,19 +11,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sftcore import chat_template
-from sftcore.chat_template import Serving
-from sftcore.config import Loaded, load
-from sftcore.data import Prepared, Stream, ended, quarantine
-from sftcore.document import Document
-from sftcore.errors import RankError, SftError
-from sftcore.plugins import Registry
-from sftcore.preparation import packed, prepared_data, tell_prepared, tell_read
-from sftcore.record import RunRecord
-from sftcore.report import count, is_main_process, quiet_libraries, say, warn
-from sftcore.secrets import redact, redact_words, told
-from sftcore.stopping import LAUNCHER, Stop, Stopped
-from sftcore.trackers import TrackerGroup, chosen
+from sftcore.config.document import Document
+from sftcore.config.schema import Loaded, load
+from sftcore.core.errors import RankError, SftError
+from sftcore.core.registry import Registry
+from sftcore.data import Prepared, Stream, ended
+from sftcore.data.tables import quarantine
+from sftcore.models import chat_template
+from sftcore.models.chat_template import Serving
+from sftcore.runs.preparation import packed, prepared_data, tell_prepared, tell_read
+from sftcore.runs.record import RunRecord
+from sftcore.runtime.console import count, is_main_process, quiet_libraries, say, warn
+from sftcore.runtime.redaction import redact, redact_words, told
+from sftcore.runtime.signals import LAUNCHER, Stop, Stopped
+from sftcore.tracking.group import TrackerGroup, chosen
 
 
 def run(document: Document, registry: Registry, argv: Sequence[str], stop: Stop) -> int:
@@ -44,9 +45,9 @@ def run(document: Document, registry: Registry, argv: Sequence[str], stop: Stop)
     loaded = load(document, registry, os.environ)
     say("config", document.name)
     stop.after(loaded.config.max_hours)
-    from sftcore import training_args
+    from sftcore.training import arguments
 
-    training_args.check_given(loaded)
+    arguments.check_given(loaded)
     served, prepared = prepared_data(loaded, registry)
     command = None if _is_launched(os.environ) else loaded.config.backend.command(argv)
     if command is not None:
@@ -69,38 +70,38 @@ def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[s
 
     cpu = not torch.accelerator.is_available()
     loaded.config.backend.start(os.environ, cpu)
-    from sftcore import failure, memory, resuming, train, training_args
-    from sftcore.checkpoint import final
-    from sftcore.checkpoint.holding import held
-    from sftcore.checkpoint.keeper import Keeper
-    from sftcore.ranks import Ranks
-    from sftcore.watchdog import Watchdog
+    from sftcore.checkpoint import export
+    from sftcore.checkpoint.folder_lock import held
+    from sftcore.checkpoint.writer import Keeper
+    from sftcore.distributed.ranks import Ranks
+    from sftcore.distributed.watchdog import Watchdog
+    from sftcore.training import arguments, build, failure, out_of_memory, resume
 
     transformers.utils.logging.disable_progress_bar()
     base, tokenizer, template, labeller = served
-    args = training_args.build(loaded, cpu, bool(prepared.eval), os.environ)
+    args = arguments.build(loaded, cpu, bool(prepared.eval), os.environ)
 
     folder = _output_folder(args.output_dir)
     record = RunRecord(folder, loaded, list(argv), os.environ)
     ranks = Ranks(args.ddp_timeout)
     watchdog = Watchdog(ranks, loaded.config.rank_timeout, args.ddp_timeout, partial(_gave_up, record))
     trackers = TrackerGroup(chosen(loaded) if is_main_process() else [], folder)
-    built: train.Built | None = None
+    built: build.Built | None = None
     try:
         with watchdog, ExitStack() as stack:
             ranks.share(folder)
             ranks.together(lambda: stack.enter_context(held(folder)), str)
             args.save_on_each_node = ranks.apart
             keeper = Keeper(folder, ranks, record.content["versions"])
-            resume = resuming.checkpoint(args, keeper, ranks.gathered(record.begun_before())[0])
-            model = train.load_model(base, loaded.config, args)
+            source = resume.checkpoint(args, keeper, ranks.gathered(record.begun_before())[0])
+            model = build.load_model(base, loaded.config, args)
             stop_ids, stop_texts = chat_template.stop_token_ids(tokenizer, labeller.stops)
             for text in stop_texts:
                 warn(f"the stop string {text!r} is no token of this tokenizer: whoever serves the model stops at it")
-            train.set_stops(model, stop_ids, tokenizer.pad_token_id)
-            built = train.build_trainer(model, loaded.config, args, tokenizer, prepared, keeper, stop, watchdog)
-            before = resuming.check(resume, built, ranks.size) if resume else {}
-            here = resume if resume and resume.path.parent.resolve() == folder.resolve() else None
+            build.set_stops(model, stop_ids, tokenizer.pad_token_id)
+            built = build.build_trainer(model, loaded.config, args, tokenizer, prepared, keeper, stop, watchdog)
+            before = resume.check(source, built, ranks.size) if source else {}
+            here = source if source and source.path.parent.resolve() == folder.resolve() else None
             keeper.begin(here.step if here else -1)
             if is_main_process():
                 record.begin(resuming=here is not None)
@@ -131,16 +132,16 @@ def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[s
                     "versions": record.content["versions"],
                 }
             )
-            result = built.trainer.train(resume_from_checkpoint=str(resume.path) if resume else None)
+            result = built.trainer.train(resume_from_checkpoint=str(source.path) if source else None)
             watchdog.at("saving the model")
-            final.save(built.trainer, tokenizer, folder, ranks)
+            export.save(built.trainer, tokenizer, folder, ranks)
         trackers.finish()
         data = _data(_ended(prepared))
         if is_main_process():
             record.end("finished", data=data, steps=result.global_step, metrics=result.metrics, asked=built.ask.answers)
     except BaseException as error:
         batch, longest = built.trainer.batch if built else None, loaded.config.data.max_length
-        reason = failure.explained(error, folder, lambda: memory.explain(args, batch, longest))
+        reason = failure.explained(error, folder, lambda: out_of_memory.explain(args, batch, longest))
         if isinstance(reason, RankError) and watchdog.stopped_elsewhere():
             reason = Stopped("another rank")
         if built:
@@ -215,4 +216,4 @@ def _become(command: Sequence[str]) -> None:
     say("launch", " ".join(redact_words(command)))
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "sftcore.launch", *command])
+    os.execv(sys.executable, [sys.executable, "-m", "sftcore.runtime.launcher", *command])

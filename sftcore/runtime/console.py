@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from sftcore.secrets import hide
+from sftcore.runtime.redaction import hide
 
 
 def is_main_process() -> bool:

@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sftcore.stopping import ALIVE, ASKED, ENDED, LAUNCHER, put
+from sftcore.runtime.signals import ALIVE, ASKED, ENDED, LAUNCHER, put
 
 
 class Launched:

@@ -1,6 +1,6 @@
 """The launcher's parent: it hands on signals as requests to stop, and the exit code of the ranks.
 
-It imports nothing heavy, because it stays as long as the run does: ``python -m sftcore.launch COMMAND...``.
+It imports nothing heavy, because it stays as long as the run does: ``python -m sftcore.runtime.launcher COMMAND...``.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-from sftcore.launched import Launched
-from sftcore.stopping import LAUNCH, SAME, SIGNALS
+from sftcore.runtime.launched import Launched
+from sftcore.runtime.signals import LAUNCH, SAME, SIGNALS
 
 
 def launch(command: Sequence[str]) -> int:

@@ -6,7 +6,8 @@ import importlib.util
 import os
 from pathlib import Path
 
-from sftcore.errors import ConfigError
+from sftcore.core.errors import ConfigError
+from sftcore.runtime.console import now
 
 PACKAGE = "package:"
 """Prefix of a file inside an installed Python package: ``package:NAME/inner/file``."""
@@ -41,3 +42,8 @@ def locate(text: str, folder: Path | None = None) -> Path:
 def cache_folder() -> Path:
     """Return where sftcore keeps what it can make again: ``$SFTCORE_CACHE``, or ``~/.cache/sftcore``."""
     return Path(os.environ.get("SFTCORE_CACHE") or Path.home() / ".cache" / "sftcore")
+
+
+def earlier_folder(folder: Path) -> Path:
+    """Folder below *folder* for what an earlier run left there; it need not exist."""
+    return folder / "earlier" / now().replace(":", "-")

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sftcore.encoding.accelerator import Accelerator, find_accelerator
-from sftcore.encoding.columns import Columns, Integers, Sums
-from sftcore.encoding.lengths import byte_lengths, trims
-from sftcore.encoding.proof import characters, sample, situations, vocabulary
-from sftcore.encoding.proofs import Proof, Proofs
-from sftcore.encoding.single import Encoded, encode, utf8
-from sftcore.errors import RowError
-from sftcore.report import warn
-from sftcore.stopping import Stopped
+from sftcore.core.errors import RowError
+from sftcore.runtime.console import warn
+from sftcore.runtime.signals import Stopped
+from sftcore.tokenization.accelerator import Accelerator, find_accelerator
+from sftcore.tokenization.byte_lengths import byte_lengths, trims
+from sftcore.tokenization.equivalence_cache import Proof, Proofs
+from sftcore.tokenization.equivalence_texts import characters, sample, situations, vocabulary
+from sftcore.tokenization.single_text import Encoded, encode, utf8
+from sftcore.tokenization.token_columns import Columns, Integers, Sums
 
 WORTH = 5_000_000
 """How many characters are encoded before an accelerator is tried: the proof takes about as long as these."""

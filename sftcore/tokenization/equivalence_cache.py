@@ -10,8 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sftcore.encoding.accelerator import Accelerator
-from sftcore.paths import cache_folder
+from sftcore.runtime.paths import cache_folder
+from sftcore.tokenization.accelerator import Accelerator
 
 
 class Proof(NamedTuple):

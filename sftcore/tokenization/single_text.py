@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from sftcore.errors import RowError
+from sftcore.core.errors import RowError
 
 
 class Encoded(NamedTuple):

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sftcore.encoding.single import Encoded
-from sftcore.errors import RowError
+from sftcore.core.errors import RowError
+from sftcore.tokenization.single_text import Encoded
 
 Integers = NDArray[np.int64]
 Sums = NDArray[np.int32] | NDArray[np.int64]

@@ -18,12 +18,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sftcore.components import Tracker
-from sftcore.config import Loaded
-from sftcore.options import written
-from sftcore.report import say, warn
-from sftcore.secrets import told
-from sftcore.tracker_process import EXIT_LIMIT, STARTED
+from sftcore.config.fields import written
+from sftcore.config.schema import Loaded
+from sftcore.core.components import Tracker
+from sftcore.runtime.console import say, warn
+from sftcore.runtime.redaction import told
+from sftcore.tracking.process import EXIT_LIMIT, STARTED
 
 METRICS = "metrics.jsonl"
 """What is logged in a run, in its output folder: a JSON object a line, with ``step`` and ``time``."""
@@ -40,7 +40,7 @@ UNSTARTED_LIMIT = 20
 STOPPED_LIMIT = 10
 """Seconds that a run waits for its trackers that was stopped, or failed: whoever stopped it is waiting."""
 
-_COMMAND = (sys.executable, "-m", "sftcore.tracker_process")
+_COMMAND = (sys.executable, "-m", "sftcore.tracking.process")
 
 
 def chosen(loaded: Loaded) -> list[tuple[str, Tracker]]:

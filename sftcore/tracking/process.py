@@ -1,4 +1,4 @@
-"""``python -m sftcore.tracker_process``: one tracker, fed from ``metrics.jsonl``; started by ``sftcore.trackers``.
+"""``python -m sftcore.tracking.process``: one tracker, fed from ``metrics.jsonl``.
 
 The first line of standard input is the order: which tracker, with which options, for which run. The second line says
 that the run has ended. If there is none, because the run was killed, the tracker is finished all the same. Standard
@@ -20,8 +20,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sftcore.secrets import hide, learn, told
-from sftcore.stopping import SIGNALS
+from sftcore.runtime.redaction import hide, learn, told
+from sftcore.runtime.signals import SIGNALS
 
 INTERVAL = 0.5
 """Seconds between two looks at ``metrics.jsonl``."""
@@ -120,8 +120,8 @@ def ended_by(error: str | None) -> BaseException | None:
 
 def _made(order: Mapping[str, Any]) -> Any:
     """Return the tracker that *order* describes."""
-    from sftcore.document import Document
-    from sftcore.options import fill
+    from sftcore.config.document import Document
+    from sftcore.config.fields import fill
 
     found: Any = importlib.import_module(order["module"])
     for name in order["class"].split("."):

@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sftcore.config import load_trackers
-from sftcore.document import Document
-from sftcore.errors import ConfigError, SftError
-from sftcore.plugins import Registry
-from sftcore.report import say
-from sftcore.secrets import REDACTED
-from sftcore.trackers import METRICS, TrackerGroup
+from sftcore.config.document import Document
+from sftcore.config.schema import load_trackers
+from sftcore.core.errors import ConfigError, SftError
+from sftcore.core.registry import Registry
+from sftcore.runtime.console import say
+from sftcore.runtime.redaction import REDACTED
+from sftcore.tracking.group import METRICS, TrackerGroup
 
 SYNC_LIMIT = 600
 """Seconds that trackers may take to send what is there."""

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 import transformers
 
-from sftcore.config import ELSEWHERE, Loaded
-from sftcore.errors import SftError
-from sftcore.options import check
-from sftcore.report import count, warn
+from sftcore.config.fields import check
+from sftcore.config.schema import ELSEWHERE, Loaded
+from sftcore.core.errors import SftError
+from sftcore.runtime.console import count, warn
 
 _ELSEWHERE = {
     "seed": "it is the top-level key 'seed'",

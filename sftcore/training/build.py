@@ -9,19 +9,19 @@ from typing import Any
 
 import transformers
 
-from sftcore.base_model import BaseModel
-from sftcore.callbacks import Ask, Metrics, Progress
-from sftcore.checkpoint.keeper import Keeper
-from sftcore.config import Config
+from sftcore.checkpoint.writer import Keeper
+from sftcore.config.schema import Config
 from sftcore.data import Collator, Evened, PackedSet, Prepared, Stream
-from sftcore.finite import Finite
-from sftcore.isolation import PackingCheck
-from sftcore.loss import TokenMean
-from sftcore.report import count, say
-from sftcore.stopping import Stop
-from sftcore.streamed import Progressed, Streamed, order_of
-from sftcore.trainer import SftTrainer
-from sftcore.watchdog import Watchdog
+from sftcore.data.streaming.torch_dataset import Progressed, Streamed, order_of
+from sftcore.distributed.watchdog import Watchdog
+from sftcore.models.base_model import BaseModel
+from sftcore.runtime.console import count, say
+from sftcore.runtime.signals import Stop
+from sftcore.training.callbacks import Ask, Metrics, Progress
+from sftcore.training.loss import TokenMean
+from sftcore.training.non_finite import Finite
+from sftcore.training.packing_check import PackingCheck
+from sftcore.training.trainer import SftTrainer
 
 
 def load_model(base: BaseModel, config: Config, args: transformers.TrainingArguments) -> Any:

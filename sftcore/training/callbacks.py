@@ -14,8 +14,8 @@ import torch
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
-from sftcore.report import say
-from sftcore.trackers import METRICS
+from sftcore.runtime.console import say
+from sftcore.tracking.group import METRICS
 
 
 class Metrics(TrainerCallback):  # type: ignore[misc]

@@ -6,10 +6,10 @@ import errno
 from collections.abc import Callable
 from pathlib import Path
 
-from sftcore import memory
-from sftcore.errors import RankError, SftError
-from sftcore.ranks import of_another_rank
-from sftcore.report import unwritable
+from sftcore.core.errors import RankError, SftError
+from sftcore.distributed.ranks import of_another_rank
+from sftcore.runtime.console import unwritable
+from sftcore.training.out_of_memory import ran_out
 
 _DISK = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}
 
@@ -21,7 +21,7 @@ def explained(error: BaseException, folder: Path, out_of_memory: Callable[[], st
         folder: where the run writes.
         out_of_memory: says what to do where memory is short.
     """
-    if memory.ran_out(error):
+    if ran_out(error):
         return SftError(out_of_memory())
     if isinstance(error, OSError) and error.errno in _DISK:
         return SftError(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy, pad
 
-from sftcore.types import IGNORE_INDEX
+from sftcore.core.types import IGNORE_INDEX
 
 
 @dataclass

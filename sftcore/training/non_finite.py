@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from sftcore.config import NonFiniteConfig
-from sftcore.errors import SftError
-from sftcore.ranks import Ranks
-from sftcore.report import warn
+from sftcore.config.schema import NonFiniteConfig
+from sftcore.core.errors import SftError
+from sftcore.distributed.ranks import Ranks
+from sftcore.runtime.console import warn
 
 SHOWN = 10
 """Rows that are named, at most."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from sftcore.report import size_of
+from sftcore.runtime.console import size_of
 
 
 def ran_out(error: BaseException) -> bool:

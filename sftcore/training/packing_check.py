@@ -10,9 +10,9 @@ from typing import Any, NoReturn
 import torch
 from transformers import TrainerCallback
 
+from sftcore.core.errors import ConfigError
+from sftcore.core.types import Example
 from sftcore.data import Collator, PackedSet, join
-from sftcore.errors import ConfigError
-from sftcore.types import Example
 
 DOCUMENTS = 4
 """How many documents share a row of the proof."""

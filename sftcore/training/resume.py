@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sftcore.checkpoint import Checkpoint
-from sftcore.checkpoint.keeper import STATE, Keeper
-from sftcore.errors import ConfigError
-from sftcore.report import count, say, warn
+from sftcore.checkpoint.writer import STATE, Keeper
+from sftcore.core.errors import ConfigError
+from sftcore.runtime.console import count, say, warn
 
 if TYPE_CHECKING:
-    from sftcore.train import Built
+    from sftcore.training.build import Built
 
 AUTO = (True, "true", "True", "auto")
 NEVER = (None, False, "false", "False")

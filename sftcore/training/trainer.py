@@ -13,18 +13,18 @@ from typing import Any
 import torch
 import transformers
 
-from sftcore.checkpoint import chance, pickles, tree
-from sftcore.checkpoint.keeper import STATE, Keeper
-from sftcore.components import Backend
+from sftcore.checkpoint import rng_state, safe_pickle, tensor_tree
+from sftcore.checkpoint.writer import STATE, Keeper
+from sftcore.core.components import Backend
+from sftcore.core.errors import SftError
+from sftcore.core.types import IGNORE_INDEX
 from sftcore.data import Even, Evened, PackedSet, shuffled
-from sftcore.errors import SftError
-from sftcore.finite import Finite
-from sftcore.loss import TokenMean
-from sftcore.ranks import AloneError
-from sftcore.stopping import Stop, Stopped
-from sftcore.streamed import Streamed
-from sftcore.types import IGNORE_INDEX
-from sftcore.watchdog import Watchdog
+from sftcore.data.streaming.torch_dataset import Streamed
+from sftcore.distributed.ranks import AloneError
+from sftcore.distributed.watchdog import Watchdog
+from sftcore.runtime.signals import Stop, Stopped
+from sftcore.training.loss import TokenMean
+from sftcore.training.non_finite import Finite
 
 OPTIMIZER, SCHEDULER = "optimizer.safetensors", "scheduler.safetensors"
 """The files in a checkpoint with the states of optimizer and learning rate schedule."""
@@ -180,7 +180,7 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
         Nothing that is drawn meanwhile changes the training.
         """
         self._loss.take_evaluated()
-        with chance.kept():
+        with rng_state.kept():
             output = super().evaluation_loop(*args, **kwargs)
         sums = torch.tensor([self._loss.take_evaluated()], dtype=torch.float64, device=self.args.device)
         total, weight = self.accelerator.gather(sums).sum(dim=0).tolist()
@@ -300,9 +300,9 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
         state = self._backend.state(self)
         try:
             if self.args.should_save or self._backend.parts():
-                tree.save(state, Path(output_dir, self._optimizer_file()))
+                tensor_tree.save(state, Path(output_dir, self._optimizer_file()))
             if self.args.should_save:
-                tree.save(self.lr_scheduler.state_dict(), Path(output_dir, SCHEDULER))
+                tensor_tree.save(self.lr_scheduler.state_dict(), Path(output_dir, SCHEDULER))
         except TypeError:  # an optimizer with a state of its own kind
             if self._backend.spread:
                 raise
@@ -314,7 +314,7 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
             return
         try:
             self._restore(Path(checkpoint))
-            self.lr_scheduler.load_state_dict(tree.load(path))
+            self.lr_scheduler.load_state_dict(tensor_tree.load(path))
         except (KeyError, ValueError, RuntimeError) as error:
             raise SftError(
                 f"{checkpoint} cannot be gone on from: the state of its optimizer or schedule does not fit "
@@ -322,7 +322,7 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
             ) from None
 
     def _restore(self, checkpoint: Path) -> None:
-        self._backend.restore(self, lambda: tree.load(checkpoint / self._optimizer_file()))
+        self._backend.restore(self, lambda: tensor_tree.load(checkpoint / self._optimizer_file()))
 
     def _optimizer_file(self) -> str:
         return f"optimizer_{self._keeper.ranks.rank}.safetensors" if self._backend.parts() else OPTIMIZER
@@ -359,21 +359,21 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
         if self._backend.spread:
             self._restore(Path(self.state.best_model_checkpoint))
             return
-        with pickles.refused():
+        with safe_pickle.refused():
             try:
                 super()._load_best_model()
             except _OtherNamesError:
                 self._load_converted(str(self.state.best_model_checkpoint))
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
-        with pickles.refused():  # of an engine's files, too
+        with safe_pickle.refused():  # of an engine's files, too
             return super()._prepare_for_training(*args, **kwargs)
 
     def _state_of_rank(self) -> dict[str, Any]:
         """Return what this rank alone knows: its random numbers, and sums that were not logged yet."""
         return {
             "ranks": self._keeper.ranks.size,
-            "chance": chance.state(),
+            "chance": rng_state.state(),
             "loss": self._tr_loss.item(),
             "loss_logged": self._total_loss_scalar,
             "logged_at": self._globalstep_last_logged,
@@ -384,7 +384,7 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if "chance" in self._resumed:
-            chance.restore(self._resumed["chance"])
+            rng_state.restore(self._resumed["chance"])
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
         """Train, from a checkpoint if one is given."""

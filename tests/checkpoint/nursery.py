@@ -23,11 +23,11 @@ from typing import Any
 from running import end_with_parent
 
 IMPORTED = (
-    "sftcore.cli",
-    "sftcore.run",
-    "sftcore.trainer",
-    "sftcore.train",
-    "sftcore.training_args",
+    "sftcore.cli.main",
+    "sftcore.runs.run",
+    "sftcore.training.trainer",
+    "sftcore.training.build",
+    "sftcore.training.arguments",
     "sftcore_plugins.backends.torchrun",
     "sftcore_plugins.backends.fsdp",
     "sftcore_plugins.backends.deepspeed",
@@ -237,14 +237,14 @@ def _live(folder: Path, args: list[str], rank: int, death: Mapping[str, Any] | N
 
 
 def _main(argv: list[str]) -> int:
-    from sftcore.cli import main
+    from sftcore.cli.main import main
 
     return main(argv)
 
 
 def _stop_in(method: str, call: str) -> None:
     """Ask this process to stop when a method of the trainer is called for this time."""
-    from sftcore.trainer import SftTrainer
+    from sftcore.training.trainer import SftTrainer
 
     before, calls = getattr(SftTrainer, method), [0]
 
@@ -279,7 +279,7 @@ def _plain() -> int:
 
 def _note_samples(path: Path, rank: int) -> None:
     """Write down which rows are trained in which part of which step."""
-    from sftcore.trainer import SftTrainer
+    from sftcore.training.trainer import SftTrainer
 
     before = SftTrainer.training_step
     file = path.open("a", buffering=1)
@@ -296,7 +296,7 @@ def _note_samples(path: Path, rank: int) -> None:
 
 def _note_pickles(path: Path) -> None:
     """Write down what pickles name, while a run goes on from a checkpoint, and who reads them."""
-    from sftcore.trainer import SftTrainer
+    from sftcore.training.trainer import SftTrainer
 
     before, reading = SftTrainer._prepare_for_training, [False]
     file = path.open("w", buffering=1)

@@ -187,7 +187,7 @@ def test_so_many_in_a_row_end_the_run(nursery, life, poisoned):
 
 
 def test_no_memory(sft, monkeypatch):
-    from sftcore.trainer import SftTrainer
+    from sftcore.training.trainer import SftTrainer
 
     before = SftTrainer.training_step
 

@@ -14,7 +14,7 @@ import torch
 from nursery import Death, outcome
 from safetensors.torch import load_file
 
-from sftcore.checkpoint import tree
+from sftcore.checkpoint import tensor_tree
 
 WAYS = [("lora", 1), ("full", 1), ("lora", 2)]
 
@@ -108,7 +108,7 @@ def test_a_schedule_free_optimizer_gives_the_weights_that_it_evaluates(nursery, 
     assert nursery.run(folder) == [0], (folder / "log-0.txt").read_text()
     checkpoint = folder / "out/checkpoint-6"
     trained, given = (load_file(path / "model.safetensors") for path in (checkpoint, folder / "out"))
-    states = tree.load(checkpoint / "optimizer.safetensors")["state"].values()
+    states = tensor_tree.load(checkpoint / "optimizer.safetensors")["state"].values()
     for name, weight in given.items():
         assert (weight != trained[name]).any()
         steps = [state["z"] for state in states if state["z"].shape == weight.shape]

@@ -8,7 +8,7 @@ import random
 import numpy as np
 import torch
 
-from sftcore.checkpoint import chance
+from sftcore.checkpoint import rng_state
 
 
 def drawn():
@@ -17,18 +17,18 @@ def drawn():
 
 def test_generators_go_on_from_json():
     random.gauss(0, 1)  # which keeps a second number for the next call
-    noted = json.loads(json.dumps(chance.state()))
+    noted = json.loads(json.dumps(rng_state.state()))
     expected = drawn()
     assert drawn() != expected
-    chance.restore(noted)
+    rng_state.restore(noted)
     assert drawn() == expected
 
 
 def test_what_is_drawn_meanwhile_changes_nothing():
-    noted = chance.state()
+    noted = rng_state.state()
     expected = drawn()
-    chance.restore(noted)
-    with chance.kept():
+    rng_state.restore(noted)
+    with rng_state.kept():
         drawn()
     assert drawn() == expected
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from sftcore.checkpoint import Checkpoints
-from sftcore.cli import main
+from sftcore.cli.main import main
 
 
 def write(checkpoints: Checkpoints, step: int, commit: bool = True) -> None:

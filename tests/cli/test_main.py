@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from sftcore import Backend, SftError, Tracker, __version__
-from sftcore.cli import main
-from sftcore.config import Loaded, load
-from sftcore.document import Document
-from sftcore.plugins import Broken, Entry, Registry
-from sftcore.stopping import Stop
+from sftcore.cli.main import main
+from sftcore.config.document import Document
+from sftcore.config.schema import Loaded, load
+from sftcore.core.registry import Broken, Entry, Registry
+from sftcore.runtime.signals import Stop
 
 HEAVY = {"torch", "transformers", "datasets", "peft", "accelerate", "deepspeed", "bitsandbytes", "wandb", "swanlab"}
 
@@ -52,7 +52,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Started:
         caught.document, caught.registry, caught.argv = document, registry, argv
         return 0
 
-    monkeypatch.setattr("sftcore.run.run", run)
+    monkeypatch.setattr("sftcore.runs.run.run", run)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.setenv("LOCAL_RANK", "unset")
@@ -179,7 +179,7 @@ def test_a_run_that_is_stopped(started: Started, monkeypatch: pytest.MonkeyPatch
     def stop(*_: Any) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sftcore.run.run", stop)
+    monkeypatch.setattr("sftcore.runs.run.run", stop)
     assert ends("run") == 130
 
 

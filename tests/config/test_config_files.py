@@ -8,32 +8,33 @@ from pathlib import Path
 
 import pytest
 
-from sftcore import config
-from sftcore.document import Document
-from sftcore.options import describe
-from sftcore.plugins import Registry
+from sftcore.config import schema
+from sftcore.config.document import Document
+from sftcore.config.fields import describe
+from sftcore.core.registry import Registry
 
-FOLDER = Path(__file__).parent.parent / "config"
+FOLDER = Path(__file__).parents[2] / "config"
 
 
 @pytest.mark.parametrize("file", sorted(FOLDER.glob("*.yaml")), ids=lambda file: file.stem)
 def test_is_valid(file):
-    from sftcore import chat_template, training_args
     from sftcore.data import prepare
+    from sftcore.models import chat_template
+    from sftcore.training import arguments
 
     document, registry = Document.load(file), Registry.discover()
-    loaded = config.load(document, registry, {})
+    loaded = schema.load(document, registry, {})
     prepared = prepare(loaded, registry, chat_template.serving(loaded).labeller)
-    assert training_args.build(loaded, cpu=True, has_eval=bool(prepared.eval), environ={}).output_dir
+    assert arguments.build(loaded, cpu=True, has_eval=bool(prepared.eval), environ={}).output_dir
 
 
 def test_the_reference_has_every_key():
-    loaded = config.load(Document.load(FOLDER / "finetune_reference.yaml"), Registry.discover(), {})
-    assert set(missing(config.Config, loaded.document.data)) == set()
+    loaded = schema.load(Document.load(FOLDER / "finetune_reference.yaml"), Registry.discover(), {})
+    assert set(missing(schema.Config, loaded.document.data)) == set()
 
 
 def test_a_key_that_is_left_out_is_found():
-    assert set(missing(config.Config, {"model": {"name_or_path": "x"}, "data": {}})) >= {
+    assert set(missing(schema.Config, {"model": {"name_or_path": "x"}, "data": {}})) >= {
         "seed",
         "model.dtype",
         "data.train",
@@ -51,7 +52,7 @@ def missing(section, values, prefix=""):
             inner = next(iter(typing.get_args(inner)), inner)
             value = values[option.name]
             value = value[0] if isinstance(value, list) and value else value
-            if dataclasses.is_dataclass(inner) and inner.__module__ == config.__name__ and isinstance(value, dict):
-                if option.name == "eval" and inner is config.SourceConfig:
+            if dataclasses.is_dataclass(inner) and inner.__module__ == schema.__name__ and isinstance(value, dict):
+                if option.name == "eval" and inner is schema.SourceConfig:
                     continue
                 yield from missing(inner, value, f"{prefix}{option.name}.")

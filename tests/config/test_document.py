@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sftcore import ConfigError
-from sftcore.document import Document, Keys
+from sftcore.config.document import Document, Keys
 
 Load = Callable[[str], Document]
 

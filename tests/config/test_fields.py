@@ -9,9 +9,9 @@ from typing import Any, Literal
 import pytest
 
 from sftcore import Component, ConfigError, SftError, further_options
-from sftcore.document import Document
-from sftcore.errors import FieldError
-from sftcore.options import check, describe, fill
+from sftcore.config.document import Document
+from sftcore.config.fields import check, describe, fill
+from sftcore.core.errors import FieldError
 
 
 @dataclass

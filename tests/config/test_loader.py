@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from sftcore import Backend, ConfigError, Format, Method, PluginError, SftError, Tracker
-from sftcore.config import EvalFraction, Loaded, SourceConfig, load, load_template
-from sftcore.document import Document
-from sftcore.plugins import Broken, Entry, Registry
-from sftcore.template_file import FileTemplate
+from sftcore.config.document import Document
+from sftcore.config.schema import EvalFraction, Loaded, SourceConfig, load, load_template
+from sftcore.core.registry import Broken, Entry, Registry
+from sftcore.core.template_file import FileTemplate
 
 Check = Callable[..., Loaded]
 

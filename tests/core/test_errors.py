@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sftcore.errors import ConfigError, DataError, PluginError, RowError, SftError, json_type, nearest
+from sftcore.core.errors import ConfigError, DataError, PluginError, RowError, SftError, json_type, nearest
 
 
 @pytest.mark.parametrize("kind", [ConfigError, PluginError, DataError, RowError])

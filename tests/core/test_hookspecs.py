@@ -5,8 +5,9 @@ from typing import get_args
 
 import pytest
 
-import sftcore.components
-from sftcore import KINDS, hookimpl, hookspecs
+import sftcore.core.components
+from sftcore import KINDS, hookimpl
+from sftcore.core import hookspecs
 
 HOOKS = {name: value for name, value in vars(hookspecs).items() if name.startswith("register_")}
 
@@ -19,7 +20,7 @@ def test_one_hook_for_each_kind() -> None:
 def test_a_hook_takes_nothing_and_returns_names_of_its_kind(name: str) -> None:
     signature = inspect.signature(HOOKS[name])
     assert not signature.parameters
-    returned = eval(signature.return_annotation, {**vars(hookspecs), **vars(sftcore.components)})
+    returned = eval(signature.return_annotation, {**vars(hookspecs), **vars(sftcore.core.components)})
     key, target = get_args(returned)
     assert (key, *get_args(target)) == (str, str, type[KINDS[name.removeprefix("register_").removesuffix("s")]])
     assert HOOKS[name].__doc__

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from sftcore import Component, Format, Method, PluginError
-from sftcore.plugins import Broken, Entry, Registry
-from sftcore.template_file import FileTemplate
+from sftcore.core.registry import Broken, Entry, Registry
+from sftcore.core.template_file import FileTemplate
 
 Install = Callable[..., Path]
 """``install(name, {group: {entry: module}}, {file: text})`` puts a distribution on ``sys.path``."""

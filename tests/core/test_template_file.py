@@ -8,7 +8,7 @@ import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from sftcore import ConfigError
-from sftcore.template_file import FileTemplate
+from sftcore.core.template_file import FileTemplate
 
 SOUND = {
     "user": "U:{content}\n",

@@ -12,15 +12,15 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from sftcore import Conversation, Message, Origin
-from sftcore.config import Loaded, load
-from sftcore.data.batch import tabulate
-from sftcore.data.chance import Keys
-from sftcore.data.conversations import Parsed
-from sftcore.data.examples import Part
-from sftcore.data.table import DIGEST, Table
-from sftcore.document import Document
-from sftcore.plugins import Registry
-from sftcore.supervision import Labeller, Policy
+from sftcore.config.document import Document
+from sftcore.config.schema import Loaded, load
+from sftcore.core.registry import Registry
+from sftcore.data.selection.key_hash import Keys
+from sftcore.data.sources.formats import Parsed
+from sftcore.data.tables.examples import Part
+from sftcore.data.tables.label_batch import tabulate
+from sftcore.data.tables.table import DIGEST, Table
+from sftcore.labelling import Labeller, Policy
 
 REGISTRY = Registry.discover()
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from sftcore.preview import as_json, cells, terminal
-from sftcore.preview_page import page
-from sftcore.supervision import Labelled
-from sftcore.types import IGNORE_INDEX, Origin
+from sftcore.core.types import IGNORE_INDEX, Origin
+from sftcore.inspection.preview import as_json, cells, terminal
+from sftcore.inspection.preview_page import page
+from sftcore.labelling import Labelled
 
 HERE = Origin("data/chat.jsonl", 3)
 OWN = re.compile(r"\x1b\[[0-9;]*m")

@@ -7,11 +7,11 @@ import json
 import pytest
 
 from sftcore import DataError
-from sftcore.cli import main
-from sftcore.config import load
-from sftcore.document import Document
-from sftcore.plugins import Registry
-from sftcore.samples import samples
+from sftcore.cli.main import main
+from sftcore.config.document import Document
+from sftcore.config.schema import load
+from sftcore.core.registry import Registry
+from sftcore.inspection.samples import samples
 
 REGISTRY = Registry.discover()
 
@@ -62,7 +62,7 @@ def test_the_limit_of_a_source_holds(look):
 
 def test_where_no_row_gives_an_example_more_are_suggested(sft, capsys, monkeypatch):
     monkeypatch.chdir(sft.folder)
-    monkeypatch.setattr("sftcore.report.quiet_libraries", lambda: None)
+    monkeypatch.setattr("sftcore.runtime.console.quiet_libraries", lambda: None)
     rows = [{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "train": False}]}] * 3
     (sft.folder / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
     sft.config["data"]["train"] = "t.jsonl"

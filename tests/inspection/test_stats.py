@@ -8,10 +8,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from sftcore import stats
-from sftcore.cli import main
+from sftcore.cli.main import main
 from sftcore.data import Examples
-from sftcore.supervision import Policy
+from sftcore.inspection import stats
+from sftcore.labelling import Policy
 from tests.data.making import make_labeller, part_of, row, table_of
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from sftcore import RowError
-from sftcore.supervision import DraftColumns, Outline, Policy, Sketch
+from sftcore.labelling import DraftColumns, Outline, Policy, Sketch
 
-from .test_plans import CHATML, SPLITS, labeller, talk
+from .fast_path.test_planner import CHATML, SPLITS, labeller, talk
 
 TRIMS = CHATML.replace("{{ m.content }}", "{{ m.content | trim }}")
 

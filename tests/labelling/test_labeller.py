@@ -12,7 +12,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from sftcore import IGNORE_INDEX, Conversation, Message, RowError
-from sftcore.supervision import Labelled, Labeller, Labelling, Policy, Remark
+from sftcore.labelling import Labelled, Labeller, Labelling, Policy, Remark
 
 PLAIN = (
     "{% for m in messages %}{{ '[' + m.role + ']' + m.content + '</s>' }}{% endfor %}"

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from sftcore.supervision.layout import Layout
-from sftcore.supervision.template import ChatTemplate, Piece
-from sftcore.supervision.tracked import CALL, CALL_NAME, CONTENT, HEADER, REASONING, tag_of
+from sftcore.labelling.layout import Layout
+from sftcore.labelling.rendering.provenance import CALL, CALL_NAME, CONTENT, HEADER, REASONING, tag_of
+from sftcore.labelling.rendering.renderer import ChatTemplate, Piece
 
 QA: list[dict[str, Any]] = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
 CALL_F = {"type": "function", "id": "c1", "function": {"name": "f", "arguments": {"x": "y"}}}

@@ -15,8 +15,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerFast
 
 from sftcore import IGNORE_INDEX, Conversation, Message, RowError
-from sftcore.supervision import Labeller, Policy
-from sftcore.supervision.template import ChatTemplate
+from sftcore.labelling import Labeller, Policy
+from sftcore.labelling.rendering.renderer import ChatTemplate
 
 from .templates import TEMPLATES, Template, Text
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sftcore.supervision.spans import Span, painted, reasoning_range
-from sftcore.supervision.template import Piece
-from sftcore.supervision.tracked import CALL, CONTENT, REASONING, tag_of
-from sftcore.supervision.turns import Fit, Turn
+from sftcore.labelling.rendering.provenance import CALL, CONTENT, REASONING, tag_of
+from sftcore.labelling.rendering.renderer import Piece
+from sftcore.labelling.spans import Span, painted, reasoning_range
+from sftcore.labelling.turns import Fit, Turn
 
 ranges = st.tuples(st.integers(0, 12), st.integers(0, 12)).map(sorted)
 spans = st.lists(st.builds(lambda r, w: Span(*r, w), ranges, st.sampled_from([0.0, 0.5, 1.0])), max_size=6)

@@ -13,9 +13,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from sftcore import IGNORE_INDEX, Conversation, RowError
-from sftcore.supervision import Labelled, Labeller
-from sftcore.supervision.spans import Span
-from sftcore.supervision.tokens import Encoded, encode, label_tokens, tokens_in
+from sftcore.labelling import Labelled, Labeller
+from sftcore.labelling.spans import Span
+from sftcore.labelling.token_labels import Encoded, encode, label_tokens, tokens_in
 
 from .test_labeller import talk
 

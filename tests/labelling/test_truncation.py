@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sftcore import Conversation, Message, RowError
-from sftcore.supervision import Labelled, Labeller, Labelling, Policy, Remark, TooLongError, fit
-from sftcore.supervision.policy import Truncation
+from sftcore.core.labelling_policy import Truncation
+from sftcore.labelling import Labelled, Labeller, Labelling, Policy, Remark, TooLongError, fit
 
 from .test_labeller import FORGETS, PLAIN, labeller, marked, said, talk, trained
 

@@ -11,8 +11,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from sftcore import Conversation, Message, RowError
-from sftcore.supervision import Labeller, Remark
-from sftcore.supervision.tracked import Tracked
+from sftcore.labelling import Labeller, Remark
+from sftcore.labelling.rendering.provenance import Tracked
 
 from .test_labeller import PLAIN, labeller, marked, said, talk, thought, trained
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from sftcore import Conversation, Message
-from sftcore.supervision import Policy, Remark, fit
+from sftcore.labelling import Policy, Remark, fit
 
 from .test_labeller import FORGETS, OPENS, PLAIN, labeller, said, talk, thought
 

@@ -14,9 +14,9 @@ import pytest
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from sftcore import ConfigError, Method
-from sftcore.base_model import BaseModel, find
-from sftcore.config import ModelConfig
-from sftcore.document import Document
+from sftcore.config.document import Document
+from sftcore.config.schema import ModelConfig
+from sftcore.models.base_model import BaseModel, find
 
 
 def told(name: str) -> str:

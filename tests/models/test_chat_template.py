@@ -8,11 +8,11 @@ import pytest
 from transformers import AutoTokenizer
 
 from sftcore import ConfigError, Conversation, Message
-from sftcore.base_model import BaseModel
-from sftcore.chat_template import choose_template, labeller, stop_token_ids
-from sftcore.config import ModelConfig, load
-from sftcore.document import Document
-from sftcore.plugins import Registry
+from sftcore.config.document import Document
+from sftcore.config.schema import ModelConfig, load
+from sftcore.core.registry import Registry
+from sftcore.models.base_model import BaseModel
+from sftcore.models.chat_template import choose_template, labeller, stop_token_ids
 
 REGISTRY = Registry.discover()
 OWN = "{% for m in messages %}{{ m.content }}{% endfor %}"

@@ -7,10 +7,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 
 from sftcore import IGNORE_INDEX, Conversation, Message, RowError
-from sftcore.chat_template import choose_template, labeller
-from sftcore.config import load
-from sftcore.document import Document
-from sftcore.plugins import Registry
+from sftcore.config.document import Document
+from sftcore.config.schema import load
+from sftcore.core.registry import Registry
+from sftcore.models.chat_template import choose_template, labeller
 
 DEEPSEEK = ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>")
 TOKENS = {  # the beginning and end tokens of the models' own tokenizers

@@ -9,11 +9,11 @@ import sys
 import numpy as np
 import torch
 
-from sftcore.checkpoint import final
-from sftcore.cli import main
+from sftcore.checkpoint import export
+from sftcore.cli.main import main
 
 ids, target, *argv = sys.argv[1:]
-save = final.save
+save = export.save
 
 
 def save_and_tell(trainer, *args):
@@ -24,5 +24,5 @@ def save_and_tell(trainer, *args):
     save(trainer, *args)
 
 
-final.save = save_and_tell
+export.save = save_and_tell
 sys.exit(main(argv))

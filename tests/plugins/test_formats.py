@@ -19,11 +19,11 @@ from sftcore_plugins.formats.sharegpt import ShareGPT
 from transformers import AutoTokenizer
 
 from sftcore import DataError, Message, RowError
-from sftcore.config import load
+from sftcore.config.document import Document
+from sftcore.config.schema import load
+from sftcore.core.registry import Registry
 from sftcore.data import parse_sources, prepare
-from sftcore.document import Document
-from sftcore.plugins import Registry
-from sftcore.supervision import Labeller
+from sftcore.labelling import Labeller
 
 REGISTRY = Registry.discover()
 TASK, ABOUT, ANSWER = "Translate to English:", "今天天气很好 ☀️", "The weather is fine today."

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from sftcore.plugins import Registry
+from sftcore.core.registry import Registry
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "sftcore").rglob("*.py"))
-KERNEL = ("types", "errors", "components", "hookspecs", "plugins", "config")
+KERNEL = ("core/types", "core/errors", "core/components", "core/hookspecs", "core/registry", "config/schema")
 
 WORDS = {"full", "instruction", "messages", "none", "qa"}
 """Names that are words of the language too: they may stand in a sentence, but not as a value."""
@@ -53,9 +53,9 @@ def of_chat_templates(tree: ast.Module, path: Path, name: str) -> Iterator[ast.A
     """Yield the nodes of the few places where *name* is no component: every chat template gets its ``messages``."""
     if name != "messages":
         return
-    if path.parent == ROOT / "sftcore" / "supervision":
+    if ROOT / "sftcore" / "labelling" in path.parents:
         yield from ast.walk(tree)
-    if path == ROOT / "sftcore" / "components.py":
+    if path == ROOT / "sftcore" / "core" / "components.py":
         for node in ast.walk(tree):
             if is_set(node, "RESERVED"):
                 yield from ast.walk(node)

@@ -9,26 +9,27 @@ from pathlib import Path
 
 import pytest
 
-from sftcore import config, hookspecs
-from sftcore.data.account import Account
-from sftcore.data.labels import Summary
-from sftcore.options import describe
-from sftcore.plugins import Entry, Registry
-from sftcore.record import RunRecord
-from sftcore.supervision import Remark
-from sftcore.template_file import _KEYS
+from sftcore.config import schema
+from sftcore.config.fields import describe
+from sftcore.core import hookspecs
+from sftcore.core.registry import Entry, Registry
+from sftcore.core.template_file import _KEYS
+from sftcore.data.tables.account import Account
+from sftcore.data.tables.summary import Summary
+from sftcore.labelling import Remark
+from sftcore.runs.record import RunRecord
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 BUILT_IN = [entry for entry in Registry.discover().entries if entry.distribution == "sftcore"]
 HOOKS = [name for name in vars(hookspecs) if name.startswith("register_")]
 SECTIONS = (
-    config.Config,
-    config.ModelConfig,
-    config.DataConfig,
-    config.SourceConfig,
-    config.EvalFraction,
-    config.AskConfig,
+    schema.Config,
+    schema.ModelConfig,
+    schema.DataConfig,
+    schema.SourceConfig,
+    schema.EvalFraction,
+    schema.AskConfig,
 )
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -90,7 +91,7 @@ def test_every_remark_is_on_its_page_as_it_is_told():
 
 
 def test_training_arguments_are_in_the_configuration_page():
-    training_args = pytest.importorskip("sftcore.training_args")
+    training_args = pytest.importorskip("sftcore.training.arguments")
     rows = re.findall(r"^\| (`.*?) \|", page("docs/config.md"), re.MULTILINE)
     named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     defaults = set(re.findall(r'^        "(\w+)":', inspect.getsource(training_args._defaults), re.MULTILINE))

@@ -15,7 +15,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FOLDERS = {
     "sftcore": "sftcore",
     "plugins": "sftcore_plugins",
@@ -107,7 +107,14 @@ def test_an_sdist_holds_what_a_contributor_needs(dist: Path) -> None:
     with tarfile.open(path) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {str(path) for path in sources()} <= names
-    assert {"pyproject.toml", "README.md", "LICENSE", "Makefile", "constraints.txt", "tests/test_packaging.py"} <= names
+    assert {
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "Makefile",
+        "constraints.txt",
+        "tests/project/test_packaging.py",
+    } <= names
     assert not [name for name in names if name.endswith(".pyc")]
 
 
@@ -125,8 +132,8 @@ def test_what_is_installed_is_used_from_there(target: Path, tmp_path: Path) -> N
     code = """
 from importlib.util import find_spec
 import sftcore
-from sftcore.paths import locate
-from sftcore.plugins import Registry
+from sftcore.runtime.paths import locate
+from sftcore.core.registry import Registry
 print(sftcore.__file__, locate("package:sftcore_config/deepspeed/ds_config.json"))
 print(*(entry.target for entry in Registry.discover().of_kind("template") if entry.distribution == "sftcore"))
 print(*(find_spec(name) for name in ("plugins", "config", "templates")))

@@ -15,7 +15,7 @@ import yaml
 
 from tests.conftest import SMOLLM2
 
-EXAMPLE = Path(__file__).parent / "examples" / "sft-plugin-xyz"
+EXAMPLE = Path(__file__).parents[1] / "examples" / "sft-plugin-xyz"
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
 
 Sft = Callable[..., subprocess.CompletedProcess[str]]

@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from sftcore.cli import main
-from sftcore.data.cache import Cache
-from sftcore.data.progress import Progress
+from sftcore.cli.main import main
+from sftcore.data.preparation.cache import Cache
+from sftcore.data.preparation.progress import Progress
 
 TOLD = """
 import os, sys
@@ -34,7 +34,7 @@ def labelling(*args):
     return work(*args)
 
 preparation.prepare, workers.work = before, labelling
-from sftcore.cli import main
+from sftcore.cli.main import main
 sys.exit(main())
 """
 

@@ -10,11 +10,11 @@ import pytest
 import yaml
 
 from sftcore import Method, Tracker, __version__
-from sftcore.config import Loaded, load
-from sftcore.document import Document
-from sftcore.plugins import Entry, Registry
-from sftcore.record import RunRecord, versions
-from sftcore.secrets import REDACTED, redact, redact_word
+from sftcore.config.document import Document
+from sftcore.config.schema import Loaded, load
+from sftcore.core.registry import Entry, Registry
+from sftcore.runs.record import RunRecord, versions
+from sftcore.runtime.redaction import REDACTED, redact, redact_word
 
 
 @dataclass

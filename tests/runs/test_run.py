@@ -87,12 +87,12 @@ def test_resuming_goes_on_where_it_stopped(sft):
 
 
 def test_a_run_that_fails_says_so_in_its_record(sft, monkeypatch):
-    from sftcore.checkpoint import final
+    from sftcore.checkpoint import export
 
     def fail(*args):
         raise OSError("no space left")
 
-    monkeypatch.setattr(final, "save", fail)
+    monkeypatch.setattr(export, "save", fail)
     with pytest.raises(OSError, match="no space left"):
         sft.run_here()
     record = sft.record()
@@ -276,7 +276,7 @@ def test_a_typo_is_told_before_any_row_is_read(sft):
 
 
 def test_a_launcher_that_sets_no_rank_ends_at_once(sft, monkeypatch):
-    from sftcore.stopping import LAUNCHER
+    from sftcore.runtime.signals import LAUNCHER
 
     monkeypatch.setenv(LAUNCHER, "1")
     sft.config["backend"] = "torchrun"

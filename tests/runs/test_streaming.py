@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from sftcore.data.cache import Cache
+from sftcore.data.preparation.cache import Cache
 
 QUESTION = "What is {} plus one?"
 
@@ -199,7 +199,7 @@ def test_how_long_a_stream_is_has_to_be_said(stream):
 
 @pytest.mark.parametrize("command", ["prepare", "stats"])
 def test_nothing_is_prepared_of_a_stream(stream, command, capsys):
-    from sftcore.cli import main
+    from sftcore.cli.main import main
 
     assert main([command, "--config", str(stream.write())]) == 2
     assert "data.streaming: nothing is prepared of a stream; add data.streaming=false" in capsys.readouterr().err
@@ -207,7 +207,7 @@ def test_nothing_is_prepared_of_a_stream(stream, command, capsys):
 
 
 def test_a_stream_is_previewed_as_any_other_data(stream, capsys):
-    from sftcore.cli import main
+    from sftcore.cli.main import main
 
     assert main(["preview", "-n", "1", "--config", str(stream.write())]) == 0
     assert "What is 0 plus one?" in capsys.readouterr().out

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sftcore.report import count, is_main_process, quiet_libraries, say, warn
+from sftcore.runtime.console import count, is_main_process, quiet_libraries, say, warn
 
 
 def test_one_aligned_line_per_fact(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import pytest
 import sftcore_templates
 
 from sftcore import ConfigError
-from sftcore.paths import locate
+from sftcore.runtime.paths import locate
 
 
 @pytest.fixture

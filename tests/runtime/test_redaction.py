@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from sftcore import secrets
-from sftcore.secrets import REDACTED, hide, is_secret, learn, learn_words, redact, redact_words
+from sftcore.runtime import redaction
+from sftcore.runtime.redaction import REDACTED, hide, is_secret, learn, learn_words, redact, redact_words
 
 HEX = "0123456789abcdef" * 3
 
@@ -22,11 +22,11 @@ HEX = "0123456789abcdef" * 3
 @pytest.fixture(autouse=True)
 def forget(monkeypatch):
     """Let a test learn secrets that others do not know of."""
-    monkeypatch.setattr(secrets, "_known", set())
-    monkeypatch.setattr(secrets, "_learned", 0)
-    secrets._known_pattern.cache_clear()
+    monkeypatch.setattr(redaction, "_known", set())
+    monkeypatch.setattr(redaction, "_learned", 0)
+    redaction._known_pattern.cache_clear()
     yield
-    secrets._known_pattern.cache_clear()
+    redaction._known_pattern.cache_clear()
 
 
 NAMES = (
@@ -248,7 +248,7 @@ def leaks(text):
 @pytest.fixture
 def sft_here(careless, monkeypatch, capfd):
     """Run ``sft`` in this process, with the secrets in its environment; return its exit code and all it said."""
-    from sftcore.cli import main
+    from sftcore.cli.main import main
 
     def run(*words):
         try:

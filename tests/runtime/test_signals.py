@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from sftcore import stopping
-from sftcore.stopping import Stopped, listening
+from sftcore.runtime import signals
+from sftcore.runtime.signals import Stopped, listening
 
 
-@pytest.mark.parametrize("number", stopping.SIGNALS)
+@pytest.mark.parametrize("number", signals.SIGNALS)
 def test_a_signal_ends_what_is_no_step(number):
     with pytest.raises(Stopped, match=number.name), listening({}):
         signal.raise_signal(number)
@@ -32,8 +32,8 @@ def test_a_signal_in_a_step_is_kept_for_its_end():
 
 
 def test_time_can_be_over(monkeypatch):
-    monkeypatch.setenv(stopping.DEADLINE, "0")  # so that it is gone afterwards
-    monkeypatch.delenv(stopping.DEADLINE)
+    monkeypatch.setenv(signals.DEADLINE, "0")  # so that it is gone afterwards
+    monkeypatch.delenv(signals.DEADLINE)
     with listening({}) as stop:
         stop.after(None)
         stop.after(0.1 / 3600)
@@ -51,8 +51,8 @@ def started(*command: str) -> subprocess.Popen[str]:
 
 def test_a_second_signal_ends_the_process_at_once():
     code = (
-        "import time\nfrom sftcore import stopping\nstopping.SAME = 0.1\n"
-        "with stopping.listening({}) as stop:\n    stop.at_once = False\n    print('on', flush=True)\n"
+        "import time\nfrom sftcore.runtime import signals\nsignals.SAME = 0.1\n"
+        "with signals.listening({}) as stop:\n    stop.at_once = False\n    print('on', flush=True)\n"
         "    while stop.asked is None: time.sleep(0.01)\n"
         "    time.sleep(0.2)\n    print('heard', flush=True)\n    time.sleep(60)"
     )
@@ -67,13 +67,13 @@ def test_a_second_signal_ends_the_process_at_once():
 def test_a_process_that_does_not_hear_of_it_is_ended():
     """As one in a library that waits for other ranks: it never comes back to Python."""
     code = (
-        "import ctypes\nfrom sftcore import stopping\nstopping._BLOCKED = stopping._SLOW = 0.2\n"
+        "import ctypes\nfrom sftcore.runtime import signals\nsignals._BLOCKED = signals._SLOW = 0.2\n"
         "library, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)\n"
         "library.pthread_mutex_lock(mutex)\n"
-        "with stopping.listening({}):\n"
+        "with signals.listening({}):\n"
         "    while True:\n        try:\n"
         "            print('on', flush=True)\n            library.pthread_mutex_lock(mutex)\n"
-        "        except stopping.Stopped:\n            pass"
+        "        except signals.Stopped:\n            pass"
     )
     process = started(sys.executable, "-c", code)
     process.send_signal(signal.SIGTERM)
@@ -94,9 +94,9 @@ def test_forked_processes_do_not_listen():
 
 RANK = """
 import os, sys, time
-from sftcore import stopping
-from sftcore.stopping import told
-with stopping.listening(os.environ) as stop:
+from sftcore.runtime import signals
+from sftcore.runtime.signals import told
+with signals.listening(os.environ) as stop:
     stop.at_once = False
     print("on", flush=True)
     until = time.time() + 20
@@ -107,7 +107,7 @@ sys.exit(told({code}, os.environ))
 
 
 def launched(script: str) -> subprocess.Popen[str]:
-    return started(sys.executable, "-m", "sftcore.launch", sys.executable, "-c", script)
+    return started(sys.executable, "-m", "sftcore.runtime.launcher", sys.executable, "-c", script)
 
 
 @pytest.mark.parametrize(("code", "ends"), [(75, 75), (2, 2), (1, 1), (0, 0)])
@@ -131,7 +131,10 @@ def test_ranks_whose_launcher_is_gone_stop(tmp_path):
 
 def test_a_launcher_that_is_not_there_is_told():
     done = subprocess.run(
-        [sys.executable, "-m", "sftcore.launch", "no-such-launcher"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "sftcore.runtime.launcher", "no-such-launcher"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 2
     assert "the launcher cannot be started: no-such-launcher" in done.stderr

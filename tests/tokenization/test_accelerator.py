@@ -8,8 +8,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from sftcore.encoding import accelerator, find_accelerator
-from sftcore.encoding.accelerator import Fastokens
+from sftcore.tokenization import accelerator, find_accelerator
+from sftcore.tokenization.accelerator import Fastokens
 
 from .kinds import byte_level, unigram
 

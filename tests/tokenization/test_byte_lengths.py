@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from sftcore.encoding.lengths import byte_lengths, trims
+from sftcore.tokenization.byte_lengths import byte_lengths, trims
 
 from .kinds import BY_BYTES, KINDS, byte_level
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from sftcore.encoding import Columns, Encoder, Proofs
-from sftcore.encoding.accelerator import Fastokens
-from sftcore.encoding.encoder import SHARE, _reach
-from sftcore.stopping import Stopped
-from sftcore.supervision.spans import Span
-from sftcore.supervision.tokens import label_columns
+from sftcore.labelling.spans import Span
+from sftcore.labelling.token_labels import label_columns
+from sftcore.runtime.signals import Stopped
+from sftcore.tokenization import Columns, Encoder, Proofs
+from sftcore.tokenization.accelerator import Fastokens
+from sftcore.tokenization.encoder import SHARE, _reach
 
 from .kinds import KINDS, PIECES, byte_level
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sftcore.encoding.proof import PAIRS, characters, sample, situations, vocabulary
+from sftcore.tokenization.equivalence_texts import PAIRS, characters, sample, situations, vocabulary
 
 from .kinds import KINDS, byte_level
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from sftcore import RowError
-from sftcore.encoding import Encoded, encode, tokens_of_prefix
-from sftcore.encoding.single import utf8
+from sftcore.tokenization import Encoded, encode, tokens_of_prefix
+from sftcore.tokenization.single_text import utf8
 
 from .kinds import byte_level
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from sftcore import IGNORE_INDEX
-from sftcore.encoding import Columns, Encoded, Encoder, encode
-from sftcore.supervision.spans import Span
-from sftcore.supervision.tokens import label_columns, label_tokens, tokens_in
+from sftcore.labelling.spans import Span
+from sftcore.labelling.token_labels import label_columns, label_tokens, tokens_in
+from sftcore.tokenization import Columns, Encoded, Encoder, encode
 
 from .kinds import BY_BYTES, KINDS, PIECES, texts
 

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from sftcore import trackers as module
-from sftcore.tracker_process import Follower, ended_by
-from sftcore.trackers import TrackerGroup
+from sftcore.tracking import group as module
+from sftcore.tracking.group import TrackerGroup
+from sftcore.tracking.process import Follower, ended_by
 
 ODD = '''
 import json, os, random, sys, time
@@ -243,7 +243,7 @@ import os, signal, sys, time
 sys.path.insert(0, {os.path.dirname(odd.__file__)!r})
 from pathlib import Path
 import odd_trackers
-from sftcore.trackers import TrackerGroup
+from sftcore.tracking.group import TrackerGroup
 folder = Path({str(tmp_path)!r})
 TrackerGroup([("note", odd_trackers.Note(folder / "notes"))], folder).start({RUN!r})
 while not (folder / "notes").exists():
@@ -349,7 +349,7 @@ def test_each_is_told_once(runs):
 
 def test_what_a_tracker_missed_is_sent_later(runs, odd, monkeypatch, capsys):
     """The run's own options are used, and the same id."""
-    from sftcore.cli import main
+    from sftcore.cli.main import main
 
     _, tracked = runs
     file = tracked.folder / "seed"

@@ -68,15 +68,15 @@ def train(folder: Path, way: Way, resume: str | None = None) -> Seen:
     from accelerate.state import AcceleratorState
     from sftcore_plugins.methods.full import Full
 
-    from sftcore.checkpoint.keeper import Keeper
-    from sftcore.config import NonFiniteConfig
+    from sftcore.checkpoint.writer import Keeper
+    from sftcore.config.schema import NonFiniteConfig
     from sftcore.data import Collator, Evened
-    from sftcore.finite import Finite
-    from sftcore.loss import TokenMean
-    from sftcore.ranks import Ranks
-    from sftcore.stopping import Stop
-    from sftcore.trainer import SftTrainer
-    from sftcore.watchdog import Watchdog
+    from sftcore.distributed.ranks import Ranks
+    from sftcore.distributed.watchdog import Watchdog
+    from sftcore.runtime.signals import Stop
+    from sftcore.training.loss import TokenMean
+    from sftcore.training.non_finite import Finite
+    from sftcore.training.trainer import SftTrainer
 
     packed = packed_set()
     torch.manual_seed(0)

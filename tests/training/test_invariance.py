@@ -113,17 +113,18 @@ class KeepGradient(transformers.TrainerCallback):
 
 def trainer_of(model: Path, folder: Path, spread: Spread, train_set: Any, eval_set: Any) -> Any:
     """Return the trainer that a run would make, in float32."""
-    from sftcore import base_model, train, training_args
-    from sftcore.checkpoint.keeper import Keeper
-    from sftcore.config import load
+    from sftcore.checkpoint.writer import Keeper
+    from sftcore.config.document import Document
+    from sftcore.config.schema import load
+    from sftcore.core.registry import Registry
     from sftcore.data import PackedSet
-    from sftcore.document import Document
-    from sftcore.plugins import Registry
-    from sftcore.ranks import Ranks
-    from sftcore.stopping import Stop
-    from sftcore.watchdog import Watchdog
+    from sftcore.distributed.ranks import Ranks
+    from sftcore.distributed.watchdog import Watchdog
+    from sftcore.models import base_model
+    from sftcore.runtime.signals import Stop
+    from sftcore.training import arguments, build
 
-    arguments = {
+    given = {
         "output_dir": str(folder),
         "max_steps": 1,
         "max_grad_norm": 0.0,
@@ -138,17 +139,17 @@ def trainer_of(model: Path, folder: Path, spread: Spread, train_set: Any, eval_s
         "disable_tqdm": True,
     }
     data = {"train": "not read", "packing": spread.packing}
-    values = {"model": {"name_or_path": str(model)}, "data": data, "method": "full", "training_args": arguments}
+    values = {"model": {"name_or_path": str(model)}, "data": data, "method": "full", "training_args": given}
     loaded = load(Document(values), Registry.discover(), os.environ)
     loaded.config.backend.start(os.environ, True)
     base = base_model.find(loaded.config.model, loaded.document)
-    args = training_args.build(loaded, cpu=True, has_eval=False, environ=os.environ)
+    args = arguments.build(loaded, cpu=True, has_eval=False, environ=os.environ)
     if spread.packing:
         train_set, eval_set = PackedSet(train_set, 64), PackedSet(eval_set, 64)
     assert len(train_set) == spread.batch * spread.accumulation * args.world_size
     ranks = Ranks(args.ddp_timeout)
-    trainer = train.build_trainer(
-        train.load_model(base, loaded.config, args),
+    trainer = build.build_trainer(
+        build.load_model(base, loaded.config, args),
         loaded.config,
         args,
         base.tokenizer(),

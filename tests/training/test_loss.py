@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sftcore.loss import TokenMean
+from sftcore.training.loss import TokenMean
 
 LABELS = torch.tensor([[-100, -100, 3, 1, 4], [-100, 2, 2, -100, -100]])
 WEIGHTS = torch.tensor([[0.0, 0.0, 0.3, 1.0, 0.3], [0.0, 2.0, 1.0, 0.0, 0.0]])

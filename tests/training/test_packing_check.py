@@ -13,8 +13,8 @@ import transformers
 
 from sftcore import ConfigError, Example, Origin
 from sftcore.data import Collator, PackedSet
-from sftcore.isolation import PackingCheck
-from sftcore.loss import TokenMean
+from sftcore.training.loss import TokenMean
+from sftcore.training.packing_check import PackingCheck
 
 BAR = 1e-5
 """The largest difference of a logit, and of the loss of a document, in float32."""
@@ -453,7 +453,7 @@ def test_rows_are_laid_end_to_end_for_flash_attention_only(attention, flat):
     """The kernels are not run here: tests/test_gpu.py does."""
     import peft
 
-    from sftcore.train import wants_flat_rows
+    from sftcore.training.build import wants_flat_rows
 
     model = make("Llama")
     model.config._attn_implementation = attention

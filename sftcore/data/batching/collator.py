@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sftcore.data.packing import join, weights_of
-from sftcore.types import IGNORE_INDEX, Example
+from sftcore.core.types import IGNORE_INDEX, Example
+from sftcore.data.batching.packing import join, weights_of
 
 if TYPE_CHECKING:
     import torch

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sftcore.data.bins import Bins
-from sftcore.data.examples import Examples
-from sftcore.types import IGNORE_INDEX, Example
+from sftcore.core.types import IGNORE_INDEX, Example
+from sftcore.data.batching.bin_packing import Bins
+from sftcore.data.tables.examples import Examples
 
 
 class PackedSet(Sequence[Example]):

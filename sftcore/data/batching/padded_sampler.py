@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
 
-from sftcore.types import IGNORE_INDEX, Example
+from sftcore.core.types import IGNORE_INDEX, Example
 
 FILLER = -1
 """The number of the row that trains nothing."""

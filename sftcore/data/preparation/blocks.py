@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any, NamedTuple, Protocol
 
-from sftcore.data.readers import Raw
-from sftcore.data.sources import Reading
+from sftcore.data.sources.files import Reading
+from sftcore.data.sources.readers import Raw
 
 ROWS = 1024
 """How many rows a block has, at most."""

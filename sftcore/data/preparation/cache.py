@@ -23,14 +23,14 @@ from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 
-from sftcore.data.lock import Lock
-from sftcore.data.refusals import SHOWN, Refusal, as_json, kind_of
-from sftcore.data.table import SCHEMA, Table, read_table
-from sftcore.data.work import Done
-from sftcore.errors import DataError, SftError
-from sftcore.paths import cache_folder
-from sftcore.report import count, say, size_of
-from sftcore.types import Origin
+from sftcore.core.errors import DataError, SftError
+from sftcore.core.types import Origin
+from sftcore.data.preparation.worker import Done
+from sftcore.data.sources.rejected import SHOWN, Refusal, as_json, kind_of
+from sftcore.data.tables.table import SCHEMA, Table, read_table
+from sftcore.runtime.console import count, say, size_of
+from sftcore.runtime.file_lock import Lock
+from sftcore.runtime.paths import cache_folder
 
 SHARD = (".arrow", ".refused")
 """Endings of the files of a shard."""
@@ -150,7 +150,7 @@ class Stored:
 
 
 def quarantined(text: str, names: Sequence[str]) -> str:
-    """Return a line of :class:`~sftcore.data.work.Done` as one of ``quarantine.jsonl``, with the names of the files."""
+    """Return a line of ``Done.lines`` as one of ``quarantine.jsonl``, with the names of the files."""
     file, line, content = text.split(" ", 2)
     return f'{{"source": {as_json(f"{names[int(file)]}:{line}")}, {content[1:]}'
 

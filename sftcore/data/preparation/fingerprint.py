@@ -18,13 +18,13 @@ from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any
 
-from sftcore.data.compression import COMPRESSED, plain_suffix
-from sftcore.data.conversations import Reader
-from sftcore.data.sources import Reading
-from sftcore.errors import DataError
-from sftcore.paths import cache_folder
-from sftcore.supervision import Labeller
-from sftcore.supervision.environment import NOW
+from sftcore.core.errors import DataError
+from sftcore.data.sources.compression import COMPRESSED, plain_suffix
+from sftcore.data.sources.files import Reading
+from sftcore.data.sources.formats import Reader
+from sftcore.labelling import Labeller
+from sftcore.labelling.rendering.environment import NOW
+from sftcore.runtime.paths import cache_folder
 
 LIBRARIES = ("transformers", "tokenizers", "jinja2", "pyarrow", "datasets", "sentencepiece", "tiktoken")
 """Libraries that take part in labelling, or in reading."""

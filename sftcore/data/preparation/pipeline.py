@@ -10,29 +10,30 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from sftcore.config import Loaded, SourceConfig
-from sftcore.data import identity, refusals
-from sftcore.data.account import Account, account
-from sftcore.data.bins import padding
-from sftcore.data.blocks import blocks
-from sftcore.data.cache import Cache, Part, Stored, Totals, named
-from sftcore.data.columns import Columns
-from sftcore.data.conversations import Parsed, parse, parse_sources, reader_of
-from sftcore.data.examples import Examples
-from sftcore.data.labels import Summary, beginning, check_template, summarize
-from sftcore.data.packing import PackedSet
-from sftcore.data.progress import Progress
-from sftcore.data.refusals import Refusal
-from sftcore.data.selection import Labelled, Selection, select
-from sftcore.data.sources import Reading, files_of, read
-from sftcore.data.stream import Stream
-from sftcore.data.work import Done, Task
-from sftcore.data.workers import Workers
-from sftcore.errors import DataError
-from sftcore.plugins import Registry
-from sftcore.report import count
-from sftcore.supervision import Labeller
-from sftcore.types import Origin
+from sftcore.config.schema import Loaded, SourceConfig
+from sftcore.core.errors import DataError
+from sftcore.core.registry import Registry
+from sftcore.core.types import Origin
+from sftcore.data.batching.bin_packing import padding
+from sftcore.data.batching.packing import PackedSet
+from sftcore.data.preparation import fingerprint
+from sftcore.data.preparation.blocks import blocks
+from sftcore.data.preparation.cache import Cache, Part, Stored, Totals, named
+from sftcore.data.preparation.pool import Workers
+from sftcore.data.preparation.progress import Progress
+from sftcore.data.preparation.worker import Done, Task
+from sftcore.data.selection.selection import Labelled, Selection, select
+from sftcore.data.sources import rejected
+from sftcore.data.sources.files import Reading, files_of, read
+from sftcore.data.sources.formats import Parsed, parse, parse_sources, reader_of
+from sftcore.data.sources.rejected import Refusal
+from sftcore.data.sources.renaming import Columns
+from sftcore.data.streaming.stream import Stream
+from sftcore.data.tables.account import Account, account
+from sftcore.data.tables.examples import Examples
+from sftcore.data.tables.summary import Summary, beginning, check_template, summarize
+from sftcore.labelling import Labeller
+from sftcore.runtime.console import count
 
 
 class Source(NamedTuple):
@@ -55,7 +56,7 @@ class Source(NamedTuple):
         Raises:
             DataError: one is not.
         """
-        identity.check_unchanged(self.files, self.seen)
+        fingerprint.check_unchanged(self.files, self.seen)
 
     def check_columns(self, seen: Sequence[str], loaded: Loaded) -> None:
         """Raise for a column that is renamed and that is not among those which rows had.
@@ -158,10 +159,10 @@ def _sources(loaded: Loaded, registry: Registry, labeller: Labeller) -> list[Sou
                 files = files_of(source, loaded.document)
                 reader = reader_of(source, ("data", part, at), loaded, registry)
                 reading = Reading(source, files)
-                seen = [identity.seen(file) for file in files]
-                digests = aside.map(identity.digest, files)
-                serving = serving or identity.serving_digest(labeller)
-                key = identity.key(reader, reading, files, digests, serving)
+                seen = [fingerprint.seen(file) for file in files]
+                digests = aside.map(fingerprint.digest, files)
+                serving = serving or fingerprint.serving_digest(labeller)
+                key = fingerprint.key(reader, reading, files, digests, serving)
             except OSError as error:
                 name = error.filename or source.path
                 raise DataError(f"data source {name} cannot be read: {error.strerror}") from None
@@ -228,12 +229,12 @@ class _Limit:
 
     def add(self, totals: Totals, names: Sequence[str]) -> None:
         """Count rows of a source whose files have these *names*."""
-        self._first = [*self._first, *named(totals.first_bad, names)][: refusals.SHOWN]
+        self._first = [*self._first, *named(totals.first_bad, names)][: rejected.SHOWN]
         self._totals.add(totals)
 
     def check(self) -> None:
         """Raise if there are too many, with the first and the numbers of all."""
-        refusals.check(self._first, self._totals.bad, self._totals.read, self._most)
+        rejected.check(self._first, self._totals.bad, self._totals.read, self._most)
 
 
 class _Maker:
@@ -296,7 +297,7 @@ def _check_sets(stored: Sequence[Stored], sources: Sequence[Source], train: int)
         refused = sum(totals.bad.values()) + sum(totals.unlabelled.values())
         if refused and refused == totals.read:
             prefix = "" if name == "train" else f"data.{name}: "
-            raise DataError(prefix + refusals.bad_rows([str(refusal) for refusal in first], refused))
+            raise DataError(prefix + rejected.bad_rows([str(refusal) for refusal in first], refused))
 
 
 def _read(source: Source, stored: Stored) -> Read:

@@ -15,11 +15,11 @@ from contextlib import nullcontext
 from itertools import chain, cycle, islice, repeat
 from pathlib import Path
 
-from sftcore.data.blocks import Block
-from sftcore.data.shared import Place
-from sftcore.data.work import Done, Task, begin, call, give_back_freed_memory, one_thread, work
-from sftcore.errors import SftError
-from sftcore.supervision import Labeller
+from sftcore.core.errors import SftError
+from sftcore.data.preparation.blocks import Block
+from sftcore.data.preparation.shared_memory import Place
+from sftcore.data.preparation.worker import Done, Task, begin, call, give_back_freed_memory, one_thread, work
+from sftcore.labelling import Labeller
 
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
 """How much time of processors a container may take, and in which time."""

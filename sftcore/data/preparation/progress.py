@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from sftcore.report import count, say
+from sftcore.runtime.console import count, say
 
 PATIENCE = 10.0
 """Seconds between two lines, where there is no terminal to draw a bar on."""

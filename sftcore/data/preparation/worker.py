@@ -12,17 +12,17 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from sftcore.data.batch import tabulate
-from sftcore.data.blocks import Block
-from sftcore.data.columns import Columns
-from sftcore.data.conversations import Reader, parse
-from sftcore.data.readers import Row, decoded
-from sftcore.data.refusals import Refusal
-from sftcore.data.shared import Place
-from sftcore.data.table import inner
-from sftcore.errors import SftError
-from sftcore.supervision import Labeller
-from sftcore.types import Origin
+from sftcore.core.errors import SftError
+from sftcore.core.types import Origin
+from sftcore.data.preparation.blocks import Block
+from sftcore.data.preparation.shared_memory import Place
+from sftcore.data.sources.formats import Reader, parse
+from sftcore.data.sources.readers import Row, decoded
+from sftcore.data.sources.rejected import Refusal
+from sftcore.data.sources.renaming import Columns
+from sftcore.data.tables.label_batch import tabulate
+from sftcore.data.tables.table import inner
+from sftcore.labelling import Labeller
 
 DEEP = 1000
 """How many calls deep the work on a row may go."""

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from sftcore.data.chance import Keys, numbers
-from sftcore.data.table import Flags
-from sftcore.errors import DataError
+from sftcore.core.errors import DataError
+from sftcore.data.selection.key_hash import Keys, numbers
+from sftcore.data.tables.table import Flags
 
 
 def hold_back(parts: Sequence[Keys], fraction: float, seed: int) -> list[Flags]:

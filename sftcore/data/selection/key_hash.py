@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from sftcore.data.table import DIGEST
+from sftcore.data.tables.table import DIGEST
 
 Keys = NDArray[np.void]
 """The keys of rows, ``DIGEST`` bytes each."""

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sftcore.config import SourceConfig
-from sftcore.data.chance import Keys, numbers
-from sftcore.data.table import Integers
+from sftcore.config.schema import SourceConfig
+from sftcore.data.selection.key_hash import Keys, numbers
+from sftcore.data.tables.table import Integers
 
 
 def targets(sizes: Sequence[int], sources: Sequence[SourceConfig]) -> list[int]:

@@ -8,15 +8,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sftcore.config import DataConfig, EvalFraction, SourceConfig
-from sftcore.data.account import EVALUATED, NOT_DRAWN
-from sftcore.data.chance import Keys
-from sftcore.data.evaluation import hold_back, keep_out
-from sftcore.data.examples import Part
-from sftcore.data.sampling import draw, targets
-from sftcore.data.table import Flags, Integers, Table
-from sftcore.errors import DataError
-from sftcore.report import count
+from sftcore.config.schema import DataConfig, EvalFraction, SourceConfig
+from sftcore.core.errors import DataError
+from sftcore.data.selection.holdout import hold_back, keep_out
+from sftcore.data.selection.key_hash import Keys
+from sftcore.data.selection.mixing import draw, targets
+from sftcore.data.tables.account import EVALUATED, NOT_DRAWN
+from sftcore.data.tables.examples import Part
+from sftcore.data.tables.table import Flags, Integers, Table
+from sftcore.runtime.console import count
 
 
 class Labelled(NamedTuple):

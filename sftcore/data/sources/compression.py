@@ -10,7 +10,7 @@ import zlib
 from pathlib import Path
 from typing import IO, cast
 
-from sftcore.errors import DataError
+from sftcore.core.errors import DataError
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 """Endings of compressed files, after the ending that says what is in them: ``rows.jsonl.gz``."""

@@ -8,8 +8,8 @@ from typing import Any
 
 from xxhash import xxh3_128_digest
 
-from sftcore.errors import RowError
-from sftcore.types import Conversation, Texts
+from sftcore.core.errors import RowError
+from sftcore.core.types import Conversation, Texts
 
 DEEPEST = 100
 """How deeply tools, their calls, and variables of the template may be nested."""

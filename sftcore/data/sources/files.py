@@ -9,13 +9,13 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from sftcore.config import SourceConfig
-from sftcore.data.compression import COMPRESSED, DAMAGED, plain_suffix
-from sftcore.data.lines import Lines, split
-from sftcore.data.readers import LINES, READERS, Row, decoded, without_nulls
-from sftcore.document import Document
-from sftcore.errors import DataError
-from sftcore.types import Origin
+from sftcore.config.document import Document
+from sftcore.config.schema import SourceConfig
+from sftcore.core.errors import DataError
+from sftcore.core.types import Origin
+from sftcore.data.sources.compression import COMPRESSED, DAMAGED, plain_suffix
+from sftcore.data.sources.lines import Lines, split
+from sftcore.data.sources.readers import LINES, READERS, Row, decoded, without_nulls
 
 _T = TypeVar("_T")
 
@@ -110,7 +110,7 @@ class Reading:
         return "" if self._hub is None else str(self._hub._fingerprint)
 
     def __iter__(self) -> Iterator[tuple[int, int, Any]]:
-        """Yield the number of a file, a line in it, and what was read there (see :data:`~sftcore.data.readers.Raw`).
+        """Yield the number of a file, a line in it, and what was read there (see ``readers.Raw``).
 
         Raises:
             DataError: a file cannot be opened, or is no list of rows at all.

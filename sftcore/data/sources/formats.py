@@ -6,18 +6,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple, cast
 
-from sftcore.components import Format
-from sftcore.config import AUTO, Loaded, SourceConfig
-from sftcore.data import content
-from sftcore.data.columns import Columns
-from sftcore.data.readers import Row
-from sftcore.data.refusals import Refusal, bad_rows, no_object
-from sftcore.data.sources import read
-from sftcore.document import Keys, dotted
-from sftcore.errors import DataError, RowError
-from sftcore.plugins import Entry, Registry
-from sftcore.supervision import Policy
-from sftcore.types import Conversation, Origin
+from sftcore.config.document import Keys, dotted
+from sftcore.config.schema import AUTO, Loaded, SourceConfig
+from sftcore.core.components import Format
+from sftcore.core.errors import DataError, RowError
+from sftcore.core.registry import Entry, Registry
+from sftcore.core.types import Conversation, Origin
+from sftcore.data.sources import content_key
+from sftcore.data.sources.files import read
+from sftcore.data.sources.readers import Row
+from sftcore.data.sources.rejected import Refusal, bad_rows, no_object
+from sftcore.data.sources.renaming import Columns
+from sftcore.labelling import Policy
 
 SAMPLE = 50
 """How many rows ``format: auto`` looks at; those that are no mapping do not count."""
@@ -153,7 +153,7 @@ def parse(rows: Iterable[Row], reader: Reader, refused: list[Refusal], columns: 
             continue
         try:
             conversation = reader.format.read(columns.rename(row))
-            parsed = Parsed(conversation, origin, reader.policy, content.key(conversation))
+            parsed = Parsed(conversation, origin, reader.policy, content_key.key(conversation))
         except RowError as error:
             refused.append(Refusal.of(origin, str(error), row))
         except RecursionError:

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO
 
-from sftcore.errors import DataError
+from sftcore.core.errors import DataError
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from sftcore.data.compression import unpacked
-from sftcore.data.jsonline import STRICT, decode, reason_of
-from sftcore.data.lines import numbered
-from sftcore.errors import DataError
-from sftcore.report import count
-from sftcore.types import Origin
+from sftcore.core.errors import DataError
+from sftcore.core.types import Origin
+from sftcore.data.sources.compression import unpacked
+from sftcore.data.sources.lines import numbered
+from sftcore.data.sources.strict_json import STRICT, decode, reason_of
+from sftcore.runtime.console import count
 
 Row = tuple[Origin, Any]
 """Where a row was read, and what was read there: a dict, if the row is sound; :class:`UnreadableError`, if it could

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from sftcore.data.readers import UnreadableError
-from sftcore.errors import DataError, json_type
-from sftcore.report import count
-from sftcore.types import Origin
+from sftcore.core.errors import DataError, json_type
+from sftcore.core.types import Origin
+from sftcore.data.sources.readers import UnreadableError
+from sftcore.runtime.console import count
 
 SHOWN = 10
 """How many bad rows, or reasons, a message lists before it only counts."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from sftcore.errors import RowError
+from sftcore.core.errors import RowError
 
 SHOWN = 20
 """How many columns a message names."""

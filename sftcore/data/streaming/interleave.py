@@ -9,13 +9,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sftcore.config import SourceConfig
-from sftcore.data import identity
-from sftcore.data.blocks import Block, blocks
-from sftcore.data.compression import plain_suffix
-from sftcore.data.refusals import as_json
-from sftcore.data.sources import Reading
-from sftcore.data.work import Task
+from sftcore.config.schema import SourceConfig
+from sftcore.data.preparation import fingerprint
+from sftcore.data.preparation.blocks import Block, blocks
+from sftcore.data.preparation.worker import Task
+from sftcore.data.sources.compression import plain_suffix
+from sftcore.data.sources.files import Reading
+from sftcore.data.sources.rejected import as_json
 
 ROWS = 256
 """How many rows a block of a stream has, at most: small ones mix better, and the first comes sooner."""
@@ -62,7 +62,7 @@ class Feed:
             DataError: it cannot be read, or was changed meanwhile.
         """
         yield from blocks(number, self.reading, ROWS)
-        identity.check_unchanged(self.files, self.seen)
+        fingerprint.check_unchanged(self.files, self.seen)
 
 
 def interleaved(feeds: Sequence[Feed]) -> Iterator[tuple[Block, int]]:

@@ -9,28 +9,28 @@ from itertools import chain
 
 import numpy as np
 
-from sftcore.config import Loaded
-from sftcore.data import identity
-from sftcore.data.account import together
-from sftcore.data.blocks import Block
-from sftcore.data.cache import Cache, Totals, named
-from sftcore.data.columns import Columns
-from sftcore.data.conversations import parse, reader_of
-from sftcore.data.examples import Part
-from sftcore.data.interleave import ROWS, Feed, expected
-from sftcore.data.labels import Summary, check_template, summarize
-from sftcore.data.prepare import Prepared, beginnings, prepare
-from sftcore.data.progress import Progress
-from sftcore.data.refusals import Refusal, bad_rows
-from sftcore.data.sampling import targets
-from sftcore.data.sources import Reading, files_of, read
-from sftcore.data.stream import BadRows, Stream
-from sftcore.data.table import Table
-from sftcore.data.work import Done, Task, work
-from sftcore.errors import DataError
-from sftcore.plugins import Registry
-from sftcore.report import count
-from sftcore.supervision import Labeller
+from sftcore.config.schema import Loaded
+from sftcore.core.errors import DataError
+from sftcore.core.registry import Registry
+from sftcore.data.preparation import fingerprint
+from sftcore.data.preparation.blocks import Block
+from sftcore.data.preparation.cache import Cache, Totals, named
+from sftcore.data.preparation.pipeline import Prepared, beginnings, prepare
+from sftcore.data.preparation.progress import Progress
+from sftcore.data.preparation.worker import Done, Task, work
+from sftcore.data.selection.mixing import targets
+from sftcore.data.sources.files import Reading, files_of, read
+from sftcore.data.sources.formats import parse, reader_of
+from sftcore.data.sources.rejected import Refusal, bad_rows
+from sftcore.data.sources.renaming import Columns
+from sftcore.data.streaming.interleave import ROWS, Feed, expected
+from sftcore.data.streaming.stream import BadRows, Stream
+from sftcore.data.tables.account import together
+from sftcore.data.tables.examples import Part
+from sftcore.data.tables.summary import Summary, check_template, summarize
+from sftcore.data.tables.table import Table
+from sftcore.labelling import Labeller
+from sftcore.runtime.console import count
 
 
 def prepare_stream(
@@ -94,7 +94,7 @@ def _feeds(loaded: Loaded, registry: Registry) -> list[Feed]:
         files = files_of(source, loaded.document)
         reader = reader_of(source, ("data", "train", at), loaded, registry)
         reading = Reading(source, files, streaming=True)
-        seen = [identity.seen(file) for file in files]
+        seen = [fingerprint.seen(file) for file in files]
         rows = expected(source, reading, files)
         if not rows:
             raise DataError(f"data source {source.path}: has no rows")

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sftcore.data.examples import Examples, Part
-from sftcore.data.packing import PackedSet
-from sftcore.data.table import Integers
-from sftcore.types import Example
+from sftcore.core.types import Example
+from sftcore.data.batching.packing import PackedSet
+from sftcore.data.tables.examples import Examples, Part
+from sftcore.data.tables.table import Integers
 
 
 class Order(NamedTuple):

@@ -11,23 +11,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sftcore.config import DataConfig
-from sftcore.data import refusals
-from sftcore.data.account import EVALUATED, NOT_DRAWN, TOO_LONG, UNTRAINED, Account
-from sftcore.data.blocks import Block
-from sftcore.data.cache import Totals, quarantined
-from sftcore.data.chance import numbers
-from sftcore.data.examples import Examples, Part
-from sftcore.data.interleave import ROWS, Feed, interleaved
-from sftcore.data.labels import Summary, note_remarks, remarked
-from sftcore.data.table import Flags, Table
-from sftcore.data.window import Order, Window
-from sftcore.data.work import Done
-from sftcore.data.workers import Workers, cores
-from sftcore.errors import DataError
-from sftcore.report import count
-from sftcore.supervision import Labeller, Remark
-from sftcore.types import Example
+from sftcore.config.schema import DataConfig
+from sftcore.core.errors import DataError
+from sftcore.core.types import Example
+from sftcore.data.preparation.blocks import Block
+from sftcore.data.preparation.cache import Totals, quarantined
+from sftcore.data.preparation.pool import Workers, cores
+from sftcore.data.preparation.worker import Done
+from sftcore.data.selection.key_hash import numbers
+from sftcore.data.sources import rejected
+from sftcore.data.streaming.interleave import ROWS, Feed, interleaved
+from sftcore.data.streaming.shuffle_window import Order, Window
+from sftcore.data.tables.account import EVALUATED, NOT_DRAWN, TOO_LONG, UNTRAINED, Account
+from sftcore.data.tables.examples import Examples, Part
+from sftcore.data.tables.summary import Summary, note_remarks, remarked
+from sftcore.data.tables.table import Flags, Table
+from sftcore.labelling import Labeller, Remark
+from sftcore.runtime.console import count
 
 LEFT = "read, but not trained before the run ended"
 """What an account says of rows that were still waiting."""
@@ -40,7 +40,7 @@ class BadRows:
         before: what became of the evaluation rows, which count too.
     """
 
-    def __init__(self, most: float, before: Totals, first: Sequence[refusals.Refusal]) -> None:
+    def __init__(self, most: float, before: Totals, first: Sequence[rejected.Refusal]) -> None:
         self._most, self._before, self._named = most, before, list(first)
         self.begin()
 
@@ -55,7 +55,7 @@ class BadRows:
         Raises:
             DataError: there are too many bad ones, however many rows are still to come.
         """
-        self._first = [*self._first, *done.bad][: refusals.SHOWN]
+        self._first = [*self._first, *done.bad][: rejected.SHOWN]
         self._totals.add(Totals.of(done))
         if not 0 < self._most < 1:
             self.end()
@@ -66,7 +66,7 @@ class BadRows:
         Raises:
             DataError: too large a share of its rows is bad.
         """
-        refusals.check(self._first, self._totals.bad, self._totals.read, self._most)
+        rejected.check(self._first, self._totals.bad, self._totals.read, self._most)
 
 
 class Ended(NamedTuple):
@@ -270,7 +270,7 @@ class Stream:
 
     def _told(self) -> str:
         parts = [*self._refused.most_common(), *self._dropped.most_common()]
-        return ", ".join(f"{rows:,} {why}" for why, rows in parts[: refusals.SHOWN] if rows)
+        return ", ".join(f"{rows:,} {why}" for why, rows in parts[: rejected.SHOWN] if rows)
 
 
 def _ranks_here(environ: Mapping[str, str]) -> int:

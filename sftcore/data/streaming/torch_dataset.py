@@ -9,9 +9,9 @@ from typing import Any
 import transformers
 from torch.utils.data import IterableDataset
 
-from sftcore.config import DataConfig
+from sftcore.config.schema import DataConfig
+from sftcore.core.types import Example
 from sftcore.data import Order, Stream
-from sftcore.types import Example
 
 
 def order_of(args: transformers.TrainingArguments, config: DataConfig) -> Order:

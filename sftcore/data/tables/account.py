@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sftcore.data.labels import Summary
-from sftcore.report import count
+from sftcore.data.tables.summary import Summary
+from sftcore.runtime.console import count
 
 EVALUATED, NOT_DRAWN = "also in data.eval", "not drawn"
 TOO_LONG, UNTRAINED = "too long", "without a trained token"

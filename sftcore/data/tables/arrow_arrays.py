@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike
 
-from sftcore.data.table import DIGEST
+from sftcore.data.tables.table import DIGEST
 
 
 def numbers(values: ArrayLike, kind: pa.DataType) -> pa.Array:

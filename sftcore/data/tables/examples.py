@@ -8,8 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
-from sftcore.data.table import Integers, Table
-from sftcore.types import Example, Origin
+from sftcore.core.types import Example, Origin
+from sftcore.data.tables.table import Integers, Table
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,14 +11,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from xxhash import xxh3_128
 
-from sftcore.data.arrays import digests, flags, large_lists, lists, numbers, strings
-from sftcore.data.conversations import Parsed
-from sftcore.data.table import REMARKS, SCHEMA, Flags, Integers
-from sftcore.encoding import Columns
-from sftcore.errors import DataError, RowError
-from sftcore.supervision import DraftColumns, Labeller, Labelling, Outline, Remark, Sketch, TooLongError, fit
-from sftcore.supervision.tokens import label_columns
-from sftcore.types import IGNORE_INDEX
+from sftcore.core.errors import DataError, RowError
+from sftcore.core.types import IGNORE_INDEX
+from sftcore.data.sources.formats import Parsed
+from sftcore.data.tables.arrow_arrays import digests, flags, large_lists, lists, numbers, strings
+from sftcore.data.tables.table import REMARKS, SCHEMA, Flags, Integers
+from sftcore.labelling import DraftColumns, Labeller, Labelling, Outline, Remark, Sketch, TooLongError, fit
+from sftcore.labelling.token_labels import label_columns
+from sftcore.tokenization import Columns
 
 
 def labelled(row: Parsed, labeller: Labeller) -> Labelling:

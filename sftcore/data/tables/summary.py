@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from sftcore.data.conversations import Parsed
-from sftcore.data.examples import Examples, Part
-from sftcore.data.table import REMARKS
-from sftcore.errors import ConfigError, DataError, RowError
-from sftcore.report import count
-from sftcore.supervision import Labeller, Remark
-from sftcore.types import IGNORE_INDEX, Conversation, Example, Origin
+from sftcore.core.errors import ConfigError, DataError, RowError
+from sftcore.core.types import IGNORE_INDEX, Conversation, Example, Origin
+from sftcore.data.sources.formats import Parsed
+from sftcore.data.tables.examples import Examples, Part
+from sftcore.data.tables.table import REMARKS
+from sftcore.labelling import Labeller, Remark
+from sftcore.runtime.console import count
 
 TRIED = 20
 """How many rows are tried before a template that labels no sample conversation is given up."""

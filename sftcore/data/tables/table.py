@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sftcore.supervision import Remark
-from sftcore.types import IGNORE_INDEX
+from sftcore.core.types import IGNORE_INDEX
+from sftcore.labelling import Remark
 
 Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -50,7 +50,7 @@ def inner(lists: Any) -> Any:
 
 
 class Tokens(NamedTuple):
-    """The tokens of one example; ``weights`` as in :class:`~sftcore.types.Example`."""
+    """The tokens of one example; ``weights`` as in :class:`~sftcore.core.types.Example`."""
 
     input_ids: NDArray[np.int32]
     labels: NDArray[np.int32]

@@ -8,12 +8,12 @@ from functools import cached_property
 from itertools import accumulate
 from typing import NamedTuple
 
-from sftcore.supervision.borders import Borders
-from sftcore.supervision.draft import Draft, Outline
-from sftcore.supervision.remarks import Remark
-from sftcore.supervision.spans import Span
-from sftcore.supervision.template import Rendering
-from sftcore.supervision.tracked import CONTENT, split_tag
+from sftcore.labelling.boundaries import Borders
+from sftcore.labelling.draft import Draft, Outline
+from sftcore.labelling.rendering.provenance import CONTENT, split_tag
+from sftcore.labelling.rendering.renderer import Rendering
+from sftcore.labelling.spans import Span
+from sftcore.labelling.warnings import Remark
 
 STAND_IN = "\n \n\u27e6{}\u27e7 \n \n"
 """What stands for the text of a message: however it is trimmed at either end, that shows."""
@@ -44,8 +44,8 @@ class Plan:
         messages: how many they have.
         fixed: what stands before, between and behind the texts; '' in place of each text.
         texts: of each text the message, and how it is trimmed.
-        spans, begins, stops, edges: as in :class:`~sftcore.supervision.draft.Draft`, with places for characters.
-        remarks: what there is to remark, as in :class:`~sftcore.supervision.draft.Outline`.
+        spans, begins, stops, edges: as in :class:`~sftcore.labelling.draft.Draft`, with places for characters.
+        remarks: what there is to remark, as in :class:`~sftcore.labelling.draft.Outline`.
     """
 
     messages: int

@@ -1,7 +1,7 @@
 """Conversations of one shape, outlined from one plan.
 
 Where the source shows that a template does not look at what the messages say (see
-:mod:`~sftcore.supervision.blindness`), all conversations with the same roles are printed alike but for
+``content_independence``), all conversations with the same roles are printed alike but for
 the texts. So one of them is outlined with stand-ins for the texts, and what came of it is the plan: what stands
 between the texts, how each is trimmed, and between which characters of it all the trained spans begin and end.
 """
@@ -11,16 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-from sftcore.errors import RowError
-from sftcore.report import warn
-from sftcore.supervision.blindness import ROLES, blind_to
-from sftcore.supervision.draft import Outline
-from sftcore.supervision.meter import CHARACTERS
-from sftcore.supervision.plan import STAND_IN, Plan, Sketch, plan_of
-from sftcore.supervision.policy import Policy
-from sftcore.supervision.remarks import Remark
-from sftcore.supervision.template import ChatTemplate
-from sftcore.types import Conversation, Message, Texts
+from sftcore.core.errors import RowError
+from sftcore.core.labelling_policy import Policy
+from sftcore.core.types import Conversation, Message, Texts
+from sftcore.labelling.draft import Outline
+from sftcore.labelling.fast_path.content_independence import ROLES, blind_to
+from sftcore.labelling.fast_path.plan import STAND_IN, Plan, Sketch, plan_of
+from sftcore.labelling.rendering.limits import CHARACTERS
+from sftcore.labelling.rendering.renderer import ChatTemplate
+from sftcore.labelling.warnings import Remark
+from sftcore.runtime.console import warn
 
 SHARE = 1024
 """Of so many conversations one is outlined without its plan too, and compared; so is the first of each plan."""

@@ -1,7 +1,7 @@
 """The loops over the messages in a template's syntax tree, made to ask a memory before they print a message.
 
 What such a loop prints for a message is remembered, with all that it read; see
-:mod:`~sftcore.supervision.memory`. A loop that may read or do what cannot be seen is left as it is.
+:mod:`~sftcore.labelling.rendering.render_cache`. A loop that may read or do what cannot be seen is left as it is.
 """
 
 from __future__ import annotations
@@ -12,7 +12,13 @@ from typing import NamedTuple, TypeVar
 
 from jinja2 import nodes
 
-from sftcore.supervision.causality import derived_names, is_messages, loop_attributes, names_in, statement_loops
+from sftcore.labelling.rendering.constant_prompt import (
+    derived_names,
+    is_messages,
+    loop_attributes,
+    names_in,
+    statement_loops,
+)
 
 FORGETFUL = frozenset({"cycler", "joiner", "lipsum", "self"})
 """Names of what prints another text each time, or whose reading cannot be seen."""

@@ -14,8 +14,8 @@ from jinja2 import nodes
 from jinja2.exceptions import SecurityError
 from markupsafe import Markup
 
-from sftcore.supervision.messages import Messages
-from sftcore.supervision.tracked import END_GENERATION, GENERATION, Tracked, join, mark, tracked
+from sftcore.labelling.rendering.message_view import Messages
+from sftcore.labelling.rendering.provenance import END_GENERATION, GENERATION, Tracked, join, mark, tracked
 
 
 def raise_exception(message: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, overload
 
-from sftcore.supervision.tracked import (
+from sftcore.labelling.rendering.provenance import (
     CALL,
     CALL_ID,
     CALL_NAME,

@@ -16,11 +16,11 @@ from jinja2 import Undefined
 from jinja2.runtime import Macro
 from jinja2.utils import missing
 
-from sftcore.supervision.environment import Namespace
-from sftcore.supervision.iterations import LENGTH, Guarded, Remembered
-from sftcore.supervision.messages import Messages, Watch
-from sftcore.supervision.meter import Meter
-from sftcore.supervision.tracked import Tracked, join
+from sftcore.labelling.rendering.cached_loops import LENGTH, Guarded, Remembered
+from sftcore.labelling.rendering.environment import Namespace
+from sftcore.labelling.rendering.limits import Meter
+from sftcore.labelling.rendering.message_view import Messages, Watch
+from sftcore.labelling.rendering.provenance import Tracked, join
 
 NODES = 2000
 """How many values may be nested in one that is compared with another."""

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple, cast
 import jinja2
 from jinja2.meta import find_undeclared_variables
 
-from sftcore.errors import RowError
-from sftcore.supervision.causality import has_constant_prompt
-from sftcore.supervision.memory import Memory
-from sftcore.supervision.messages import Message, Messages, Watch, tagged
-from sftcore.supervision.meter import CHARACTERS, LimitError
-from sftcore.supervision.sandbox import Compiled, Sandbox
-from sftcore.supervision.tracked import LITERAL, Tracked
+from sftcore.core.errors import RowError
+from sftcore.labelling.rendering.constant_prompt import has_constant_prompt
+from sftcore.labelling.rendering.limits import CHARACTERS, LimitError
+from sftcore.labelling.rendering.message_view import Message, Messages, Watch, tagged
+from sftcore.labelling.rendering.provenance import LITERAL, Tracked
+from sftcore.labelling.rendering.render_cache import Memory
+from sftcore.labelling.rendering.sandbox import Compiled, Sandbox
 
 _SAID = 500
 """How much of a template's own error message is shown."""

@@ -1,7 +1,7 @@
 """The Jinja environment that chat templates are rendered in: nothing to reach, and nothing without a limit.
 
 It renders what transformers' own environment renders (the same options, globals, filters and
-extensions), character by character. On top it keeps the tags of :mod:`~sftcore.supervision.tracked`
+extensions), character by character. On top it keeps the tags of :mod:`~sftcore.labelling.rendering.provenance`
 strings, marks where the printing of a message begins and ends, and counts what a template uses up.
 """
 
@@ -21,13 +21,11 @@ from jinja2.exceptions import FilterArgumentError
 from jinja2.runtime import LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from sftcore.supervision import environment
-from sftcore.supervision.formatting import format_parts, percent_parts
-from sftcore.supervision.iterations import Remembered, with_memory
-from sftcore.supervision.marks import with_marks
-from sftcore.supervision.memory import Memory, unguarded
-from sftcore.supervision.messages import Message, Messages, message_index
-from sftcore.supervision.meter import (
+from sftcore.labelling.rendering import environment
+from sftcore.labelling.rendering.block_markers import with_marks
+from sftcore.labelling.rendering.cached_loops import Remembered, with_memory
+from sftcore.labelling.rendering.format_strings import format_parts, percent_parts
+from sftcore.labelling.rendering.limits import (
     CHARACTERS,
     COMPARING,
     COPIED,
@@ -48,7 +46,20 @@ from sftcore.supervision.meter import (
     bound_growth,
     size_of,
 )
-from sftcore.supervision.tracked import ENTER, EXIT, Tracked, blurred, join, mark, runs_of, tag_of, tracked, whole
+from sftcore.labelling.rendering.message_view import Message, Messages, message_index
+from sftcore.labelling.rendering.provenance import (
+    ENTER,
+    EXIT,
+    Tracked,
+    blurred,
+    join,
+    mark,
+    runs_of,
+    tag_of,
+    tracked,
+    whole,
+)
+from sftcore.labelling.rendering.render_cache import Memory, unguarded
 
 _SHORT = 4096
 """Strings below this length are joined without being counted: only very many of them matter, and that takes time."""

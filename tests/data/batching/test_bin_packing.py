@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sftcore.data.bins import Bins, _best_fit, padding
+from sftcore.data.batching.bin_packing import Bins, _best_fit, padding
 
 LIMIT = 12
 SETS = st.lists(st.integers(1, LIMIT), max_size=40)

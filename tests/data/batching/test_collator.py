@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sftcore import Example, Origin
-from sftcore.data.collate import Collator
+from sftcore.data.batching.collator import Collator
 
 
 def example(*lengths):

@@ -7,8 +7,8 @@ import random
 import pytest
 
 from sftcore import Example, Origin
-from sftcore.data.collate import Collator
-from sftcore.data.packing import PackedSet, join
+from sftcore.data.batching.collator import Collator
+from sftcore.data.batching.packing import PackedSet, join
 
 
 def examples(lengths):

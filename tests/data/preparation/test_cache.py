@@ -17,17 +17,19 @@ import pytest
 from transformers import AutoTokenizer
 
 from sftcore import DataError
-from sftcore.config import load
-from sftcore.data import blocks, cache, identity, lock, prepare, workers
-from sftcore.data.batch import tabulate
-from sftcore.data.cache import Cache, Stored
-from sftcore.data.lock import Lock
-from sftcore.data.progress import Progress
-from sftcore.document import Document
-from sftcore.encoding import Encoder
-from sftcore.errors import SftError
-from sftcore.plugins import Registry
-from sftcore.supervision import Labeller, labeller
+from sftcore.config.document import Document
+from sftcore.config.schema import load
+from sftcore.core.errors import SftError
+from sftcore.core.registry import Registry
+from sftcore.data import prepare
+from sftcore.data.preparation import blocks, cache, fingerprint, pool
+from sftcore.data.preparation.cache import Cache, Stored
+from sftcore.data.preparation.progress import Progress
+from sftcore.data.tables.label_batch import tabulate
+from sftcore.labelling import Labeller, labeller
+from sftcore.runtime import file_lock
+from sftcore.runtime.file_lock import Lock
+from sftcore.tokenization import Encoder
 
 REGISTRY = Registry.discover()
 ROWS = 700
@@ -43,7 +45,7 @@ def small(monkeypatch):
     """Make blocks, shards and what one process does alone so small that a few rows have many of them."""
     monkeypatch.setattr(blocks, "ROWS", 20)
     monkeypatch.setattr(cache, "BLOCKS", 3)
-    monkeypatch.setattr(workers, "FEW", 1)
+    monkeypatch.setattr(pool, "FEW", 1)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +106,7 @@ def right(data, serving, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "ROWS", 20)
         patch.setattr(cache, "BLOCKS", 3)
-        patch.setattr(workers, "FEW", 10**9)
+        patch.setattr(pool, "FEW", 10**9)
         patch.setattr(labeller, "Encoder", lambda tokenizer, **_: Encoder(tokenizer, lambda _: None))
         vars(serving).pop("encoder", None)
         files = made(tmp_path_factory.mktemp("right"), data, serving)[1]
@@ -123,7 +125,7 @@ def test_an_accelerator_makes_the_same_bytes(tmp_path, data, serving, right, mon
     monkeypatch.setattr(labeller, "Encoder", lambda tokenizer, **_: Encoder(tokenizer, worth=0))
     asked = []
     monkeypatch.setattr(Encoder, "_accelerated", lambda self, *args: asked.append(1) or accelerated(self, *args))
-    monkeypatch.setattr(workers, "FEW", 10**9)
+    monkeypatch.setattr(pool, "FEW", 10**9)
     vars(serving).pop("encoder", None)
     assert made(tmp_path, data, serving)[1] == right
     assert serving.encoder.engine == "fastokens"
@@ -264,7 +266,7 @@ def test_without_locks_each_makes_its_own_and_one_stays(tmp_path, data, serving,
     def refuse(*args):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(lock.fcntl, "flock", refuse)
+    monkeypatch.setattr(file_lock.fcntl, "flock", refuse)
     children = [in_child(lambda: made(tmp_path, data, serving, workers=1)) for _ in range(3)]
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
     assert made(tmp_path, data, serving)[1] == right
@@ -308,7 +310,7 @@ def test_a_process_that_is_killed_ends_the_run_with_a_hint(tmp_path, data, servi
     def killed(*args):
         return tabulate(*args) if os.getpid() == here else os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr("sftcore.data.work.tabulate", killed)
+    monkeypatch.setattr("sftcore.data.preparation.worker.tabulate", killed)
     with pytest.raises(SftError, match=r"was killed, most likely because memory ran out; .* smaller data\.workers"):
         made(tmp_path, data, serving, workers=2)
 
@@ -375,7 +377,7 @@ def test_the_order_of_a_mapping_that_a_template_gets_is_in_the_key(tmp_path, dat
     given = [{"x": {"b": 1, "a": 2}}, {"x": {"a": 2, "b": 1}}]
     tokenizer = AutoTokenizer.from_pretrained(smollm2)
     served = [Labeller(tokenizer, ["<|im_end|>"], variables) for variables in given]
-    assert len({identity.serving_digest(each) for each in served}) == 2
+    assert len({fingerprint.serving_digest(each) for each in served}) == 2
 
 
 @pytest.mark.parametrize(("format", "same"), [("%d %b %Y", True), ("%H:%M", False)])
@@ -385,8 +387,8 @@ def test_the_time_is_in_the_key_as_far_as_the_template_prints_it(smollm2, monkey
     served = Labeller(tokenizer, ["<|im_end|>"])
     digests = []
     for hour, day in ((9, 1), (17, 1), (9, 2)):
-        monkeypatch.setattr(identity, "NOW", datetime(2030, 1, day, hour))
-        digests.append(identity.serving_digest(served))
+        monkeypatch.setattr(fingerprint, "NOW", datetime(2030, 1, day, hour))
+        digests.append(fingerprint.serving_digest(served))
     assert (digests[0] == digests[1]) == same
     assert digests[0] != digests[2]
 
@@ -403,7 +405,7 @@ def test_the_merges_of_a_slow_tokenizer_are_in_the_key(tmp_path):
         (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}\n")
         tokenizer = CTRLTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
         tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
-        digests.append(identity.serving_digest(Labeller(tokenizer, [])))
+        digests.append(fingerprint.serving_digest(Labeller(tokenizer, [])))
     assert len(set(digests)) == 2
 
 
@@ -418,21 +420,21 @@ def test_a_row_is_too_deep_or_not_whoever_reads_it(tmp_path, serving):
 
 
 def test_processes_are_forked_also_from_the_first_process_of_a_container(tmp_path, data, serving, right, monkeypatch):
-    monkeypatch.setattr("sftcore.data.work.os.getppid", lambda: 1)
-    monkeypatch.setattr("sftcore.data.workers.os.getpid", lambda: 1)
+    monkeypatch.setattr("sftcore.data.preparation.worker.os.getppid", lambda: 1)
+    monkeypatch.setattr("sftcore.data.preparation.pool.os.getpid", lambda: 1)
     assert made(tmp_path, data, serving, workers=2)[1] == right
 
 
 def test_locks_work_where_only_what_may_be_read_can_be_shared(tmp_path, data, serving, monkeypatch):
     """As on NFS: else whoever made the rows would keep all others waiting for as long as it runs."""
-    flock = lock.fcntl.flock
+    flock = file_lock.fcntl.flock
 
     def as_nfs(file, how):
-        if how & lock.fcntl.LOCK_SH and not file.readable():
+        if how & file_lock.fcntl.LOCK_SH and not file.readable():
             raise OSError(9, "Bad file descriptor")
         return flock(file, how)
 
-    monkeypatch.setattr(lock.fcntl, "flock", as_nfs)
+    monkeypatch.setattr(file_lock.fcntl, "flock", as_nfs)
     held = made(tmp_path, data, serving)
     assert made(tmp_path, data, serving)[1] == held[1]
 

@@ -12,11 +12,11 @@ from transformers import AutoTokenizer
 
 from sftcore import DataError
 from sftcore.data import pack, parse_sources, prepare
-from sftcore.data.bins import padding
-from sftcore.supervision import Labeller, Policy
+from sftcore.data.batching.bin_packing import padding
+from sftcore.labelling import Labeller, Policy
 
-from . import making
-from .making import PLAIN, REGISTRY, loaded, make_labeller
+from .. import making
+from ..making import PLAIN, REGISTRY, loaded, make_labeller
 
 LABELLER = make_labeller()
 

@@ -9,13 +9,14 @@ from itertools import islice
 import pyarrow as pa
 import pytest
 
-from sftcore.data import blocks, shared, streaming, workers
-from sftcore.data.batch import tabulate
-from sftcore.data.work import work
-from sftcore.errors import DataError
-from sftcore.stopping import Stopped
+from sftcore.core.errors import DataError
+from sftcore.data.preparation import blocks, pool, shared_memory
+from sftcore.data.preparation.worker import work
+from sftcore.data.streaming import setup
+from sftcore.data.tables.label_batch import tabulate
+from sftcore.runtime.signals import Stopped
 
-from .making import REGISTRY, loaded, make_labeller, write
+from ..making import REGISTRY, loaded, make_labeller, write
 
 LABELLER = make_labeller()
 
@@ -25,15 +26,15 @@ def table(*values):
 
 
 def test_a_place_has_the_table_that_was_put_there_last():
-    place = shared.Place()
+    place = shared_memory.Place()
     for values in ([1, 2, 3], [], [None, 5]):
         assert place.put(table(*values))
         assert place.table().equals(table(*values))
 
 
 def test_a_place_has_room_for_so_many_bytes(monkeypatch):
-    monkeypatch.setattr(shared, "SIZE", shared.SCHEMA_SIZE + 1000)
-    place = shared.Place()
+    monkeypatch.setattr(shared_memory, "SIZE", shared_memory.SCHEMA_SIZE + 1000)
+    place = shared_memory.Place()
     assert place.put(table(1))
     assert not place.put(table(*range(1000)))
     assert place.table().equals(table(1))
@@ -41,7 +42,7 @@ def test_a_place_has_room_for_so_many_bytes(monkeypatch):
 
 @pytest.fixture
 def task(tmp_path):
-    [feed] = streaming._feeds(
+    [feed] = setup._feeds(
         loaded(write(tmp_path / "t.jsonl", [{"input": "q", "output": "a"}]), streaming=True), REGISTRY
     )
     return feed.task
@@ -63,15 +64,15 @@ def received(found):
 @pytest.mark.parametrize("room", [1 << 20, 0])
 @pytest.mark.parametrize("ahead", [0, 3])
 def test_tables_are_the_same_whichever_way_they_come(task, monkeypatch, room, ahead):
-    monkeypatch.setattr(shared, "SIZE", shared.SCHEMA_SIZE + room)
+    monkeypatch.setattr(shared_memory, "SIZE", shared_memory.SCHEMA_SIZE + room)
     right = received(work(block, [task], LABELLER, True) for block in given(30))
-    with workers.Workers([task], LABELLER, 1 << 30, 2) as several:
+    with pool.Workers([task], LABELLER, 1 << 30, 2) as several:
         assert received(several.map(given(30), lambda: True, ahead)) == right
 
 
 def test_who_is_left_in_the_middle_disturbs_nobody(task):
     right = received(work(block, [task], LABELLER, True) for block in given(30))
-    with workers.Workers([task], LABELLER, 1 << 30, 2) as several:
+    with pool.Workers([task], LABELLER, 1 << 30, 2) as several:
         assert received(islice(several.map(given(30), lambda: True), 8)) == right[:8]
         first, second = (several.map(given(30), lambda: True) for _ in range(2))
         assert [received(pair) for pair in zip(first, second, strict=True)] == [[done, done] for done in right]
@@ -82,7 +83,7 @@ def slow(monkeypatch):
     """Let other processes take longer than this one."""
     this = os.getpid()
     monkeypatch.setattr(
-        "sftcore.data.work.tabulate", lambda *a: time.sleep(0.01 * (os.getpid() != this)) or tabulate(*a)
+        "sftcore.data.preparation.worker.tabulate", lambda *a: time.sleep(0.01 * (os.getpid() != this)) or tabulate(*a)
     )
 
 
@@ -95,23 +96,23 @@ def here(monkeypatch, slow):
         found.append((len(block.rows), os.environ.get("TOKENIZERS_PARALLELISM")))
         return work(block, *args)
 
-    monkeypatch.setattr(workers, "work", noted)
+    monkeypatch.setattr(pool, "work", noted)
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
     return found
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_this_process_labels_what_is_too_much_for_the_others(task, here, processes):
-    with workers.Workers([task], LABELLER, 1 << 30, processes) as several:
+    with pool.Workers([task], LABELLER, 1 << 30, processes) as several:
         assert [done.read for done in several.map(given(30), lambda: True)] == [*range(1, 31)]
     assert {told for _, told in here} == {"true" if processes == 1 else "false"}
     assert os.environ["TOKENIZERS_PARALLELISM"] == "true"
-    assert len(here) == 30 if processes == 1 else 0 < len(here) < 30 - workers.AHEAD
+    assert len(here) == 30 if processes == 1 else 0 < len(here) < 30 - pool.AHEAD
     assert here[-1][0] == 30  # behind another block it would wait, while nobody has anything left to do
 
 
 def test_who_works_ahead_leaves_all_to_other_processes(task, here):
-    with workers.Workers([task], LABELLER, 1 << 30, 2) as several:
+    with pool.Workers([task], LABELLER, 1 << 30, 2) as several:
         assert len([*several.map(given(30), lambda: True, ahead=3)]) == 30
     assert not here
 
@@ -120,18 +121,18 @@ def test_an_error_of_this_process_waits_for_its_turn(task, monkeypatch, slow):
     def failing(block, *args):
         raise DataError(str(len(block.rows) - 1))
 
-    monkeypatch.setattr(workers, "work", failing)
+    monkeypatch.setattr(pool, "work", failing)
     found = []
-    with workers.Workers([task], LABELLER, 1 << 30, 2) as several, pytest.raises(DataError) as error:
+    with pool.Workers([task], LABELLER, 1 << 30, 2) as several, pytest.raises(DataError) as error:
         found += (done.read for done in several.map(given(30), lambda: True))
-    assert len(found) == int(str(error.value)) >= workers.AHEAD
+    assert len(found) == int(str(error.value)) >= pool.AHEAD
 
 
 def test_a_stop_ends_this_process_where_it_is(task, monkeypatch, slow):
     def stopped(*args):
         raise Stopped("SIGTERM")
 
-    monkeypatch.setattr(workers, "work", stopped)
-    with pytest.raises(Stopped), workers.Workers([task], LABELLER, 1 << 30, 2) as several:
+    monkeypatch.setattr(pool, "work", stopped)
+    with pytest.raises(Stopped), pool.Workers([task], LABELLER, 1 << 30, 2) as several:
         list(several.map(given(30), lambda: True))
     assert not several._pool

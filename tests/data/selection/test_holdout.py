@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from sftcore import DataError
-from sftcore.data.evaluation import hold_back, keep_out
+from sftcore.data.selection.holdout import hold_back, keep_out
 
-from .making import keys, said
+from ..making import keys, said
 
 
 def test_equal_rows_of_several_sources_stay_on_one_side():

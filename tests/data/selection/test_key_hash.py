@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sftcore.data.chance import numbers
-from sftcore.data.table import DIGEST
+from sftcore.data.selection.key_hash import numbers
+from sftcore.data.tables.table import DIGEST
 
-from .making import keys
+from ..making import keys
 
 COUNTING = np.arange(2 * 10_000, dtype="<u8").view(f"V{DIGEST}")
 """Keys as alike as they can be."""

@@ -6,10 +6,10 @@ import random
 
 import pytest
 
-from sftcore.config import SourceConfig
-from sftcore.data.sampling import draw, targets
+from sftcore.config.schema import SourceConfig
+from sftcore.data.selection.mixing import draw, targets
 
-from .making import keys
+from ..making import keys
 
 
 def source(**options):

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 
 from sftcore import DataError
-from sftcore.data.selection import Labelled, select
-from sftcore.data.table import SCHEMA, Table
+from sftcore.data.selection.selection import Labelled, select
+from sftcore.data.tables.table import SCHEMA, Table
 
-from .making import key, loaded, said
+from ..making import key, loaded, said
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 

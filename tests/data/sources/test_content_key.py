@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from sftcore import Conversation, Message, RowError
-from sftcore.data.content import DEEPEST, key
+from sftcore.data.sources.content_key import DEEPEST, key
 
 CALL = {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
 TALK = Conversation((Message("user", "q"), Message("assistant", "a")))

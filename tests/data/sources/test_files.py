@@ -13,9 +13,9 @@ import pyarrow.parquet
 import pytest
 
 from sftcore import DataError
-from sftcore.config import SourceConfig
-from sftcore.data.sources import files_of, read
-from sftcore.document import Document
+from sftcore.config.document import Document
+from sftcore.config.schema import SourceConfig
+from sftcore.data.sources.files import files_of, read
 
 A, B = {"input": "é 你", "output": "x\ny"}, {"input": "b", "output": ""}
 

@@ -8,12 +8,12 @@ from typing import ClassVar
 import pytest
 
 from sftcore import DataError, Format, Message, Origin
-from sftcore.config import SourceConfig
-from sftcore.data.columns import Columns
-from sftcore.data.conversations import SAMPLE, Reader, bad_rows, detect, parse
-from sftcore.data.readers import UnreadableError
-from sftcore.plugins import Entry, Registry
-from sftcore.supervision import Policy
+from sftcore.config.schema import SourceConfig
+from sftcore.core.registry import Entry, Registry
+from sftcore.data.sources.formats import SAMPLE, Reader, bad_rows, detect, parse
+from sftcore.data.sources.readers import UnreadableError
+from sftcore.data.sources.renaming import Columns
+from sftcore.labelling import Policy
 
 
 @dataclass

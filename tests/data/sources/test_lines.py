@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from sftcore import DataError
-from sftcore.data.lines import Lines, split
-from sftcore.data.readers import read_jsonl
+from sftcore.data.sources.lines import Lines, split
+from sftcore.data.sources.readers import read_jsonl
 
 PIECES = [b"", b" \t ", b"{}", b"\r", b"\x0b{}\x0c", b"a b", "é你".encode(), b"\xff", b"x" * 300]
 

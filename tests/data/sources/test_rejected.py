@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 
 from sftcore import DataError, Origin
-from sftcore.data.readers import UnreadableError
-from sftcore.data.refusals import LONGEST, SHOWN, Refusal, check, kind_of, no_object
+from sftcore.data.sources.readers import UnreadableError
+from sftcore.data.sources.rejected import LONGEST, SHOWN, Refusal, check, kind_of, no_object
 
 
 def refusal(line, reason="x", **more):

@@ -8,12 +8,12 @@ import pytest
 from transformers import AutoTokenizer
 
 from sftcore import ConfigError, DataError, RowError
-from sftcore.config import load
+from sftcore.config.document import Document
+from sftcore.config.schema import load
+from sftcore.core.registry import Registry
 from sftcore.data import parse_sources, prepare
-from sftcore.data.columns import Columns
-from sftcore.document import Document
-from sftcore.plugins import Registry
-from sftcore.supervision import Labeller
+from sftcore.data.sources.renaming import Columns
+from sftcore.labelling import Labeller
 
 REGISTRY = Registry.discover()
 

@@ -8,7 +8,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sftcore.data.jsonline import CONTAINERS, DEEPEST, STRICT, UNSURE, _depth, decode, loads, quickly, reason_of
+from sftcore.data.sources.strict_json import (
+    CONTAINERS,
+    DEEPEST,
+    STRICT,
+    UNSURE,
+    _depth,
+    decode,
+    loads,
+    quickly,
+    reason_of,
+)
 
 needs_orjson = pytest.mark.skipif(loads is None, reason="orjson is not installed")
 

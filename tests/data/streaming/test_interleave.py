@@ -12,12 +12,12 @@ import pyarrow.parquet
 import pytest
 
 from sftcore import DataError
-from sftcore.config import SourceConfig
-from sftcore.data import streaming
-from sftcore.data.interleave import LOOK, ROWS, expected, interleaved
-from sftcore.data.sources import Reading
+from sftcore.config.schema import SourceConfig
+from sftcore.data.sources.files import Reading
+from sftcore.data.streaming import setup
+from sftcore.data.streaming.interleave import LOOK, ROWS, expected, interleaved
 
-from .making import REGISTRY, loaded
+from ..making import REGISTRY, loaded
 
 
 def lines(number, text="x"):
@@ -38,7 +38,7 @@ def save(path, rows):
 
 
 def feeds(*train, **data):
-    return streaming._feeds(loaded(list(train), streaming=True, **data), REGISTRY)
+    return setup._feeds(loaded(list(train), streaming=True, **data), REGISTRY)
 
 
 def places(made):

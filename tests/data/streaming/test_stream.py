@@ -16,14 +16,15 @@ from pathlib import Path
 import pytest
 
 from sftcore import ConfigError, DataError
-from sftcore.data import Order, ended, prepare, prepare_stream, streaming
-from sftcore.data.bins import Bins
-from sftcore.data.interleave import ROWS
+from sftcore.data import Order, ended, prepare, prepare_stream
+from sftcore.data.batching.bin_packing import Bins
+from sftcore.data.streaming import setup
+from sftcore.data.streaming.interleave import ROWS
 
-from .making import REGISTRY, loaded, make_labeller, write
+from ..making import REGISTRY, loaded, make_labeller, write
 
 LABELLER = make_labeller()
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def qa(*asked, answer="yes"):
@@ -322,18 +323,18 @@ def test_the_first_rows_are_told_and_shown(file):
         r"t\.jsonl: a stream of about 1,\d\d\d rows, format qa \(auto\)|about 9\d\d rows", prepared.notes[0]
     )
     assert len(prepared.train.sample) == ROWS
-    assert streaming.ROWS == ROWS
+    assert setup.ROWS == ROWS
 
 
 def test_a_process_ends_also_while_it_is_sent_a_result(tmp_path):
     script = tmp_path / "leave.py"
     script.write_text(
         "import sys\n"
-        "from tests.data.test_stream import *\n"
-        "from sftcore.data.blocks import Block\n"
-        "from sftcore.data.workers import Workers\n"
+        "from tests.data.streaming.test_stream import *\n"
+        "from sftcore.data.preparation.blocks import Block\n"
+        "from sftcore.data.preparation.pool import Workers\n"
         "row = {'input': 'q', 'output': 'a' * 8_000_000}\n"
-        "[feed] = streaming._feeds(loaded(sys.argv[1], streaming=True, max_length=10**9), REGISTRY)\n"
+        "[feed] = setup._feeds(loaded(sys.argv[1], streaming=True, max_length=10**9), REGISTRY)\n"
         "with Workers([feed.task], LABELLER, 0, 2) as workers:\n"
         "    next(workers.map([Block(0, 0, [(1, row)], 0.0)] * 9, lambda: True, ahead=1))\n"
         "    while not workers._pool._result_queue._reader.poll():\n"

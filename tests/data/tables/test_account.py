@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sftcore.data.account import Account, account
-from sftcore.data.labels import Summary
+from sftcore.data.tables.account import Account, account
+from sftcore.data.tables.summary import Summary
 
 
 def test_every_row_is_in_one_place():

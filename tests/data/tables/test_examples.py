@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from sftcore import IGNORE_INDEX, Origin
-from sftcore.data.examples import Examples, Part
-from sftcore.supervision import Policy
+from sftcore.data.tables.examples import Examples, Part
+from sftcore.labelling import Policy
 
-from .making import make_labeller, part_of, row, table_of
+from ..making import make_labeller, part_of, row, table_of
 
 LABELLER = make_labeller()
 SPLIT = Policy(max_length=6, truncation="split")

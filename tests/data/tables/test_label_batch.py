@@ -10,12 +10,12 @@ import pytest
 from transformers import AutoTokenizer
 
 from sftcore import IGNORE_INDEX, Conversation, DataError, Message, Origin, RowError
-from sftcore.data.batch import labelled, tabulate
-from sftcore.data.conversations import Parsed
-from sftcore.data.table import REMARKS, Table
-from sftcore.supervision import Labeller, Policy, Remark, TooLongError
+from sftcore.data.sources.formats import Parsed
+from sftcore.data.tables.label_batch import labelled, tabulate
+from sftcore.data.tables.table import REMARKS, Table
+from sftcore.labelling import Labeller, Policy, Remark, TooLongError
 
-from .making import key, make_labeller, row
+from ..making import key, make_labeller, row
 
 FORGETS = """{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}
 {%- if m.reasoning_content and loop.last %}{{ '<think>' + m.reasoning_content + '</think>' }}{% endif %}
@@ -174,18 +174,18 @@ def test_neither_pandas_nor_what_computes_with_arrow_is_imported():
     """Either takes longer than to label a thousand rows, in each process."""
     code = """
 import sys
-from sftcore.data import work
-from sftcore.data.blocks import Block
+from sftcore.data.preparation import worker
+from sftcore.data.preparation.blocks import Block
 from tests.data.making import loaded, make_labeller
-from sftcore.data.conversations import Reader
-from sftcore.supervision import Policy
+from sftcore.data.sources.formats import Reader
+from sftcore.labelling import Policy
 from sftcore_plugins.formats.messages import Messages
 config = loaded("x").config
 reader = Reader("messages", Messages(), Policy(), config.data.train[0], ("data", "train", 0))
 rows = [(line, {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": text}]})
         for line, text in enumerate(["b", "bad", "c"], start=1)]
 before = {*sys.modules}
-done = work.work(Block(0, 0, rows, 1.0), [work.Task(reader, ["f"])], make_labeller(), True)
+done = worker.work(Block(0, 0, rows, 1.0), [worker.Task(reader, ["f"])], make_labeller(), True)
 assert (done.table.num_rows, len(done.unlabelled), done.tokens) == (2, 1, 12), done
 print({"pandas", "pyarrow.compute"} & {*sys.modules} - before)
 """

@@ -11,11 +11,13 @@ import pytest
 from transformers import AutoTokenizer
 
 from sftcore import DataError
-from sftcore.data import blocks, prepare, quarantine
-from sftcore.data.cache import Cache
-from sftcore.supervision import Labeller
+from sftcore.data import prepare
+from sftcore.data.preparation import blocks
+from sftcore.data.preparation.cache import Cache
+from sftcore.data.tables import quarantine
+from sftcore.labelling import Labeller
 
-from .making import REGISTRY, loaded, write
+from ..making import REGISTRY, loaded, write
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from sftcore import IGNORE_INDEX, ConfigError, Conversation, DataError, Origin, preparation
+from sftcore import IGNORE_INDEX, ConfigError, Conversation, DataError, Origin
 from sftcore.data import prepare
-from sftcore.data.batch import tabulate
-from sftcore.data.labels import TRIED, Summary, beginning, check_template, summarize
-from sftcore.supervision import Labeller, Policy
+from sftcore.data.tables.label_batch import tabulate
+from sftcore.data.tables.summary import TRIED, Summary, beginning, check_template, summarize
+from sftcore.labelling import Labeller, Policy
+from sftcore.runs import preparation
 
-from .making import PLAIN, REGISTRY, loaded, make_labeller, part_of, row, table_of, write
+from ..making import PLAIN, REGISTRY, loaded, make_labeller, part_of, row, table_of, write
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ import pyarrow as pa
 import pytest
 
 from sftcore import IGNORE_INDEX
-from sftcore.data.batch import tabulate
-from sftcore.data.table import REMARKS, SCHEMA, Table
-from sftcore.supervision import Policy, Remark
+from sftcore.data.tables.label_batch import tabulate
+from sftcore.data.tables.table import REMARKS, SCHEMA, Table
+from sftcore.labelling import Policy, Remark
 
-from .making import make_labeller, row, said, table_of
+from ..making import make_labeller, row, said, table_of
 
 LABELLER = make_labeller()
 ROWS = [

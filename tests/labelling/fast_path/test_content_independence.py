@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sftcore.supervision.blindness import blind_to
-from sftcore.supervision.template import ChatTemplate
+from sftcore.labelling.fast_path.content_independence import blind_to
+from sftcore.labelling.rendering.renderer import ChatTemplate
 
 PROMPT = "{% if add_generation_prompt %}[assistant]{% endif %}"
 

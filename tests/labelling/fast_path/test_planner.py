@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from sftcore import Conversation, Message, RowError
-from sftcore.supervision import Labeller, Outline, Policy, Sketch, plans
+from sftcore.labelling import Labeller, Outline, Policy, Sketch
+from sftcore.labelling.fast_path import planner
 
-from .templates import TEMPLATES
-from .test_blindness import BLIND, SEES, WORDS
-from .test_labeller import tokenizer
+from ..templates import TEMPLATES
+from ..test_labeller import tokenizer
+from .test_content_independence import BLIND, SEES, WORDS
 
 ROLES = ["user", "assistant"]
 TEXTS = [
@@ -87,7 +88,7 @@ def compare(made: Labeller, name: str, number: int = 150) -> int:
 def _alone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the plans compare nothing themselves."""
     if "compared" not in request.node.name:
-        monkeypatch.setattr(plans.Plans, "_compared", lambda self, found, *of: found)
+        monkeypatch.setattr(planner.Plans, "_compared", lambda self, found, *of: found)
 
 
 @pytest.mark.parametrize("name", [*BLIND, *WORDS])
@@ -173,7 +174,7 @@ def test_a_plan_that_is_wrong_is_found_when_it_is_compared(
 ) -> None:
     made, conversation = labeller(CHATML), Conversation((Message("user", "q"), Message("assistant", "a")))
     right = made.outline(conversation, Policy())
-    monkeypatch.setattr(plans, "SHARE", 3)
+    monkeypatch.setattr(planner, "SHARE", 3)
     sound = [made.outline_by_plan(conversation, Policy()) for _ in range(3)]  # the first has no plan
     spoil(monkeypatch)
     outlines = [made.outline_by_plan(conversation, Policy()) for _ in range(9)]

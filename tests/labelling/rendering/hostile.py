@@ -492,7 +492,7 @@ class InvalidTemplateError(Exception):
 
 
 def compiled(source: str) -> Any:
-    from sftcore.supervision.template import ChatTemplate
+    from sftcore.labelling.rendering.renderer import ChatTemplate
 
     try:
         return ChatTemplate(source)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sftcore.supervision.template import ChatTemplate
+from sftcore.labelling.rendering.renderer import ChatTemplate
 
 BODY = "{{ '[' + m.role + ']' + m.content }}"
 LOOP = "{% for m in messages %}" + BODY + "{% endfor %}"

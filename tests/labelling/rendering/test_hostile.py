@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sftcore.supervision.template import ChatTemplate
+from sftcore.labelling.rendering.renderer import ChatTemplate
 
 from .hostile import ALL, MESSAGES, TOOLS, Hostile
 

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sftcore.supervision.messages import Message, Messages, Watch, message_index, tagged
-from sftcore.supervision.template import ChatTemplate
-from sftcore.supervision.tracked import (
+from sftcore.labelling.rendering.message_view import Message, Messages, Watch, message_index, tagged
+from sftcore.labelling.rendering.provenance import (
     CALL,
     CALL_ID,
     CALL_NAME,
@@ -22,6 +21,7 @@ from sftcore.supervision.tracked import (
     runs_of,
     split_tag,
 )
+from sftcore.labelling.rendering.renderer import ChatTemplate
 
 CALLED = {
     "id": "c1",

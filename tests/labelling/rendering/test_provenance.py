@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sftcore.supervision.tracked import (
+from sftcore.labelling.rendering.provenance import (
     CALL,
     CONTENT,
     ENTER,

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from sftcore.errors import RowError
-from sftcore.supervision.template import Beginnings, ChatTemplate, Piece
+from sftcore.core.errors import RowError
+from sftcore.labelling.rendering.renderer import Beginnings, ChatTemplate, Piece
 
-from .templates import TEMPLATES
+from ..templates import TEMPLATES
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -277,7 +277,7 @@ def test_prompts_cost_what_is_new_in_them(name: str) -> None:
 
 def test_a_bug_of_the_memory_would_refuse_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prompts are compared with one that nothing was remembered for."""
-    from sftcore.supervision.turns import Served
+    from sftcore.labelling.turns import Served
 
     messages = [{"role": role, "content": role} for role in ["user", "assistant"] * 3]
     served = Served(ChatTemplate(SAME["the last"]), messages, None, {}, {})

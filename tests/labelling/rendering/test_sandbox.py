@@ -16,9 +16,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from sftcore import RowError
-from sftcore.supervision import meter
-from sftcore.supervision.template import ChatTemplate
-from sftcore.supervision.tracked import CONTENT, END_GENERATION, ENTER, EXIT, GENERATION, MIXED, split_tag
+from sftcore.labelling.rendering import limits
+from sftcore.labelling.rendering.provenance import CONTENT, END_GENERATION, ENTER, EXIT, GENERATION, MIXED, split_tag
+from sftcore.labelling.rendering.renderer import ChatTemplate
 
 MESSAGES: list[dict[str, Any]] = [
     {"role": "system", "content": " Be brief.\n"},
@@ -208,7 +208,7 @@ def test_nothing_that_is_given_can_be_changed(change: str, way: str) -> None:
 
 @pytest.mark.parametrize("way", ["render", "trace"])
 def test_a_template_that_takes_too_long_is_stopped(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
-    monkeypatch.setattr(meter, "SECONDS", 0.02)
+    monkeypatch.setattr(limits, "SECONDS", 0.02)
     template = ChatTemplate("{% for i in range(2000) %}{% for j in range(500) %}{% endfor %}{% endfor %}")
     with pytest.raises(RowError, match=r"ran for more than 0\.02 s of CPU time"):
         getattr(template, way)(MESSAGES)

@@ -1,0 +1,1 @@
+"""labelling/fast_path."""
