@@ -204,14 +204,16 @@ class Labeller:
         done.longest = max((len(example.input_ids) for example in done.examples), default=0)
         return done
 
-    def outline(self, conversation: Conversation, policy: Policy = DEFAULT) -> Outline:
+    def outline(
+        self, conversation: Conversation, policy: Policy = DEFAULT, template: ChatTemplate | None = None
+    ) -> Outline:
         """Return the examples of *conversation* before they are tokenized, and what there is to remark so far.
 
         Raises:
             RowError: it cannot be labelled with certainty.
         """
         weights = _chosen(conversation.messages, policy)
-        served = self._served(conversation)
+        served = self._served(conversation, template)
         done = Outline()
         parts = self._plan(served, conversation.messages, weights, policy, done.remarks)
         for part in parts:
@@ -255,9 +257,9 @@ class Labeller:
         """Return how many messages have begun before character *end*, where the first *messages* are rendered."""
         return self._served(conversation).layout(messages).begun(end)
 
-    def _served(self, conversation: Conversation) -> Served:
+    def _served(self, conversation: Conversation, template: ChatTemplate | None = None) -> Served:
         return Served(
-            self.template,
+            template or self.template,
             [self._fields(message) for message in conversation.messages],
             list(conversation.tools) or None,
             {**self.variables, **conversation.template_kwargs},

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from sftcore.labelling.boundaries import Borders
 from sftcore.labelling.draft import Draft, Outline
+from sftcore.labelling.rendering.limits import CHARACTERS
 from sftcore.labelling.rendering.provenance import CONTENT, split_tag
 from sftcore.labelling.rendering.renderer import Rendering
 from sftcore.labelling.spans import Span
@@ -56,6 +57,7 @@ class Plan:
     stops: Sequence[tuple[_Place, _Place]]
     edges: Sequence[tuple[_Place, _Place]]
     remarks: Mapping[Remark, int]
+    words: Sequence[str] = ()
 
     @cached_property
     def borders(self) -> Borders:
@@ -66,6 +68,13 @@ class Plan:
     def verbatim(self) -> bool:
         """Whether the text of each message is printed once, in order, as it is."""
         return list(self.texts) == [(message, str) for message in range(self.messages)]
+
+    def holds_for(self, contents: Sequence[str]) -> bool:
+        for words in self.words:
+            for content in contents:
+                if words in content:
+                    return False
+        return sum(map(len, contents)) < CHARACTERS // 4
 
     def sketch(self, contents: Sequence[str]) -> Sketch:
         """Return what becomes of a conversation of this shape, whose messages have the *contents*."""
@@ -115,7 +124,7 @@ class Sketch(NamedTuple):
         return made
 
 
-def plan_of(draft: Draft, rendering: Rendering, stand_ins: Sequence[str], remarks: Mapping[Remark, int]) -> Plan | None:
+def plan_of(draft: Draft, rendering: Rendering, stand_ins: Sequence[str], remarks: Mapping[Remark, int], words=()) -> Plan | None:
     """Return what *draft* says of all conversations of its shape; None if that is not certain."""
     if draft.text != rendering.text or draft.messages != len(stand_ins):
         return None
@@ -155,7 +164,7 @@ def plan_of(draft: Draft, rendering: Rendering, stand_ins: Sequence[str], remark
         stops, edges = pairs(draft.stops), pairs(draft.edges)
     except _UncertainError:
         return None
-    return Plan(len(stand_ins), fixed, texts, spans, begins, stops, edges, remarks)
+    return Plan(len(stand_ins), fixed, texts, spans, begins, stops, edges, remarks, words)
 
 
 class _UncertainError(Exception):

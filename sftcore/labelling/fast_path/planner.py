@@ -15,9 +15,8 @@ from sftcore.core.errors import RowError
 from sftcore.core.labelling_policy import Policy
 from sftcore.core.types import Conversation, Message, Texts
 from sftcore.labelling.draft import Outline
-from sftcore.labelling.fast_path.content_independence import ROLES, blind_to
+from sftcore.labelling.fast_path.observed_template import ObservedTemplate
 from sftcore.labelling.fast_path.plan import STAND_IN, Plan, Sketch, plan_of
-from sftcore.labelling.rendering.limits import CHARACTERS
 from sftcore.labelling.rendering.renderer import ChatTemplate
 from sftcore.labelling.warnings import Remark
 from sftcore.runtime.console import warn
@@ -33,6 +32,8 @@ _ALLOWED = frozenset({Remark.HEADED, Remark.FIRST, Remark.NO_STOP, Remark.NO_SYS
 
 Whether a turn is split off or switched does not: where the prompt ends with ``<think>``, an answer may begin with it.
 """
+
+ROLES = frozenset({"system", "user", "assistant"})
 
 _Part = str | tuple[str, bool | None, float]
 """What a message is in a shape: its role, and how it is trained, unless that is as for most."""
@@ -55,7 +56,7 @@ class Plans:
     def __init__(
         self,
         template: ChatTemplate,
-        outline: Callable[[Conversation, Policy], Outline],
+        outline: Callable[..., Outline],
         fields: Callable[[Message], Mapping[str, Any]],
         variables: Mapping[str, Any],
     ) -> None:
@@ -63,16 +64,12 @@ class Plans:
         self._outline = outline
         self._fields = fields
         self._variables = variables
-        self._words = blind_to(template.tree)
         self._plans: dict[object, dict[_Shape, Plan | None]] = {}
         self._policy: Policy | None = None
         self._of_policy: dict[_Shape, Plan | None] = {}
         self._asked = 0
-
-    @property
-    def blind(self) -> bool:
-        """Whether the template is shown to be blind, so that there are plans."""
-        return self._words is not None
+        self.enabled = True
+        self._observed = ObservedTemplate(template.source)
 
     def outline(self, conversation: Conversation, policy: Policy) -> Outline | None:
         """Return the outline of *conversation*; None if there is no plan for it.
@@ -89,12 +86,15 @@ class Plans:
         Raises:
             RowError: as the outline without a plan does, for a conversation that is compared.
         """
-        if self._words is None or policy.reasoning == "mask" or conversation.tools or conversation.template_kwargs:
+        if not self.enabled or policy.reasoning == "mask" or conversation.tools or conversation.template_kwargs:
             return None
         messages = conversation.messages
         contents = messages.contents if isinstance(messages, Texts) else [message.content for message in messages]
-        if (shape := _shape(messages)) is None or not self._is_blind_to(contents):
+        if (shape := _shape(messages)) is None:
             return None
+        for content in contents:
+            if not content or content.isspace():
+                return None
         if policy is not self._policy:
             self._policy, self._of_policy = policy, self._plans_of(policy)
         plans = self._of_policy
@@ -106,7 +106,7 @@ class Plans:
         new = plan is _ONCE
         if new:
             plan = plans[shape] = self._plan(messages, policy)
-        if plan is None:
+        if plan is None or not plan.holds_for(contents):
             return None
         found = plan.sketch(contents)
         self._asked += 1
@@ -122,25 +122,13 @@ class Plans:
         if plain == found.outline:
             return found
         warn("a conversation was labelled otherwise by its plan; from here on each is rendered")
-        self._words = None
+        self.enabled = False
         return plain
 
     def _plans_of(self, policy: Policy) -> dict[_Shape, Plan | None]:
         """Return the plans for what *policy* has trained."""
         key = (str(policy.train_on), policy.train_on_stop, policy.context, policy.weight)
         return self._plans.setdefault(key, {})
-
-    def _is_blind_to(self, contents: Sequence[str]) -> bool:
-        """Tell whether the template does not look at what *contents* say, nor is it too much to print."""
-        assert self._words is not None
-        for content in contents:
-            if not content or content.isspace():
-                return False
-        for asked in self._words:
-            for content in contents:
-                if asked in content:
-                    return False
-        return sum(map(len, contents)) < CHARACTERS // 4
 
     def _plan(self, messages: Sequence[Message], policy: Policy) -> Plan | None:
         """Return the plan for conversations of the shape of *messages*; None if there is none."""
@@ -153,18 +141,20 @@ class Plans:
                 for message, text in zip(messages, stand_ins, strict=True)
             )
         )
-        if not self._is_blind_to(stand_ins):  # the template asks for what is in the stand-ins
-            return None
+        observations = self._observed.observe()
         try:
-            outline = self._outline(conversation, policy)
+            outline = self._outline(conversation, policy, self._observed)
             fields = [self._fields(message) for message in conversation.messages]
-            rendering = self._template.trace(fields, None, **self._variables)
+            rendering = self._observed.trace(fields, None, **self._variables)
         except RowError:
+            return None
+        if observations.inspected:
             return None
         remarks = {remark: times for remark, times in outline.remarks.items() if times}
         if len(outline.drafts) != 1 or not remarks.keys() <= _ALLOWED or outline.details:
             return None
-        return plan_of(outline.drafts[0], rendering, stand_ins, remarks)
+        plan = plan_of(outline.drafts[0], rendering, stand_ins, remarks, sorted(observations.words))
+        return plan if plan and plan.holds_for(stand_ins) else None
 
 
 def _shape(messages: Sequence[Message]) -> _Shape | None:

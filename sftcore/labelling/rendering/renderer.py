@@ -115,7 +115,7 @@ class ChatTemplate:
         at = 0
         for text in template.root_render_func(template.new_context(dict(variables))):
             texts.append(text)
-            if type(text) is Tracked:
+            if isinstance(text, Tracked):
                 for length, tag in text._runs:
                     if tag != LITERAL:
                         pieces.append(Piece(at, at + length, tag))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sftcore.labelling.fast_path.content_independence import blind_to
+
 from sftcore.labelling.rendering.renderer import ChatTemplate
 
 PROMPT = "{% if add_generation_prompt %}[assistant]{% endif %}"
