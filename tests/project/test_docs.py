@@ -88,7 +88,7 @@ def test_every_key_of_the_record_is_in_the_configuration_page(section):
 
 
 def test_every_remark_is_on_its_page_as_it_is_told():
-    rows = {plain(line) for line in page("docs/supervision.md").splitlines() if line.startswith("| `")}
+    rows = {plain(line) for line in page("docs/labelling.md").splitlines() if line.startswith("| `")}
     assert {f"| {remark.name.lower()} | {plain(remark.value)} |" for remark in Remark} <= rows
 
 
@@ -161,7 +161,9 @@ def test_the_layers_of_the_design_page_are_those_of_the_contract_and_of_the_fold
 
 def modules_named_in(text: str) -> set[str]:
     """Modules and packages that a page names by their path below `sftcore/`."""
-    return set(re.findall(rf"(?<![\w./-])(?:sftcore/)?((?:{'|'.join(sorted(PACKAGES))})/[\w/]*\w)(?![\w.-]*\.\w)", text))
+    return set(
+        re.findall(rf"(?<![\w./-])(?:sftcore/)?((?:{'|'.join(sorted(PACKAGES))})/[\w/]*\w)(?![\w.-]*\.\w)", text)
+    )
 
 
 @pytest.mark.parametrize("name", ["docs/design.md", "docs/glossary.md"])
