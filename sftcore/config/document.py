@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from sftcore.core.errors import ConfigError
+from sftcore.core.errors import ConfigError, first_line
 from sftcore.runtime.paths import locate
 from sftcore.runtime.redaction import learn, redact_word
 
@@ -87,7 +87,7 @@ class Document:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
             raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem or error.context}") from None
         except (yaml.YAMLError, ValueError, AttributeError) as error:  # the last two: of a tag such as !!int
-            raise ConfigError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
+            raise ConfigError(f"{path}: not valid YAML: {first_line(error)}") from None
         if not isinstance(data, dict):
             raise ConfigError(f"{path}:1: must be a mapping of keys to values")
         learn(data)

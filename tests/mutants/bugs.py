@@ -27,7 +27,6 @@ _TURNS = "tests/labelling/test_turns.py"
 _TOKENS = "tests/labelling/test_token_labels.py"
 _LAYOUT = "tests/labelling/test_layout.py"
 _PLANS = "tests/labelling/fast_path/test_planner.py"
-_MEMORY = "tests/labelling/rendering/test_render_cache.py"
 _MESSAGES = "tests/labelling/rendering/test_message_view.py"
 _TRACKED = "tests/labelling/rendering/test_provenance.py"
 _CAUSALITY = "tests/labelling/rendering/test_constant_prompt.py"
@@ -75,8 +74,8 @@ LABELS = [
         told="The prompt is rendered without its generation prompt, so that the header of the turn is trained.",
         seen="trl#4147",
         file="sftcore/labelling/turns.py",
-        old="self._plain.text(message, True, self._switched(switch))",
-        new="self._plain.text(message, False, self._switched(switch))",
+        old="self.messages[:message], self.tools, True, **self._switched(switch)",
+        new="self.messages[:message], self.tools, False, **self._switched(switch)",
         tests=(f"{_LABELLER}::test_train_on",),
     ),
     Bug(
@@ -251,8 +250,8 @@ PARITY = [
         told="The prompt is rendered without the tools.",
         seen="slime#1008",
         file="sftcore/labelling/turns.py",
-        old="self._plain = template.beginnings(messages, tools, variables, traced=False)",
-        new="self._plain = template.beginnings(messages, None, variables, traced=False)",
+        old="self.messages[:message], self.tools, True, **self._switched(switch)",
+        new="self.messages[:message], None, True, **self._switched(switch)",
         tests=(f"{_PROPERTIES}::test_an_ordinary_conversation_is_labelled",),
     ),
     Bug(
@@ -425,78 +424,6 @@ PROOF = [
         tests=(f"{_CAUSALITY}::test_the_prompt_may_differ",),
     ),
     Bug(
-        name="comparisons-forgotten",
-        told="What a loop printed is taken for another prompt, though a comparison comes out otherwise there.",
-        seen="",
-        file="sftcore/labelling/rendering/render_cache.py",
-        old="all(self._comes_out(guard) for",
-        new="all(True for",
-        tests=(f"{_MEMORY}::test_it_prints_the_same",),
-    ),
-    Bug(
-        name="missing-message-forgotten",
-        told="What a loop printed when it looked ahead is taken for a prompt in which nothing follows.",
-        seen="",
-        file="sftcore/labelling/rendering/render_cache.py",
-        old="if found.least > self._count:",
-        new="if False:",
-        tests=(f"{_MEMORY}::test_it_prints_the_same",),
-    ),
-    Bug(
-        name="number-of-messages-forgotten",
-        told="What a loop printed after it counted the messages is taken for a prompt of another length.",
-        seen="",
-        file="sftcore/labelling/rendering/render_cache.py",
-        old="if found.exactly is not None and found.exactly != self._count:",
-        new="if False:",
-        tests=(f"{_MEMORY}::test_it_prints_the_same",),
-    ),
-    Bug(
-        name="namespace-not-set-again",
-        told="What a loop printed is remembered, but not what it had set for the messages after.",
-        seen="",
-        file="sftcore/labelling/rendering/render_cache.py",
-        old="for at, name, value in found.written:",
-        new="for at, name, value in []:",
-        tests=(f"{_MEMORY}::test_it_prints_the_same",),
-    ),
-    Bug(
-        name="place-in-the-loop-forgotten",
-        told="What a loop printed for the last message is taken for one that is followed by others.",
-        seen="",
-        file="sftcore/labelling/rendering/render_cache.py",
-        old="key = loop, index, of_loop, self._outside[loop], spaces",
-        new="key = loop, index, self._outside[loop], spaces",
-        tests=(f"{_MEMORY}::test_it_prints_the_same",),
-    ),
-    Bug(
-        name="switch-forgotten",
-        told="What a loop printed is taken for a prompt with another setting of the template's switch.",
-        seen="",
-        file="sftcore/labelling/rendering/render_cache.py",
-        old="return *frozen, self._freeze(self._variables)",
-        new="return tuple(frozen)",
-        tests=(f"{_MEMORY}::test_it_prints_the_same",),
-    ),
-    Bug(
-        name="skipped-over-the-last",
-        told="A loop is skipped over the message that was the last, as if others had followed it.",
-        seen="",
-        file="sftcore/labelling/rendering/render_cache.py",
-        old="if link.last != (link.message == self._count - 1) or not",
-        new="if not",
-        tests=(f"{_MEMORY}::test_it_prints_the_same",),
-    ),
-    Bug(
-        name="skipped-without-counting",
-        told="A loop that was skipped goes on with the number of the message where it began.",
-        seen="",
-        file="sftcore/labelling/rendering/render_cache.py",
-        old="context.index0 += target - index - 1",
-        new="context.index0 += 0",
-        tests=(f"{_MEMORY}::test_it_prints_the_same",),
-    ),
-    Bug(
         name="plan-for-texts-that-are-asked-for",
         told="A plan is used for a text with words that the template looks for.",
         seen="",
@@ -564,7 +491,7 @@ PROOF = [
         told="That a template looks at the next message by its number is not noticed.",
         seen="",
         file="sftcore/labelling/rendering/message_view.py",
-        old="            self._watch.see(self._offset + key)\n",
+        old="            self._watch.learn(self._offset + key)\n",
         new="            pass\n",
         tests=(f"{_CAUSALITY}::test_what_is_proven_of_the_prompts_is_so",),
     ),

@@ -86,7 +86,7 @@ def test_every_key_of_the_record_is_in_the_configuration_page(section):
 
 
 def test_every_remark_is_on_its_page_as_it_is_told():
-    rows = {plain(line) for line in page("docs/supervision.md").splitlines() if line.startswith("| `")}
+    rows = {plain(line) for line in page("docs/labelling.md").splitlines() if line.startswith("| `")}
     assert {f"| {remark.name.lower()} | {plain(remark.value)} |" for remark in Remark} <= rows
 
 
