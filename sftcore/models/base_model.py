@@ -16,7 +16,7 @@ from sftcore.config.document import Document
 from sftcore.config.schema import ModelConfig
 from sftcore.core.components import Method
 from sftcore.core.errors import ConfigError, SftError, first_line
-from sftcore.runtime.console import count, say
+from sftcore.runtime.console import count, status
 from sftcore.runtime.files import file_sha256
 from sftcore.runtime.paths import cache_folder
 
@@ -210,7 +210,7 @@ def _from_gguf(path: Path) -> Path:
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
-    say("model", f"de-quantizing {path.name}, once; it is kept in {folder.parent}")
+    status("model", f"de-quantizing {path.name}, once; it is kept in {folder.parent}")
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # its progress bar cannot be switched off otherwise
             tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
