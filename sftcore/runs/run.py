@@ -15,7 +15,7 @@ from sftcore.config.document import Document
 from sftcore.config.schema import Loaded, load
 from sftcore.core.errors import RankError, SftError
 from sftcore.core.registry import Registry
-from sftcore.data import Prepared, Stream, ended
+from sftcore.data import Prepared
 from sftcore.data.tables import quarantine
 from sftcore.models import chat_template
 from sftcore.models.chat_template import Serving
@@ -56,11 +56,9 @@ def run(document: Document, registry: Registry, argv: Sequence[str], stop: Stop)
     tell_read(prepared)
     prepared = packed(loaded, prepared)
     tell_prepared(prepared)
-    if isinstance(prepared.train, Stream):
-        with closing(prepared.train) as stream:
-            stream.start()
-            return _train(loaded, served, prepared, argv, stop)
-    return _train(loaded, served, prepared, argv, stop)
+    with closing(prepared.train) as rows:
+        rows.start()
+        return _train(loaded, served, prepared, argv, stop)
 
 
 def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[str], stop: Stop) -> int:
@@ -110,8 +108,7 @@ def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[s
                 built.ask.answers = before.get("asked", built.ask.answers)
                 if kept := quarantine.write(folder, prepared.refused()):
                     status("refused", f"{count(kept[1], 'row')}, kept in {kept[0]}")
-                if isinstance(prepared.train, Stream):
-                    prepared.train.quarantine(folder / quarantine.FILE)
+                prepared.train.save_rejected(folder / quarantine.FILE)
                 record.write(
                     training_args=redact(args.to_dict()),
                     base_model={
@@ -180,9 +177,9 @@ def _data(prepared: Prepared) -> dict[str, Any]:
 
 def _ended(prepared: Prepared) -> Prepared:
     """Return *prepared* with what became of the rows of a stream, and say so."""
-    if not isinstance(prepared.train, Stream):
+    if not prepared.train.streaming:
         return prepared
-    prepared = ended(prepared)
+    prepared = prepared.final()
     for note in prepared.train_summary.notes:
         status("train", note)
     status("rows", str(prepared.account))
