@@ -35,8 +35,8 @@ PREPARING = ("run", "prepare", "stats", "preview")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0; 2 for what the user can mend; 75 for a run that can go on."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    sys.excepthook = redaction.print_traceback
-    redaction.learn_words(argv)
+    sys.excepthook = redaction.print_redacted_traceback
+    redaction.register_argv_secrets(argv)
     try:
         argv = _take_local_rank(argv)
         with listening(os.environ) if argv[:1] == ["run"] else nullcontext(Stop()) as stop:
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SftError as error:
         rank = os.environ.get("RANK", "0")
         where = "" if rank == "0" else f" [rank {rank}]"
-        print(f"sft{where}: error: {redaction.hide(str(error))}", file=sys.stderr)
+        print(f"sft{where}: error: {redaction.redact_text(str(error))}", file=sys.stderr)
         return error.exit_code
     except Stopped as stopped:
         if os.environ.get("RANK", "0") == "0":
@@ -74,7 +74,7 @@ def _dispatch(argv: list[str], stop: Stop) -> int:
     takes_overrides = options.command in PREPARING
     strangers = [
         shown
-        for word, shown in zip(rest, redaction.redact_words(rest), strict=True)
+        for word, shown in zip(rest, redaction.redact_argv(rest), strict=True)
         if not takes_overrides or word.startswith("-") or "=" not in word
     ]
     if takes_overrides and strangers and not any(word.startswith("-") for word in strangers):
@@ -123,7 +123,7 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose messages have no secrets, though they repeat what was typed."""
 
     def error(self, message: str) -> NoReturn:
-        super().error(redaction.hide(message))
+        super().error(redaction.redact_text(message))
 
 
 def _parser(backend_flags: dict[str, str]) -> argparse.ArgumentParser:
@@ -301,26 +301,26 @@ def _loaded(options: argparse.Namespace, overrides: list[str], registry: Registr
 def _prepared(loaded: Loaded, registry: Registry) -> Prepared:
     """Return the prepared data of a configuration, and say what became of its rows."""
     from sftcore.runs.preparation import prepared_data, tell_read
-    from sftcore.runtime.console import say
+    from sftcore.runtime.console import status
 
     if loaded.config.data.streaming:
         problem = "nothing is prepared of a stream; add data.streaming=false, and a limit if there is too much of it"
         raise loaded.document.error(("data", "streaming"), problem)
     served, prepared = prepared_data(loaded, registry)
-    say("template", served.template.reason)
+    status("template", served.template.reason)
     tell_read(prepared)
     return prepared
 
 
 def _prepare(options: argparse.Namespace, overrides: list[str], registry: Registry) -> int:
     from sftcore.runs.preparation import packed, tell_prepared
-    from sftcore.runtime.console import say
+    from sftcore.runtime.console import status
 
     loaded = _loaded(options, overrides, registry)
     prepared = packed(loaded, _prepared(loaded, registry))
     tell_prepared(prepared)
     for folder in dict.fromkeys(str(stored.folder) for stored, _ in prepared.stored):
-        say("kept", folder)
+        status("kept", folder)
     return 0
 
 
@@ -342,7 +342,7 @@ def _stats(options: argparse.Namespace, overrides: list[str], registry: Registry
 
 def _cache(options: argparse.Namespace) -> int:
     from sftcore.data.preparation.cache import Cache
-    from sftcore.runtime.console import size_of
+    from sftcore.runtime.console import format_bytes
 
     cache = Cache()
     items = cache.items()
@@ -350,7 +350,7 @@ def _cache(options: argparse.Namespace) -> int:
         if options.json:
             print(json.dumps([item.listed() for item in items], indent=2, ensure_ascii=False))
         else:
-            _print("\n".join([*map(str, items), f"{size_of(sum(item.size for item in items))} in {cache.folder}"]))
+            _print("\n".join([*map(str, items), f"{format_bytes(sum(item.size for item in items))} in {cache.folder}"]))
         return 0
     freed, kept = 0, 0
     for item in items:
@@ -361,13 +361,13 @@ def _cache(options: argparse.Namespace) -> int:
         else:
             kept += 1
     in_use = f"; {kept} in use, and kept" if kept else ""
-    print(f"{size_of(freed)} freed in {cache.folder}{in_use}")
+    print(f"{format_bytes(freed)} freed in {cache.folder}{in_use}")
     return 0
 
 
 def _checkpoints(folder: Path, verify: bool, as_json: bool) -> int:
     from sftcore.checkpoint import Checkpoints
-    from sftcore.runtime.console import count, size_of
+    from sftcore.runtime.console import count, format_bytes
 
     if not folder.is_dir():
         raise ConfigError(f"{folder} is no folder; name the output_dir of a run")
@@ -390,7 +390,7 @@ def _checkpoints(folder: Path, verify: bool, as_json: bool) -> int:
             about = f"step {item.step:,}"
             if item.manifest:
                 ranks = count(item.manifest.world_size, "rank")
-                about += f"  {item.manifest.written}  {ranks}  {size_of(item.manifest.size)}"
+                about += f"  {item.manifest.written}  {ranks}  {format_bytes(item.manifest.size)}"
             state = "whole" if verify else "committed"
             print(f"{item.path}  {about}  {f'not whole: {item.problem}' if item.problem else state}")
         if not found:
@@ -412,12 +412,12 @@ def _sync(options: argparse.Namespace) -> int:
 def _preview(options: argparse.Namespace, overrides: list[str], registry: Registry) -> int:
     from sftcore.inspection import preview
     from sftcore.inspection.samples import samples
-    from sftcore.runtime.console import say, warn
+    from sftcore.runtime.console import status, warn
 
     if options.n < 1:
         raise ConfigError(f"-n {options.n}: how many rows? at least 1")
     found = samples(_loaded(options, overrides, registry), registry, options.n, options.source)
-    say("template", found.template)
+    status("template", found.template)
     for problem in found.bad:
         warn(f"left out, because it is a bad row: {problem}")
     for problem in found.refused:
@@ -425,7 +425,7 @@ def _preview(options: argparse.Namespace, overrides: list[str], registry: Regist
     for origin in found.untrained:
         warn(f"dropped, because no token of it is trained, or none within max_length: {origin}")
     for remark in found.remarks:
-        say("told", remark)
+        status("told", remark)
     if not found.shown:
         raise DataError("none of these rows gives an example; try more with -n")
     if options.html is not None:
@@ -436,7 +436,7 @@ def _preview(options: argparse.Namespace, overrides: list[str], registry: Regist
             Path(options.html).write_text(page(found.shown, found.tokenizer, options.config, lines), encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"--html {options.html}: cannot be written: {error.strerror}") from None
-        say("saved", options.html)
+        status("saved", options.html)
     elif options.json:
         for example, origin in found.shown:
             print(json.dumps(preview.as_json(example, origin)))

@@ -214,7 +214,6 @@ class Labeller:
         served = self._served(conversation)
         done = Outline()
         parts = self._plan(served, conversation.messages, weights, policy, done.remarks)
-        served.verify_prompts()
         for part in parts:
             served.verify(part.layout, part.messages)
             spans = self._spans(served, part, conversation.messages, weights, policy, whole=part is parts[0])

@@ -15,8 +15,9 @@ from typing import Any
 from sftcore.config.document import Document
 from sftcore.config.schema import ModelConfig
 from sftcore.core.components import Method
-from sftcore.core.errors import ConfigError, SftError
-from sftcore.runtime.console import count, say
+from sftcore.core.errors import ConfigError, SftError, first_line
+from sftcore.runtime.console import count, status
+from sftcore.runtime.files import file_sha256
 from sftcore.runtime.paths import cache_folder
 
 _WHOLE = 64 << 20
@@ -54,7 +55,7 @@ class BaseModel:
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.location, **self.options())
         except Exception as error:  # missing files, no network, unknown classes: transformers raises many kinds
-            raise ConfigError(f"the tokenizer of {self.name} cannot be loaded: {_first_line(error)}") from error
+            raise ConfigError(f"the tokenizer of {self.name} cannot be loaded: {first_line(error)}") from error
         if tokenizer.pad_token_id is None:
             if tokenizer.eos_token is None:
                 raise ConfigError(f"the tokenizer of {self.name} has neither a padding nor an end-of-sequence token")
@@ -88,7 +89,7 @@ class BaseModel:
         except SftError:
             raise
         except Exception as error:
-            raise ConfigError(f"the model {self.name} cannot be loaded: {_first_line(error)}") from error
+            raise ConfigError(f"the model {self.name} cannot be loaded: {first_line(error)}") from error
         if missing := sorted(info["missing_keys"]):
             raise ConfigError(
                 f"the model {self.name} lacks {count(len(missing), 'weight')} of its architecture, "
@@ -191,7 +192,7 @@ def _check_hub(config: ModelConfig, document: Document) -> None:
         problem = f"there is no folder {name} here, and the hub has no such model, or none that you may see"
         raise document.error(keys, problem) from None
     except Exception as error:  # of the network, of the hub, or of the client: no kind is common to them
-        problem = f"there is no folder {name} here, and the hub cannot be asked: {_first_line(error)}"
+        problem = f"there is no folder {name} here, and the hub cannot be asked: {first_line(error)}"
         raise document.error(keys, problem) from None
 
 
@@ -201,12 +202,7 @@ def _from_gguf(path: Path) -> Path:
     It is made once per content of the file and kept, so that all that works with an ordinary
     folder (quantizing anew, sharding, many processes, loading an adapter later) works with it.
     """
-    hashed = hashlib.sha256()
-    with path.open("rb") as data:
-        while block := data.read(1 << 20):
-            hashed.update(block)
-    digest = hashed.hexdigest()[:16]
-    folder = cache_folder() / "gguf" / f"{path.stem}-{digest}"
+    folder = cache_folder() / "gguf" / f"{path.stem}-{file_sha256(path)[:16]}"
     if (folder / "config.json").is_file():
         return folder
     import torch
@@ -214,7 +210,7 @@ def _from_gguf(path: Path) -> Path:
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
-    say("model", f"de-quantizing {path.name}, once; it is kept in {folder.parent}")
+    status("model", f"de-quantizing {path.name}, once; it is kept in {folder.parent}")
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # its progress bar cannot be switched off otherwise
             tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
@@ -231,11 +227,7 @@ def _from_gguf(path: Path) -> Path:
             if not (folder / "config.json").is_file():
                 raise
     except Exception as error:
-        raise ConfigError(f"the GGUF file {path} cannot be converted: {_first_line(error)}") from error
+        raise ConfigError(f"the GGUF file {path} cannot be converted: {first_line(error)}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return folder
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

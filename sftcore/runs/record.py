@@ -14,9 +14,10 @@ from typing import Any
 
 from sftcore import __version__
 from sftcore.config.schema import Loaded
-from sftcore.runtime.console import now
+from sftcore.runtime.console import utc_now
+from sftcore.runtime.files import write_atomically
 from sftcore.runtime.paths import earlier_folder
-from sftcore.runtime.redaction import redact, redact_words
+from sftcore.runtime.redaction import redact, redact_argv
 from sftcore.runtime.signals import LAUNCH
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors")
@@ -57,8 +58,8 @@ class RunRecord:
         self.content: dict[str, Any] = {
             "id": new_id(),
             "status": "running",
-            "started": now(),
-            "command": [Path(sys.executable).name, "-m", "sftcore", *redact_words(argv)],
+            "started": utc_now(),
+            "command": [Path(sys.executable).name, "-m", "sftcore", *redact_argv(argv)],
             "config": redact(loaded.resolved()),
             "plugins": {
                 key: {"component": entry.qualified, "kind": entry.kind, "version": entry.version}
@@ -95,15 +96,12 @@ class RunRecord:
     def write(self, **more: Any) -> None:
         """Add *more* to the record and write it without secrets, whole or not at all."""
         self.content.update(more)
-        staged = self.path.with_suffix(".json.part")
-        staged.write_text(
-            json.dumps(redact(self.content), indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8"
-        )
-        staged.replace(self.path)
+        content = json.dumps(redact(self.content), indent=2, ensure_ascii=False, default=str)
+        write_atomically(self.path, content + "\n")
 
     def end(self, status: str, **more: Any) -> None:
         """Write how the run ended: ``finished``, ``failed`` or ``interrupted``."""
-        self.write(status=status, ended=now(), **more)
+        self.write(status=status, ended=utc_now(), **more)
 
 
 def new_id() -> str:

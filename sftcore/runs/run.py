@@ -21,9 +21,9 @@ from sftcore.models import chat_template
 from sftcore.models.chat_template import Serving
 from sftcore.runs.preparation import packed, prepared_data, tell_prepared, tell_read
 from sftcore.runs.record import RunRecord
-from sftcore.runtime.console import count, is_main_process, quiet_libraries, say, warn
+from sftcore.runtime.console import count, is_main_process, quiet_libraries, status, warn
 from sftcore.runtime.private_api import check_private_names
-from sftcore.runtime.redaction import redact, redact_words, told
+from sftcore.runtime.redaction import describe_error, redact, redact_argv
 from sftcore.runtime.signals import LAUNCHER, Stop, Stopped
 from sftcore.tracking.group import TrackerGroup, chosen
 
@@ -44,7 +44,7 @@ def run(document: Document, registry: Registry, argv: Sequence[str], stop: Stop)
     """
     quiet_libraries()
     loaded = load(document, registry, os.environ)
-    say("config", document.name)
+    status("config", document.name)
     stop.after(loaded.config.max_hours)
     from sftcore.distributed import watchdog
     from sftcore.training import arguments, trainer
@@ -56,7 +56,7 @@ def run(document: Document, registry: Registry, argv: Sequence[str], stop: Stop)
     command = None if _is_launched(os.environ) else loaded.config.backend.command(argv)
     if command is not None:
         _become(command)
-    say("template", served.template.reason)
+    status("template", served.template.reason)
     tell_read(prepared)
     prepared = packed(loaded, prepared)
     tell_prepared(prepared)
@@ -113,7 +113,7 @@ def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[s
                     built.metrics.rewind(before["metrics"])
                 built.ask.answers = before.get("asked", built.ask.answers)
                 if kept := quarantine.write(folder, prepared.refused()):
-                    say("refused", f"{count(kept[1], 'row')}, kept in {kept[0]}")
+                    status("refused", f"{count(kept[1], 'row')}, kept in {kept[0]}")
                 if isinstance(prepared.train, Stream):
                     prepared.train.quarantine(folder / quarantine.FILE)
                 record.write(
@@ -150,18 +150,18 @@ def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[s
             reason = Stopped("another rank")
         if built:
             built.progress.close()
-        trackers.finish(told(reason))
+        trackers.finish(describe_error(reason))
         if is_main_process() and record.begun:
             stopped = isinstance(reason, (Stopped, KeyboardInterrupt, SystemExit))
             data = _data(_ended(prepared))
             try:
-                record.end("interrupted" if stopped else "failed", data=data, error=told(reason))
+                record.end("interrupted" if stopped else "failed", data=data, error=describe_error(reason))
             except OSError as problem:
                 warn(f"{record.path} cannot be written: {problem.strerror}")
         if reason is error:
             raise
         raise reason from None
-    say("saved", f"{folder} ({count(result.global_step, 'step')}, loss {result.training_loss:.4f})")
+    status("saved", f"{folder} ({count(result.global_step, 'step')}, loss {result.training_loss:.4f})")
     return 0
 
 
@@ -188,8 +188,8 @@ def _ended(prepared: Prepared) -> Prepared:
         return prepared
     prepared = ended(prepared)
     for note in prepared.train_summary.notes:
-        say("train", note)
-    say("rows", str(prepared.account))
+        status("train", note)
+    status("rows", str(prepared.account))
     return prepared
 
 
@@ -217,7 +217,7 @@ def _become(command: Sequence[str]) -> None:
             "the backend's launcher started this process without RANK and WORLD_SIZE, so that it would start launchers "
             "for ever; the backend needs a launcher that sets them, as torch's does"
         )
-    say("launch", " ".join(redact_words(command)))
+    status("launch", " ".join(redact_argv(command)))
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, "-m", "sftcore.runtime.launcher", *command])

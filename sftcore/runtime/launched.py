@@ -10,7 +10,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sftcore.runtime.signals import ALIVE, ASKED, ENDED, LAUNCHER, put
+from sftcore.runtime.files import write_atomically
+from sftcore.runtime.signals import ALIVE, ASKED, ENDED, LAUNCHER
 
 
 class Launched:
@@ -47,7 +48,7 @@ class Launched:
 
     def ask(self, why: str) -> None:
         """Ask the ranks to stop in good order, as the signal of the name *why* would: `SIGTERM`."""
-        put(self._folder, ASKED, why)
+        write_atomically(self._folder / ASKED, why)
 
     def wait(self) -> int:
         """Wait for the process, and return the exit code of the run."""

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
 
+from sftcore.runtime.files import write_atomically
+
 EXIT_CODE = 75
 """What a run ends with that was stopped and can go on: EX_TEMPFAIL of sysexits.h, "try again"."""
 
@@ -110,13 +112,6 @@ def listening(environ: Mapping[str, str]) -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
-def put(folder: Path, name: str, text: str) -> None:
-    """Write a file by which launcher and ranks speak, so that nobody reads it before it is whole."""
-    written = folder / f"{name}.part"
-    written.write_text(text)
-    written.rename(folder / name)
-
-
 def told(code: int, environ: Mapping[str, str]) -> int:
     """Tell the launcher's parent that this rank ends with *code*, and return what to tell the launcher itself.
 
@@ -125,7 +120,7 @@ def told(code: int, environ: Mapping[str, str]) -> int:
     if LAUNCHER not in environ:
         return code
     with suppress(OSError):
-        put(Path(environ[LAUNCHER]), f"{ENDED}{environ.get('RANK', '0')}", str(code))
+        write_atomically(Path(environ[LAUNCHER]) / f"{ENDED}{environ.get('RANK', '0')}", str(code))
         return 0 if code == EXIT_CODE else code
     return code
 

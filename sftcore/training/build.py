@@ -15,7 +15,7 @@ from sftcore.data import Collator, Evened, PackedSet, Prepared, Stream
 from sftcore.data.streaming.torch_dataset import Progressed, Streamed, order_of
 from sftcore.distributed.watchdog import Watchdog
 from sftcore.models.base_model import BaseModel
-from sftcore.runtime.console import count, say
+from sftcore.runtime.console import count, status
 from sftcore.runtime.signals import Stop
 from sftcore.training.callbacks import Ask, Metrics, Progress
 from sftcore.training.loss import TokenMean
@@ -34,7 +34,7 @@ def load_model(base: BaseModel, config: Config, args: transformers.TrainingArgum
     model = config.method.prepare(base.load(config.method), args)
     total = sum(_size(weight) for weight in model.parameters())
     trained = sum(_size(weight) for weight in model.parameters() if weight.requires_grad)
-    say("model", f"{base.name}\n{trained:,} of {count(total, 'parameter')} trained ({trained / total:.2%})")
+    status("model", f"{base.name}\n{trained:,} of {count(total, 'parameter')} trained ({trained / total:.2%})")
     return model
 
 

@@ -346,7 +346,7 @@ def test_a_printed_list_is_tagged(source: str) -> None:
     assert tags(source, TWO)
 
 
-@pytest.mark.parametrize("name", ["_enter", "_exit", "_guarded", "_keep", "_missed", "_recall", "_step"])
+@pytest.mark.parametrize("name", ["_enter", "_exit", "_step"])
 def test_what_marks_a_message_is_no_filter_of_a_template(name: str) -> None:
     with pytest.raises(ValueError, match=f"No filter named '{name}'"):
         ChatTemplate("{% for m in messages %}{{ m.content | " + name + " }}{% endfor %}")
