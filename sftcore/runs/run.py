@@ -22,6 +22,7 @@ from sftcore.models.chat_template import Serving
 from sftcore.runs.preparation import packed, prepared_data, tell_prepared, tell_read
 from sftcore.runs.record import RunRecord
 from sftcore.runtime.console import count, is_main_process, quiet_libraries, status, warn
+from sftcore.runtime.private_api import check_private_names
 from sftcore.runtime.redaction import describe_error, redact, redact_argv
 from sftcore.runtime.signals import LAUNCHER, Stop, Stopped
 from sftcore.tracking.group import TrackerGroup, chosen
@@ -45,8 +46,11 @@ def run(document: Document, registry: Registry, argv: Sequence[str], stop: Stop)
     loaded = load(document, registry, os.environ)
     status("config", document.name)
     stop.after(loaded.config.max_hours)
-    from sftcore.training import arguments
+    from sftcore.distributed import watchdog
+    from sftcore.training import arguments, trainer
 
+    check_private_names("transformers", trainer.PRIVATE_NAMES, arguments.PRIVATE_NAMES)
+    check_private_names("torch", watchdog.PRIVATE_NAMES)
     arguments.check_given(loaded)
     served, prepared = prepared_data(loaded, registry)
     command = None if _is_launched(os.environ) else loaded.config.backend.command(argv)
