@@ -16,7 +16,7 @@ from sftcore.data.streaming.torch_dataset import Progressed, Streamed, order_of
 from sftcore.distributed.watchdog import Watchdog
 from sftcore.models.base_model import BaseModel
 from sftcore.runtime.console import count, status
-from sftcore.runtime.signals import Stop
+from sftcore.runtime.signals import StopRequest
 from sftcore.training.callbacks import Ask, Metrics, Progress
 from sftcore.training.loss import TokenMean
 from sftcore.training.non_finite import Finite
@@ -83,7 +83,7 @@ def build_trainer(
     tokenizer: Any,
     prepared: Prepared,
     keeper: Keeper,
-    stop: Stop,
+    stop: StopRequest,
     watchdog: Watchdog,
 ) -> Built:
     """Return the trainer of a run.
