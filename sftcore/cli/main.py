@@ -326,14 +326,13 @@ def _prepare(options: argparse.Namespace, overrides: list[str], registry: Regist
 
 
 def _stats(options: argparse.Namespace, overrides: list[str], registry: Registry) -> int:
-    from sftcore.data import unpacked
     from sftcore.inspection import stats
     from sftcore.training.arguments import batch_sizes
 
     loaded = _loaded(options, overrides, registry)
-    examples, length = _prepared(loaded, registry).train, loaded.config.data.max_length
+    examples, length = _prepared(loaded, registry).examples, loaded.config.data.max_length
     size = batch_sizes(loaded)[0]
-    found = stats.stats(unpacked(examples), length, size)
+    found = stats.stats(examples, length, size)
     if options.json:
         print(json.dumps(stats.as_json(found), indent=2))
     else:

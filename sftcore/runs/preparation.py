@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sftcore.config.schema import Loaded
 from sftcore.core.registry import Registry
-from sftcore.data import Prepared, Progress, Stream, pack, prepare, prepare_stream
+from sftcore.data import Prepared, Progress, pack, prepare, prepare_stream
 from sftcore.data.sources.files import files_of
 from sftcore.data.sources.rejected import Refusal
 from sftcore.models.chat_template import Serving, serving
@@ -72,5 +72,5 @@ def tell_prepared(prepared: Prepared) -> None:
             status(name, f"{rows}{more}, {tokens}, {summary.trained:,} of them trained ({share:.0%})")
         for note in summary.notes:
             status(name, note)
-    if not isinstance(prepared.train, Stream):  # what becomes of its rows is known when the run ends
+    if not prepared.train.streaming:  # what becomes of its rows is known when the run ends
         status("rows", str(prepared.account))

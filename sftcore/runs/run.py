@@ -15,7 +15,7 @@ from sftcore.config.document import Document
 from sftcore.config.schema import Loaded, load
 from sftcore.core.errors import RankError, SftError
 from sftcore.core.registry import Registry
-from sftcore.data import Prepared, Stream, ended
+from sftcore.data import Prepared
 from sftcore.data.tables import quarantine
 from sftcore.models import chat_template
 from sftcore.models.chat_template import Serving
@@ -23,6 +23,7 @@ from sftcore.runs.preparation import packed, prepared_data, tell_prepared, tell_
 from sftcore.runs.record import RunRecord
 from sftcore.runtime.console import count, is_main_process, quiet_libraries, status, warn
 from sftcore.runtime.launch_protocol import LAUNCH_FOLDER_VARIABLE
+from sftcore.runtime.private_api import check_private_names
 from sftcore.runtime.redaction import describe_error, redact, redact_argv
 from sftcore.runtime.signals import Stopped, StopRequest
 from sftcore.tracking.group import TrackerGroup, chosen
@@ -46,8 +47,11 @@ def run(document: Document, registry: Registry, argv: Sequence[str], stop: StopR
     loaded = load(document, registry, os.environ)
     status("config", document.name)
     stop.set_deadline(loaded.config.max_hours)
-    from sftcore.training import arguments
+    from sftcore.distributed import watchdog
+    from sftcore.training import arguments, trainer
 
+    check_private_names("transformers", trainer.PRIVATE_NAMES, arguments.PRIVATE_NAMES)
+    check_private_names("torch", watchdog.PRIVATE_NAMES)
     arguments.check_given(loaded)
     served, prepared = prepared_data(loaded, registry)
     command = None if _is_launched(os.environ) else loaded.config.backend.command(argv)
@@ -57,11 +61,9 @@ def run(document: Document, registry: Registry, argv: Sequence[str], stop: StopR
     tell_read(prepared)
     prepared = packed(loaded, prepared)
     tell_prepared(prepared)
-    if isinstance(prepared.train, Stream):
-        with closing(prepared.train) as stream:
-            stream.start()
-            return _train(loaded, served, prepared, argv, stop)
-    return _train(loaded, served, prepared, argv, stop)
+    with closing(prepared.train) as rows:
+        rows.start()
+        return _train(loaded, served, prepared, argv, stop)
 
 
 def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[str], stop: StopRequest) -> int:
@@ -111,8 +113,7 @@ def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[s
                 built.ask.answers = before.get("asked", built.ask.answers)
                 if kept := quarantine.write(folder, prepared.refused()):
                     status("refused", f"{count(kept[1], 'row')}, kept in {kept[0]}")
-                if isinstance(prepared.train, Stream):
-                    prepared.train.quarantine(folder / quarantine.FILE)
+                prepared.train.save_rejected(folder / quarantine.FILE)
                 record.write(
                     training_args=redact(args.to_dict()),
                     base_model={
@@ -181,9 +182,9 @@ def _data(prepared: Prepared) -> dict[str, Any]:
 
 def _ended(prepared: Prepared) -> Prepared:
     """Return *prepared* with what became of the rows of a stream, and say so."""
-    if not isinstance(prepared.train, Stream):
+    if not prepared.train.streaming:
         return prepared
-    prepared = ended(prepared)
+    prepared = prepared.final()
     for note in prepared.train_summary.notes:
         status("train", note)
     status("rows", str(prepared.account))

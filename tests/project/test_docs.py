@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from dataclasses import fields
@@ -31,6 +32,7 @@ SECTIONS = (
     schema.EvalFraction,
     schema.AskConfig,
 )
+PACKAGES = {path.parent.name for path in ROOT.glob("sftcore/*/__init__.py")}
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -134,3 +136,56 @@ def test_the_chinese_readme_is_a_twin():
     assert len(english[0]) > 5
     for ours, theirs in zip(english, chinese, strict=True):
         assert ours == theirs
+
+
+def layers_of_the_page() -> list[str]:
+    """The first block of the section Layers, each line without its description."""
+    text = page("docs/design.md")
+    block = BLOCK.search(text, text.index("\n## Layers"))
+    assert block is not None
+    return [re.split(r" {2,}", line)[0] for line in block.group(2).splitlines()]
+
+
+def layers_of_the_contract() -> list[str]:
+    """The layers of import-linter: `tomllib` came with Python 3.11."""
+    text = page("pyproject.toml")
+    contract = text[text.index('type = "layers"') :]
+    lines = ast.literal_eval(contract[contract.index("[") : contract.index("\n]") + 2])
+    return [line.replace("sftcore.", "") for line in lines]
+
+
+def test_the_layers_of_the_design_page_are_those_of_the_contract_and_of_the_folders():
+    assert layers_of_the_page() == layers_of_the_contract()
+    assert set(" | ".join(layers_of_the_page()).split(" | ")) == {"__main__", *PACKAGES}
+
+
+def modules_named_in(text: str) -> set[str]:
+    """Modules and packages that a page names by their path below `sftcore/`."""
+    return set(
+        re.findall(rf"(?<![\w./-])(?:sftcore/)?((?:{'|'.join(sorted(PACKAGES))})/[\w/]*\w)(?![\w.-]*\.\w)", text)
+    )
+
+
+@pytest.mark.parametrize("name", ["docs/design.md", "docs/glossary.md"])
+def test_every_module_that_a_page_names_is_there(name: str):
+    modules = modules_named_in(page(name))
+    assert len(modules) > 5
+    for module in modules:
+        path = ROOT / "sftcore" / module
+        assert path.with_suffix(".py").is_file() or (path / "__init__.py").is_file(), module
+
+
+def test_contributing_names_every_target_of_the_makefile_and_no_other():
+    targets = set(re.findall(r"^([a-z][a-z-]*):", page("Makefile"), re.MULTILINE)) - {"help", "setup", "setup-dev"}
+    assert set(re.findall(r"^\| `make ([\w-]+)` \|", page("CONTRIBUTING.md"), re.MULTILINE)) == targets
+    everywhere = {name for path in PAGES for name in re.findall(r"`make ([\w-]+)`", path.read_text(encoding="utf-8"))}
+    assert everywhere <= targets
+
+
+def test_every_term_of_the_glossary_is_linked_and_has_two_sentences_at_most():
+    terms = re.findall(r"^\*\*(.+?)\*\*: (.+)$", page("docs/glossary.md"), re.MULTILINE)
+    assert len(terms) >= 12
+    assert [term for term, _ in terms] == sorted((term for term, _ in terms), key=str.lower)
+    assert [term for term, text in terms if len(re.findall(r"[.!?](?: |$)", text)) > 2] == []
+    for name in ("README.md", "README_zh.md", "docs/design.md"):
+        assert "glossary.md" in page(name), name

@@ -70,7 +70,7 @@ def train(folder: Path, way: Way, resume: str | None = None) -> Seen:
 
     from sftcore.checkpoint.writer import Keeper
     from sftcore.config.schema import NonFiniteConfig
-    from sftcore.data import Collator, Evened
+    from sftcore.data import Collator, RowOrder
     from sftcore.distributed.ranks import Ranks
     from sftcore.distributed.watchdog import Watchdog
     from sftcore.runtime.signals import StopRequest
@@ -107,6 +107,7 @@ def train(folder: Path, way: Way, resume: str | None = None) -> Seen:
         disable_tqdm=True,
         remove_unused_columns=False,
     )
+    order = RowOrder(SEED if way.data_seed is None else way.data_seed, way.strategy == "sequential")
     ranks = Ranks(args.ddp_timeout)
     trainer = SftTrainer(
         loss=TokenMean(),
@@ -119,7 +120,7 @@ def train(folder: Path, way: Way, resume: str | None = None) -> Seen:
         noted=dict,
         model=model,
         args=args,
-        train_dataset=Evened(packed, 0),
+        train_dataset=packed.to_dataset(0, order),
         data_collator=Collator(0, packed=True),
     )
     seen: Seen = []
