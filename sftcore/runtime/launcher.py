@@ -1,4 +1,4 @@
-"""``python -m sftcore.runtime.launcher COMMAND...``: the parent of a launcher, such as torchrun.
+"""``python -m sftcore.runtime.launcher COMMAND...``: the parent of a launcher, which starts the ranks of a run.
 
 It turns signals into requests to stop, and ends with the exit code of the ranks. It imports nothing heavy, because it
 stays as long as the run does.
