@@ -21,7 +21,7 @@ from sftcore.core.types import IGNORE_INDEX
 from sftcore.distributed.ranks import AloneError
 from sftcore.distributed.watchdog import Watchdog
 from sftcore.runtime.private_api import PrivateNames
-from sftcore.runtime.signals import Stop, Stopped
+from sftcore.runtime.signals import Stopped, StopRequest
 from sftcore.training.loss import TokenMean
 from sftcore.training.non_finite import Finite
 
@@ -89,7 +89,7 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
         method: Any,
         backend: Backend,
         keeper: Keeper,
-        stop: Stop,
+        stop: StopRequest,
         finite: Finite,
         watchdog: Watchdog,
         noted: Callable[[], dict[str, Any]],
@@ -145,7 +145,7 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Train on a batch; its weights go to the loss."""
-        self._stop.at_once = False
+        self._stop.interruptible = False
         self._watchdog.at(f"training in step {self.state.global_step + 1:,}")
         loss = super().training_step(model, self._for_model(inputs), *args, **kwargs)
         self._finite.saw(loss, self._origins)
@@ -185,7 +185,7 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Evaluate a batch; its weights go to the loss."""
         self._watchdog.at(f"evaluating after step {self.state.global_step:,}")
-        if not self._stop.at_once and self._asked():
+        if not self._stop.interruptible and self._asked():
             raise _Cut
         return super().prediction_step(model, self._for_model(inputs), *args, **kwargs)
 
@@ -240,11 +240,11 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
             if self._saved != step or self.args.save_only_model:
                 self.args.save_only_model = False  # it is to go on from here
                 self._save_checkpoint(model, trial)
-            raise Stopped(self._stop.asked or "another rank")
+            raise Stopped(self._stop.reason or "another rank")
 
     def _asked(self) -> bool:
         """Tell whether any rank was asked to stop; all have to ask this together."""
-        return self._keeper.ranks.any(self._stop.asked is not None)
+        return self._keeper.ranks.any(self._stop.reason is not None)
 
     def _run_epoch(self, **kwargs: Any) -> None:
         """Train for an epoch, unless the checkpoint that the run goes on from was its last."""
