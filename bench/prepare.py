@@ -367,7 +367,7 @@ def main() -> None:
             rivals["LLaMA-Factory"] = partial(llamafactory, options.llamafactory)
         print("| texts | what | rows/s | M tokens/s | x raw |\n|---|---|---|---|---|", flush=True)
         compare("as they are", path, serving, rivals)
-        for name, change in (("no message twice", reordered), ("hardly a word twice", without_repeats)):
+        for name, change in (("no repeated message", reordered), ("few repeated words", without_repeats)):
             compare(name, changed(path, Path(folder) / "changed.jsonl", change), serving, {})
         stages(path, serving)
     return None

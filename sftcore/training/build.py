@@ -15,7 +15,7 @@ from sftcore.data import Collator, Prepared, RowOrder
 from sftcore.distributed.watchdog import Watchdog
 from sftcore.models.base_model import BaseModel
 from sftcore.runtime.console import count, status
-from sftcore.runtime.signals import Stop
+from sftcore.runtime.signals import StopRequest
 from sftcore.training.callbacks import Ask, Metrics, Progress
 from sftcore.training.loss import TokenMean
 from sftcore.training.non_finite import Finite
@@ -82,7 +82,7 @@ def build_trainer(
     tokenizer: Any,
     prepared: Prepared,
     keeper: Keeper,
-    stop: Stop,
+    stop: StopRequest,
     watchdog: Watchdog,
 ) -> Built:
     """Return the trainer of a run.

@@ -20,12 +20,49 @@ from sftcore.core.errors import SftError
 from sftcore.core.types import IGNORE_INDEX
 from sftcore.distributed.ranks import AloneError
 from sftcore.distributed.watchdog import Watchdog
-from sftcore.runtime.signals import Stop, Stopped
+from sftcore.runtime.private_api import PrivateNames
+from sftcore.runtime.signals import Stopped, StopRequest
 from sftcore.training.loss import TokenMean
 from sftcore.training.non_finite import Finite
 
 OPTIMIZER, SCHEDULER = "optimizer.safetensors", "scheduler.safetensors"
 """The files in a checkpoint with the states of optimizer and learning rate schedule."""
+
+PRIVATE_NAMES = PrivateNames(
+    transformers.Trainer,
+    calls={
+        "_determine_best_metric": ("metrics", "trial"),
+        "_evaluate": ("trial", "ignore_keys_for_eval"),
+        "_save_scaler": ("output_dir",),
+        "save_model": ("output_dir", "_internal_call"),
+    },
+    overrides={
+        "_finalize_training": ("trial", "num_train_samples", "start_time"),
+        "_get_eval_sampler": ("eval_dataset",),
+        "_get_grad_norm": ("model", "grad_norm"),
+        "_get_train_sampler": ("train_dataset",),
+        "_issue_warnings_after_load": ("load_result",),
+        "_load_best_model": (),
+        "_load_from_checkpoint": ("resume_from_checkpoint", "model"),
+        "_load_optimizer_and_scheduler": ("checkpoint",),
+        "_load_rng_state": ("checkpoint",),
+        "_maybe_log_save_evaluate": ("tr_loss", "grad_norm", "model", "trial", "epoch"),
+        "_prepare_for_training": (),
+        "_run_epoch": (),
+        "_save": ("output_dir", "state_dict"),
+        "_save_checkpoint": ("model", "trial"),
+        "_save_optimizer_and_scheduler": ("output_dir",),
+        "compute_loss": ("model", "inputs"),
+        "create_optimizer": (),
+        "evaluation_loop": (),
+        "get_batch_samples": ("epoch_iterator", "num_batches", "device"),
+        "log": ("logs",),
+        "prediction_step": ("model", "inputs"),
+        "training_step": ("model", "inputs"),
+    },
+    attributes=("_globalstep_last_logged", "_initial_global_step", "_total_loss_scalar", "_tr_loss"),
+)
+"""What the trainer overrides and uses of the Trainer: private names, and public methods that it has to be called by."""
 
 
 class SftTrainer(transformers.Trainer):  # type: ignore[misc]
@@ -52,7 +89,7 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
         method: Any,
         backend: Backend,
         keeper: Keeper,
-        stop: Stop,
+        stop: StopRequest,
         finite: Finite,
         watchdog: Watchdog,
         noted: Callable[[], dict[str, Any]],
@@ -108,7 +145,7 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Train on a batch; its weights go to the loss."""
-        self._stop.at_once = False
+        self._stop.interruptible = False
         self._watchdog.at(f"training in step {self.state.global_step + 1:,}")
         loss = super().training_step(model, self._for_model(inputs), *args, **kwargs)
         self._finite.saw(loss, self._origins)
@@ -148,7 +185,7 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Evaluate a batch; its weights go to the loss."""
         self._watchdog.at(f"evaluating after step {self.state.global_step:,}")
-        if not self._stop.at_once and self._asked():
+        if not self._stop.interruptible and self._asked():
             raise _Cut
         return super().prediction_step(model, self._for_model(inputs), *args, **kwargs)
 
@@ -203,11 +240,11 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
             if self._saved != step or self.args.save_only_model:
                 self.args.save_only_model = False  # it is to go on from here
                 self._save_checkpoint(model, trial)
-            raise Stopped(self._stop.asked or "another rank")
+            raise Stopped(self._stop.reason or "another rank")
 
     def _asked(self) -> bool:
         """Tell whether any rank was asked to stop; all have to ask this together."""
-        return self._keeper.ranks.any(self._stop.asked is not None)
+        return self._keeper.ranks.any(self._stop.reason is not None)
 
     def _run_epoch(self, **kwargs: Any) -> None:
         """Train for an epoch, unless the checkpoint that the run goes on from was its last."""
