@@ -118,7 +118,7 @@ def test_random_texts_with_and_without_offsets(fast: Labeller, slow: Labeller) -
 def test_a_token_across_the_border_of_a_turn_is_trained_with_it(fast: Labeller, slow: Labeller, content: str) -> None:
     conversation = talk("q", content)  # the header's line break and the answer's white space are one token
     assert decoded(fast, one(fast, conversation)) == "\n" + content + STOP
-    with pytest.raises(RowError, match="a token crosses the border of a trained span"):
+    with pytest.raises(RowError, match="a token crosses the boundary of a trained span"):
         slow.examples(conversation)
 
 
@@ -209,5 +209,5 @@ def test_a_slow_tokenizer_says_so_where_a_border_is_within_a_token(byte_tokenize
     encoded = encode_text(slow, text)
     found, _ = label_tokens(slow, encoded, text, [Span(len(text) - 1, len(text), 1)], set())
     assert found == [IGNORE_INDEX, encoded.ids[-1]]
-    with pytest.raises(RowError, match="a token crosses the border"):
+    with pytest.raises(RowError, match="a token crosses the boundary"):
         label_tokens(slow, encoded, text, [Span(3, len(text), 1)], set())
