@@ -54,7 +54,7 @@ ROUNDS = int(os.environ.get("ROUNDS", "5"))
 
 
 def made_texts(number: int) -> list[str]:
-    """Return so many conversations of two turns, of random words."""
+    """Return *number* conversations of two turns, of random words."""
     chance = random.Random(0)
 
     def say(words: int) -> str:
