@@ -9,14 +9,14 @@ from sftcore.core.registry import Registry
 from sftcore.data import Prepared, Progress, pack, prepare, prepare_stream
 from sftcore.data.sources.files import files_of
 from sftcore.data.sources.rejected import Refusal
-from sftcore.models.chat_template import Serving, serving
+from sftcore.models.chat_template import ModelSetup, set_up_model
 from sftcore.runtime.console import count, status
 
 FEW = 5
 """How many refused rows of a source are shown, where a run goes on without them."""
 
 
-def prepared_data(loaded: Loaded, registry: Registry) -> tuple[Serving, Prepared]:
+def prepared_data(loaded: Loaded, registry: Registry) -> tuple[ModelSetup, Prepared]:
     """Return how the model is served, and its data, labelled for that.
 
     Raises:
@@ -24,7 +24,7 @@ def prepared_data(loaded: Loaded, registry: Registry) -> tuple[Serving, Prepared
     """
     for source in loaded.config.data.sources:
         files_of(source, loaded.document)  # a mistyped path is told at once
-    served = serving(loaded)
+    served = set_up_model(loaded)
     way = prepare_stream if loaded.config.data.streaming else prepare
     return served, way(loaded, registry, served.labeller, Progress())
 
