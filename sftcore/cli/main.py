@@ -429,20 +429,22 @@ def _preview(options: argparse.Namespace, overrides: list[str], registry: Regist
     if not found.shown:
         raise DataError("none of these rows gives an example; try more with -n")
     if options.html is not None:
-        from sftcore.inspection.preview_page import page
+        from sftcore.inspection.preview_page import render_page
 
         lines = [f"{options.config}, chat template {found.template}"]
         try:
-            Path(options.html).write_text(page(found.shown, found.tokenizer, options.config, lines), encoding="utf-8")
+            Path(options.html).write_text(
+                render_page(found.shown, found.tokenizer, options.config, lines), encoding="utf-8"
+            )
         except OSError as error:
             raise ConfigError(f"--html {options.html}: cannot be written: {error.strerror}") from None
         status("saved", options.html)
     elif options.json:
         for example, origin in found.shown:
-            print(json.dumps(preview.as_json(example, origin)))
+            print(json.dumps(preview.example_to_json(example, origin)))
     else:
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-        _print(preview.terminal(found.shown, found.tokenizer, colour=colour, borders=options.tokens))
+        _print(preview.render_examples(found.shown, found.tokenizer, colour=colour, token_boundaries=options.tokens))
     return 0
 
 
