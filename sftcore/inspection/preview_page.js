@@ -40,9 +40,9 @@ document.addEventListener("keydown", (event) => {
   next.focus({preventScroll: true});
   next.scrollIntoView({block: "nearest"});
 });
-$("borders").addEventListener("change", ({target}) => document.body.classList.toggle("borders", target.checked));
+$("boundaries").addEventListener("change", ({target}) => document.body.classList.toggle("boundaries", target.checked));
 $("filter").addEventListener("input", ({target}) => {
   const all = [...document.querySelectorAll("article")], word = target.value.toLowerCase();
-  for (const one of all) one.hidden = !one.textContent.toLowerCase().includes(word);
-  $("found").textContent = word && all.filter((one) => !one.hidden).length + " of " + all.length;
+  for (const article of all) article.hidden = !article.textContent.toLowerCase().includes(word);
+  $("found").textContent = word && all.filter((article) => !article.hidden).length + " of " + all.length;
 });
