@@ -10,9 +10,10 @@ from typing import Any
 
 import yaml
 
-from sftcore.core.errors import ConfigError, first_line
+from sftcore.core.errors import ConfigError
+from sftcore.runtime.console import first_line
 from sftcore.runtime.paths import locate
-from sftcore.runtime.redaction import learn, redact_word
+from sftcore.runtime.redaction import redact_argument, register_secrets
 
 Keys = tuple[str | int, ...]
 """The way to a value: ``("data", "train", 0, "path")``."""
@@ -90,7 +91,7 @@ class Document:
             raise ConfigError(f"{path}: not valid YAML: {first_line(error)}") from None
         if not isinstance(data, dict):
             raise ConfigError(f"{path}:1: must be a mapping of keys to values")
-        learn(data)
+        register_secrets(data)
         document.data = data
         return document
 
@@ -123,7 +124,7 @@ class Document:
             ConfigError: it has another form, or the key leads through a value that has no keys.
         """
         key, equals, text = assignment.partition("=")
-        shown = redact_word(assignment)
+        shown = redact_argument(assignment)
         if not equals or not key or key.startswith("-"):
             raise ConfigError(f"'{shown}': expected KEY=VALUE, for example training_args.max_steps=20")
         try:

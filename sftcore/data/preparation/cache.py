@@ -28,7 +28,7 @@ from sftcore.core.types import Origin
 from sftcore.data.preparation.worker import Done
 from sftcore.data.sources.rejected import SHOWN, Refusal, as_json, kind_of
 from sftcore.data.tables.table import SCHEMA, Table, read_table
-from sftcore.runtime.console import count, say, size_of
+from sftcore.runtime.console import count, format_bytes, status
 from sftcore.runtime.files import FileLock
 from sftcore.runtime.paths import cache_folder
 
@@ -321,7 +321,7 @@ class Cache:
     def _wait(self, lock: FileLock, about: Mapping[str, Any]) -> None:
         """Wait until nobody makes it."""
         if not lock.acquire(shared=True, blocking=False):
-            say("data", f"another process prepares {about.get('source', 'the same')}; waiting for it")
+            status("data", f"another process prepares {about.get('source', 'the same')}; waiting for it")
             lock.acquire(shared=True)
 
     def _make(
@@ -409,4 +409,4 @@ class Item(NamedTuple):
         used = datetime.fromtimestamp(self.used).strftime("%Y-%m-%d %H:%M")
         state = f"{count(self.about.get('rows', 0), 'row')}" if self.whole else "unfinished"
         source = self.about.get("source", "")
-        return f"{self.folder.name[:12]}  {used}  {size_of(self.size):>9}  {state:>16}  {source}"
+        return f"{self.folder.name[:12]}  {used}  {format_bytes(self.size):>9}  {state:>16}  {source}"
