@@ -124,7 +124,9 @@ class Sketch(NamedTuple):
         return made
 
 
-def plan_of(draft: Draft, rendering: Rendering, stand_ins: Sequence[str], remarks: Mapping[Remark, int], words=()) -> Plan | None:
+def plan_of(
+    draft: Draft, rendering: Rendering, stand_ins: Sequence[str], remarks: Mapping[Remark, int], words=()
+) -> Plan | None:
     """Return what *draft* says of all conversations of its shape; None if that is not certain."""
     if draft.text != rendering.text or draft.messages != len(stand_ins):
         return None

@@ -13,7 +13,7 @@ from sftcore.labelling.fast_path import planner
 
 from ..templates import TEMPLATES
 from ..test_labeller import tokenizer
-from .test_content_independence import BLIND, SEES, WORDS
+from .test_observed_template import INDEPENDENT, INSPECTS, WORDS
 
 ROLES = ["user", "assistant"]
 TEXTS = [
@@ -91,9 +91,9 @@ def _alone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(planner.Plans, "_compared", lambda self, found, *of: found)
 
 
-@pytest.mark.parametrize("name", [*BLIND, *WORDS])
+@pytest.mark.parametrize("name", [*INDEPENDENT, *WORDS])
 def test_blind_templates(name: str) -> None:
-    source = BLIND.get(name) or WORDS[name][0]
+    source = INDEPENDENT.get(name) or WORDS[name][0]
     compare(labeller(source), name)
 
 
@@ -117,10 +117,10 @@ def test_most_conversations_have_a_plan(source: str) -> None:
     assert compare(labeller(source), "most", 400) > 100
 
 
-@pytest.mark.parametrize("name", SEES)
+@pytest.mark.parametrize("name", INSPECTS)
 def test_templates_that_look_have_none(name: str) -> None:
     try:
-        made = labeller(SEES[name])
+        made = labeller(INSPECTS[name])
     except ValueError:
         return
     assert compare(made, name, 20) == 0
