@@ -79,6 +79,17 @@ def test_every_key_is_in_the_configuration_page(section):
         assert re.search(rf"^\| `{field.name}` \|", page("docs/config.md"), re.MULTILINE), field.name
 
 
+@pytest.mark.parametrize("section", [*SECTIONS, schema.NonFiniteConfig], ids=lambda section: section.__name__)
+def test_the_configuration_page_has_the_defaults_of_the_code(section):
+    text = page("docs/config.md") + page("docs/reliability.md")
+    for option in describe(section):
+        if "(" in option.default:  # a section of its own
+            continue
+        default = option.default if option.default == "required" else f"`{option.default}`"
+        row = rf"^\| (?:`\w+`, )*`{option.name}`(?:, `\w+`)* \| .* \| {re.escape(default)} \|"
+        assert re.search(row, text, re.MULTILINE), (option.name, option.default)
+
+
 @pytest.mark.parametrize("section", [Summary, Account], ids=lambda section: section.__name__)
 def test_every_key_of_the_record_is_in_the_configuration_page(section):
     text = page("docs/config.md")
