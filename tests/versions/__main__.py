@@ -2,7 +2,7 @@
 
 Usage: python tests/versions [lowest] [newest] [3.12] [3.13] [-- PYTEST OPTIONS]
 
-``lowest`` and ``newest`` are the ends of the ranges that pyproject.toml allows for the libraries that training leans on:
+``lowest`` and ``newest`` are the ends of the ranges that pyproject.toml allows for the libraries that training uses:
 an environment of their own on top of this one, in which only these libraries differ. A Python version gets an
 environment without torch, for which pip would fetch several gigabytes of CUDA there, and runs what needs none.
 """
