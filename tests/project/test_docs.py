@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 import os
 import re
 import subprocess
 import sys
+import tomllib
 from dataclasses import fields
 from pathlib import Path
 
@@ -161,11 +161,8 @@ def layers_of_the_page() -> list[str]:
 
 
 def layers_of_the_contract() -> list[str]:
-    """The layers of import-linter: `tomllib` came with Python 3.11."""
-    text = page("pyproject.toml")
-    contract = text[text.index('type = "layers"') :]
-    lines = ast.literal_eval(contract[contract.index("[") : contract.index("\n]") + 2])
-    return [line.replace("sftcore.", "") for line in lines]
+    contracts = tomllib.loads(page("pyproject.toml"))["tool"]["importlinter"]["contracts"]
+    return [line.replace("sftcore.", "") for line in next(c["layers"] for c in contracts if c["type"] == "layers")]
 
 
 def test_the_layers_of_the_design_page_are_those_of_the_contract_and_of_the_folders():
