@@ -27,14 +27,14 @@ _TEXT_METHODS = frozenset({"endswith", "lstrip", "rstrip", "split", "startswith"
 _TEXT_FILTERS = frozenset({"d", "default", "string", "trim"})
 """Filters that return a string as it is, or trimmed."""
 
-_LIST_FILTERS = frozenset(
-    "count first items join last length list map reject rejectattr reverse select selectattr".split()
-)
+_LIST_FILTERS = frozenset({"count", "first", "items", "join", "last", "length", "list", "map", "reverse"}) | {
+    *("reject", "rejectattr", "select", "selectattr")
+}
 """Filters that do not inspect the items of a list or mapping."""
 
-_TYPE_TESTS = frozenset(
-    "boolean callable defined false float integer iterable mapping none number sequence string true undefined".split()
-)
+_TYPE_TESTS = frozenset({"boolean", "callable", "defined", "false", "float", "integer", "iterable", "mapping"}) | {
+    *("none", "number", "sequence", "string", "true", "undefined")
+}
 """Tests with the same outcome for all strings."""
 
 
@@ -136,7 +136,7 @@ def _trimming(name: str) -> Callable[..., str]:
     return method
 
 
-for _name in "format ge getitem gt hash iter le lt mod mul repr rmod rmul".split():
+for _name in ("format", "ge", "getitem", "gt", "hash", "iter", "le", "lt", "mod", "mul", "repr", "rmod", "rmul"):
     setattr(ObservedText, f"__{_name}__", _inspecting(f"__{_name}__"))
 for _name in ("__contains__", "endswith", "startswith"):
     setattr(ObservedText, _name, _searching(_name))
@@ -169,7 +169,6 @@ class ObservingSandbox(Sandbox):
         return tree
 
     def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Call *function*; macros and namespaces inspect nothing, strings and mappings tell by their methods."""
         owner = getattr(function, "__self__", None)
         if not (
             isinstance(function, (Macro, environment.Dict))
@@ -181,13 +180,11 @@ class ObservingSandbox(Sandbox):
         return super().call(context, function, *args, **kwargs)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """Return the result of an operator; ``+`` only joins."""
         if operator != "+":
             self._inspect(left, right)
         return super().call_binop(context, operator, left, right)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        """Return ``obj.attribute``."""
         if isinstance(obj, ObservedText) and attribute not in _TEXT_METHODS:
             obj.inspect()
         return super().getattr(obj, attribute)
@@ -248,11 +245,9 @@ class ObservedTemplate(ChatTemplate):
         return self._sandbox.observations
 
     def render(self, messages: Sequence[Mapping[str, Any]], *args: Any, **kwargs: Any) -> str:
-        """Return *messages* as text; see :meth:`ChatTemplate.render`."""
         return super().render(self._observed(messages), *args, **kwargs)
 
     def trace(self, messages: Sequence[Mapping[str, Any]], *args: Any, **kwargs: Any) -> Rendering:
-        """Return *messages* as text, with the origin of its characters; see :meth:`ChatTemplate.trace`."""
         return super().trace(self._observed(messages), *args, **kwargs)
 
     def _observed(self, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

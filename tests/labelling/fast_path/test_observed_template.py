@@ -8,7 +8,7 @@ import pytest
 
 from sftcore import RowError
 from sftcore.labelling.fast_path.observed_template import Observations, ObservedTemplate
-from sftcore.labelling.fast_path.plan import STAND_IN
+from sftcore.labelling.fast_path.plan import PLACEHOLDER
 
 PROMPT = "{% if add_generation_prompt %}[assistant]{% endif %}"
 
@@ -154,7 +154,7 @@ INSPECTS = {
 def observed(source: str, traced: bool, roles: str = "system user assistant user assistant") -> Observations:
     template = ObservedTemplate(source)
     observations = template.observe()
-    messages = [{"role": role, "content": STAND_IN.format(at)} for at, role in enumerate(roles.split())]
+    messages = [{"role": role, "content": PLACEHOLDER.format(at)} for at, role in enumerate(roles.split())]
     with suppress(RowError):
         (template.trace if traced else template.render)(messages, None)
     return observations
