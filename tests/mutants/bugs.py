@@ -425,13 +425,13 @@ PROOF = [
         tests=(f"{_CAUSALITY}::test_the_prompt_may_differ",),
     ),
     Bug(
-        name="plan-for-texts-that-are-asked-for",
-        told="A plan is used for a text with words that the template looks for.",
+        name="plan-for-contents-with-words-of-the-template",
+        told="A plan is used for a content with words that the template looks for.",
         seen="",
         file="sftcore/labelling/fast_path/plan.py",
         old="if words in content:",
         new="if False:",
-        tests=(f"{_PLANS}::test_blind_templates",),
+        tests=(f"{_PLANS}::test_content_independent_templates",),
     ),
     Bug(
         name="plan-for-turns-after-another-prompt",
@@ -443,13 +443,13 @@ PROOF = [
         tests=(f"{_PLANS}::test_awkward_texts",),
     ),
     Bug(
-        name="first-of-a-plan-not-compared",
+        name="first-of-a-plan-not-verified",
         told="A plan that is wrong labels a thousand conversations before that is seen.",
         seen="",
         file="sftcore/labelling/fast_path/planner.py",
-        old="if new or not self._asked % SHARE",
-        new="if not self._asked % SHARE",
-        tests=(f"{_PLANS}::test_the_first_of_each_plan_is_compared",),
+        old="if not plan.is_verified or not self._rendered % VERIFY_EVERY",
+        new="if not self._rendered % VERIFY_EVERY",
+        tests=(f"{_PLANS}::test_the_first_of_each_plan_is_verified",),
     ),
     Bug(
         name="what-never-comes-again-is-remembered",
@@ -467,7 +467,7 @@ PROOF = [
         file="sftcore/labelling/fast_path/plan.py",
         old="trim(contents[message]) for",
         new="contents[message] for",
-        tests=(f"{_PLANS}::test_blind_templates",),
+        tests=(f"{_PLANS}::test_content_independent_templates",),
     ),
     Bug(
         name="length-of-content-not-observed",
