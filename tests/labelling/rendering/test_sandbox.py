@@ -157,7 +157,10 @@ def test_the_date_is_todays() -> None:
         ("{{ messages[9] .content }}", "the chat template refuses it: .*no element 9"),
         ("{{ 1 / 0 }}", "the chat template fails: ZeroDivisionError"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "the chat template calls itself without end"),
-        ("{{ 'x' * 9999999999 }}", "the chat template refuses it: .*beyond every measure"),
+        (
+            "{{ 'x' * 9999999999 }}",
+            "the chat template cannot be rendered: it exceeds the limit of 4,194,304 characters",
+        ),
         ("{% include 'x' %}", "the chat template fails: TypeError: no loader"),
         ("{{ ''.__class__.x }}", "the chat template refuses it: .*'__class__'.*unsafe"),
     ],
@@ -208,9 +211,11 @@ def test_nothing_that_is_given_can_be_changed(change: str, way: str) -> None:
 
 @pytest.mark.parametrize("way", ["render", "trace"])
 def test_a_template_that_takes_too_long_is_stopped(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """Also where no trial could show it, because it does so only for some conversations."""
+    loops = "{% for i in range(2000) %}{% for j in range(500) %}{% endfor %}{% endfor %}"
+    template = ChatTemplate("{% if messages | length == " + str(len(MESSAGES)) + " %}" + loops + "{% endif %}")
     monkeypatch.setattr(limits, "SECONDS", 0.02)
-    template = ChatTemplate("{% for i in range(2000) %}{% for j in range(500) %}{% endfor %}{% endfor %}")
-    with pytest.raises(RowError, match=r"ran for more than 0\.02 s of CPU time"):
+    with pytest.raises(RowError, match=r"exceeds the limit of 0\.02 s of CPU time"):
         getattr(template, way)(MESSAGES)
 
 
