@@ -8,7 +8,7 @@ from typing import Any
 
 from sftcore.checkpoint import manifest
 from sftcore.distributed.ranks import Ranks
-from sftcore.runtime.console import unwritable
+from sftcore.runtime.console import write_error_reason
 from sftcore.runtime.paths import earlier_folder
 
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "adapter_config.json")
@@ -29,7 +29,7 @@ def save(trainer: Any, tokenizer: Any, folder: Path, ranks: Ranks) -> None:
     staged = folder / _STAGED
 
     def explain(error: Exception) -> str:
-        return f"the trained model cannot be written to {folder}: {unwritable(folder, error)}"
+        return f"the trained model cannot be written to {folder}: {write_error_reason(folder, error)}"
 
     def clear() -> None:
         shutil.rmtree(staged, ignore_errors=True)

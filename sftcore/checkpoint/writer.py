@@ -8,7 +8,7 @@ from pathlib import Path
 from sftcore.checkpoint.store import Checkpoint, Checkpoints, examine
 from sftcore.core.errors import ConfigError, SftError
 from sftcore.distributed.ranks import Ranks
-from sftcore.runtime.console import now, say, unwritable
+from sftcore.runtime.console import status, utc_now, write_error_reason
 from sftcore.runtime.paths import earlier_folder
 
 STATE = "run_state.json"
@@ -75,7 +75,7 @@ class Keeper:
         self.ranks.together(lambda: self._checkpoints.stage(step), explain)
         self.ranks.together(lambda: fill(self._checkpoints.staged(step)), explain, everyone=True)
         size = self.ranks.size
-        self.ranks.together(lambda: self._checkpoints.commit(step, size, now(), self._versions), explain)
+        self.ranks.together(lambda: self._checkpoints.commit(step, size, utc_now(), self._versions), explain)
 
     def newest(self) -> Checkpoint | None:
         """Return the newest checkpoint that is whole on all disks, or None; say which were passed over, and why."""
@@ -88,7 +88,7 @@ class Keeper:
             problems = [f"(rank {rank}) {told}" if rank else told for rank, told in enumerate(found) if told]
             if not problems:
                 return examine(self.path(step), content=False)
-            say("resume", f"{self.path(step).name} is passed over: {problems[0]}")
+            status("resume", f"{self.path(step).name} is passed over: {problems[0]}")
         return None
 
     def named(self, path: Path) -> Checkpoint:
@@ -111,4 +111,6 @@ class Keeper:
         folder = self._checkpoints.folder
         whole = next((found.path.name for found in self._checkpoints.found(content=False) if not found.problem), None)
         left = f"the run can go on from {whole} (--resume auto)" if whole else "there is no earlier one"
-        return f"the checkpoint of step {step} cannot be written to {folder}: {unwritable(folder, error)}; {left}"
+        return (
+            f"the checkpoint of step {step} cannot be written to {folder}: {write_error_reason(folder, error)}; {left}"
+        )

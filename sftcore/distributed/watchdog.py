@@ -13,10 +13,14 @@ from contextlib import suppress
 from typing import Any
 
 import torch.distributed
+from torch.distributed import distributed_c10d
 
 from sftcore.core.errors import RankError
 from sftcore.distributed.ranks import Ranks
+from sftcore.runtime.private_api import PrivateNames
 from sftcore.runtime.signals import Stopped
+
+PRIVATE_NAMES = PrivateNames(distributed_c10d, calls={"_get_default_store": ()})
 
 DONE, FAILED, STOPPED = -1, -2, -3
 """What a rank writes in place of a sign of life when it ends."""
@@ -50,7 +54,7 @@ class Watchdog:
 
     def __enter__(self) -> Watchdog:
         if self._ranks.size > 1:
-            default = torch.distributed.distributed_c10d._get_default_store()
+            default = distributed_c10d._get_default_store()
             # a connection of its own: the main thread may wait on the other one
             self._store = torch.distributed.PrefixStore("sftcore watch", default.clone())
             self._heard = time.monotonic()

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 
 from sftcore.config.schema import Loaded
 from sftcore.core.registry import Registry
-from sftcore.data import Prepared, Progress, Stream, pack, prepare, prepare_stream
+from sftcore.data import Prepared, Progress, pack, prepare, prepare_stream
 from sftcore.data.sources.files import files_of
 from sftcore.data.sources.rejected import Refusal
-from sftcore.models.chat_template import Serving, serving
-from sftcore.runtime.console import count, say
+from sftcore.models.chat_template import ModelSetup, set_up_model
+from sftcore.runtime.console import count, status
 
 FEW = 5
 """How many refused rows of a source are shown, where a run goes on without them."""
 
 
-def prepared_data(loaded: Loaded, registry: Registry) -> tuple[Serving, Prepared]:
+def prepared_data(loaded: Loaded, registry: Registry) -> tuple[ModelSetup, Prepared]:
     """Return how the model is served, and its data, labelled for that.
 
     Raises:
@@ -24,7 +24,7 @@ def prepared_data(loaded: Loaded, registry: Registry) -> tuple[Serving, Prepared
     """
     for source in loaded.config.data.sources:
         files_of(source, loaded.document)  # a mistyped path is told at once
-    served = serving(loaded)
+    served = set_up_model(loaded)
     way = prepare_stream if loaded.config.data.streaming else prepare
     return served, way(loaded, registry, served.labeller, Progress())
 
@@ -46,20 +46,20 @@ def tell_read(prepared: Prepared) -> None:
     """Say which rows were read, with the first refused ones of each source, and how they are used."""
     for source in prepared.sources:
         refused = f", {source.bad:,} refused:" if source.bad else ""
-        say("data", f"{source.path}: {count(source.rows, 'row')}, format {source.format}{refused}")
+        status("data", f"{source.path}: {count(source.rows, 'row')}, format {source.format}{refused}")
         _tell_first(source.first_bad, source.bad)
         if source.unlabelled:
-            say("data", f"{count(source.unlabelled, 'row')} cannot be labelled with certainty, and left out:")
+            status("data", f"{count(source.unlabelled, 'row')} cannot be labelled with certainty, and left out:")
             _tell_first(source.first_unlabelled, source.unlabelled)
     for note in prepared.notes:
-        say("data", note)
+        status("data", note)
 
 
 def _tell_first(first: Sequence[Refusal], number: int) -> None:
     for refusal in first[:FEW]:
-        say("data", f"  {refusal}")
+        status("data", f"  {refusal}")
     if number > FEW:
-        say("data", f"  ... and {number - FEW:,} more")
+        status("data", f"  ... and {number - FEW:,} more")
 
 
 def tell_prepared(prepared: Prepared) -> None:
@@ -69,8 +69,8 @@ def tell_prepared(prepared: Prepared) -> None:
             share = summary.trained / max(summary.tokens, 1)
             rows, tokens = count(summary.kept, "row"), count(summary.tokens, "token")
             more = f" in {count(summary.examples, 'example')}" if summary.examples != summary.kept else ""
-            say(name, f"{rows}{more}, {tokens}, {summary.trained:,} of them trained ({share:.0%})")
+            status(name, f"{rows}{more}, {tokens}, {summary.trained:,} of them trained ({share:.0%})")
         for note in summary.notes:
-            say(name, note)
-    if not isinstance(prepared.train, Stream):  # what becomes of its rows is known when the run ends
-        say("rows", str(prepared.account))
+            status(name, note)
+    if not prepared.train.streaming:  # what becomes of its rows is known when the run ends
+        status("rows", str(prepared.account))

@@ -14,10 +14,11 @@ from typing import Any
 
 from sftcore import __version__
 from sftcore.config.schema import Loaded
-from sftcore.runtime.console import now
+from sftcore.runtime.console import utc_now
+from sftcore.runtime.files import write_atomically
+from sftcore.runtime.launch_protocol import LAUNCH_ID_VARIABLE
 from sftcore.runtime.paths import earlier_folder
-from sftcore.runtime.redaction import redact, redact_words
-from sftcore.runtime.signals import LAUNCH
+from sftcore.runtime.redaction import redact, redact_argv
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors")
 """Libraries whose versions every record holds; a component's own are added from ``requires``."""
@@ -36,7 +37,7 @@ def versions(loaded: Loaded) -> dict[str, str]:
 
 
 LAUNCHER = (
-    LAUNCH,
+    LAUNCH_ID_VARIABLE,
     "TORCHELASTIC_RUN_ID",
     "LOCAL_WORLD_SIZE",
     "GROUP_WORLD_SIZE",
@@ -57,8 +58,8 @@ class RunRecord:
         self.content: dict[str, Any] = {
             "id": new_id(),
             "status": "running",
-            "started": now(),
-            "command": [Path(sys.executable).name, "-m", "sftcore", *redact_words(argv)],
+            "started": utc_now(),
+            "command": [Path(sys.executable).name, "-m", "sftcore", *redact_argv(argv)],
             "config": redact(loaded.resolved()),
             "plugins": {
                 key: {"component": entry.qualified, "kind": entry.kind, "version": entry.version}
@@ -72,8 +73,8 @@ class RunRecord:
 
     def begun_before(self) -> bool:
         """Tell whether ranks of this launch have begun this run before: their launcher has started all of them anew."""
-        launch = self.content["launcher"].get(LAUNCH)
-        return launch is not None and launch == _read(self.path).get("launcher", {}).get(LAUNCH)
+        launch = self.content["launcher"].get(LAUNCH_ID_VARIABLE)
+        return launch is not None and launch == _read(self.path).get("launcher", {}).get(LAUNCH_ID_VARIABLE)
 
     def begin(self, resuming: bool) -> None:
         """Write the record for the first time; what an earlier run left here is moved aside, not lost.
@@ -95,15 +96,12 @@ class RunRecord:
     def write(self, **more: Any) -> None:
         """Add *more* to the record and write it without secrets, whole or not at all."""
         self.content.update(more)
-        staged = self.path.with_suffix(".json.part")
-        staged.write_text(
-            json.dumps(redact(self.content), indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8"
-        )
-        staged.replace(self.path)
+        content = json.dumps(redact(self.content), indent=2, ensure_ascii=False, default=str)
+        write_atomically(self.path, content + "\n")
 
     def end(self, status: str, **more: Any) -> None:
         """Write how the run ended: ``finished``, ``failed`` or ``interrupted``."""
-        self.write(status=status, ended=now(), **more)
+        self.write(status=status, ended=utc_now(), **more)
 
 
 def new_id() -> str:

@@ -15,19 +15,21 @@ from sftcore.config.document import Document
 from sftcore.config.schema import Loaded, load
 from sftcore.core.errors import RankError, SftError
 from sftcore.core.registry import Registry
-from sftcore.data import Prepared, Stream, ended
+from sftcore.data import Prepared
 from sftcore.data.tables import quarantine
 from sftcore.models import chat_template
-from sftcore.models.chat_template import Serving
+from sftcore.models.chat_template import ModelSetup
 from sftcore.runs.preparation import packed, prepared_data, tell_prepared, tell_read
 from sftcore.runs.record import RunRecord
-from sftcore.runtime.console import count, is_main_process, quiet_libraries, say, warn
-from sftcore.runtime.redaction import redact, redact_words, told
-from sftcore.runtime.signals import LAUNCHER, Stop, Stopped
+from sftcore.runtime.console import count, is_main_process, quiet_libraries, status, warn
+from sftcore.runtime.launch_protocol import LAUNCH_FOLDER_VARIABLE
+from sftcore.runtime.private_api import check_private_names
+from sftcore.runtime.redaction import describe_error, redact, redact_argv
+from sftcore.runtime.signals import Stopped, StopRequest
 from sftcore.tracking.group import TrackerGroup, chosen
 
 
-def run(document: Document, registry: Registry, argv: Sequence[str], stop: Stop) -> int:
+def run(document: Document, registry: Registry, argv: Sequence[str], stop: StopRequest) -> int:
     """Fine-tune as *document* says.
 
     Args:
@@ -43,27 +45,28 @@ def run(document: Document, registry: Registry, argv: Sequence[str], stop: Stop)
     """
     quiet_libraries()
     loaded = load(document, registry, os.environ)
-    say("config", document.name)
-    stop.after(loaded.config.max_hours)
-    from sftcore.training import arguments
+    status("config", document.name)
+    stop.set_deadline(loaded.config.max_hours)
+    from sftcore.distributed import watchdog
+    from sftcore.training import arguments, trainer
 
+    check_private_names("transformers", trainer.PRIVATE_NAMES, arguments.PRIVATE_NAMES)
+    check_private_names("torch", watchdog.PRIVATE_NAMES)
     arguments.check_given(loaded)
     served, prepared = prepared_data(loaded, registry)
     command = None if _is_launched(os.environ) else loaded.config.backend.command(argv)
     if command is not None:
         _become(command)
-    say("template", served.template.reason)
+    status("template", served.template.reason)
     tell_read(prepared)
     prepared = packed(loaded, prepared)
     tell_prepared(prepared)
-    if isinstance(prepared.train, Stream):
-        with closing(prepared.train) as stream:
-            stream.start()
-            return _train(loaded, served, prepared, argv, stop)
-    return _train(loaded, served, prepared, argv, stop)
+    with closing(prepared.train) as rows:
+        rows.start()
+        return _train(loaded, served, prepared, argv, stop)
 
 
-def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[str], stop: Stop) -> int:
+def _train(loaded: Loaded, served: ModelSetup, prepared: Prepared, argv: Sequence[str], stop: StopRequest) -> int:
     """Train, and leave behind what is trained, and the record of it."""
     import torch
     import transformers
@@ -95,7 +98,7 @@ def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[s
             keeper = Keeper(folder, ranks, record.content["versions"])
             source = resume.checkpoint(args, keeper, ranks.gathered(record.begun_before())[0])
             model = build.load_model(base, loaded.config, args)
-            stop_ids, stop_texts = chat_template.stop_token_ids(tokenizer, labeller.stops)
+            stop_ids, stop_texts = chat_template.split_stops(tokenizer, labeller.stops)
             for text in stop_texts:
                 warn(f"the stop string {text!r} is no token of this tokenizer: whoever serves the model stops at it")
             build.set_stops(model, stop_ids, tokenizer.pad_token_id)
@@ -109,15 +112,14 @@ def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[s
                     built.metrics.rewind(before["metrics"])
                 built.ask.answers = before.get("asked", built.ask.answers)
                 if kept := quarantine.write(folder, prepared.refused()):
-                    say("refused", f"{count(kept[1], 'row')}, kept in {kept[0]}")
-                if isinstance(prepared.train, Stream):
-                    prepared.train.quarantine(folder / quarantine.FILE)
+                    status("refused", f"{count(kept[1], 'row')}, kept in {kept[0]}")
+                prepared.train.save_rejected(folder / quarantine.FILE)
                 record.write(
                     training_args=redact(args.to_dict()),
                     base_model={
                         "name": base.name,
                         "fingerprint": base.fingerprint(model),
-                        "code": base.code(getattr(model, "base_model", model), tokenizer),
+                        "code": base.remote_code(getattr(model, "base_model", model), tokenizer),
                     },
                     data=_data(prepared),
                     template={"chosen": template.reason, "fingerprint": template.fingerprint, "stops": labeller.stops},
@@ -146,18 +148,18 @@ def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[s
             reason = Stopped("another rank")
         if built:
             built.progress.close()
-        trackers.finish(told(reason))
+        trackers.finish(describe_error(reason))
         if is_main_process() and record.begun:
             stopped = isinstance(reason, (Stopped, KeyboardInterrupt, SystemExit))
             data = _data(_ended(prepared))
             try:
-                record.end("interrupted" if stopped else "failed", data=data, error=told(reason))
+                record.end("interrupted" if stopped else "failed", data=data, error=describe_error(reason))
             except OSError as problem:
                 warn(f"{record.path} cannot be written: {problem.strerror}")
         if reason is error:
             raise
         raise reason from None
-    say("saved", f"{folder} ({count(result.global_step, 'step')}, loss {result.training_loss:.4f})")
+    status("saved", f"{folder} ({count(result.global_step, 'step')}, loss {result.training_loss:.4f})")
     return 0
 
 
@@ -180,12 +182,12 @@ def _data(prepared: Prepared) -> dict[str, Any]:
 
 def _ended(prepared: Prepared) -> Prepared:
     """Return *prepared* with what became of the rows of a stream, and say so."""
-    if not isinstance(prepared.train, Stream):
+    if not prepared.train.streaming:
         return prepared
-    prepared = ended(prepared)
+    prepared = prepared.final()
     for note in prepared.train_summary.notes:
-        say("train", note)
-    say("rows", str(prepared.account))
+        status("train", note)
+    status("rows", str(prepared.account))
     return prepared
 
 
@@ -208,12 +210,12 @@ def _is_launched(environ: Mapping[str, str]) -> bool:
 
 def _become(command: Sequence[str]) -> None:
     """Replace this process by one that runs *command*, hands on requests to stop, and ends as the ranks do."""
-    if LAUNCHER in os.environ:
+    if LAUNCH_FOLDER_VARIABLE in os.environ:
         raise SftError(
             "the backend's launcher started this process without RANK and WORLD_SIZE, so that it would start launchers "
             "for ever; the backend needs a launcher that sets them, as torch's does"
         )
-    say("launch", " ".join(redact_words(command)))
+    status("launch", " ".join(redact_argv(command)))
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, "-m", "sftcore.runtime.launcher", *command])

@@ -21,8 +21,8 @@ from typing import Any
 from sftcore.config.fields import written
 from sftcore.config.schema import Loaded
 from sftcore.core.components import Tracker
-from sftcore.runtime.console import say, warn
-from sftcore.runtime.redaction import told
+from sftcore.runtime.console import status, warn
+from sftcore.runtime.redaction import describe_error
 from sftcore.tracking.process import EXIT_LIMIT, STARTED
 
 METRICS = "metrics.jsonl"
@@ -140,7 +140,7 @@ class _Process:
                 start_new_session=True,  # Ctrl-C in a terminal is for the run, which then tells its trackers
             )
         except Exception as error:  # options that are no JSON, no more processes, no memory
-            self._fail(f"cannot be started: {told(error)}")
+            self._fail(f"cannot be started: {describe_error(error)}")
             self._over.set()
             return
         threading.Thread(target=self._listen, args=(self._process, text), daemon=True).start()
@@ -231,7 +231,7 @@ class _Process:
                 text = line.decode(errors="replace").rstrip()
                 shown = shown and not line.endswith(STARTED)
                 if text and shown:
-                    say(self.name, text.removeprefix(f"{self.name}: "))
+                    status(self.name, text.removeprefix(f"{self.name}: "))
 
     def _kill(self) -> None:
         assert self._process is not None

@@ -20,8 +20,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sftcore.runtime.redaction import hide, learn, told
-from sftcore.runtime.signals import SIGNALS
+from sftcore.runtime.redaction import describe_error, redact_text, register_secrets
+from sftcore.runtime.signals import STOP_SIGNALS
 
 INTERVAL = 0.5
 """Seconds between two looks at ``metrics.jsonl``."""
@@ -139,7 +139,7 @@ def _hide_git_logins() -> None:
     number = int(os.environ.get("GIT_CONFIG_COUNT") or 0)
     for line in found.splitlines():
         key, _, address = line.partition(" ")
-        if (hidden := hide(address)) != address:
+        if (hidden := redact_text(address)) != address:
             os.environ[f"GIT_CONFIG_KEY_{number}"], os.environ[f"GIT_CONFIG_VALUE_{number}"] = key, hidden
             number += 1
     os.environ["GIT_CONFIG_COUNT"] = str(number)
@@ -157,13 +157,13 @@ def main() -> int:
             status.write(json.dumps(message) + "\n")
             status.flush()
 
-    for number in SIGNALS:  # a scheduler may send them to every process; the run says the end
+    for number in STOP_SIGNALS:  # a scheduler may send them to every process; the run says the end
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     os.nice(5)  # training comes first
     order = json.loads(control.readline())
     sys.argv = ["sftcore", *order["run"].get("command", [])]
-    learn(order["options"])
+    register_secrets(order["options"])
     _hide_git_logins()
     end = _End(order["start_limit"], order["lost_limit"])
     threading.Thread(target=end.await_it, args=(control,), daemon=True).start()
@@ -187,7 +187,7 @@ def main() -> int:
         doing = "finish"
         tracker.finish(ended_by(end.error))
     except Exception as error:  # of a library that we do not know
-        tell(failed=doing, told=told(error))
+        tell(failed=doing, told=describe_error(error))
         _alarm(EXIT_LIMIT)
         return 1
     tell(finished="")

@@ -10,7 +10,7 @@ from sftcore.config.document import Document
 from sftcore.config.schema import load_trackers
 from sftcore.core.errors import ConfigError, SftError
 from sftcore.core.registry import Registry
-from sftcore.runtime.console import say
+from sftcore.runtime.console import status
 from sftcore.runtime.redaction import REDACTED
 from sftcore.tracking.group import METRICS, TrackerGroup
 
@@ -59,7 +59,7 @@ class Recorded:
         group.await_start()
         if missed := group.finish(content.get("error"), SYNC_LIMIT):
             raise SftError(f"not everything was sent to {' and '.join(missed)}")
-        say("sent", f"{self.folder / METRICS} to {' and '.join(name for name, _ in trackers)}")
+        status("sent", f"{self.folder / METRICS} to {' and '.join(name for name, _ in trackers)}")
 
 
 def _known(reference: dict[str, Any]) -> dict[str, Any]:

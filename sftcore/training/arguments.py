@@ -13,6 +13,9 @@ from sftcore.config.fields import check
 from sftcore.config.schema import ELSEWHERE, Loaded
 from sftcore.core.errors import SftError
 from sftcore.runtime.console import count, warn
+from sftcore.runtime.private_api import PrivateNames
+
+PRIVATE_NAMES = PrivateNames(transformers.TrainingArguments, attributes=("_n_gpu",))
 
 _ELSEWHERE = {
     "seed": "it is the top-level key 'seed'",

@@ -11,12 +11,11 @@ import transformers
 
 from sftcore.checkpoint.writer import Keeper
 from sftcore.config.schema import Config
-from sftcore.data import Collator, Evened, PackedSet, Prepared, Stream
-from sftcore.data.streaming.torch_dataset import Progressed, Streamed, order_of
+from sftcore.data import Collator, Prepared, RowOrder
 from sftcore.distributed.watchdog import Watchdog
 from sftcore.models.base_model import BaseModel
-from sftcore.runtime.console import count, say
-from sftcore.runtime.signals import Stop
+from sftcore.runtime.console import count, status
+from sftcore.runtime.signals import StopRequest
 from sftcore.training.callbacks import Ask, Metrics, Progress
 from sftcore.training.loss import TokenMean
 from sftcore.training.non_finite import Finite
@@ -31,10 +30,10 @@ def load_model(base: BaseModel, config: Config, args: transformers.TrainingArgum
         ConfigError: the weights cannot be loaded, or the method cannot use them.
     """
     transformers.set_seed(config.seed)
-    model = config.method.prepare(base.load(config.method), args)
+    model = config.method.prepare(base.load_model(config.method), args)
     total = sum(_size(weight) for weight in model.parameters())
     trained = sum(_size(weight) for weight in model.parameters() if weight.requires_grad)
-    say("model", f"{base.name}\n{trained:,} of {count(total, 'parameter')} trained ({trained / total:.2%})")
+    status("model", f"{base.name}\n{trained:,} of {count(total, 'parameter')} trained ({trained / total:.2%})")
     return model
 
 
@@ -83,7 +82,7 @@ def build_trainer(
     tokenizer: Any,
     prepared: Prepared,
     keeper: Keeper,
-    stop: Stop,
+    stop: StopRequest,
     watchdog: Watchdog,
 ) -> Built:
     """Return the trainer of a run.
@@ -94,23 +93,16 @@ def build_trainer(
         stop: whether the run was asked to stop.
         watchdog: looks whether it goes on.
     """
-    rows: Any = prepared.train
+    train = prepared.train
     ask = Ask(config.ask.questions, config.ask.max_new_tokens, tokenizer, config.template_kwargs)
     metrics, progress = Metrics(Path(args.output_dir)), Progress()
-    callbacks: list[transformers.TrainerCallback] = [metrics, progress, ask]
-    if isinstance(rows, Stream):
-        weighted, packed, data = None, config.data.packing, ""
-        rows = Streamed(rows, order_of(args, config.data), args.max_steps)
-        callbacks.insert(0, Progressed(rows))
-    else:
-        weighted, packed = rows.weighted or prepared.eval.weighted, isinstance(rows, PackedSet)
-        data = prepared.fingerprint
+    seed = args.seed if args.data_seed is None else args.data_seed
+    order = RowOrder(seed, args.train_sampling_strategy == "sequential")
+    dataset = train.to_dataset(tokenizer.pad_token_id, order, args.max_steps)
+    weighted = None if train.weighted is None else bool(train.weighted or prepared.eval.weighted)
+    packed = train.packed is not None
     collator = Collator(tokenizer.pad_token_id, packed, packed and wants_flat_rows(model), weighted)
-    if packed:
-        first = PackedSet(rows.stream.sample, config.data.max_length) if isinstance(rows, Streamed) else rows
-        callbacks.insert(0, PackingCheck(first, collator))
-    if not isinstance(rows, Streamed):
-        rows = Evened(rows, tokenizer.pad_token_id)
+    checks = [PackingCheck(train.packed, collator)] if train.packed else []
     trainer = SftTrainer(
         loss=TokenMean(label_smoothing=args.label_smoothing_factor),
         method=config.method,
@@ -122,15 +114,15 @@ def build_trainer(
         noted=lambda: built.noted(),
         model=model,
         args=args,
-        train_dataset=rows,
-        eval_dataset=Evened(prepared.eval, tokenizer.pad_token_id) if prepared.eval else None,
+        train_dataset=dataset,
+        eval_dataset=prepared.eval.to_dataset(tokenizer.pad_token_id, RowOrder()) if prepared.eval else None,
         data_collator=replace(collator, traced=True),
         processing_class=tokenizer,
-        callbacks=callbacks,
+        callbacks=[*checks, *dataset.callbacks, metrics, progress, ask],
     )
+    data = "" if train.streaming else prepared.fingerprint
     built = Built(trainer, ask, metrics, progress, repr(config.method), data, config.backend.layout(keeper.ranks.size))
-    if isinstance(rows, Streamed):
-        rows.per_step = trainer.get_total_train_batch_size(args)
+    dataset.rows_per_step = trainer.get_total_train_batch_size(args)
     for shown_elsewhere in (transformers.PrinterCallback, transformers.ProgressCallback):
         trainer.remove_callback(shown_elsewhere)
     return built

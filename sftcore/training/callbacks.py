@@ -14,7 +14,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
-from sftcore.runtime.console import say
+from sftcore.runtime.console import status
 from sftcore.tracking.group import METRICS
 
 
@@ -115,7 +115,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]
 
     def _line(self, text: str) -> None:
         self._bar.clear()
-        say("train", text)
+        status("train", text)
 
 
 class Ask(TrainerCallback):  # type: ignore[misc]
@@ -142,7 +142,7 @@ class Ask(TrainerCallback):  # type: ignore[misc]
     def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         self._ask(model, "after")
         for answer in self.answers:
-            say("asked", f"{answer['question']}\nbefore: {answer['before']}\nafter:  {answer['after']}")
+            status("asked", f"{answer['question']}\nbefore: {answer['before']}\nafter:  {answer['after']}")
 
     def _ask(self, model: Any, when: str) -> None:
         training = model.training

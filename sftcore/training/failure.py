@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sftcore.core.errors import RankError, SftError
 from sftcore.distributed.ranks import of_another_rank
-from sftcore.runtime.console import unwritable
+from sftcore.runtime.console import write_error_reason
 from sftcore.training.out_of_memory import ran_out
 
 _DISK = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}
@@ -25,7 +25,7 @@ def explained(error: BaseException, folder: Path, out_of_memory: Callable[[], st
         return SftError(out_of_memory())
     if isinstance(error, OSError) and error.errno in _DISK:
         return SftError(
-            f"{error.filename or folder} cannot be written: {unwritable(folder, error)}. "
+            f"{error.filename or folder} cannot be written: {write_error_reason(folder, error)}. "
             "--resume auto goes on from the last checkpoint"
         )
     if of_another_rank(error):

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from sftcore.runtime.console import size_of
+from sftcore.runtime.console import format_bytes
 
 
 def ran_out(error: BaseException) -> bool:
@@ -46,11 +46,11 @@ def explain(args: Any, batch: tuple[int, int] | None, max_length: int) -> str:
 def _peak(device: torch.device) -> str:
     if device.type == "cuda":
         used, there = torch.cuda.max_memory_allocated(device), torch.cuda.mem_get_info(device)[1]
-        return f"the peak was {size_of(used)} of {size_of(there)} on the GPU"
+        return f"the peak was {format_bytes(used)} of {format_bytes(there)} on the GPU"
     try:
         import resource
     except ImportError:  # Windows
         return "the peak is not known"
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return f"the peak was {size_of(used)}, and the machine has {size_of(there)}"
+    return f"the peak was {format_bytes(used)}, and the machine has {format_bytes(there)}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sftcore.checkpoint import Checkpoint
 from sftcore.checkpoint.writer import STATE, Keeper
 from sftcore.core.errors import ConfigError
-from sftcore.runtime.console import count, say, warn
+from sftcore.runtime.console import count, status, warn
 
 if TYPE_CHECKING:
     from sftcore.training.build import Built
@@ -38,7 +38,7 @@ def checkpoint(args: Any, keeper: Keeper, anew: bool) -> Checkpoint | None:
         return keeper.named(Path(wanted))
     found = keeper.newest()
     if found is None:
-        say("resume", "there is no checkpoint to go on from; the run begins anew")
+        status("resume", "there is no checkpoint to go on from; the run begins anew")
     return found
 
 
@@ -71,7 +71,7 @@ def check(found: Checkpoint, built: Built, ranks: int) -> dict[str, Any]:
         )
     assert found.manifest
     size = found.manifest.world_size
-    say("resume", f"{found.path} (step {found.step:,}, written {found.manifest.written} on {count(size, 'rank')})")
+    status("resume", f"{found.path} (step {found.step:,}, written {found.manifest.written} on {count(size, 'rank')})")
     if size != ranks:
         warn(
             f"that run had {count(size, 'rank')}, this one has {ranks}: the order of rows goes on as it was, but "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,51 @@ from sftcore.checkpoint.writer import STATE, Keeper
 from sftcore.core.components import Backend
 from sftcore.core.errors import SftError
 from sftcore.core.types import IGNORE_INDEX
-from sftcore.data import Even, Evened, PackedSet, shuffled
-from sftcore.data.streaming.torch_dataset import Streamed
 from sftcore.distributed.ranks import AloneError
 from sftcore.distributed.watchdog import Watchdog
-from sftcore.runtime.signals import Stop, Stopped
+from sftcore.runtime.private_api import PrivateNames
+from sftcore.runtime.signals import Stopped, StopRequest
 from sftcore.training.loss import TokenMean
 from sftcore.training.non_finite import Finite
 
 OPTIMIZER, SCHEDULER = "optimizer.safetensors", "scheduler.safetensors"
 """The files in a checkpoint with the states of optimizer and learning rate schedule."""
+
+PRIVATE_NAMES = PrivateNames(
+    transformers.Trainer,
+    calls={
+        "_determine_best_metric": ("metrics", "trial"),
+        "_evaluate": ("trial", "ignore_keys_for_eval"),
+        "_save_scaler": ("output_dir",),
+        "save_model": ("output_dir", "_internal_call"),
+    },
+    overrides={
+        "_finalize_training": ("trial", "num_train_samples", "start_time"),
+        "_get_eval_sampler": ("eval_dataset",),
+        "_get_grad_norm": ("model", "grad_norm"),
+        "_get_train_sampler": ("train_dataset",),
+        "_issue_warnings_after_load": ("load_result",),
+        "_load_best_model": (),
+        "_load_from_checkpoint": ("resume_from_checkpoint", "model"),
+        "_load_optimizer_and_scheduler": ("checkpoint",),
+        "_load_rng_state": ("checkpoint",),
+        "_maybe_log_save_evaluate": ("tr_loss", "grad_norm", "model", "trial", "epoch"),
+        "_prepare_for_training": (),
+        "_run_epoch": (),
+        "_save": ("output_dir", "state_dict"),
+        "_save_checkpoint": ("model", "trial"),
+        "_save_optimizer_and_scheduler": ("output_dir",),
+        "compute_loss": ("model", "inputs"),
+        "create_optimizer": (),
+        "evaluation_loop": (),
+        "get_batch_samples": ("epoch_iterator", "num_batches", "device"),
+        "log": ("logs",),
+        "prediction_step": ("model", "inputs"),
+        "training_step": ("model", "inputs"),
+    },
+    attributes=("_globalstep_last_logged", "_initial_global_step", "_total_loss_scalar", "_tr_loss"),
+)
+"""What the trainer overrides and uses of the Trainer: private names, and public methods that it has to be called by."""
 
 
 class SftTrainer(transformers.Trainer):  # type: ignore[misc]
@@ -54,7 +89,7 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
         method: Any,
         backend: Backend,
         keeper: Keeper,
-        stop: Stop,
+        stop: StopRequest,
         finite: Finite,
         watchdog: Watchdog,
         noted: Callable[[], dict[str, Any]],
@@ -83,24 +118,12 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
         return super().create_optimizer(*args, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """Return the order of the rows, the same for any number of ranks; that of packed ones is drawn with them."""
+        """The order of the rows, the same for any number of ranks; the Trainer asks for none of a stream."""
         rows = self.train_dataset if train_dataset is None else train_dataset
-        if not isinstance(rows, Evened):
-            return super()._get_train_sampler(train_dataset)
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        whole = rows.rows
-        order: Callable[[int], Sequence[Any]]
-        if self.args.train_sampling_strategy != "random":
-            order = partial(_in_order, len(whole))
-        elif isinstance(whole, PackedSet):
-            order = partial(whole.bins.drawn, seed)
-        else:
-            order = partial(shuffled, len(whole), seed)
-        return Even(rows, order, self._at_a_time(self.args.train_batch_size))
+        return rows.sampler(self._at_a_time(self.args.train_batch_size))
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        order = partial(_in_order, len(eval_dataset))
-        return Even(eval_dataset, order, self._at_a_time(self.args.eval_batch_size))
+        return eval_dataset.sampler(self._at_a_time(self.args.eval_batch_size))
 
     def _at_a_time(self, batch: int) -> int:
         """Return how many rows all ranks take at a time, each a batch; of one rank alone the last may be smaller."""
@@ -111,7 +134,7 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
         """Return the batches of a step, and what the trained tokens of all ranks weigh together."""
         self._watchdog.at(f"reading the rows of step {self.state.global_step + 1:,}")
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if isinstance(self.train_dataset, Streamed):  # other ranks may have weights now, even if this one has none
+        if self.train_dataset.weighted is None:  # other ranks may have weights now, even if this one has none
             weights = [_weight(batch) for batch in batches]
         else:
             weights = [_weight(batch) for batch in batches if "loss_weights" in batch]
@@ -122,7 +145,7 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Train on a batch; its weights go to the loss."""
-        self._stop.at_once = False
+        self._stop.interruptible = False
         self._watchdog.at(f"training in step {self.state.global_step + 1:,}")
         loss = super().training_step(model, self._for_model(inputs), *args, **kwargs)
         self._finite.saw(loss, self._origins)
@@ -162,7 +185,7 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Evaluate a batch; its weights go to the loss."""
         self._watchdog.at(f"evaluating after step {self.state.global_step:,}")
-        if not self._stop.at_once and self._asked():
+        if not self._stop.interruptible and self._asked():
             raise _Cut
         return super().prediction_step(model, self._for_model(inputs), *args, **kwargs)
 
@@ -217,11 +240,11 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
             if self._saved != step or self.args.save_only_model:
                 self.args.save_only_model = False  # it is to go on from here
                 self._save_checkpoint(model, trial)
-            raise Stopped(self._stop.asked or "another rank")
+            raise Stopped(self._stop.reason or "another rank")
 
     def _asked(self) -> bool:
         """Tell whether any rank was asked to stop; all have to ask this together."""
-        return self._keeper.ranks.any(self._stop.asked is not None)
+        return self._keeper.ranks.any(self._stop.reason is not None)
 
     def _run_epoch(self, **kwargs: Any) -> None:
         """Train for an epoch, unless the checkpoint that the run goes on from was its last."""
@@ -439,10 +462,6 @@ class _Begun(transformers.TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._trainer.begin()
-
-
-def _in_order(count: int, epoch: int) -> Sequence[int]:
-    return range(count)
 
 
 def _of_rank(rank: int | str) -> str:

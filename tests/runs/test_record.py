@@ -14,7 +14,7 @@ from sftcore.config.document import Document
 from sftcore.config.schema import Loaded, load
 from sftcore.core.registry import Entry, Registry
 from sftcore.runs.record import RunRecord, versions
-from sftcore.runtime.redaction import REDACTED, redact, redact_word
+from sftcore.runtime.redaction import REDACTED, redact, redact_argument
 
 
 @dataclass
@@ -128,7 +128,7 @@ def test_a_login_in_a_url_is_hidden(url: str, shown: str) -> None:
     ],
 )
 def test_a_secret_on_the_command_line_is_hidden(argument: str, shown: str) -> None:
-    assert redact_word(argument) == shown
+    assert redact_argument(argument) == shown
 
 
 def test_redacting_leaves_the_original_as_it_was() -> None:

@@ -70,10 +70,10 @@ def train(folder: Path, way: Way, resume: str | None = None) -> Seen:
 
     from sftcore.checkpoint.writer import Keeper
     from sftcore.config.schema import NonFiniteConfig
-    from sftcore.data import Collator, Evened
+    from sftcore.data import Collator, RowOrder
     from sftcore.distributed.ranks import Ranks
     from sftcore.distributed.watchdog import Watchdog
-    from sftcore.runtime.signals import Stop
+    from sftcore.runtime.signals import StopRequest
     from sftcore.training.loss import TokenMean
     from sftcore.training.non_finite import Finite
     from sftcore.training.trainer import SftTrainer
@@ -107,19 +107,20 @@ def train(folder: Path, way: Way, resume: str | None = None) -> Seen:
         disable_tqdm=True,
         remove_unused_columns=False,
     )
+    order = RowOrder(SEED if way.data_seed is None else way.data_seed, way.strategy == "sequential")
     ranks = Ranks(args.ddp_timeout)
     trainer = SftTrainer(
         loss=TokenMean(),
         method=Full(),
         backend=Backend(),
         keeper=Keeper(folder, ranks, {}),
-        stop=Stop(),
+        stop=StopRequest(),
         finite=Finite(NonFiniteConfig(), ranks),
         watchdog=Watchdog(ranks, 60, 60, print),
         noted=dict,
         model=model,
         args=args,
-        train_dataset=Evened(packed, 0),
+        train_dataset=packed.to_dataset(0, order),
         data_collator=Collator(0, packed=True),
     )
     seen: Seen = []
