@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
 
 import jinja2
@@ -15,7 +15,8 @@ from sftcore.labelling.rendering.constant_prompt import has_constant_prompt
 from sftcore.labelling.rendering.limits import CHARACTERS, SOURCE, LimitError, check_length, timed, try_in_child
 from sftcore.labelling.rendering.message_view import Message, Messages, Watch, tagged
 from sftcore.labelling.rendering.provenance import LITERAL, Tracked
-from sftcore.labelling.rendering.sandbox import Sandbox, TracingSandbox
+from sftcore.labelling.rendering.sandbox import PRIVATE, Sandbox, TracingSandbox
+from sftcore.runtime.private_api import check_private_names
 
 _Result = TypeVar("_Result")
 
@@ -222,9 +223,15 @@ def _plainly(error: Exception) -> str:
     return text[:_SHOWN]
 
 
+@cache
+def _check_jinja() -> None:
+    check_private_names("jinja2", *PRIVATE)
+
+
 @lru_cache(maxsize=64)
 def _checked(source: str) -> _Compiled:
     """The compiled template, once it was tried."""
+    _check_jinja()
     try:
         if len(source) > SOURCE:
             raise LimitError(f"it is longer than {SOURCE:,} characters")

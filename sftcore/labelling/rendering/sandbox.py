@@ -13,10 +13,11 @@ from typing import Any
 
 import jinja2
 import jinja2.ext
+import jinja2.filters
+import jinja2.utils
 from jinja2.exceptions import FilterArgumentError
-from jinja2.filters import make_attrgetter
 from jinja2.runtime import LoopContext
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEnvironment
 from markupsafe import Markup
 
 from sftcore.labelling.rendering import environment
@@ -36,10 +37,29 @@ from sftcore.labelling.rendering.provenance import (
     tracked,
     whole,
 )
+from sftcore.runtime.private_api import PrivateNames
 
 _OF_DICT = frozenset(dir(dict))
 _OF_LOOP = frozenset(name for name in dir(LoopContext) if not name.startswith("_"))
 _OF_STR = frozenset(name for name in dir(str) if not name.startswith("_")) - {"format", "format_map"}
+
+
+PRIVATE = (
+    PrivateNames(
+        SandboxedEnvironment,
+        calls={
+            "call": (),
+            "call_binop": ("context", "operator", "left", "right"),
+            "getattr": ("obj", "attribute"),
+            "wrap_str_format": ("value",),
+        },
+    ),
+    PrivateNames(jinja2.Environment, attributes=("concat", "finalize")),
+    PrivateNames(jinja2.Template, calls={"new_context": ("vars",)}, attributes=("root_render_func",)),
+    PrivateNames(jinja2.utils.Namespace, calls={"__setitem__": ("name", "value")}),
+    PrivateNames(jinja2.filters, calls={"make_attrgetter": ("environment", "attribute")}),
+)
+"""What is used of Jinja beyond its documentation."""
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
@@ -132,7 +152,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def _join(self, value: Iterable[Any], d: str = "", attribute: Any = None) -> str:
         if attribute is not None:
-            value = map(make_attrgetter(self, attribute), value)
+            value = map(jinja2.filters.make_attrgetter(self, attribute), value)
         return self._joined([str(self._printable(item)) for item in value], str(d))
 
     def _format(self, value: Any, *args: Any, **kwargs: Any) -> str:
