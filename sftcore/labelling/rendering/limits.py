@@ -151,10 +151,10 @@ def try_in_child(steps: Callable[[], Iterator[None]]) -> None:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         raise
-    if os.WIFSIGNALED(status):
-        raise LimitError(f"it exceeds the limit of {SECONDS:g} s of CPU time or of {MEMORY >> 20} MiB of memory")
-    if os.WEXITSTATUS(status) == _OUT_OF_MEMORY:
-        raise LimitError(f"it exceeds the limit of {MEMORY >> 20} MiB of memory")
+    if os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == _OUT_OF_MEMORY:
+        reasons = {signal.SIGPROF: f"{SECONDS:g} s of CPU time", signal.SIGALRM: f"{_DEADLINE} s"}
+        limit = reasons.get(os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, f"{MEMORY >> 20} MiB of memory")
+        raise LimitError(f"it exceeds the limit of {limit}")
 
 
 def _run_child(steps: Callable[[], Iterator[None]]) -> None:

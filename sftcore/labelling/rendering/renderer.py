@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
@@ -38,7 +39,7 @@ _TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": 
 _SAMPLES: tuple[tuple[list[Mapping[str, Any]], list[Mapping[str, Any]] | None], ...] = (
     (
         [
-            {"role": "user", "content": "What is the sum of one and two?"},
+            {"role": "user", "content": string.printable},
             {"role": "assistant", "content": "Three of them."},
             {"role": "user", "content": "And of two and two?"},
             {"role": "assistant", "content": "Four of them.", "reasoning_content": "It is easy."},

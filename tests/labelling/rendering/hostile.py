@@ -265,7 +265,8 @@ TIME = {
         "time", "{% set l = [{'k': 'a'}] * 80000 %}{{ l | sort(attribute=','.join(['k'] * 500)) | length }}"
     ),
     "long word wrapped": Hostile("time", many("a", 500000, "{{ x | wordwrap(1) | length }}")),
-    "long word wrapped wider": Hostile("time", many("a\n", 200000, "{{ x | wordwrap | length }}")),
+    "long word wrapped wider": Hostile("time", many("a\n", 200000, "{{ x | wordwrap | length }}"), "399999"),
+    "longer word wrapped wider": Hostile("time", many("a\n", 2000000, "{{ x | wordwrap | length }}")),
     "letters of many messages": Hostile("nothing", OF_TWO + "{{ x | list | length }}", "184000"),
     "letters joined of many messages": Hostile("nothing", OF_TWO + "{{ x | join('') | length }}", "184000"),
     "parts of many messages": Hostile("nothing", OF_TWO + "{{ x.split('_') | length }}", "32001"),
