@@ -10,10 +10,10 @@ CONSTRAINTS := constraints.txt
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
 
-demo: $(VENV)/.demo   ## set up, fine-tune a real model on the CPU, and show its answers before and after
+demo: $(VENV)/.demo   ## fine-tune a real model on the CPU, and show its answers before and after
 	$(BIN)/sft run --config config/finetune.yaml
 
-test: $(VENV)/.dev    ## set up and run the tests
+test: $(VENV)/.dev    ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 gpu: $(VENV)/.dev     ## run the tests that need a GPU
@@ -25,7 +25,7 @@ chaos: $(VENV)/.dev   ## kill preparations and runs at every file event and at r
 mutants: $(VENV)/.dev ## reintroduce bugs of the past, one at a time: each must turn the tests red
 	$(BIN)/python tests/mutants
 
-lint: $(VENV)/.dev    ## check style, types and import contracts
+lint: $(VENV)/.dev    ## ruff, `mypy --strict` on `sftcore` and `plugins`, the import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict sftcore plugins
