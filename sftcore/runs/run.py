@@ -26,7 +26,7 @@ from sftcore.runtime.launch_protocol import LAUNCH_FOLDER_VARIABLE
 from sftcore.runtime.private_api import check_private_names
 from sftcore.runtime.redaction import describe_error, redact, redact_argv
 from sftcore.runtime.signals import Stopped, StopRequest
-from sftcore.tracking.group import TrackerGroup, chosen
+from sftcore.tracking.group import TrackerGroup, selected_trackers
 
 
 def run(document: Document, registry: Registry, argv: Sequence[str], stop: StopRequest) -> int:
@@ -88,7 +88,7 @@ def _train(loaded: Loaded, served: ModelSetup, prepared: Prepared, argv: Sequenc
     record = RunRecord(folder, loaded, list(argv), os.environ)
     ranks = Ranks(args.ddp_timeout)
     watchdog = Watchdog(ranks, loaded.config.rank_timeout, args.ddp_timeout, partial(_gave_up, record))
-    trackers = TrackerGroup(chosen(loaded) if is_main_process() else [], folder)
+    trackers = TrackerGroup(selected_trackers(loaded) if is_main_process() else [], folder)
     built: build.Built | None = None
     try:
         with watchdog, ExitStack() as stack:
