@@ -301,10 +301,10 @@ def in_a_process(path: Path, cache: Path, *how: str) -> dict[str, float]:
     script = IN_A_PROCESS.format(here=str(Path(__file__).parent), length=MAX_LENGTH)
     gguf = Path(os.environ.get("SFTCORE_CACHE") or Path.home() / ".cache" / "sftcore") / "gguf"
     cache.mkdir(exist_ok=True)
-    for kept in ("gguf", "proofs"):
-        if not (cache / kept).exists():
-            (gguf.parent / kept).mkdir(exist_ok=True)
-            (cache / kept).symlink_to(gguf.parent / kept)
+    for cached in ("gguf", "equivalence"):
+        if not (cache / cached).exists():
+            (gguf.parent / cached).mkdir(exist_ok=True)
+            (cache / cached).symlink_to(gguf.parent / cached)
     environ = {**os.environ, "SFTCORE_CACHE": str(cache)}
     done = subprocess.run(
         [sys.executable, "-c", script, str(path), *how], env=environ, stdout=subprocess.PIPE, check=True
@@ -367,7 +367,7 @@ def main() -> None:
             rivals["LLaMA-Factory"] = partial(llamafactory, options.llamafactory)
         print("| texts | what | rows/s | M tokens/s | x raw |\n|---|---|---|---|---|", flush=True)
         compare("as they are", path, serving, rivals)
-        for name, change in (("no message twice", reordered), ("hardly a word twice", without_repeats)):
+        for name, change in (("no repeated message", reordered), ("few repeated words", without_repeats)):
             compare(name, changed(path, Path(folder) / "changed.jsonl", change), serving, {})
         stages(path, serving)
     return None

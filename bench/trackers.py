@@ -1,6 +1,6 @@
 """How much longer a run takes with trackers that do not work, as a ratio to a run without: real runs of ``sft run``.
 
-``python bench/trackers.py [SECONDS] [PAIRS]`` trains a small random model for about so many seconds (60 by default):
+``python bench/trackers.py [SECONDS] [PAIRS]`` trains a small random model for about SECONDS seconds (60 by default):
 with wandb whose server accepts every connection and never answers, and with swanlab that raises in every call. Each
 run goes at the same time as one without a tracker, so that what else the machine does is the same for both; each of the
 two has one processor core, which it shares with its trackers, and the next pair (of 4) swaps the cores. It prints the

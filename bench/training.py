@@ -114,7 +114,7 @@ def measure(folder: Path, method: str, attention: str, packing: bool, rows: int)
 def main(attentions: list[str]) -> None:
     """Print the table."""
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, {torch.cuda.get_device_name()}")
-    print("| method | attention | rows of a batch | packed | tokens/s | ratio |")
+    print("| method | attention | batch size | packed | tokens/s | ratio |")
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

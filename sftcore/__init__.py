@@ -8,8 +8,8 @@ from sftcore.core.errors import ConfigError, DataError, PluginError, RowError, S
 from sftcore.core.hookspecs import hookimpl
 from sftcore.core.types import IGNORE_INDEX, ROLES, Conversation, Example, Message, Origin, Role, Texts, role_of
 from sftcore.core.version import __version__
-from sftcore.runtime.launched import Launched
-from sftcore.runtime.signals import Stopped, listening
+from sftcore.runtime.launch_protocol import LaunchedProcess
+from sftcore.runtime.signals import Stopped, handle_stop_signals
 
 __all__ = [
     "IGNORE_INDEX",
@@ -22,7 +22,7 @@ __all__ = [
     "DataError",
     "Example",
     "Format",
-    "Launched",
+    "LaunchedProcess",
     "Message",
     "Method",
     "Origin",
@@ -36,8 +36,8 @@ __all__ = [
     "Tracker",
     "__version__",
     "further_options",
+    "handle_stop_signals",
     "hookimpl",
     "json_type",
-    "listening",
     "role_of",
 ]

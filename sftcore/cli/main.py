@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, NoReturn
 from sftcore import __version__
 from sftcore.core.errors import ConfigError, DataError, PluginError, SftError
 from sftcore.runtime import redaction
-from sftcore.runtime.signals import EXIT_CODE, Stop, Stopped, listening
+from sftcore.runtime.launch_protocol import STOPPED_EXIT_CODE
+from sftcore.runtime.signals import Stopped, StopRequest, handle_stop_signals
 
 if TYPE_CHECKING:
     from sftcore.config.document import Document
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     redaction.register_argv_secrets(argv)
     try:
         argv = _take_local_rank(argv)
-        with listening(os.environ) if argv[:1] == ["run"] else nullcontext(Stop()) as stop:
+        with handle_stop_signals(os.environ) if argv[:1] == ["run"] else nullcontext(StopRequest()) as stop:
             return _dispatch(argv, stop)
     except SftError as error:
         rank = os.environ.get("RANK", "0")
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Stopped as stopped:
         if os.environ.get("RANK", "0") == "0":
             print(f"sft: stopped by {stopped}; the same command with --resume auto goes on", file=sys.stderr)
-        return EXIT_CODE
+        return STOPPED_EXIT_CODE
     except KeyboardInterrupt:
         print("sft: stopped", file=sys.stderr)
         return 130
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
 
 
-def _dispatch(argv: list[str], stop: Stop) -> int:
+def _dispatch(argv: list[str], stop: StopRequest) -> int:
     registry: Registry | None = None
     flags: dict[str, str] = {}
     if argv and argv[0] in PREPARING:
@@ -265,7 +266,7 @@ def _run(
     registry: Registry,
     flags: dict[str, str],
     argv: list[str],
-    stop: Stop,
+    stop: StopRequest,
 ) -> int:
     from sftcore.config.document import Document
     from sftcore.runs.run import run

@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from sftcore.core.errors import ConfigError, first_line
+from sftcore.core.errors import ConfigError
+from sftcore.runtime.console import first_line
 from sftcore.runtime.paths import locate
 from sftcore.runtime.redaction import redact_argument, register_secrets
 

@@ -48,11 +48,6 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of the message of *error*, or the name of its class if it has no message."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
 def json_type(value: object) -> str:
     """Return how JSON calls the type of *value*: ``"a string"``, ``"null"``, ..."""
     names = {str: "a string", bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object"}

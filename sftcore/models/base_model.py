@@ -15,8 +15,8 @@ from typing import Any
 from sftcore.config.document import Document
 from sftcore.config.schema import ModelConfig
 from sftcore.core.components import Method
-from sftcore.core.errors import ConfigError, SftError, first_line
-from sftcore.runtime.console import count, status
+from sftcore.core.errors import ConfigError, SftError
+from sftcore.runtime.console import count, first_line, status
 from sftcore.runtime.files import file_sha256
 from sftcore.runtime.paths import cache_folder
 

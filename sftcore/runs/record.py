@@ -16,9 +16,9 @@ from sftcore import __version__
 from sftcore.config.schema import Loaded
 from sftcore.runtime.console import utc_now
 from sftcore.runtime.files import write_atomically
+from sftcore.runtime.launch_protocol import LAUNCH_ID_VARIABLE
 from sftcore.runtime.paths import earlier_folder
 from sftcore.runtime.redaction import redact, redact_argv
-from sftcore.runtime.signals import LAUNCH
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors")
 """Libraries whose versions every record holds; a component's own are added from ``requires``."""
@@ -37,7 +37,7 @@ def versions(loaded: Loaded) -> dict[str, str]:
 
 
 LAUNCHER = (
-    LAUNCH,
+    LAUNCH_ID_VARIABLE,
     "TORCHELASTIC_RUN_ID",
     "LOCAL_WORLD_SIZE",
     "GROUP_WORLD_SIZE",
@@ -73,8 +73,8 @@ class RunRecord:
 
     def begun_before(self) -> bool:
         """Tell whether ranks of this launch have begun this run before: their launcher has started all of them anew."""
-        launch = self.content["launcher"].get(LAUNCH)
-        return launch is not None and launch == _read(self.path).get("launcher", {}).get(LAUNCH)
+        launch = self.content["launcher"].get(LAUNCH_ID_VARIABLE)
+        return launch is not None and launch == _read(self.path).get("launcher", {}).get(LAUNCH_ID_VARIABLE)
 
     def begin(self, resuming: bool) -> None:
         """Write the record for the first time; what an earlier run left here is moved aside, not lost.

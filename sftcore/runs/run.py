@@ -22,13 +22,14 @@ from sftcore.models.chat_template import Serving
 from sftcore.runs.preparation import packed, prepared_data, tell_prepared, tell_read
 from sftcore.runs.record import RunRecord
 from sftcore.runtime.console import count, is_main_process, quiet_libraries, status, warn
+from sftcore.runtime.launch_protocol import LAUNCH_FOLDER_VARIABLE
 from sftcore.runtime.private_api import check_private_names
 from sftcore.runtime.redaction import describe_error, redact, redact_argv
-from sftcore.runtime.signals import LAUNCHER, Stop, Stopped
+from sftcore.runtime.signals import Stopped, StopRequest
 from sftcore.tracking.group import TrackerGroup, chosen
 
 
-def run(document: Document, registry: Registry, argv: Sequence[str], stop: Stop) -> int:
+def run(document: Document, registry: Registry, argv: Sequence[str], stop: StopRequest) -> int:
     """Fine-tune as *document* says.
 
     Args:
@@ -45,7 +46,7 @@ def run(document: Document, registry: Registry, argv: Sequence[str], stop: Stop)
     quiet_libraries()
     loaded = load(document, registry, os.environ)
     status("config", document.name)
-    stop.after(loaded.config.max_hours)
+    stop.set_deadline(loaded.config.max_hours)
     from sftcore.distributed import watchdog
     from sftcore.training import arguments, trainer
 
@@ -65,7 +66,7 @@ def run(document: Document, registry: Registry, argv: Sequence[str], stop: Stop)
         return _train(loaded, served, prepared, argv, stop)
 
 
-def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[str], stop: Stop) -> int:
+def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[str], stop: StopRequest) -> int:
     """Train, and leave behind what is trained, and the record of it."""
     import torch
     import transformers
@@ -209,7 +210,7 @@ def _is_launched(environ: Mapping[str, str]) -> bool:
 
 def _become(command: Sequence[str]) -> None:
     """Replace this process by one that runs *command*, hands on requests to stop, and ends as the ranks do."""
-    if LAUNCHER in os.environ:
+    if LAUNCH_FOLDER_VARIABLE in os.environ:
         raise SftError(
             "the backend's launcher started this process without RANK and WORLD_SIZE, so that it would start launchers "
             "for ever; the backend needs a launcher that sets them, as torch's does"

@@ -50,6 +50,11 @@ def format_bytes(number: int) -> str:
     return f"{size:.0f} {units[0]}" if units[0] == "bytes" else f"{size:.1f} {units[0]}"
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of the message of *error*, or the name of its class if it has no message."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def write_error_reason(folder: Path, error: BaseException) -> str:
     """Return why nothing can be written into *folder*, and what is free there, as far as that can be known."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"

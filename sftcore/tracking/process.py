@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from sftcore.runtime.redaction import describe_error, redact_text, register_secrets
-from sftcore.runtime.signals import SIGNALS
+from sftcore.runtime.signals import STOP_SIGNALS
 
 INTERVAL = 0.5
 """Seconds between two looks at ``metrics.jsonl``."""
@@ -157,7 +157,7 @@ def main() -> int:
             status.write(json.dumps(message) + "\n")
             status.flush()
 
-    for number in SIGNALS:  # a scheduler may send them to every process; the run says the end
+    for number in STOP_SIGNALS:  # a scheduler may send them to every process; the run says the end
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     os.nice(5)  # training comes first

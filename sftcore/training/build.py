@@ -15,7 +15,7 @@ from sftcore.data import Collator, Prepared, RowOrder
 from sftcore.distributed.watchdog import Watchdog
 from sftcore.models.base_model import BaseModel
 from sftcore.runtime.console import count, status
-from sftcore.runtime.signals import Stop
+from sftcore.runtime.signals import StopRequest
 from sftcore.training.callbacks import MetricsWriter, ProgressBar, SampleQuestions
 from sftcore.training.loss import TokenMeanLoss
 from sftcore.training.non_finite import NonFiniteGuard
@@ -85,7 +85,7 @@ def build_job(
     tokenizer: Any,
     prepared: Prepared,
     checkpoint_writer: CheckpointWriter,
-    stop: Stop,
+    stop: StopRequest,
     watchdog: Watchdog,
 ) -> TrainingJob:
     """Build the trainer of a run, with its data sets, collator and callbacks."""

@@ -13,7 +13,7 @@ import transformers
 from sftcore.checkpoint import rng_state
 from sftcore.core.types import IGNORE_INDEX
 from sftcore.runtime.private_api import PrivateNames
-from sftcore.runtime.signals import Stop, Stopped
+from sftcore.runtime.signals import StopRequest, Stopped
 from sftcore.training.checkpointing import CheckpointingTrainer
 from sftcore.training.loss import TokenMeanLoss
 
@@ -51,7 +51,7 @@ class SftTrainer(CheckpointingTrainer):
         batch_shape: rows and tokens per row of the last batch.
     """
 
-    def __init__(self, *, loss: TokenMeanLoss, method: Any, stop: Stop, **kwargs: Any) -> None:
+    def __init__(self, *, loss: TokenMeanLoss, method: Any, stop: StopRequest, **kwargs: Any) -> None:
         super().__init__(compute_loss_func=loss, **kwargs)
         self._loss, self._method, self._stop = loss, method, stop
         self._batch_origins: list[str] = []
@@ -96,7 +96,7 @@ class SftTrainer(CheckpointingTrainer):
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Train on a batch; the loss of the batch."""
-        self._stop.at_once = False
+        self._stop.interruptible = False
         self._watchdog.report_phase(f"training in step {self.state.global_step + 1:,}")
         loss = super().training_step(model, self._model_inputs(inputs), *args, **kwargs)
         self._non_finite.record_loss(loss, self._batch_origins)
@@ -149,7 +149,7 @@ class SftTrainer(CheckpointingTrainer):
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Evaluate a batch."""
         self._watchdog.report_phase(f"evaluating after step {self.state.global_step:,}")
-        if not self._stop.at_once and self._stop_requested():
+        if not self._stop.interruptible and self._stop_requested():
             raise EvaluationInterrupted
         return super().prediction_step(model, self._model_inputs(inputs), *args, **kwargs)
 
@@ -195,11 +195,11 @@ class SftTrainer(CheckpointingTrainer):
         if self._step_saved != self.state.global_step or self.args.save_only_model:
             self.args.save_only_model = False  # the run is to be resumed from here
             self._save_checkpoint(model, trial)
-        raise Stopped(self._stop.asked or "another rank")
+        raise Stopped(self._stop.reason or "another rank")
 
     def _stop_requested(self) -> bool:
         """Whether any rank was asked to stop; a collective."""
-        return self._ranks.any_rank(self._stop.asked is not None)
+        return self._ranks.any_rank(self._stop.reason is not None)
 
     def _run_epoch(self, **kwargs: Any) -> None:
         """Train for an epoch, unless the run resumed from its last step."""

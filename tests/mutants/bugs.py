@@ -219,9 +219,10 @@ PARITY = [
         told="An end token is put after a text that the template has ended.",
         seen="trl#3318",
         file="sftcore/tokenization/single_text.py",
-        old='return Encoded(encoded["input_ids"], encoded["offset_mapping"])',
+        old='return EncodedText(encoded["input_ids"], encoded["offset_mapping"])',
         new="end = [(len(text), len(text))]\n"
-        '        return Encoded([*encoded["input_ids"], tokenizer.eos_token_id], [*encoded["offset_mapping"], *end])',
+        '        ids = [*encoded["input_ids"], tokenizer.eos_token_id]\n'
+        '        return EncodedText(ids, [*encoded["offset_mapping"], *end])',
         tests=(f"{_TOKENS}::test_labels_are_the_answers",),
     ),
     Bug(
@@ -455,7 +456,7 @@ PROOF = [
         told="What is encoded is remembered, though nothing comes again: a tenth of the time for nothing.",
         seen="",
         file="sftcore/tokenization/accelerator.py",
-        old='found["hit_bytes"] < found["miss_bytes"] * WORTH',
+        old='stats["hit_bytes"] < stats["miss_bytes"] * MIN_HIT_RATIO',
         new="False",
         tests=("tests/tokenization/test_accelerator.py::test_texts_are_remembered_while_enough_of_them_come_again",),
     ),

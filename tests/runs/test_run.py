@@ -276,9 +276,9 @@ def test_a_typo_is_told_before_any_row_is_read(sft):
 
 
 def test_a_launcher_that_sets_no_rank_ends_at_once(sft, monkeypatch):
-    from sftcore.runtime.signals import LAUNCHER
+    from sftcore.runtime.launch_protocol import LAUNCH_FOLDER_VARIABLE
 
-    monkeypatch.setenv(LAUNCHER, "1")
+    monkeypatch.setenv(LAUNCH_FOLDER_VARIABLE, "1")
     sft.config["backend"] = "torchrun"
     done = sft.run_here()
     assert done.code == 2

@@ -73,7 +73,7 @@ def train(folder: Path, way: Way, resume: str | None = None) -> Seen:
     from sftcore.data import Collator, RowOrder
     from sftcore.distributed.ranks import Ranks
     from sftcore.distributed.watchdog import Watchdog
-    from sftcore.runtime.signals import Stop
+    from sftcore.runtime.signals import StopRequest
     from sftcore.training.loss import TokenMean
     from sftcore.training.non_finite import Finite
     from sftcore.training.trainer import SftTrainer
@@ -114,7 +114,7 @@ def train(folder: Path, way: Way, resume: str | None = None) -> Seen:
         method=Full(),
         backend=Backend(),
         keeper=Keeper(folder, ranks, {}),
-        stop=Stop(),
+        stop=StopRequest(),
         finite=Finite(NonFiniteConfig(), ranks),
         watchdog=Watchdog(ranks, 60, 60, print),
         noted=dict,

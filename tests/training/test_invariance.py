@@ -121,7 +121,7 @@ def trainer_of(model: Path, folder: Path, spread: Spread, train_set: Any, eval_s
     from sftcore.distributed.ranks import Ranks
     from sftcore.distributed.watchdog import Watchdog
     from sftcore.models import base_model
-    from sftcore.runtime.signals import Stop
+    from sftcore.runtime.signals import StopRequest
     from sftcore.training import arguments, build
 
     given = {
@@ -155,7 +155,7 @@ def trainer_of(model: Path, folder: Path, spread: Spread, train_set: Any, eval_s
         base.tokenizer(),
         SimpleNamespace(train=train_set, eval=eval_set, fingerprint=""),
         Keeper(folder, ranks, {}),
-        Stop(),
+        StopRequest(),
         Watchdog(ranks, 60, 60, print),
     ).trainer
     assert not trainer.data_collator.flat

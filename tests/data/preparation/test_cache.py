@@ -122,7 +122,7 @@ def test_more_processes_make_the_same_bytes(tmp_path, data, serving, right, proc
 
 def test_an_accelerator_makes_the_same_bytes(tmp_path, data, serving, right, monkeypatch):
     pytest.importorskip("fastokens")
-    monkeypatch.setattr(labeller, "Encoder", lambda tokenizer, **_: Encoder(tokenizer, worth=0))
+    monkeypatch.setattr(labeller, "Encoder", lambda tokenizer, **_: Encoder(tokenizer, verify_after=0))
     asked = []
     monkeypatch.setattr(Encoder, "_accelerated", lambda self, *args: asked.append(1) or accelerated(self, *args))
     monkeypatch.setattr(pool, "FEW", 10**9)

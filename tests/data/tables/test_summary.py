@@ -106,7 +106,7 @@ def test_a_row_of_which_only_the_first_token_could_be_trained_is_dropped():
 def test_what_is_refused_is_counted_by_reason_and_told_with_its_place(labeller, tmp_path, capsys):
     found = prepared(tmp_path, MIXED, labeller)
     told, path = "the chat template refuses it: message {}: not this word", tmp_path / "f.jsonl"
-    surrogate = "the text has '\\ud83d', half of a surrogate pair, which is no character"
+    surrogate = "the text has the lone surrogate '\\ud83d', which is not a character"
     assert found.account.refused == {told.format(2): 1, told.format(3): 1, surrogate: 1}
     [source] = found.sources
     assert (source.rows, source.bad, source.unlabelled) == (9, 1, 2)
