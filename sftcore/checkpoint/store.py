@@ -129,7 +129,7 @@ class CheckpointStore:
             path.rename(target / path.name)
 
     def remove_leftovers(self) -> None:
-        """Remove folders that were never committed or only half removed; only for the run that has locked the folder."""
+        """Remove folders that were never committed or only half removed; for the run that holds the folder."""
         for name in self._names():
             if _LEFTOVER.match(name):
                 shutil.rmtree(self.folder / name, ignore_errors=True)

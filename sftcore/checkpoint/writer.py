@@ -104,8 +104,9 @@ class CheckpointWriter:
     def _describe_failure(self, step: int, error: Exception) -> str:
         complete = (each.path.name for each in self._store.checkpoints(read_content=False) if not each.problem)
         newest, folder = next(complete, None), self._store.folder
+        reason = write_error_reason(folder, error)
         advice = f"the run can be resumed from {newest} (--resume auto)" if newest else "there is no earlier one"
-        return f"the checkpoint of step {step} cannot be written to {folder}: {write_error_reason(folder, error)}; {advice}"
+        return f"the checkpoint of step {step} cannot be written to {folder}: {reason}; {advice}"
 
 
 def _problem(checkpoint: Checkpoint) -> str | None:

@@ -35,7 +35,7 @@ class LocalFailureError(Exception):
 
 
 class Ranks:
-    """This process among the ranks of its run. All ranks have to make the same calls, in the same order.
+    """The ranks of a run, of which this process is one. All ranks have to make the same calls, in the same order.
 
     The calls use a gloo group of their own, so that they never wait for an accelerator.
 
@@ -140,7 +140,7 @@ def _appears(path: Path) -> bool:
 
 
 def _is_initialized() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
+    return bool(torch.distributed.is_available() and torch.distributed.is_initialized())
 
 
 def _message(error: Exception, describe: Callable[[Exception], str]) -> str:

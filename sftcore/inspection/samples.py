@@ -18,7 +18,7 @@ from sftcore.data.sources.rejected import bad_rows
 from sftcore.data.tables.label_batch import labelled
 from sftcore.data.tables.summary import remarked
 from sftcore.labelling import Labelled, Remark, TooLongError
-from sftcore.models.chat_template import serving
+from sftcore.models.chat_template import set_up_model
 
 
 class Samples(NamedTuple):
@@ -63,7 +63,7 @@ def samples(loaded: Loaded, registry: Registry, number: int, place: str | None) 
         read = ", ".join(source.path for source in loaded.config.data.train)
         within = " within its limit" if any(source.limit for source in loaded.config.data.train) else ""
         raise DataError(f"--source {place}: the training data has no such row{within} (sources: {read})")
-    _, tokenizer, template, labeller = serving(loaded)
+    _, tokenizer, template, labeller = set_up_model(loaded)
     found = Samples([str(refusal) for refusal in bad], [], [], [], [], tokenizer, template.reason)
     remarks: Counter[Remark] = Counter()
     for row in islice(rows, number):

@@ -12,7 +12,7 @@ from sftcore.config.schema import Loaded, load
 from sftcore.core.errors import SftError
 from sftcore.core.registry import Registry
 from sftcore.data import Prepared
-from sftcore.models.chat_template import Serving
+from sftcore.models.chat_template import ModelSetup
 from sftcore.runs.preparation import pack_if_configured, prepare_data, report_sets, report_sources
 from sftcore.runtime.console import quiet_libraries, status
 from sftcore.runtime.launch_protocol import LAUNCH_FOLDER_VARIABLE
@@ -40,17 +40,17 @@ def run(document: Document, registry: Registry, argv: Sequence[str], stop: StopR
     status("config", document.name)
     stop.set_deadline(loaded.config.max_hours)
     _check_libraries_and_arguments(loaded)
-    serving, prepared = prepare_data(loaded, registry)
+    setup, prepared = prepare_data(loaded, registry)
     command = None if _is_launched(os.environ) else loaded.config.backend.command(argv)
     if command is not None:
         _become_launcher(command)
-    status("template", serving.template.reason)
+    status("template", setup.template.reason)
     report_sources(prepared)
     prepared = pack_if_configured(loaded, prepared)
     report_sets(prepared)
     with closing(prepared.train) as rows:
         rows.start()
-        _train(loaded, serving, prepared, argv, stop)
+        _train(loaded, setup, prepared, argv, stop)
     return 0
 
 
@@ -58,18 +58,16 @@ def _check_libraries_and_arguments(loaded: Loaded) -> None:
     from sftcore.distributed import watchdog
     from sftcore.training import arguments, checkpointing, trainer
 
-    check_private_names(
-        "transformers", trainer.PRIVATE_NAMES, checkpointing.PRIVATE_NAMES, arguments.PRIVATE_NAMES
-    )
+    check_private_names("transformers", trainer.PRIVATE_NAMES, checkpointing.PRIVATE_NAMES, arguments.PRIVATE_NAMES)
     check_private_names("torch", watchdog.PRIVATE_NAMES)
     arguments.check_training_args(loaded)
 
 
-def _train(loaded: Loaded, serving: Serving, prepared: Prepared, argv: Sequence[str], stop: StopRequest) -> None:
+def _train(loaded: Loaded, setup: ModelSetup, prepared: Prepared, argv: Sequence[str], stop: StopRequest) -> None:
     """Train, and leave the model and the record of the run in the output folder."""
     from sftcore.runs.session import RunSession
 
-    with RunSession(loaded, serving, prepared, argv) as session:
+    with RunSession(loaded, setup, prepared, argv) as session:
         with session.exclusive_folder():
             checkpoint = session.find_checkpoint()
             session.build_job(stop)

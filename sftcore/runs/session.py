@@ -24,7 +24,7 @@ from sftcore.data import Prepared
 from sftcore.data.tables import quarantine
 from sftcore.distributed.ranks import Ranks
 from sftcore.distributed.watchdog import Watchdog
-from sftcore.models.chat_template import Serving, stop_token_ids
+from sftcore.models.chat_template import ModelSetup, split_stops
 from sftcore.runs.preparation import report_stream
 from sftcore.runs.record import RunRecord
 from sftcore.runtime.console import count, is_main_process, status, warn
@@ -44,11 +44,11 @@ class RunSession:
     The methods are called in their order, by all ranks.
     """
 
-    def __init__(self, loaded: Loaded, serving: Serving, prepared: Prepared, argv: Sequence[str]) -> None:
+    def __init__(self, loaded: Loaded, setup: ModelSetup, prepared: Prepared, argv: Sequence[str]) -> None:
         cpu = not torch.accelerator.is_available()
         loaded.config.backend.start(os.environ, cpu)
         transformers.utils.logging.disable_progress_bar()
-        self._loaded, self._serving, self._prepared = loaded, serving, prepared
+        self._loaded, self._setup, self._prepared = loaded, setup, prepared
         self._args = build_training_args(loaded, cpu, bool(prepared.eval), os.environ)
         self._folder = _create_output_folder(self._args.output_dir)
         self._record = RunRecord(self._folder, loaded, list(argv), os.environ)
@@ -82,9 +82,9 @@ class RunSession:
 
     def build_job(self, stop: StopRequest) -> None:
         """Load the model and build its trainer."""
-        base, tokenizer, _, labeller = self._serving
+        base, tokenizer, _, labeller = self._setup
         model = load_model(base, self._loaded.config, self._args)
-        ids, texts = stop_token_ids(tokenizer, labeller.stops)
+        ids, texts = split_stops(tokenizer, labeller.stops)
         for text in texts:
             warn(f"the stop string {text!r} is not a token of this tokenizer: the server has to stop at it")
         set_stop_tokens(model, ids, tokenizer.pad_token_id)
@@ -118,7 +118,7 @@ class RunSession:
     def export_model(self) -> None:
         """Write the trained model into the output folder."""
         self._watchdog.report_phase("saving the model")
-        export_model(self._built.trainer, self._serving.tokenizer, self._folder, self._ranks)
+        export_model(self._built.trainer, self._setup.tokenizer, self._folder, self._ranks)
 
     def finish(self) -> None:
         """End the trackers and the record of a run that is done."""
@@ -127,9 +127,7 @@ class RunSession:
         if is_main_process():
             answers = self._built.questions.answers
             self._record.finish("finished", data=data, steps=result.global_step, metrics=result.metrics, asked=answers)
-        status(
-            "saved", f"{self._folder} ({count(result.global_step, 'step')}, loss {result.training_loss:.4f})"
-        )
+        status("saved", f"{self._folder} ({count(result.global_step, 'step')}, loss {result.training_loss:.4f})")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -182,14 +180,14 @@ class RunSession:
 
     def _inputs(self) -> dict[str, Any]:
         """What the record says of arguments, model, data and template."""
-        base, tokenizer, template, labeller = self._serving
+        base, tokenizer, template, labeller = self._setup
         model = self._built.trainer.model
         return {
             "training_args": redact(self._args.to_dict()),
             "base_model": {
                 "name": base.name,
                 "fingerprint": base.fingerprint(model),
-                "code": base.code(getattr(model, "base_model", model), tokenizer),
+                "code": base.remote_code(getattr(model, "base_model", model), tokenizer),
             },
             "data": _data(self._prepared),
             "template": {"chosen": template.reason, "fingerprint": template.fingerprint, "stops": labeller.stops},

@@ -30,7 +30,7 @@ _NOT_ALLOWED = {
     "use_cache": "training does not need a cache, and packed rows would see each other through it",
     "log_level": "a run prints its own lines, and only errors of the libraries",
     "log_level_replica": "a run prints its own lines, and only errors of the libraries",
-    "logging_nan_inf_filter": "a loss that is not finite is logged as it is; 'non_finite' says what happens to its step",
+    "logging_nan_inf_filter": "a loss that is not finite is logged as such; 'non_finite' says what happens to its step",
     "ignore_data_skip": "a resumed run trains the rows that come next",
     "enable_jit_checkpoint": "a run that is asked to stop always writes a checkpoint",
     "restore_callback_states_from_checkpoint": "nothing would read it",
@@ -123,7 +123,9 @@ def build_training_args(
     _check_world(args, environ)
     if loaded.config.data.streaming:
         if args.accelerator_config.split_batches or args.accelerator_config.dispatch_batches:
-            problem = "split_batches and dispatch_batches do not work with data.streaming: each process reads the stream"
+            problem = (
+                "split_batches and dispatch_batches do not work with data.streaming: each process reads the stream"
+            )
             raise document.error(("training_args", "accelerator_config"), problem)
         args.accelerator_config.dispatch_batches = False
     return args

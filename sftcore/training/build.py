@@ -30,7 +30,7 @@ def load_model(base: BaseModel, config: Config, args: transformers.TrainingArgum
         ConfigError: the weights cannot be loaded, or the method cannot use them.
     """
     transformers.set_seed(config.seed)
-    model = config.method.prepare(base.load(config.method), args)
+    model = config.method.prepare(base.load_model(config.method), args)
     total = sum(_numel(weight) for weight in model.parameters())
     trained = sum(_numel(weight) for weight in model.parameters() if weight.requires_grad)
     status("model", f"{base.name}\n{trained:,} of {count(total, 'parameter')} trained ({trained / total:.2%})")
@@ -96,6 +96,7 @@ def build_job(
     dataset = train.to_dataset(pad, order, args.max_steps)
     weighted = None if train.weighted is None else bool(train.weighted or evaluation.weighted)
     packed = train.packed is not None
+    job: TrainingJob
     collator = Collator(pad, packed, packed and needs_flat_rows(model), weighted)
     checks = [PackingCheck(train.packed, collator)] if train.packed else []
     trainer = SftTrainer(

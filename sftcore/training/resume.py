@@ -74,8 +74,8 @@ def check_compatible(checkpoint: Checkpoint, job: TrainingJob, world_size: int) 
     status("resume", f"{checkpoint.path} (step {checkpoint.step:,}, written {written} on {count(size, 'rank')})")
     if size != world_size:
         warn(
-            f"that run had {count(size, 'rank')}, this one has {world_size}: the order of rows continues as it was, but "
-            "random numbers, such as those of dropout, do not"
+            f"that run had {count(size, 'rank')}, this one has {world_size}: the order of rows continues, but random "
+            "numbers, such as those of dropout, do not"
         )
     return dict(before)
 

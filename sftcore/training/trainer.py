@@ -13,7 +13,7 @@ import transformers
 from sftcore.checkpoint import rng_state
 from sftcore.core.types import IGNORE_INDEX
 from sftcore.runtime.private_api import PrivateNames
-from sftcore.runtime.signals import StopRequest, Stopped
+from sftcore.runtime.signals import Stopped, StopRequest
 from sftcore.training.checkpointing import CheckpointingTrainer
 from sftcore.training.loss import TokenMeanLoss
 
@@ -154,7 +154,7 @@ class SftTrainer(CheckpointingTrainer):
         return super().prediction_step(model, self._model_inputs(inputs), *args, **kwargs)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate; the loss is the mean over all tokens, and random numbers used meanwhile do not change the training."""
+        """Evaluate, without a change of the random state; the loss is the mean over all tokens."""
         self._loss.pop_evaluated()
         with rng_state.preserved():
             output = super().evaluation_loop(*args, **kwargs)
@@ -186,9 +186,7 @@ class SftTrainer(CheckpointingTrainer):
             super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, epoch, *args, **kwargs)
         except EvaluationInterrupted:
             self._evaluation_due = True
-        if self._evaluation_due or (
-            not second_follows and step < self.state.max_steps and self._stop_requested()
-        ):
+        if self._evaluation_due or (not second_follows and step < self.state.max_steps and self._stop_requested()):
             self._save_and_stop(model, trial)
 
     def _save_and_stop(self, model: Any, trial: Any) -> None:
