@@ -131,8 +131,8 @@ def _reject(model: Any, why: str) -> NoReturn:
     kernel = getattr(model.config, "_attn_implementation", None)
     unwrapped = model.get_base_model() if hasattr(model, "get_base_model") else model
     raise ConfigError(
-        f"data.packing: {type(unwrapped).__name__} with the attention '{kernel}' does not isolate packed conversations: {why}; "
-        "set data.packing to false, or try another model.attn_implementation"
+        f"data.packing: {type(unwrapped).__name__} with the attention '{kernel}' does not isolate packed "
+        f"conversations: {why}; set data.packing to false, or try another model.attn_implementation"
     )
 
 

@@ -46,7 +46,7 @@ def test_a_changed_file_of_the_same_size_is_only_seen_by_reading_it(folder):
 
 @pytest.mark.parametrize("content", [None, "", "{", "[]", '{"files": 3}', '{"files": {"a": {}}}'])
 def test_a_manifest_that_is_none(folder, content):
-    path = folder / manifest.NAME
+    path = folder / manifest.MANIFEST_FILE
     path.unlink()
     if content is not None:
         path.write_text(content)
@@ -55,4 +55,4 @@ def test_a_manifest_that_is_none(folder, content):
 
 
 def test_nothing_but_json_is_in_it(folder):
-    assert json.loads((folder / manifest.NAME).read_text())["files"]["below/b.json"]["size"] == 2
+    assert json.loads((folder / manifest.MANIFEST_FILE).read_text())["files"]["below/b.json"]["size"] == 2

@@ -284,7 +284,7 @@ def test_a_launcher_that_sets_no_rank_ends_at_once(sft, monkeypatch):
     sft.config["backend"] = "torchrun"
     done = sft.run_here()
     assert done.code == 2
-    assert "would start launchers for ever" in done.said
+    assert "would start launchers forever" in done.said
 
 
 def test_sections_may_be_empty(sft):
