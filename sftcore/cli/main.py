@@ -332,11 +332,11 @@ def _stats(options: argparse.Namespace, overrides: list[str], registry: Registry
     loaded = _loaded(options, overrides, registry)
     examples, length = _prepared(loaded, registry).examples, loaded.config.data.max_length
     size = batch_sizes(loaded)[0]
-    found = stats.stats(examples, length, size)
+    length_stats = stats.compute_stats(examples, length, size)
     if options.json:
-        print(json.dumps(stats.as_json(found), indent=2))
+        print(json.dumps(stats.stats_to_json(length_stats), indent=2))
     else:
-        _print(stats.terminal(found, length, size, shutil.get_terminal_size().columns))
+        _print(stats.render_stats(length_stats, length, size, shutil.get_terminal_size().columns))
     return 0
 
 
@@ -411,38 +411,40 @@ def _sync(options: argparse.Namespace) -> int:
 
 def _preview(options: argparse.Namespace, overrides: list[str], registry: Registry) -> int:
     from sftcore.inspection import preview
-    from sftcore.inspection.samples import samples
+    from sftcore.inspection.preview_rows import label_preview_rows
     from sftcore.runtime.console import status, warn
 
     if options.n < 1:
         raise ConfigError(f"-n {options.n}: how many rows? at least 1")
-    found = samples(_loaded(options, overrides, registry), registry, options.n, options.source)
-    status("template", found.template)
-    for problem in found.bad:
+    rows = label_preview_rows(_loaded(options, overrides, registry), registry, options.n, options.source)
+    status("template", rows.template)
+    for problem in rows.malformed:
         warn(f"left out, because it is a bad row: {problem}")
-    for problem in found.refused:
+    for problem in rows.unlabelled:
         warn(f"left out, because it cannot be labelled with certainty: {problem}")
-    for origin in found.untrained:
+    for origin in rows.untrained:
         warn(f"dropped, because no token of it is trained, or none within max_length: {origin}")
-    for remark in found.remarks:
+    for remark in rows.warnings:
         status("told", remark)
-    if not found.shown:
+    if not rows.examples:
         raise DataError("none of these rows gives an example; try more with -n")
     if options.html is not None:
-        from sftcore.inspection.preview_page import page
+        from sftcore.inspection.preview_page import render_page
 
-        lines = [f"{options.config}, chat template {found.template}"]
+        lines = [f"{options.config}, chat template {rows.template}"]
         try:
-            Path(options.html).write_text(page(found.shown, found.tokenizer, options.config, lines), encoding="utf-8")
+            Path(options.html).write_text(
+                render_page(rows.examples, rows.tokenizer, options.config, lines), encoding="utf-8"
+            )
         except OSError as error:
             raise ConfigError(f"--html {options.html}: cannot be written: {error.strerror}") from None
         status("saved", options.html)
     elif options.json:
-        for example, origin in found.shown:
-            print(json.dumps(preview.as_json(example, origin)))
+        for example, origin in rows.examples:
+            print(json.dumps(preview.example_to_json(example, origin)))
     else:
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-        _print(preview.terminal(found.shown, found.tokenizer, colour=colour, borders=options.tokens))
+        _print(preview.render_examples(rows.examples, rows.tokenizer, colour=colour, token_boundaries=options.tokens))
     return 0
 
 

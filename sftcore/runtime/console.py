@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import warnings
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def write_error_reason(folder: Path, error: BaseException) -> str:
 
 def utc_now() -> str:
     """Return the time, in UTC and ISO 8601."""
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def quiet_libraries() -> None:

@@ -1383,7 +1383,7 @@ PREVIEW = [
         file="sftcore/inspection/preview.py",
         old="trained = [label != IGNORE_INDEX for label in labels]",
         new="trained = [True for label in labels]",
-        tests=("tests/inspection/test_preview.py::test_without_colour_brackets_hold_what_is_trained",),
+        tests=("tests/inspection/test_preview.py::test_preview_without_colour_puts_brackets_around_trained_text",),
     ),
     Bug(
         name="masked-end-shown-as-stop",
@@ -1392,7 +1392,7 @@ PREVIEW = [
         file="sftcore/inspection/preview.py",
         old="if state == TRAINED and not stops.isdisjoint(range(first, last)):",
         new="if not stops.isdisjoint(range(first, last)):",
-        tests=("tests/inspection/test_preview.py::test_a_masked_end_of_turn_is_no_stop",),
+        tests=("tests/inspection/test_preview.py::test_preview_marks_no_stop_token_at_a_masked_end_of_turn",),
     ),
 ]
 

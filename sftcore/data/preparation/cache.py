@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -402,7 +402,7 @@ class Item(NamedTuple):
 
     def listed(self) -> dict[str, Any]:
         """Return it as ``--json`` prints it."""
-        used = datetime.fromtimestamp(self.used, timezone.utc).isoformat(timespec="seconds")
+        used = datetime.fromtimestamp(self.used, UTC).isoformat(timespec="seconds")
         return {"key": self.folder.name, "whole": self.whole, "used": used, "bytes": self.size, **self.about}
 
     def __str__(self) -> str:
