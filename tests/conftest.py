@@ -165,13 +165,13 @@ class Sft:
         return Done(code, said.getvalue())
 
     def train(self, *args: str) -> str:
-        """Run in this process, expect success, and return what was said."""
+        """Run in this process, expect success, and return the output."""
         done = self.run_here(*args)
         assert done.code == 0, done.said
         return done.said
 
     def train_apart(self, *args: str, **options: Any) -> str:
-        """Run in a process of its own, expect success, and return what was said."""
+        """Run in another process, expect success, and return the output."""
         done = self.run(*args, **options)
         assert done.code == 0, done.said
         return done.said

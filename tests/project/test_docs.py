@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 import os
 import re
 import subprocess
 import sys
+import tomllib
 from dataclasses import fields
 from pathlib import Path
 
@@ -77,6 +77,17 @@ def test_every_built_in_and_its_options_are_on_its_page(entry: Entry):
 def test_every_key_is_in_the_configuration_page(section):
     for field in fields(section):
         assert re.search(rf"^\| `{field.name}` \|", page("docs/config.md"), re.MULTILINE), field.name
+
+
+@pytest.mark.parametrize("section", [*SECTIONS, schema.NonFiniteConfig], ids=lambda section: section.__name__)
+def test_the_configuration_page_has_the_defaults_of_the_code(section):
+    text = page("docs/config.md") + page("docs/reliability.md")
+    for option in describe(section):
+        if "(" in option.default:  # a section of its own
+            continue
+        default = option.default if option.default == "required" else f"`{option.default}`"
+        row = rf"^\| (?:`\w+`, )*`{option.name}`(?:, `\w+`)* \| .* \| {re.escape(default)} \|"
+        assert re.search(row, text, re.MULTILINE), (option.name, option.default)
 
 
 @pytest.mark.parametrize("section", [Summary, Account], ids=lambda section: section.__name__)
@@ -150,11 +161,8 @@ def layers_of_the_page() -> list[str]:
 
 
 def layers_of_the_contract() -> list[str]:
-    """The layers of import-linter: `tomllib` came with Python 3.11."""
-    text = page("pyproject.toml")
-    contract = text[text.index('type = "layers"') :]
-    lines = ast.literal_eval(contract[contract.index("[") : contract.index("\n]") + 2])
-    return [line.replace("sftcore.", "") for line in lines]
+    contracts = tomllib.loads(page("pyproject.toml"))["tool"]["importlinter"]["contracts"]
+    return [line.replace("sftcore.", "") for line in next(c["layers"] for c in contracts if c["type"] == "layers")]
 
 
 def test_the_layers_of_the_design_page_are_those_of_the_contract_and_of_the_folders():
