@@ -1551,7 +1551,7 @@ TRACKERS = [
         told="A run that has ended waits for a tracker that has not even started.",
         seen="",
         file="sftcore/tracking/group.py",
-        old="min(deadline, self._began + UNSTARTED_LIMIT)",
+        old="min(deadline, self._began + start_limit)",
         new="deadline",
         tests=("tests/tracking/test_group.py::test_a_run_that_ends_before_a_tracker_has_started_waits_only_briefly",),
     ),
