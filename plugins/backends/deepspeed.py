@@ -28,7 +28,7 @@ class DeepSpeed(Backend):
 
     requires: ClassVar[tuple[str, ...]] = ("deepspeed",)
     owns: ClassVar[tuple[str, ...]] = ("deepspeed",)
-    engine: ClassVar[bool] = True
+    owns_training_step: ClassVar[bool] = True
 
     config: Path | None = None
     """DeepSpeed's JSON configuration; `auto` values follow training_args. By default ZeRO-2 as shipped."""

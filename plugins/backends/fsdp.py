@@ -20,7 +20,7 @@ class Fsdp(TorchLauncher):
     """Starts torchrun, and spreads weights, gradients and optimizer over the processes by PyTorch's FSDP2."""
 
     owns: ClassVar[tuple[str, ...]] = ("fsdp", "fsdp_config")
-    spread: ClassVar[bool] = True
+    shards_weights: ClassVar[bool] = True
 
     reshard_after_forward: bool = True
     """Let go of the weights of a layer between its forward and backward pass: less memory, one more exchange."""
@@ -43,18 +43,18 @@ class Fsdp(TorchLauncher):
         return {"fsdp": True, "fsdp_config": config}
 
     def layout(self, ranks: int) -> str:
-        return f"sharded over {ranks}" if self.parts() else "by the names of weights"
+        return f"sharded over {ranks}" if self.writes_shards() else "by the names of weights"
 
-    def parts(self) -> bool:
+    def writes_shards(self) -> bool:
         return self.state_dict_type == "sharded"
 
     def state(self, trainer: Any) -> Any:
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
 
-        options = StateDictOptions(full_state_dict=not self.parts(), cpu_offload=True, ignore_frozen_params=True)
+        options = StateDictOptions(full_state_dict=not self.writes_shards(), cpu_offload=True, ignore_frozen_params=True)
         weights, optimizer = get_state_dict(trainer.model, trainer.optimizer, options=options)
         state = {"weights": weights, "optimizer": optimizer}
-        return _local(state) if self.parts() else state
+        return _local(state) if self.writes_shards() else state
 
     def restore(self, trainer: Any, read: Callable[[], Any]) -> None:
         import torch
@@ -65,7 +65,7 @@ class Fsdp(TorchLauncher):
             set_optimizer_state_dict,
         )
 
-        whole = not self.parts()
+        whole = not self.writes_shards()
         options = StateDictOptions(
             full_state_dict=whole, broadcast_from_rank0=whole, ignore_frozen_params=True, strict=False
         )

@@ -199,10 +199,10 @@ class Backend(Component):
 
     owns: ClassVar[tuple[str, ...]] = ()
     """Training arguments that only this backend sets; in ``training_args`` they are refused."""
-    engine: ClassVar[bool] = False
+    owns_training_step: ClassVar[bool] = False
     """Whether an engine of its own trains: it takes the optimizer's step in its backward pass, and transformers lets it
     write and read files of its own in a checkpoint."""
-    spread: ClassVar[bool] = False
+    shards_weights: ClassVar[bool] = False
     """Whether :meth:`state` holds the trained weights too, because they are spread over the ranks."""
 
     def launched(self, environ: Mapping[str, str]) -> bool:
@@ -234,7 +234,7 @@ class Backend(Component):
         """
         return ""
 
-    def parts(self) -> bool:
+    def writes_shards(self) -> bool:
         """Tell whether each rank writes a part of the state of its own."""
         return False
 

@@ -131,7 +131,7 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
         """Return the loss of a batch."""
         loss = super().compute_loss(*args, **kwargs)
-        if self._backend.engine and torch.is_grad_enabled():  # whose backward pass takes the step too
+        if self._backend.owns_training_step and torch.is_grad_enabled():  # whose backward pass takes the step too
             self._finite.check(loss, self._origins, self.state.global_step + 1)
         return loss
 
@@ -262,7 +262,7 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
 
     def _write(self, folder: Path) -> None:
         """Write the files of a checkpoint that are this rank's."""
-        if not self._backend.parts() or self.args.save_only_model:  # else the parts are enough to go on from
+        if not self._backend.writes_shards() or self.args.save_only_model:  # else the parts are enough to go on from
             self._write_model(folder)
         if not self.args.save_only_model:
             self._save_optimizer_and_scheduler(str(folder))
@@ -280,7 +280,7 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
             self.save_model(str(folder), _internal_call=True)
         except Exception as error:
             problem = error
-        if self._backend.engine and self._keeper.ranks.any(problem is not None) and problem is None:
+        if self._backend.owns_training_step and self._keeper.ranks.any(problem is not None) and problem is None:
             problem = SftError("another rank could not write the weights")
         if problem is not None:
             raise problem
@@ -291,7 +291,7 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
         Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if self._backend.engine:  # which has files of its own, and whose ranks wait for each other
+        if self._backend.owns_training_step:  # which has files of its own, and whose ranks wait for each other
             try:
                 super()._save_optimizer_and_scheduler(output_dir)
             except Exception as error:
@@ -299,12 +299,12 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
             return
         state = self._backend.state(self)
         try:
-            if self.args.should_save or self._backend.parts():
+            if self.args.should_save or self._backend.writes_shards():
                 tensor_tree.save(state, Path(output_dir, self._optimizer_file()))
             if self.args.should_save:
                 tensor_tree.save(self.lr_scheduler.state_dict(), Path(output_dir, SCHEDULER))
         except TypeError:  # an optimizer with a state of its own kind
-            if self._backend.spread:
+            if self._backend.shards_weights:
                 raise
             super()._save_optimizer_and_scheduler(output_dir)
 
@@ -325,10 +325,10 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
         self._backend.restore(self, lambda: tensor_tree.load(checkpoint / self._optimizer_file()))
 
     def _optimizer_file(self) -> str:
-        return f"optimizer_{self._keeper.ranks.rank}.safetensors" if self._backend.parts() else OPTIMIZER
+        return f"optimizer_{self._keeper.ranks.rank}.safetensors" if self._backend.writes_shards() else OPTIMIZER
 
     def _load_from_checkpoint(self, checkpoint: str, model: Any = None) -> None:
-        if self._backend.spread:  # the weights come with the state
+        if self._backend.shards_weights:  # the weights come with the state
             return
         try:
             super()._load_from_checkpoint(checkpoint, model)
@@ -356,7 +356,7 @@ class SftTrainer(transformers.Trainer):  # type: ignore[misc]
         model.load_state_dict(state)
 
     def _load_best_model(self) -> None:
-        if self._backend.spread:
+        if self._backend.shards_weights:
             self._restore(Path(self.state.best_model_checkpoint))
             return
         with safe_pickle.refused():
