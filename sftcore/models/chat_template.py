@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sftcore.config.schema import Loaded, load_template
+from sftcore.config.loader import LoadedConfig, load_template
 from sftcore.core.components import Template
 from sftcore.core.errors import ConfigError, nearest
 from sftcore.labelling import Labeller
@@ -33,7 +33,7 @@ class Serving(NamedTuple):
     labeller: Labeller
 
 
-def serving(loaded: Loaded) -> Serving:
+def serving(loaded: LoadedConfig) -> Serving:
     """Return how the model of the configuration is served; no weights are loaded.
 
     Raises:
@@ -45,7 +45,7 @@ def serving(loaded: Loaded) -> Serving:
     return Serving(base, tokenizer, template, labeller(loaded, tokenizer, template))
 
 
-def choose_template(loaded: Loaded, tokenizer: Any, base: BaseModel) -> ChosenTemplate:
+def choose_template(loaded: LoadedConfig, tokenizer: Any, base: BaseModel) -> ChosenTemplate:
     """Set the chat template of the run on *tokenizer* and tell which it is, and why.
 
     A named ``template`` wins; then the tokenizer's own; then the file at ``template_path``.
@@ -82,7 +82,7 @@ def choose_template(loaded: Loaded, tokenizer: Any, base: BaseModel) -> ChosenTe
     return ChosenTemplate(reason, stops, f"sha256:{digest}")
 
 
-def labeller(loaded: Loaded, tokenizer: Any, template: ChosenTemplate) -> Labeller:
+def labeller(loaded: LoadedConfig, tokenizer: Any, template: ChosenTemplate) -> Labeller:
     """Return what labels conversations under the chosen template.
 
     Raises:

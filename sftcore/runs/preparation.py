@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sftcore.config.schema import Loaded
+from sftcore.config.loader import LoadedConfig
 from sftcore.core.registry import Registry
 from sftcore.data import Prepared, Progress, Stream, pack, prepare, prepare_stream
 from sftcore.data.sources.files import files_of
@@ -16,7 +16,7 @@ FEW = 5
 """How many refused rows of a source are shown, where a run goes on without them."""
 
 
-def prepared_data(loaded: Loaded, registry: Registry) -> tuple[Serving, Prepared]:
+def prepared_data(loaded: LoadedConfig, registry: Registry) -> tuple[Serving, Prepared]:
     """Return how the model is served, and its data, labelled for that.
 
     Raises:
@@ -29,7 +29,7 @@ def prepared_data(loaded: Loaded, registry: Registry) -> tuple[Serving, Prepared
     return served, way(loaded, registry, served.labeller, Progress())
 
 
-def packed(loaded: Loaded, prepared: Prepared) -> Prepared:
+def packed(loaded: LoadedConfig, prepared: Prepared) -> Prepared:
     """Return *prepared* with its examples in rows that they share, if the configuration asks for it.
 
     Raises:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sftcore import __version__
-from sftcore.config.schema import Loaded
+from sftcore.config.loader import LoadedConfig
 from sftcore.runtime.console import now
 from sftcore.runtime.paths import earlier_folder
 from sftcore.runtime.redaction import redact, redact_words
@@ -23,7 +23,7 @@ LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokeniz
 """Libraries whose versions every record holds; a component's own are added from ``requires``."""
 
 
-def versions(loaded: Loaded) -> dict[str, str]:
+def versions(loaded: LoadedConfig) -> dict[str, str]:
     """Return the versions of sftcore and of the libraries that the run uses."""
     packages = [*LIBRARIES, *(name for entry in loaded.selected.values() for name in entry.component_class().requires)]
     found = {"sftcore": __version__, "python": platform.python_version()}
@@ -50,7 +50,7 @@ LAUNCHER = (
 class RunRecord:
     """The record of one run; written when it starts, and again whenever more is known."""
 
-    def __init__(self, folder: Path, loaded: Loaded, argv: list[str], environ: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, loaded: LoadedConfig, argv: list[str], environ: Mapping[str, str]) -> None:
         self.folder = folder
         self.path = folder / "run.json"
         self.begun = False

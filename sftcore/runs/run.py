@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sftcore.config.document import Document
-from sftcore.config.schema import Loaded, load
+from sftcore.config.loader import LoadedConfig, load_config
 from sftcore.core.errors import RankError, SftError
 from sftcore.core.registry import Registry
 from sftcore.data import Prepared, Stream, ended
@@ -42,7 +42,7 @@ def run(document: Document, registry: Registry, argv: Sequence[str], stop: Stop)
         Stopped: the run was asked to stop, and can go on.
     """
     quiet_libraries()
-    loaded = load(document, registry, os.environ)
+    loaded = load_config(document, registry, os.environ)
     say("config", document.name)
     stop.after(loaded.config.max_hours)
     from sftcore.training import arguments
@@ -63,7 +63,7 @@ def run(document: Document, registry: Registry, argv: Sequence[str], stop: Stop)
     return _train(loaded, served, prepared, argv, stop)
 
 
-def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[str], stop: Stop) -> int:
+def _train(loaded: LoadedConfig, served: Serving, prepared: Prepared, argv: Sequence[str], stop: Stop) -> int:
     """Train, and leave behind what is trained, and the record of it."""
     import torch
     import transformers

@@ -121,12 +121,12 @@ def ended_by(error: str | None) -> BaseException | None:
 def _made(order: Mapping[str, Any]) -> Any:
     """Return the tracker that *order* describes."""
     from sftcore.config.document import Document
-    from sftcore.config.fields import fill
+    from sftcore.config.fields import from_mapping
 
     found: Any = importlib.import_module(order["module"])
     for name in order["class"].split("."):
         found = getattr(found, name)
-    return fill(found, order["options"], Document({}), ())
+    return from_mapping(found, order["options"], Document({}), ())
 
 
 def _hide_git_logins() -> None:

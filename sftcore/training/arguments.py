@@ -9,8 +9,9 @@ from typing import Any
 import torch
 import transformers
 
-from sftcore.config.fields import check
-from sftcore.config.schema import ELSEWHERE, Loaded
+from sftcore.config.fields import check_options
+from sftcore.config.loader import LoadedConfig
+from sftcore.config.schema import MISPLACED_KEYS
 from sftcore.core.errors import SftError
 from sftcore.runtime.console import count, warn
 
@@ -46,7 +47,7 @@ _NOT_STREAMED = {
 """Arguments that cannot be set where the rows are a stream, and why."""
 
 
-def check_given(loaded: Loaded) -> dict[str, Any]:
+def check_given(loaded: LoadedConfig) -> dict[str, Any]:
     """Return the user's own arguments, each of a known name and the right type.
 
     Raises:
@@ -65,13 +66,15 @@ def check_given(loaded: Loaded) -> dict[str, Any]:
             f"'{optimizer}' does not work here: it takes each step within the backward pass, so that none can be left "
             "out, and its state is in no checkpoint",
         )
-    checked = check(transformers.TrainingArguments, given, document, ("training_args",), elsewhere=ELSEWHERE)
+    checked = check_options(
+        transformers.TrainingArguments, given, document, ("training_args",), misplaced=MISPLACED_KEYS
+    )
     if loaded.config.data.streaming:
         _check_streaming(loaded, checked)
     return checked
 
 
-def _check_streaming(loaded: Loaded, given: Mapping[str, Any]) -> None:
+def _check_streaming(loaded: LoadedConfig, given: Mapping[str, Any]) -> None:
     """Raise for what cannot be where the rows are a stream.
 
     Raises:
@@ -85,7 +88,7 @@ def _check_streaming(loaded: Loaded, given: Mapping[str, Any]) -> None:
             raise loaded.document.error(("training_args", key), f"does not go with data.streaming: {why}")
 
 
-def batch_sizes(loaded: Loaded) -> tuple[int, int]:
+def batch_sizes(loaded: LoadedConfig) -> tuple[int, int]:
     """Return how many rows a batch has that a device trains on, and one that it evaluates on.
 
     Raises:
@@ -97,7 +100,9 @@ def batch_sizes(loaded: Loaded) -> tuple[int, int]:
     return int(given.get(train, defaults[train])), int(given.get(held_back, defaults[held_back]))
 
 
-def build(loaded: Loaded, cpu: bool, has_eval: bool, environ: Mapping[str, str]) -> transformers.TrainingArguments:
+def build(
+    loaded: LoadedConfig, cpu: bool, has_eval: bool, environ: Mapping[str, str]
+) -> transformers.TrainingArguments:
     """Return the checked ``TrainingArguments`` of a run.
 
     Args:
@@ -125,7 +130,7 @@ def build(loaded: Loaded, cpu: bool, has_eval: bool, environ: Mapping[str, str])
     return args
 
 
-def _defaults(loaded: Loaded, cpu: bool, has_eval: bool) -> dict[str, Any]:
+def _defaults(loaded: LoadedConfig, cpu: bool, has_eval: bool) -> dict[str, Any]:
     """Return what is set where the user says nothing; docs/config.md lists them."""
     return {
         "output_dir": "outputs/sft",

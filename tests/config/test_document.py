@@ -123,8 +123,8 @@ def test_what_a_file_holds(load: Load, text: str, data: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("a: 1\nb: 2\na: 3\n", "c.yaml:3: not valid YAML: the key 'a' is here a second time (first in line 1)"),
-        ("a:\n  b: 1\n  b: 1\n", "c.yaml:3: not valid YAML: the key 'b' is here a second time (first in line 2)"),
+        ("a: 1\nb: 2\na: 3\n", "c.yaml:3: not valid YAML: the key 'a' appears twice (first in line 1)"),
+        ("a:\n  b: 1\n  b: 1\n", "c.yaml:3: not valid YAML: the key 'b' appears twice (first in line 2)"),
         ("a: 1\n2: b\n", "c.yaml:2: the key 2 must be a string; put it in quotes"),
         ("true: b\n", "c.yaml:1: the key True must be a string"),
         ("[a]: b\n", "c.yaml:1: the key "),
@@ -149,7 +149,7 @@ def test_a_file_is_refused_with_its_line(load: Load, tmp_path: Path, text: str, 
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"there is no configuration file .*nope\.yaml; name one with --config"):
+    with pytest.raises(ConfigError, match=r"the configuration file .*nope\.yaml does not exist; name one with --config"):
         Document.load(tmp_path / "nope.yaml")
     with pytest.raises(ConfigError, match="cannot be read"):
         Document.load(tmp_path)

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from sftcore import Component, Format, Method, PluginError
+from sftcore import Format, Method
+from sftcore.core.components import Component
+from sftcore.core.errors import PluginError
 from sftcore.core.registry import Broken, Entry, Registry
 from sftcore.core.template_file import FileTemplate
 
@@ -145,7 +147,7 @@ BROKEN = {
     "no templates": (
         {"sftcore.templates": {"x": "sft_broken"}},
         {"sft_broken/__init__.py": "", "sft_broken/README.txt": ""},
-        "PluginError: the package sft_broken holds no *.json or *.jinja (were they left out of the wheel?)",
+        "PluginError: the package sft_broken has no *.json or *.jinja files (are they missing from the wheel?)",
     ),
     "no package": (
         {"sftcore.templates": {"x": "sft_nowhere"}},
@@ -240,7 +242,7 @@ def test_an_unknown_name_tells_the_nearest_and_what_failed() -> None:
 
 
 def test_no_plugins_at_all() -> None:
-    with pytest.raises(PluginError, match="no plugins were found at all"):
+    with pytest.raises(PluginError, match="no plugin is installed"):
         Registry().find("format", "x")
 
 

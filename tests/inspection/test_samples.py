@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from sftcore import DataError
 from sftcore.cli.main import main
 from sftcore.config.document import Document
-from sftcore.config.schema import load
+from sftcore.config.loader import load_config
+from sftcore.core.errors import DataError
 from sftcore.core.registry import Registry
 from sftcore.inspection.samples import samples
 
@@ -28,7 +28,9 @@ def look(tiny, tmp_path):
         source = {"path": str(tmp_path / "t.jsonl"), "format": "qa", "columns": {"prompt": "input"}, **options}
         data = {"train": source, **(more or {})}
         document = Document({"model": {"name_or_path": str(tiny)}, "method": "full", "data": data})
-        return samples(load(document, REGISTRY, {}), REGISTRY, number, place and f"{tmp_path / 't.jsonl'}:{place}")
+        return samples(
+            load_config(document, REGISTRY, {}), REGISTRY, number, place and f"{tmp_path / 't.jsonl'}:{place}"
+        )
 
     return samples_of
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sftcore.config import schema
-from sftcore.config.fields import describe
+from sftcore.config.fields import describe_options
 from sftcore.core import hookspecs
 from sftcore.core.registry import Entry, Registry
 from sftcore.core.template_file import _KEYS
@@ -60,7 +60,7 @@ def test_every_built_in_and_its_options_are_on_its_page(entry: Entry):
     if isinstance(entry.target, Path):
         return
     rows = {plain(line) for line in text.splitlines() if line.startswith("| `")}
-    for option in describe(entry.component_class()):
+    for option in describe_options(entry.component_class()):
         if option.name == "...":
             assert plain(option.description.split()[3].rstrip(",")) in plain(text)
         else:

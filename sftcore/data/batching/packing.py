@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sftcore.core.types import IGNORE_INDEX, Example
+from sftcore.core.types import IGNORE_INDEX
 from sftcore.data.batching.bin_packing import Bins
+from sftcore.data.row_types import Example
 from sftcore.data.tables.examples import Examples
 
 

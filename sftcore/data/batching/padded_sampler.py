@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
 
-from sftcore.core.types import IGNORE_INDEX, Example
+from sftcore.core.types import IGNORE_INDEX
+from sftcore.data.row_types import Example
 
 FILLER = -1
 """The number of the row that trains nothing."""

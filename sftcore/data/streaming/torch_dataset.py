@@ -10,8 +10,8 @@ import transformers
 from torch.utils.data import IterableDataset
 
 from sftcore.config.schema import DataConfig
-from sftcore.core.types import Example
 from sftcore.data import Order, Stream
+from sftcore.data.row_types import Example
 
 
 def order_of(args: transformers.TrainingArguments, config: DataConfig) -> Order:

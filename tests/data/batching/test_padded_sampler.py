@@ -6,8 +6,9 @@ import pytest
 from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import BatchSampler
 
-from sftcore.core.types import IGNORE_INDEX, Example
+from sftcore.core.types import IGNORE_INDEX
 from sftcore.data.batching.padded_sampler import FILLER, Even, Evened, shuffled
+from sftcore.data.row_types import Example
 
 ROWS = [Example([number, number], [number, number], (2,), ()) for number in range(10)]
 
