@@ -91,7 +91,7 @@ def changed(path: Path, target: Path, change: Callable[[list[str]], list[str]]) 
     return target
 
 
-def compare(name: str, path: Path, serving: chat_template.Serving, rivals: Mapping[str, Rival]) -> None:
+def compare(name: str, path: Path, serving: chat_template.ModelSetup, rivals: Mapping[str, Rival]) -> None:
     """Print the rows of the table for the rows of *path*."""
     tokenizer = serving.tokenizer
     rows = [json.loads(line)["messages"] for line in path.read_text(encoding="utf-8").splitlines()]
@@ -222,7 +222,7 @@ def timed(module: Any, name: str, stage: str, times: Counter[str]) -> Iterator[N
         setattr(module, name, original)
 
 
-def stages(path: Path, serving: chat_template.Serving) -> None:
+def stages(path: Path, serving: chat_template.ModelSetup) -> None:
     """Print what each stage of a row takes, in CPU time, once everything is loaded."""
     loaded = configured(path)
     labeller = serving.labeller
@@ -276,7 +276,7 @@ from sftcore.data import pack, prepare
 from sftcore.tokenization import Encoder
 imported = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 loaded = bench.configured(Path(sys.argv[1]))
-labeller = bench.chat_template.serving(loaded).labeller
+labeller = bench.chat_template.set_up_model(loaded).labeller
 if sys.argv[2:] == ["plain"]:
     vars(labeller)["encoder"] = Encoder(labeller.tokenizer, lambda _: None)
 elif sys.argv[2:] != ["cold"]:
@@ -303,10 +303,10 @@ def in_a_process(path: Path, cache: Path, *how: str) -> dict[str, float]:
     script = IN_A_PROCESS.format(here=str(Path(__file__).parent), length=MAX_LENGTH)
     gguf = Path(os.environ.get("SFTCORE_CACHE") or Path.home() / ".cache" / "sftcore") / "gguf"
     cache.mkdir(exist_ok=True)
-    for kept in ("gguf", "proofs"):
-        if not (cache / kept).exists():
-            (gguf.parent / kept).mkdir(exist_ok=True)
-            (cache / kept).symlink_to(gguf.parent / kept)
+    for cached in ("gguf", "equivalence"):
+        if not (cache / cached).exists():
+            (gguf.parent / cached).mkdir(exist_ok=True)
+            (cache / cached).symlink_to(gguf.parent / cached)
     environ = {**os.environ, "SFTCORE_CACHE": str(cache)}
     done = subprocess.run(
         [sys.executable, "-c", script, str(path), *how], env=environ, stdout=subprocess.PIPE, check=True
@@ -363,13 +363,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         number = options.what.isdecimal()
         path = made_rows(int(options.what), Path(folder) / "rows.jsonl") if number else Path(options.what)
-        serving = chat_template.serving(configured(path))
+        serving = chat_template.set_up_model(configured(path))
         rivals: dict[str, Rival] = {"TRL": trl} if importlib.util.find_spec("trl") else {}
         if options.llamafactory:
             rivals["LLaMA-Factory"] = partial(llamafactory, options.llamafactory)
         print("| texts | what | rows/s | M tokens/s | x raw |\n|---|---|---|---|---|", flush=True)
         compare("as they are", path, serving, rivals)
-        for name, change in (("no message twice", reordered), ("hardly a word twice", without_repeats)):
+        for name, change in (("no repeated message", reordered), ("few repeated words", without_repeats)):
             compare(name, changed(path, Path(folder) / "changed.jsonl", change), serving, {})
         stages(path, serving)
     return None

@@ -9,13 +9,14 @@ import sys
 from typing import NoReturn
 
 from sftcore.cli.main import main
-from sftcore.runtime.signals import SIGNALS, told
+from sftcore.runtime.launch_protocol import report_exit
+from sftcore.runtime.signals import STOP_SIGNALS
 
 
 def program() -> NoReturn:
     """Run the command line as a process of its own, and end it."""
     if "run" in sys.argv[1:3]:  # which listens to them itself until all is done; then nobody shall take that back
-        for number in SIGNALS:
+        for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
     try:
         code = main()
@@ -28,7 +29,7 @@ def program() -> NoReturn:
             sys.excepthook(type(error), error, error.__traceback__)
             code = 1
     if "RANK" in os.environ:
-        code = told(code, os.environ)
+        code = report_exit(code, os.environ)
     if "torch" in sys.modules:
         _leave(code)
     sys.exit(code)

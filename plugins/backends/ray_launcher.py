@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sftcore import SftError
-from sftcore.launching import Stopped, listening
+from sftcore.launching import Stopped, handle_stop_signals
 
 from .ray import Ray
 
@@ -51,15 +51,15 @@ def main(options: Ray, argv: Sequence[str]) -> int:
     os.environ |= SETTINGS
     import ray
 
-    with listening(os.environ):
+    with handle_stop_signals(os.environ):
         try:
             _reach(options.where)
             dashboard = {"include_dashboard": False} if options.where == "local" else {}
             ray.init(address=options.where, log_to_driver=False, logging_level="error", **dashboard)
         except (OSError, ValueError, RuntimeError) as error:
             raise SftError(f"backend.address: there is no Ray cluster to use at {options.where}: {error}") from None
-    with listening(os.environ) as stop:  # anew, since Ray has set handlers of its own
-        stop.at_once = False
+    with handle_stop_signals(os.environ) as stop:  # anew, since Ray has set handlers of its own
+        stop.interruptible = False
         return _run(options, _scaling(options, ray.cluster_resources()), argv, stop)
 
 
@@ -105,12 +105,12 @@ def _run(options: Ray, scaling: Mapping[str, Any], argv: Sequence[str], stop: An
     try:
         while not ended:
             ended = not fitting.is_alive()
-            since, printed, codes = ray.get(desk.look.remote(stop.asked))
+            since, printed, codes = ray.get(desk.look.remote(stop.reason))
             _print(printed)
             idle = min(since, time.monotonic() - began)
             done = len(codes) == scaling["num_workers"] and {*codes.values()} <= {0, 75}
-            if stop.asked and idle > GIVEN_UP and not done:
-                return _stopped(stop.asked)
+            if stop.reason and idle > GIVEN_UP and not done:
+                return _stopped(stop.reason)
             if idle > IDLE and not (told or done):
                 told = True
                 _say(f"no worker is there: Ray waits for room for {scaling['num_workers']}, or starts them anew")

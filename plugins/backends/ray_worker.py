@@ -18,7 +18,7 @@ from ray import train
 from ray.train.backend import Backend, BackendConfig
 from ray.train.collective import broadcast_from_rank_zero
 
-from sftcore.launching import Launched
+from sftcore.launching import LaunchedProcess
 
 LOOK = 0.3
 """Seconds between two looks at the desk."""
@@ -112,14 +112,14 @@ def work(desk: Any) -> None:
     command = [sys.executable, "-m", "sftcore", *argv]
     env = {**os.environ, **environ, **{name: str(number) for name, number in ranked.items()}}
     output: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "preexec_fn": _end_with_me}
-    with Launched(command, env, cwd=folder, **output) as launched:
+    with LaunchedProcess(command, env, cwd=folder, **output) as launched:
         streams = enumerate((launched.process.stdout, launched.process.stderr), 1)
         readers = [threading.Thread(target=_hand_on, args=(desk, *stream), daemon=True) for stream in streams]
         for reader in readers:
             reader.start()
         while launched.process.poll() is None:
             if asked := ray.get(desk.stops.remote()):
-                launched.ask(asked)
+                launched.request_stop(asked)
             time.sleep(LOOK)
         for reader in readers:
             reader.join(LEFT)

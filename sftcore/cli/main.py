@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, NoReturn
 from sftcore import __version__
 from sftcore.core.errors import ConfigError, DataError, SftError
 from sftcore.runtime import redaction
-from sftcore.runtime.signals import EXIT_CODE, Stop, Stopped, listening
+from sftcore.runtime.launch_protocol import STOPPED_EXIT_CODE
+from sftcore.runtime.signals import Stopped, StopRequest, handle_stop_signals
 
 if TYPE_CHECKING:
     from sftcore.config.document import Document
@@ -37,21 +38,21 @@ PREPARING = ("run", "prepare", "stats", "preview")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0; 2 for what the user can mend; 75 for a run that can go on."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    sys.excepthook = redaction.print_traceback
-    redaction.learn_words(argv)
+    sys.excepthook = redaction.print_redacted_traceback
+    redaction.register_argv_secrets(argv)
     try:
         argv = _take_local_rank(argv)
-        with listening(os.environ) if argv[:1] == ["run"] else nullcontext(Stop()) as stop:
+        with handle_stop_signals(os.environ) if argv[:1] == ["run"] else nullcontext(StopRequest()) as stop:
             return _dispatch(argv, stop)
     except SftError as error:
         rank = os.environ.get("RANK", "0")
         where = "" if rank == "0" else f" [rank {rank}]"
-        print(f"sft{where}: error: {redaction.hide(str(error))}", file=sys.stderr)
+        print(f"sft{where}: error: {redaction.redact_text(str(error))}", file=sys.stderr)
         return error.exit_code
     except Stopped as stopped:
         if os.environ.get("RANK", "0") == "0":
             print(f"sft: stopped by {stopped}; the same command with --resume auto goes on", file=sys.stderr)
-        return EXIT_CODE
+        return STOPPED_EXIT_CODE
     except KeyboardInterrupt:
         print("sft: stopped", file=sys.stderr)
         return 130
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
 
 
-def _dispatch(argv: list[str], stop: Stop) -> int:
+def _dispatch(argv: list[str], stop: StopRequest) -> int:
     registry: Registry | None = None
     flags: dict[str, tuple[str, str]] = {}
     if argv and argv[0] in PREPARING:
@@ -76,7 +77,7 @@ def _dispatch(argv: list[str], stop: Stop) -> int:
     takes_overrides = options.command in PREPARING
     strangers = [
         shown
-        for word, shown in zip(rest, redaction.redact_words(rest), strict=True)
+        for word, shown in zip(rest, redaction.redact_argv(rest), strict=True)
         if not takes_overrides or word.startswith("-") or "=" not in word
     ]
     if takes_overrides and strangers and not any(word.startswith("-") for word in strangers):
@@ -125,7 +126,7 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose messages have no secrets, though they repeat what was typed."""
 
     def error(self, message: str) -> NoReturn:
-        super().error(redaction.hide(message))
+        super().error(redaction.redact_text(message))
 
 
 def _parser(backend_flags: dict[str, tuple[str, str]]) -> argparse.ArgumentParser:
@@ -265,7 +266,7 @@ def _run(
     registry: Registry,
     flags: dict[str, tuple[str, str]],
     argv: list[str],
-    stop: Stop,
+    stop: StopRequest,
 ) -> int:
     from sftcore.config.document import Document
     from sftcore.runs.run import run
@@ -300,49 +301,48 @@ def _loaded(options: argparse.Namespace, overrides: list[str], registry: Registr
 
 def _prepared(loaded: LoadedConfig, registry: Registry) -> Prepared:
     """Return the prepared data of a configuration, and say what became of its rows."""
-    from sftcore.runs.preparation import prepared_data, tell_read
-    from sftcore.runtime.console import say
+    from sftcore.runs.preparation import prepare_data, report_sources
+    from sftcore.runtime.console import status
 
     if loaded.config.data.streaming:
         problem = "nothing is prepared of a stream; add data.streaming=false, and a limit if there is too much of it"
         raise loaded.document.error(("data", "streaming"), problem)
-    served, prepared = prepared_data(loaded, registry)
-    say("template", served.template.reason)
-    tell_read(prepared)
+    served, prepared = prepare_data(loaded, registry)
+    status("template", served.template.reason)
+    report_sources(prepared)
     return prepared
 
 
 def _prepare(options: argparse.Namespace, overrides: list[str], registry: Registry) -> int:
-    from sftcore.runs.preparation import packed, tell_prepared
-    from sftcore.runtime.console import say
+    from sftcore.runs.preparation import pack_if_configured, report_sets
+    from sftcore.runtime.console import status
 
     loaded = _loaded(options, overrides, registry)
-    prepared = packed(loaded, _prepared(loaded, registry))
-    tell_prepared(prepared)
+    prepared = pack_if_configured(loaded, _prepared(loaded, registry))
+    report_sets(prepared)
     for folder in dict.fromkeys(str(stored.folder) for stored, _ in prepared.stored):
-        say("kept", folder)
+        status("kept", folder)
     return 0
 
 
 def _stats(options: argparse.Namespace, overrides: list[str], registry: Registry) -> int:
-    from sftcore.data import unpacked
     from sftcore.inspection import stats
     from sftcore.training.arguments import batch_sizes
 
     loaded = _loaded(options, overrides, registry)
-    examples, length = _prepared(loaded, registry).train, loaded.config.data.max_length
+    examples, length = _prepared(loaded, registry).examples, loaded.config.data.max_length
     size = batch_sizes(loaded)[0]
-    found = stats.stats(unpacked(examples), length, size)
+    length_stats = stats.compute_stats(examples, length, size)
     if options.json:
-        print(json.dumps(stats.as_json(found), indent=2))
+        print(json.dumps(stats.stats_to_json(length_stats), indent=2))
     else:
-        _print(stats.terminal(found, length, size, shutil.get_terminal_size().columns))
+        _print(stats.render_stats(length_stats, length, size, shutil.get_terminal_size().columns))
     return 0
 
 
 def _cache(options: argparse.Namespace) -> int:
     from sftcore.data.preparation.cache import Cache
-    from sftcore.runtime.console import size_of
+    from sftcore.runtime.console import format_bytes
 
     cache = Cache()
     items = cache.items()
@@ -350,7 +350,7 @@ def _cache(options: argparse.Namespace) -> int:
         if options.json:
             print(json.dumps([item.listed() for item in items], indent=2, ensure_ascii=False))
         else:
-            _print("\n".join([*map(str, items), f"{size_of(sum(item.size for item in items))} in {cache.folder}"]))
+            _print("\n".join([*map(str, items), f"{format_bytes(sum(item.size for item in items))} in {cache.folder}"]))
         return 0
     freed, kept = 0, 0
     for item in items:
@@ -361,17 +361,17 @@ def _cache(options: argparse.Namespace) -> int:
         else:
             kept += 1
     in_use = f"; {kept} in use, and kept" if kept else ""
-    print(f"{size_of(freed)} freed in {cache.folder}{in_use}")
+    print(f"{format_bytes(freed)} freed in {cache.folder}{in_use}")
     return 0
 
 
 def _checkpoints(folder: Path, verify: bool, as_json: bool) -> int:
-    from sftcore.checkpoint import Checkpoints
-    from sftcore.runtime.console import count, size_of
+    from sftcore.checkpoint import CheckpointStore
+    from sftcore.runtime.console import count, format_bytes
 
     if not folder.is_dir():
         raise ConfigError(f"{folder} is no folder; name the output_dir of a run")
-    found = list(Checkpoints(folder).found(content=verify))
+    found = list(CheckpointStore(folder).checkpoints(read_content=verify))
     if as_json:
         rows = [
             {
@@ -390,7 +390,7 @@ def _checkpoints(folder: Path, verify: bool, as_json: bool) -> int:
             about = f"step {item.step:,}"
             if item.manifest:
                 ranks = count(item.manifest.world_size, "rank")
-                about += f"  {item.manifest.written}  {ranks}  {size_of(item.manifest.size)}"
+                about += f"  {item.manifest.written}  {ranks}  {format_bytes(item.manifest.size)}"
             state = "whole" if verify else "committed"
             print(f"{item.path}  {about}  {f'not whole: {item.problem}' if item.problem else state}")
         if not found:
@@ -400,49 +400,51 @@ def _checkpoints(folder: Path, verify: bool, as_json: bool) -> int:
 
 def _sync(options: argparse.Namespace) -> int:
     from sftcore.core.registry import Registry
-    from sftcore.tracking.sync import Recorded
+    from sftcore.tracking.sync import MetricsSync
 
-    recorded = Recorded(Path(options.folder))
+    sync = MetricsSync(Path(options.folder))
     if options.trace is not None:
-        _override_trackers(recorded.document, options.trace.split(","))
-    recorded.sync(Registry.discover())
+        _override_trackers(sync.document, options.trace.split(","))
+    sync.send(Registry.discover())
     return 0
 
 
 def _preview(options: argparse.Namespace, overrides: list[str], registry: Registry) -> int:
     from sftcore.inspection import preview
-    from sftcore.inspection.samples import samples
-    from sftcore.runtime.console import say, warn
+    from sftcore.inspection.preview_rows import label_preview_rows
+    from sftcore.runtime.console import status, warn
 
     if options.n < 1:
         raise ConfigError(f"-n {options.n}: how many rows? at least 1")
-    found = samples(_loaded(options, overrides, registry), registry, options.n, options.source)
-    say("template", found.template)
-    for problem in found.bad:
+    rows = label_preview_rows(_loaded(options, overrides, registry), registry, options.n, options.source)
+    status("template", rows.template)
+    for problem in rows.malformed:
         warn(f"left out, because it is a bad row: {problem}")
-    for problem in found.refused:
+    for problem in rows.unlabelled:
         warn(f"left out, because it cannot be labelled with certainty: {problem}")
-    for origin in found.untrained:
+    for origin in rows.untrained:
         warn(f"dropped, because no token of it is trained, or none within max_length: {origin}")
-    for remark in found.remarks:
-        say("told", remark)
-    if not found.shown:
+    for remark in rows.warnings:
+        status("told", remark)
+    if not rows.examples:
         raise DataError("none of these rows gives an example; try more with -n")
     if options.html is not None:
-        from sftcore.inspection.preview_page import page
+        from sftcore.inspection.preview_page import render_page
 
-        lines = [f"{options.config}, chat template {found.template}"]
+        lines = [f"{options.config}, chat template {rows.template}"]
         try:
-            Path(options.html).write_text(page(found.shown, found.tokenizer, options.config, lines), encoding="utf-8")
+            Path(options.html).write_text(
+                render_page(rows.examples, rows.tokenizer, options.config, lines), encoding="utf-8"
+            )
         except OSError as error:
             raise ConfigError(f"--html {options.html}: cannot be written: {error.strerror}") from None
-        say("saved", options.html)
+        status("saved", options.html)
     elif options.json:
-        for example, origin in found.shown:
-            print(json.dumps(preview.as_json(example, origin)))
+        for example, origin in rows.examples:
+            print(json.dumps(preview.example_to_json(example, origin)))
     else:
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-        _print(preview.terminal(found.shown, found.tokenizer, colour=colour, borders=options.tokens))
+        _print(preview.render_examples(rows.examples, rows.tokenizer, colour=colour, token_boundaries=options.tokens))
     return 0
 
 

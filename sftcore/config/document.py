@@ -11,8 +11,9 @@ from typing import Any
 import yaml
 
 from sftcore.core.errors import ConfigError
+from sftcore.runtime.console import first_line
 from sftcore.runtime.paths import locate
-from sftcore.runtime.redaction import learn, redact_word
+from sftcore.runtime.redaction import redact_argument, register_secrets
 
 Keys = tuple[str | int, ...]
 """The path to a value: ``("data", "train", 0, "path")``."""
@@ -87,10 +88,10 @@ class Document:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
             raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem or error.context}") from None
         except (yaml.YAMLError, ValueError, AttributeError) as error:  # the last two come from tags such as !!int
-            raise ConfigError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
+            raise ConfigError(f"{path}: not valid YAML: {first_line(error)}") from None
         if not isinstance(data, dict):
             raise ConfigError(f"{path}:1: must be a mapping of keys to values")
-        learn(data)
+        register_secrets(data)
         document.data = data
         return document
 
@@ -123,7 +124,7 @@ class Document:
             ConfigError: it has another form, or a part of the key is of a value without keys.
         """
         key, equals, text = assignment.partition("=")
-        shown = redact_word(assignment)
+        shown = redact_argument(assignment)
         if not equals or not key or key.startswith("-"):
             raise ConfigError(f"'{shown}': expected KEY=VALUE, for example training_args.max_steps=20")
         try:

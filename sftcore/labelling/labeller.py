@@ -20,10 +20,10 @@ from sftcore.labelling.rendering.provenance import CONTENT, REASONING
 from sftcore.labelling.rendering.renderer import ChatTemplate
 from sftcore.labelling.spans import Span, painted, reasoning_range
 from sftcore.labelling.template_profile import CALLING, SAMPLES, learn
-from sftcore.labelling.token_labels import encode, label_tokens, tokens_in
+from sftcore.labelling.token_labels import label_tokens, tokens_in
 from sftcore.labelling.turns import Fit, Served, Turn, find_turn, lost_text, shows
 from sftcore.labelling.warnings import Remark
-from sftcore.tokenization import Encoder, Proofs
+from sftcore.tokenization import Encoder, EquivalenceCache, encode_text
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class Labeller:
     @cached_property
     def encoder(self) -> Encoder:
         """What tokenizes many texts at once; made when it is first asked for."""
-        return Encoder(self.tokenizer, proofs=Proofs(lambda _: self.serialized))
+        return Encoder(self.tokenizer, cache=EquivalenceCache(lambda _: self.serialized))
 
     def _fields(self, message: Message) -> dict[str, Any]:
         return as_template_gets_it(message, self._text_arguments)
@@ -214,7 +214,6 @@ class Labeller:
         served = self._served(conversation)
         done = Outline()
         parts = self._plan(served, conversation.messages, weights, policy, done.remarks)
-        served.verify_prompts()
         for part in parts:
             served.verify(part.layout, part.messages)
             spans = self._spans(served, part, conversation.messages, weights, policy, whole=part is parts[0])
@@ -370,7 +369,7 @@ class Labeller:
             return [(piece.start, piece.end) for piece in layout.own[message]]
 
     def _example(self, draft: Draft) -> Labelled:
-        encoded = encode(self.tokenizer, draft.text)
+        encoded = encode_text(self.tokenizer, draft.text)
         labels, weights = label_tokens(self.tokenizer, encoded, draft.text, draft.spans, self.added_ids)
         return Labelled(
             text=draft.text,

@@ -12,16 +12,14 @@ from numpy.typing import NDArray
 from sftcore.core.errors import RowError
 from sftcore.core.types import IGNORE_INDEX
 from sftcore.labelling.spans import Span, SpanColumns
-from sftcore.tokenization import Columns, Encoded, encode, tokens_of_prefix
-
-__all__ = ["Encoded", "LabelColumns", "encode", "label_columns", "label_tokens", "tokens_in"]
+from sftcore.tokenization import EncodedText, TokenColumns, count_prefix_tokens
 
 
 class LabelColumns(NamedTuple):
     """What of the tokens of many texts is trained.
 
     Attributes:
-        ids: int32, the tokens, as ``Columns.ids`` has them.
+        ids: int32, the tokens, as ``TokenColumns.ids`` has them.
         trained: bool, for each whether it is.
         weights: float64, what each token weighs, 0 where it is not trained; None where each trained one weighs 1.
         refused: the texts that cannot be labelled, by their position, and why. Nothing of them is trained.
@@ -39,7 +37,7 @@ class LabelColumns(NamedTuple):
 
 
 def label_tokens(
-    tokenizer: Any, encoded: Encoded, text: str, spans: Sequence[Span], added: Collection[int]
+    tokenizer: Any, encoded: EncodedText, text: str, spans: Sequence[Span], added: Collection[int]
 ) -> tuple[list[int], list[float]]:
     """Return labels and weights of the tokens of *text*, of which *spans*, ordered and apart, are trained.
 
@@ -61,7 +59,7 @@ def label_tokens(
             while token < len(ids) and offsets[token][0] < end:
                 token += 1
         else:
-            first, token = (tokens_of_prefix(tokenizer, ids, text[:border]) for border in (start, end))
+            first, token = (count_prefix_tokens(tokenizer, ids, text[:border]) for border in (start, end))
         labels[first:token] = ids[first:token]
         weights[first:token] = [weight] * (token - first)
     if labels:
@@ -70,7 +68,7 @@ def label_tokens(
 
 
 def label_columns(
-    tokenizer: Any, columns: Columns, spans: Sequence[Sequence[Span]] | SpanColumns, added: Collection[int]
+    tokenizer: Any, columns: TokenColumns, spans: Sequence[Sequence[Span]] | SpanColumns, added: Collection[int]
 ) -> LabelColumns:
     """Return labels and weights of the tokens of many texts, by the rule of :func:`label_tokens`.
 
@@ -83,7 +81,7 @@ def label_columns(
     edges = np.stack([first, last], axis=1).ravel()
     runs = np.diff(edges, prepend=0, append=len(columns.ids))
     trained = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-    heads = columns.rows[:-1][columns.rows[:-1] < columns.rows[1:]]
+    heads = columns.text_offsets[:-1][columns.text_offsets[:-1] < columns.text_offsets[1:]]
     trained[heads] = False
     weights: NDArray[np.float64] | None = None
     if not np.all(every.weights == 1):
@@ -93,7 +91,7 @@ def label_columns(
         weights[heads] = 0
     refused: dict[int, RowError] = {}
     for row, encoded in columns.singles.items():
-        here = slice(columns.rows[row], columns.rows[row + 1])
+        here = slice(columns.text_offsets[row], columns.text_offsets[row + 1])
         try:
             labels, each = label_tokens(tokenizer, encoded, columns.texts[row], every.of_text(row), added)
         except RowError as error:
@@ -106,13 +104,13 @@ def label_columns(
 
 
 def _touched(
-    columns: Columns, spans: SpanColumns, added: Collection[int]
+    columns: TokenColumns, spans: SpanColumns, added: Collection[int]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the first token of each of *spans*, and the one after its last; no token is in two."""
     if not len(spans.owners):
         return spans.owners, spans.owners
-    first, inner = columns.borders(spans.owners, spans.starts)
-    _, until = columns.borders(spans.owners, spans.ends)
+    first, inner = columns.tokens_around(spans.owners, spans.starts)
+    _, until = columns.tokens_around(spans.owners, spans.ends)
     markers = np.zeros(max(added, default=-1) + 2, bool)  # the last is for all tokens behind
     markers[list(added)] = True
     while True:

@@ -98,9 +98,6 @@ class Served:
         self.variables = variables
         self._constant_prompts = constant_prompts
         self._prompts: dict[tuple[int, str], str | None] = {}
-        self.misfits: list[tuple[int, str]] = []
-        self._plain = template.beginnings(messages, tools, variables, traced=False)
-        self._traced = template.beginnings(messages, tools, variables, traced=True)
 
     def layout(self, messages: int) -> Layout:
         """Return the rendering of the first *messages* messages.
@@ -108,7 +105,9 @@ class Served:
         Raises:
             RowError: the template refuses them.
         """
-        return Layout(self._traced.trace(messages, False, self.variables), self.messages[:messages])
+        return Layout(
+            self.template.trace(self.messages[:messages], self.tools, **self.variables), self.messages[:messages]
+        )
 
     def verify(self, layout: Layout, messages: int) -> None:
         """Make sure that *layout*, of the first *messages* messages, is what the template gives without tracking.
@@ -119,40 +118,22 @@ class Served:
         if layout.text != self.template.render(self.messages[:messages], self.tools, **self.variables):
             raise RowError("the template treats tracked text otherwise than plain text, so nothing is certain")
 
-    def verify_prompts(self) -> None:
-        """Make sure that prompts are what the template gives to one who remembers nothing.
-
-        These are the longest, and the last that does not fit, since by that one a turn is trained otherwise.
-
-        Raises:
-            RowError: they are not.
-        """
-        asked = [key for key, prompt in self._prompts.items() if prompt is not None]
-        if not asked or not self._plain.memory.hits:
-            return
-        for message, switch in {max(asked), *self.misfits[:1]}:
-            try:
-                plain: str | None = self.template.render(
-                    self.messages[:message], self.tools, True, **self._switched(switch)
-                )
-            except RowError:
-                plain = None
-            if plain != self._prompts[message, switch]:
-                raise RowError("the template prints other prompts when it is asked again, so nothing is certain")
-
     def prompt(self, message: int, switch: str = "") -> str | None:
         """Return what the model is served with before it writes *message*; None if the template refuses."""
         key = (message, switch)
         if key not in self._prompts:
             try:
-                self._prompts[key] = self._plain.text(message, True, self._switched(switch))
+                self._prompts[key] = self.template.render(
+                    self.messages[:message], self.tools, True, **self._switched(switch)
+                )
             except RowError:
                 self._prompts[key] = None
         return self._prompts[key]
 
     def prompt_layout(self, message: int, switch: str = "") -> Layout:
         """Return that prompt with the origin of its parts."""
-        return Layout(self._traced.trace(message, True, self._switched(switch)), self.messages[:message])
+        before = self.messages[:message]
+        return Layout(self.template.trace(before, self.tools, True, **self._switched(switch)), before)
 
     def reads_tools(self, text: str) -> bool:
         """Tell whether *text*, the whole conversation, would be another one without tools."""
@@ -269,7 +250,6 @@ def _start(served: Served, layout: Layout, message: int, habits: Habits) -> tupl
         raise RowError("message 1: the assistant speaks first, so there is no prompt to serve the turn with")
     if prompt is not None and layout.text.startswith(prompt):
         return len(prompt), Fit.SERVED, ""
-    served.misfits.append((message, ""))
     switches = served.switches()
     for switch in switches:
         other = served.prompt(message, switch)

@@ -8,11 +8,11 @@ import os
 import shutil
 import sys
 import warnings
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sftcore.runtime.redaction import hide
+from sftcore.runtime.redaction import redact_text
 
 
 def is_main_process() -> bool:
@@ -20,20 +20,20 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def say(topic: str, text: str, everyone: bool = False) -> None:
+def status(topic: str, text: str, all_ranks: bool = False) -> None:
     """Print *text* under *topic* to standard error, without secrets.
 
     Args:
-        everyone: let any rank speak, and not only the first.
+        all_ranks: print on every rank, not only on rank 0.
     """
-    if everyone or is_main_process():
-        first, *rest = hide(text).splitlines() or [""]
+    if all_ranks or is_main_process():
+        first, *rest = redact_text(text).splitlines() or [""]
         print(f"{topic:>10}  {first}", *(f"{'':>10}  {line}" for line in rest), sep="\n", file=sys.stderr, flush=True)
 
 
 def warn(text: str) -> None:
     """Print a warning."""
-    say("warning", text)
+    status("warning", text)
 
 
 def count(number: int, noun: str) -> str:
@@ -41,7 +41,7 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def size_of(number: int) -> str:
+def format_bytes(number: int) -> str:
     """Return a *number* of bytes as people read it: ``1.5 MB``."""
     size, units = float(number), ["bytes", "kB", "MB", "GB", "TB"]
     while size >= 1000 and len(units) > 1:
@@ -50,18 +50,23 @@ def size_of(number: int) -> str:
     return f"{size:.0f} {units[0]}" if units[0] == "bytes" else f"{size:.1f} {units[0]}"
 
 
-def unwritable(folder: Path, error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of the message of *error*, or the name of its class if it has no message."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def write_error_reason(folder: Path, error: BaseException) -> str:
     """Return why nothing can be written into *folder*, and what is free there, as far as that can be known."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
     try:
-        return f"{reason}; {size_of(shutil.disk_usage(folder).free)} are free there"
+        return f"{reason}; {format_bytes(shutil.disk_usage(folder).free)} are free there"
     except OSError:  # not even the folder is there any more
         return reason
 
 
-def now() -> str:
+def utc_now() -> str:
     """Return the time, in UTC and ISO 8601."""
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def quiet_libraries() -> None:
@@ -78,7 +83,7 @@ def _record(*args: Any, **kwargs: Any) -> logging.LogRecord:
     """Return what a library logs, without secrets."""
     record = logging.LogRecord(*args, **kwargs)
     with contextlib.suppress(TypeError, ValueError):  # arguments that do not fit: logging tells
-        record.msg, record.args = hide(record.getMessage()), ()
+        record.msg, record.args = redact_text(record.getMessage()), ()
     return record
 
 
@@ -87,4 +92,4 @@ _format_warning = warnings.formatwarning
 
 def _warning(*args: Any, **kwargs: Any) -> str:
     """Return a warning as it is shown, without secrets."""
-    return hide(_format_warning(*args, **kwargs))
+    return redact_text(_format_warning(*args, **kwargs))

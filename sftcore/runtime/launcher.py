@@ -1,6 +1,7 @@
-"""The launcher's parent: it hands on signals as requests to stop, and the exit code of the ranks.
+"""``python -m sftcore.runtime.launcher COMMAND...``: the parent of a launcher, which starts the ranks of a run.
 
-It imports nothing heavy, because it stays as long as the run does: ``python -m sftcore.runtime.launcher COMMAND...``.
+It turns signals into requests to stop, and ends with the exit code of the ranks. It imports nothing heavy, because it
+stays as long as the run does.
 """
 
 from __future__ import annotations
@@ -13,33 +14,34 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-from sftcore.runtime.launched import Launched
-from sftcore.runtime.signals import LAUNCH, SAME, SIGNALS
+from sftcore.runtime.launch_protocol import LAUNCH_ID_VARIABLE, LaunchedProcess
+from sftcore.runtime.signals import REPEAT_SECONDS, STOP_SIGNALS
 
 
 def launch(command: Sequence[str]) -> int:
     """Run *command*, which starts the ranks of a run, and return the exit code of the run."""
-    if hasattr(signal, "SIGUSR1"):  # schedulers send it to all processes: to the command too, which would die
+    if hasattr(signal, "SIGUSR1"):  # schedulers send it to all processes, so to the command too, which would die of it
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    environ = {**os.environ, LAUNCH_ID_VARIABLE: secrets.token_hex(8)}
     try:
-        # of a session of its own: a Ctrl-C is for this process, which asks the ranks to stop in good order
-        launched = Launched(command, {**os.environ, LAUNCH: secrets.token_hex(8)}, start_new_session=True)
+        # in a session of its own: Ctrl-C is for this process, which asks the ranks to stop in good order
+        launched = LaunchedProcess(command, environ, start_new_session=True)
     except OSError as error:
         print(f"sft: error: the launcher cannot be started: {command[0]}: {error}", file=sys.stderr)
         return 2
-    asked = 0.0
+    first_signal = 0.0
 
-    def signalled(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if not asked:
-            asked = time.monotonic()
-            launched.ask(signal.Signals(number).name)
-        elif time.monotonic() - asked > SAME:
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        nonlocal first_signal
+        if not first_signal:
+            first_signal = time.monotonic()
+            launched.request_stop(signal.Signals(number).name)
+        elif time.monotonic() - first_signal > REPEAT_SECONDS:
             launched.process.terminate()
 
     with launched:
-        for number in SIGNALS:
-            signal.signal(number, signalled)
+        for number in STOP_SIGNALS:
+            signal.signal(number, on_signal)
         return launched.wait()
 
 

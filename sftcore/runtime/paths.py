@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from sftcore.core.errors import ConfigError
-from sftcore.runtime.console import now
+from sftcore.runtime.console import utc_now
 
 PACKAGE = "package:"
 """Prefix of a file inside an installed Python package: ``package:NAME/inner/file``."""
@@ -46,4 +46,4 @@ def cache_folder() -> Path:
 
 def earlier_folder(folder: Path) -> Path:
     """Folder below *folder* for what an earlier run left there; it need not exist."""
-    return folder / "earlier" / now().replace(":", "-")
+    return folder / "earlier" / utc_now().replace(":", "-")

@@ -81,7 +81,7 @@ def is_secret(key: str) -> bool:
     return bool(_SECRET_KEY.search(key)) and not _SPECIAL_TOKEN.search(key)
 
 
-def learn(values: Mapping[str, Any]) -> None:
+def register_secrets(values: Mapping[str, Any]) -> None:
     """Take note of every value in *values* that stands under the name of a secret, so that :func:`hide` hides it."""
     found = {line for text in _secrets_in(values) for line in _lines(text) if _is_telling(line)} - _known
     if found:
@@ -89,14 +89,14 @@ def learn(values: Mapping[str, Any]) -> None:
         _known_pattern.cache_clear()
 
 
-def learn_words(words: Sequence[str]) -> None:
+def register_argv_secrets(words: Sequence[str]) -> None:
     """Take note of the secrets in the *words* of a command line: ``KEY=VALUE``, ``--key=VALUE``, ``--key VALUE``."""
     for word, following in itertools.zip_longest(words, words[1:], fillvalue=""):
         key, equals, value = word.partition("=")
         if equals:
-            learn({key: _yaml(value)})
+            register_secrets({key: _yaml(value)})
         elif word.startswith("-") and not following.startswith("-"):
-            learn({key: following})
+            register_secrets({key: following})
 
 
 def redact(value: Any, key: str = "") -> Any:
@@ -106,28 +106,28 @@ def redact(value: Any, key: str = "") -> Any:
     if isinstance(value, Mapping):
         named = key not in _OF_THE_USER
         return {
-            hide(name) if isinstance(name, str) else name: redact(item, str(name) if named else "")
+            redact_text(name) if isinstance(name, str) else name: redact(item, str(name) if named else "")
             for name, item in value.items()
         }
     if isinstance(value, (list, tuple)):
         return [redact(item) for item in value]
-    return hide(value) if isinstance(value, str) else value
+    return redact_text(value) if isinstance(value, str) else value
 
 
-def redact_words(words: Sequence[str]) -> list[str]:
+def redact_argv(words: Sequence[str]) -> list[str]:
     """Return the *words* of a command line without secrets."""
     shown: list[str] = []
     for before, word in itertools.pairwise(["", *words]):
         flag = before.startswith("-") and "=" not in before
-        shown.append(REDACTED if flag and is_secret(before) and not word.startswith("-") else redact_word(word))
+        shown.append(REDACTED if flag and is_secret(before) and not word.startswith("-") else redact_argument(word))
     return shown
 
 
-def redact_word(word: str) -> str:
+def redact_argument(word: str) -> str:
     """Return one *word* of a command line without secrets; ``KEY=VALUE`` by the name of its key."""
     key, equals, value = word.partition("=")
     if not equals:
-        return hide(word)
+        return redact_text(word)
     given = _yaml(value)
     hidden = redact(given, key)
     return (
@@ -135,7 +135,7 @@ def redact_word(word: str) -> str:
     )
 
 
-def hide(text: str) -> str:
+def redact_text(text: str) -> str:
     """Return *text* without what is secret by its place in a URL, by its shape, or because its value is known."""
     _learn_environment()
     if pattern := _known_pattern():
@@ -154,16 +154,16 @@ def _assigned(found: re.Match[str]) -> str:
     return f"{key}={mark}{REDACTED}" if is_secret(key) and _is_telling(value) else found[0]
 
 
-def told(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Return kind and message of *error* without secrets."""
-    return hide(f"{type(error).__name__}: {error}")
+    return redact_text(f"{type(error).__name__}: {error}")
 
 
-def print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def print_redacted_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Print the traceback of an error that nobody caught, without secrets; for ``sys.excepthook``."""
     import traceback
 
-    print(hide("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr, flush=True)
+    print(redact_text("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr, flush=True)
 
 
 def _yaml(text: str) -> Any:
@@ -215,9 +215,9 @@ def _learn_environment() -> None:
     global _learned
     if _learned != (state := hash(frozenset(os.environ.items()))):
         _learned = state
-        learn(os.environ)
+        register_secrets(os.environ)
         longer = {name: value for name, value in os.environ.items() if _IN_A_NAME.search(name)}
-        learn({"secret": [value for value in longer.values() if not value.startswith(("/", "~", "./"))]})
+        register_secrets({"secret": [value for value in longer.values() if not value.startswith(("/", "~", "./"))]})
 
 
 _learned = 0

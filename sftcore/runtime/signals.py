@@ -1,4 +1,4 @@
-"""How a run is asked to stop: by a signal, by the clock, or by the launcher that started it."""
+"""How a process is asked to stop: by a signal, by the clock, or by the launcher that started it."""
 
 from __future__ import annotations
 
@@ -8,190 +8,140 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import BinaryIO
 
-EXIT_CODE = 75
-"""What a run ends with that was stopped and can go on: EX_TEMPFAIL of sysexits.h, "try again"."""
+from sftcore.runtime.launch_protocol import (
+    DEADLINE_VARIABLE,
+    LAUNCH_FOLDER_VARIABLE,
+    STOPPED_EXIT_CODE,
+    report_exit,
+    signal_on_stop_request,
+)
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
-"""What asks a run to stop. Schedulers send USR1 ahead of their limit, if told to."""
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
+"""Signals that ask a run to stop. Schedulers can send SIGUSR1 ahead of their time limit."""
 
-LAUNCHER = "SFTCORE_LAUNCHER"
-"""The environment variable with the folder through which a launcher and its ranks speak."""
+REPEAT_SECONDS = 2.0
+"""A second signal within this time counts as the first: launchers and terminals send it to all processes they know."""
 
-LAUNCH = "SFTCORE_LAUNCH"
-"""The environment variable with an id of the launch, which ranks that are started anew have again."""
-
-DEADLINE = "SFTCORE_DEADLINE"
-"""The environment variable with the time, in seconds since 1970, at which ``max_hours`` are over."""
-
-ASKED, ALIVE, ENDED = "stop", "alive", "exit-"
-"""Files in that folder: what asks to stop, once it does; one that the launcher's parent keeps locked while it lives;
-and, with its number behind the name, with what each rank has ended."""
-
-SAME = 2.0
-"""Seconds within which a second signal is taken for the first: launchers and terminals send it to all they know."""
-_LOOK = 0.2
-
-_BLOCKED, _SLOW = 5.0, 60.0
-"""Seconds after which a process that was asked to stop at once is ended: because it waits for others in a library and
-does not even hear of it; because what it does to end in good order does not come to an end."""
+_BLOCKED_SECONDS, _CLEANUP_SECONDS = 5.0, 60.0
+"""How long an interruptible process may take to stop before it is ended: if it blocks in a library, waiting for other
+ranks, and does not even see the signal; and if its cleanup does not end."""
 
 
 class Stopped(BaseException):
-    """A run was asked to stop, and does. Nothing that handles errors may take it for one."""
+    """A run was asked to stop and does so; no error, so nothing that handles errors may catch it."""
 
 
-class Stop:
+class StopRequest:
     """Whether this process was asked to stop.
 
     Attributes:
-        at_once: no step is under way that would be lost: whoever asks gets :class:`Stopped` where the process is.
+        interruptible: no optimizer step is under way that would be lost: a signal raises :class:`Stopped` at once.
     """
 
     def __init__(self) -> None:
-        self.at_once = True
-        self._asked: str | None = None
-        self._when = 0.0
+        self.interruptible = True
+        self._reason: str | None = None
+        self._received = 0.0
         self._deadline: float | None = None
 
-    def after(self, hours: float | None) -> None:
-        """Ask to stop after so many *hours*, if this is a number; the ranks of a launcher have what is left of them."""
+    def set_deadline(self, hours: float | None) -> None:
+        """Request the stop after *hours*, if not None; ranks that a launcher started share the deadline."""
         if hours is not None:
-            self._deadline = float(os.environ.setdefault(DEADLINE, str(time.time() + hours * 3600)))
+            self._deadline = float(os.environ.setdefault(DEADLINE_VARIABLE, str(time.time() + hours * 3600)))
 
     @property
-    def asked(self) -> str | None:
-        """What asked this process to stop, or None."""
-        if self._asked is None and self._deadline is not None and time.time() >= self._deadline:
-            self._asked = "max_hours"
-        return self._asked
+    def reason(self) -> str | None:
+        """The name of the signal, or ``max_hours``; None as long as this process was not asked to stop."""
+        if self._reason is None and self._deadline is not None and time.time() >= self._deadline:
+            self._reason = "max_hours"
+        return self._reason
 
-    def _signalled(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        if self._asked is None or self._asked == "max_hours":
-            self._asked, self._when = signal.Signals(number).name, now
-            if self.at_once:
-                raise Stopped(self._asked)
-        elif now - self._when > SAME:
+        if self._reason is None or self._reason == "max_hours":
+            self._reason, self._received = signal.Signals(number).name, now
+            if self.interruptible:
+                raise Stopped(self._reason)
+        elif now - self._received > REPEAT_SECONDS:
             os._exit(128 + number)  # asked twice: now, whatever is lost
 
 
-@contextmanager
-def listening(environ: Mapping[str, str]) -> Iterator[Stop]:
-    """Hear those who ask this process to stop, as long as the context lasts.
+_active: list[StopRequest] = []
 
-    Processes that are forked in it do not listen: they end with this one.
+
+@contextmanager
+def handle_stop_signals(environ: Mapping[str, str]) -> Iterator[StopRequest]:
+    """Handle signals and the launcher's requests to stop this process, as long as the context lasts.
+
+    Processes that are forked in it do not handle them: they end with this one.
     """
-    stop = Stop()
-    if threading.current_thread() is not threading.main_thread():  # only there Python tells of signals
+    stop = StopRequest()
+    if threading.current_thread() is not threading.main_thread():  # Python handles signals only there
         yield stop
         return
-    before = {number: signal.signal(number, stop._signalled) for number in SIGNALS}
-    _listeners.append(stop)
-    over = threading.Event()
-    heard, tell = os.pipe()
-    os.set_blocking(tell, False)
-    woken = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
-    threading.Thread(target=_insist, args=(heard, stop), name="stop", daemon=True).start()
-    if LAUNCHER in environ:
-        threading.Thread(target=_follow, args=(Path(environ[LAUNCHER]), over), name="launcher", daemon=True).start()
+    handlers = {number: signal.signal(number, stop._on_signal) for number in STOP_SIGNALS}
+    _active.append(stop)
+    finished = threading.Event()
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=_force_exit, args=(reader, stop), name="stop", daemon=True).start()
+    if LAUNCH_FOLDER_VARIABLE in environ:
+        watch = (Path(environ[LAUNCH_FOLDER_VARIABLE]), finished)
+        threading.Thread(target=signal_on_stop_request, args=watch, name="launcher", daemon=True).start()
     try:
         yield stop
     finally:
-        over.set()
-        signal.set_wakeup_fd(woken)
-        os.close(tell)
-        _listeners.remove(stop)
-        for number, handler in before.items():
+        finished.set()
+        signal.set_wakeup_fd(wakeup)
+        os.close(writer)
+        _active.remove(stop)
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
-def put(folder: Path, name: str, text: str) -> None:
-    """Write a file by which launcher and ranks speak, so that nobody reads it before it is whole."""
-    written = folder / f"{name}.part"
-    written.write_text(text)
-    written.rename(folder / name)
+def _force_exit(reader: int, stop: StopRequest) -> None:
+    """End this process if it was asked to stop while interruptible and cannot.
 
-
-def told(code: int, environ: Mapping[str, str]) -> int:
-    """Tell the launcher's parent that this rank ends with *code*, and return what to tell the launcher itself.
-
-    To a launcher a rank that was asked to stop has done well: it shall neither start it anew nor end the others.
+    Python's handlers run between two lines of the main thread; the pipe *reader* gets signals whatever that does.
     """
-    if LAUNCHER not in environ:
-        return code
-    with suppress(OSError):
-        put(Path(environ[LAUNCHER]), f"{ENDED}{environ.get('RANK', '0')}", str(code))
-        return 0 if code == EXIT_CODE else code
-    return code
-
-
-def _insist(heard: int, stop: Stop) -> None:
-    """End this process if it was asked to stop at once and cannot; signals are heard here whatever the others do."""
-    with open(heard, "rb", buffering=0) as signals:
+    with open(reader, "rb", buffering=0) as signals:
         while number := signals.read(1):
-            if number[0] in SIGNALS and stop.at_once:
+            if number[0] in STOP_SIGNALS and stop.interruptible:
                 break
         else:
             return
-        time.sleep(_BLOCKED)
-        if stop.asked is not None:
-            time.sleep(_SLOW)
-        if stop.at_once and stop in _listeners:
+        time.sleep(_BLOCKED_SECONDS)
+        if stop.reason is not None:
+            time.sleep(_CLEANUP_SECONDS)
+        if stop.interruptible and stop in _active:
             sys.stderr.flush()
-            os._exit(told(EXIT_CODE, os.environ))
+            os._exit(report_exit(STOPPED_EXIT_CODE, os.environ))
 
 
-_listeners: list[Stop] = []
+def _block_signals() -> None:
+    if _active:
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
 
-def _hold_back() -> None:
-    if _listeners:
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+def _unblock_signals() -> None:
+    if _active:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
-def _let_through() -> None:
-    if _listeners:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-
-
-def _forked() -> None:
-    """Be a process that does not listen, from its very first moment."""
-    if _listeners:
+def _ignore_in_child() -> None:
+    """Make a forked process one that handles no requests, from its very first moment."""
+    if _active:
         signal.set_wakeup_fd(-1)
-        for number in SIGNALS:
+        for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        _listeners.clear()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        _active.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_hold_back, after_in_parent=_let_through, after_in_child=_forked)
-
-
-def _follow(folder: Path, over: threading.Event) -> None:
-    """Send this process a signal once its launcher says so, or is gone."""
-    with suppress(OSError, ValueError), (folder / ALIVE).open("rb") as lock:
-        while not over.wait(_LOOK):
-            if (asked := folder / ASKED).exists():
-                os.kill(os.getpid(), signal.Signals[asked.read_text() or "SIGTERM"])
-                return
-            if _unlocked(lock):
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
-
-
-def _unlocked(file: BinaryIO) -> bool:
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    os.register_at_fork(before=_block_signals, after_in_parent=_unblock_signals, after_in_child=_ignore_in_child)

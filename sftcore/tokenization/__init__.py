@@ -1,9 +1,22 @@
-"""From texts to tokens: one text, or many at once as columns of numbers."""
+"""From texts to tokens: one text, or many at once as columns of numbers.
+
+In: texts and a tokenizer of transformers. Out: ids, and which tokens lie around any character.
+Knows nothing of conversations, templates or labels.
+"""
 
 from sftcore.tokenization.accelerator import Accelerator, find_accelerator
 from sftcore.tokenization.encoder import Encoder
-from sftcore.tokenization.equivalence_cache import Proofs
-from sftcore.tokenization.single_text import Encoded, encode, tokens_of_prefix
-from sftcore.tokenization.token_columns import Columns
+from sftcore.tokenization.equivalence_cache import EquivalenceCache
+from sftcore.tokenization.single_text import EncodedText, count_prefix_tokens, encode_text
+from sftcore.tokenization.token_columns import TokenColumns
 
-__all__ = ["Accelerator", "Columns", "Encoded", "Encoder", "Proofs", "encode", "find_accelerator", "tokens_of_prefix"]
+__all__ = [
+    "Accelerator",
+    "EncodedText",
+    "Encoder",
+    "EquivalenceCache",
+    "TokenColumns",
+    "count_prefix_tokens",
+    "encode_text",
+    "find_accelerator",
+]

@@ -1,51 +1,56 @@
-"""Libraries that encode faster than ``tokenizers``."""
+"""Libraries that encode faster than ``tokenizers``, and their comparison with it."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-REMEMBERED = 1 << 23
-"""How many bytes ``fastokens`` remembers, of texts between two markers and their tokens: what comes again is there."""
+from sftcore.runtime.signals import Stopped
 
-TRIAL, WORTH = 1 << 20, 1 / 4
-"""After so many bytes that were new, at least such a part of them must have come again for it to go on."""
+CACHE_BYTES = 1 << 23
+"""Bytes of the cache of ``fastokens``: texts between two markers, and their tokens."""
+
+TRIAL_BYTES, MIN_HIT_RATIO = 1 << 20, 1 / 4
+"""After this many bytes of new texts the cache is closed, unless repeated texts have at least this share of them."""
+
+Tokens = tuple[NDArray[np.int32], NDArray[np.int64]]
+"""The ids of many texts, one after another, and the ``len(texts) + 1`` offsets of the texts in them."""
 
 
 class Accelerator(Protocol):
-    """Encodes many texts at once.
-
-    It need not be right: whoever uses it compares it with ``tokenizers``, and leaves it at the first error.
+    """Encodes many texts at once; :class:`CheckedAccelerator` finds its errors.
 
     Attributes:
         name: of the library, as messages call it.
-        version: of the library; a proof is remembered for one version, and for '' not at all.
+        version: of the library; an equivalence check is cached for this version, and for '' not at all.
     """
 
     name: str
     version: str
 
-    def encode(self, texts: list[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Return the ids of all *texts*, none added, and the ``len(texts) + 1`` borders between the texts in them."""
+    def encode(self, texts: list[str]) -> Tokens:
+        """The ids of all *texts*, without special tokens around them, and the offsets of the texts."""
         ...
 
 
 class Fastokens:
-    """The library of this name: BPE in Rust, many times as fast.
+    """The library of this name: byte-pair encoding in Rust.
 
-    It works in the thread that calls it, so that processes can be forked from one that has used it: they would be
-    without its threads, and wait for them for ever.
+    It works in the calling thread, so that processes can be forked after it was used: a forked process would lack its
+    threads, and wait for them forever.
 
     Args:
         tokenizer: a fast tokenizer of transformers.
 
     Raises:
         ImportError: it is not installed.
-        ValueError: it does not know this kind of tokenizer.
+        ValueError: it does not support this kind of tokenizer.
     """
 
     name = "fastokens"
@@ -58,27 +63,91 @@ class Fastokens:
         self._split = bool(tokenizer.split_special_tokens)
         self._tokenizer = fastokens.Tokenizer.from_json_str(tokenizer.backend_tokenizer.to_str())
         self._tokenizer.no_truncation()
-        self._tokenizer.enable_segment_cache(REMEMBERED)
-        self._remembers = self._tokenizer.segment_cache_stats() is not None  # some models draw their tokens
+        self._tokenizer.enable_segment_cache(CACHE_BYTES)
+        self._caches = self._tokenizer.segment_cache_stats() is not None  # not for models that sample their tokens
 
-    def encode(self, texts: list[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Return the ids of all *texts* and their borders."""
-        ids, borders = self._tokenizer.encode_batch_flat(texts, split_special_tokens=self._split)
-        if self._remembers:
-            self._forget_unless_it_pays()
-        return np.frombuffer(ids, np.uint32).view(np.int32), np.frombuffer(borders, np.uint64).astype(np.int64)
+    def encode(self, texts: list[str]) -> Tokens:
+        """The ids of all *texts* and the offsets of the texts."""
+        ids, offsets = self._tokenizer.encode_batch_flat(texts, split_special_tokens=self._split)
+        if self._caches:
+            self._close_useless_cache()
+        return np.frombuffer(ids, np.uint32).view(np.int32), np.frombuffer(offsets, np.uint64).astype(np.int64)
 
-    def _forget_unless_it_pays(self) -> None:
-        """Remember nothing more if few texts come again, since to remember them takes time too."""
-        found = self._tokenizer.segment_cache_stats()
-        if found["miss_bytes"] > TRIAL and found["hit_bytes"] < found["miss_bytes"] * WORTH:
+    def _close_useless_cache(self) -> None:
+        """Close the cache if few texts are repeated, since filling it takes time."""
+        stats = self._tokenizer.segment_cache_stats()
+        if stats["miss_bytes"] > TRIAL_BYTES and stats["hit_bytes"] < stats["miss_bytes"] * MIN_HIT_RATIO:
             self._tokenizer.enable_segment_cache(0)
-            self._remembers = False
+            self._caches = False
 
 
 def find_accelerator(tokenizer: Any) -> Accelerator | None:
-    """Return an accelerator that is installed and takes *tokenizer*; None if there is none."""
+    """An accelerator that is installed and supports *tokenizer*."""
     try:
         return Fastokens(tokenizer)
-    except Exception:  # each library has errors of its own for what it does not know
+    except Exception:  # each library has its own errors for what it does not support
         return None
+
+
+class AcceleratorError(Exception):
+    """An accelerator failed, or gave other tokens than ``tokenizers``; the message follows its name."""
+
+
+class CheckedAccelerator:
+    """An accelerator whose tokens are compared with those of ``tokenizers``.
+
+    Args:
+        backend: returns the ``tokenizers.Tokenizer``.
+        max_id: the greatest id of its vocabulary.
+    """
+
+    def __init__(self, accelerator: Accelerator, backend: Callable[[], Any], max_id: int) -> None:
+        self.name = accelerator.name
+        self._accelerator, self._backend, self._max_id = accelerator, backend, max_id
+
+    def encode(self, texts: list[str], compared: Sequence[int]) -> Tokens:
+        """Encode *texts*, and compare the texts *compared* with ``tokenizers``.
+
+        Raises:
+            AcceleratorError: it fails or is wrong.
+        """
+        try:
+            tokens = self._accelerator.encode(texts)
+        except (KeyboardInterrupt, SystemExit, GeneratorExit, Stopped):
+            raise
+        except BaseException as error:  # a panic in Rust is not an Exception
+            raise AcceleratorError(f"failed ({type(error).__name__})") from error
+        if not self._is_valid(tokens, len(texts)):
+            raise AcceleratorError("gave no valid tokens")
+        self.compare(texts, tokens, compared)
+        return tokens
+
+    def compare(self, texts: list[str], tokens: Tokens, rows: Sequence[int]) -> None:
+        """Compare *tokens* with those of ``tokenizers`` for the texts *rows*.
+
+        Raises:
+            AcceleratorError: they differ.
+        """
+        ids, offsets = tokens
+        encodings = self._backend().encode_batch_fast([texts[row] for row in rows], add_special_tokens=False)
+        for row, encoding in zip(rows, encodings, strict=True):
+            if not np.array_equal(ids[offsets[row] : offsets[row + 1]], encoding.ids):
+                text = texts[row]
+                raise AcceleratorError(f"gave other tokens for {text if len(text) <= 60 else f'{text[:57]}...'!r}")
+
+    def _is_valid(self, tokens: Tokens, texts: int) -> bool:
+        ids, offsets = tokens
+        return (
+            ids.dtype == np.int32
+            and offsets.dtype == np.int64
+            and (ids.ndim, offsets.shape) == (1, (texts + 1,))
+            and (offsets[0], offsets[-1]) == (0, len(ids))
+            and bool(np.all(offsets[1:] >= offsets[:-1]))
+            and (not len(ids) or bool(ids.min() >= 0 and ids.max() <= self._max_id))
+        )
+
+
+def concatenated(lists: Sequence[Sequence[int]]) -> Tokens:
+    """The ids of many texts, from a list for each."""
+    offsets = np.cumsum([0, *map(len, lists)], dtype=np.int64)
+    return np.fromiter(chain.from_iterable(lists), np.int32, int(offsets[-1])), offsets

@@ -1,4 +1,4 @@
-"""How many bytes of a text each token of a byte-level vocabulary is."""
+"""How many bytes of a text each token of a byte-level vocabulary stands for."""
 
 from __future__ import annotations
 
@@ -11,42 +11,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 _SPLITTERS = {"ByteLevel", "Split", "Digits", "Punctuation", "UnicodeScripts"}
-"""Steps before the model that cut a text, and neither add nor exchange characters of it."""
+"""Pre-tokenizers that split a text without adding or replacing characters."""
 
-_NO_UTF8 = {0xC0, 0xC1, *range(0xF5, 0x100)}
+_NOT_IN_UTF8 = {0xC0, 0xC1, *range(0xF5, 0x100)}
 
 
 class ByteLengths(NamedTuple):
-    """The bytes that each token is at least, by its id.
+    """The fewest bytes that each token stands for, by its id.
 
-    No token covers fewer bytes of a text than ``table`` says: those that may be anything have 0. So where the
+    No token covers fewer bytes of a text than ``table`` says: those that may stand for anything have 0. So where the
     lengths of all tokens of a text add up to its bytes, each is exact, and where they do not, some are unknown.
 
     Attributes:
         table: int32, one length for each id.
-        missing: the bytes that the vocabulary lacks. ``tokenizers`` leaves them out of a text.
-        nfc: whether the tokenizer brings a text into the normal form NFC first. Then the lengths are those of a
-            text only if it is in that form already.
+        missing: the bytes that the vocabulary lacks; ``tokenizers`` skips them.
+        nfc: whether the tokenizer normalizes a text to NFC first. Then the lengths apply only to texts in that form.
     """
 
     table: NDArray[np.int32]
     missing: bytes
     nfc: bool
 
-    def cover(self, text: str) -> bool:
-        """Tell whether every byte of *text* can be in a token."""
+    def covers(self, text: str) -> bool:
+        """Whether every byte of *text* can be in a token."""
         return not self.missing or len(data := text.encode()) == len(data.translate(None, self.missing))
 
-    def are_of(self, text: str) -> bool:
-        """Tell whether the tokenizer takes *text* as it is."""
+    def apply_to(self, text: str) -> bool:
+        """Whether the tokenizer takes *text* as it is."""
         return not self.nfc or text.isascii() or unicodedata.is_normalized("NFC", text)
 
 
 def byte_lengths(backend: Any) -> ByteLengths | None:
-    """Return the lengths of the tokens of *backend*, a ``tokenizers.Tokenizer``; None if they cannot be known.
+    """The lengths of the tokens of *backend*, a ``tokenizers.Tokenizer``; None if they cannot be known.
 
-    They are known of byte-level BPE. Not if a blank may be put before the text, nor if a step changes the text
-    in another way than to NFC.
+    They are known for byte-level BPE, unless a space may be put before the text, or a step changes the text otherwise
+    than to NFC.
     """
     from tokenizers import models, pre_tokenizers
 
@@ -80,12 +79,12 @@ def byte_lengths(backend: Any) -> ByteLengths | None:
         table[number] = length
     if model.unk_token in words:
         table[words[model.unk_token]] = 0
-    missing = bytes(byte for byte, letter in _letters(letters) if letter not in words and byte not in _NO_UTF8)
+    missing = bytes(byte for byte, letter in _letters(letters) if letter not in words and byte not in _NOT_IN_UTF8)
     return ByteLengths(table, missing, bool(changes))
 
 
-def trims(backend: Any) -> bool:
-    """Tell whether *backend* takes blanks off the ranges of its tokens, so that ranges need not be in order."""
+def trims_offsets(backend: Any) -> bool:
+    """Whether *backend* trims spaces from the offsets of its tokens, which then need not be in order."""
     try:
         return any(step.get("trim_offsets") for step in _steps(backend.post_processor))
     except Exception:
@@ -93,7 +92,7 @@ def trims(backend: Any) -> bool:
 
 
 def _letters(alphabet: Collection[str]) -> Iterator[tuple[int, str]]:
-    """Yield each byte with the letter that stands for it: a visible one itself, the others from U+0100 on."""
+    """Yield each byte with its letter in a byte-level vocabulary: itself if visible, else one from U+0100 on."""
     visible = {ord(letter) for letter in alphabet if ord(letter) < 256}
     yield from ((byte, chr(byte)) for byte in visible)
     hidden = sorted(letter for letter in alphabet if ord(letter) >= 256)
@@ -101,7 +100,7 @@ def _letters(alphabet: Collection[str]) -> Iterator[tuple[int, str]]:
 
 
 def _steps(component: Any) -> Iterator[dict[str, Any]]:
-    """Yield the steps that *component* of a tokenizer consists of, in the form of ``tokenizer.json``."""
+    """Yield the steps of a *component* of a tokenizer, as ``tokenizer.json`` has them."""
     if component is not None:
         yield from _flat(json.loads(component.__getstate__()))
 

@@ -1,34 +1,24 @@
-"""Which accelerators were proven on this machine, and for which tokenizers."""
+"""Which accelerators were verified on this machine, and for which tokenizers."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Callable, Collection
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from sftcore.runtime.files import write_atomically
 from sftcore.runtime.paths import cache_folder
 from sftcore.tokenization.accelerator import Accelerator
 
 
-class Proof(NamedTuple):
-    """The accelerators that are proven for a tokenizer, each with its version."""
-
-    names: Collection[str]
-
-    def holds(self, accelerator: Accelerator) -> bool:
-        """Tell whether *accelerator* is among them."""
-        return _name(accelerator) in self.names
-
-
-class Proofs:
-    """Keeps proofs as small files: one for each tokenizer, as the code and the libraries are now.
+class EquivalenceCache:
+    """The results of equivalence checks: a small file for each tokenizer, as the code and the libraries are now.
 
     Args:
-        serialized: returns a ``tokenizers.Tokenizer`` as its file has it.
+        serialized: returns the ``tokenizer.json`` of a ``tokenizers.Tokenizer``.
         folder: where; by default in the cache.
     """
 
@@ -36,22 +26,20 @@ class Proofs:
         self, serialized: Callable[[Any], str] = lambda backend: str(backend.to_str()), folder: Path | None = None
     ) -> None:
         self._serialized = serialized
-        self._folder = folder or cache_folder() / "proofs"
+        self._folder = folder or cache_folder() / "equivalence"
 
-    def of(self, backend: Any) -> Proof | None:
-        """Return what is proven for *backend*, a ``tokenizers.Tokenizer``; None if nothing is."""
+    def verified(self, backend: Any) -> Collection[str]:
+        """The accelerators verified for *backend*, a ``tokenizers.Tokenizer``, as :func:`versioned_name` has them."""
         with contextlib.suppress(OSError, UnicodeDecodeError):
-            return Proof(self._path(backend).read_text().splitlines())
-        return None
+            return self._path(backend).read_text().splitlines()
+        return ()
 
     def add(self, backend: Any, accelerator: Accelerator) -> None:
-        """Remember that *accelerator* gives the ids of *backend*; it need not work."""
-        path, before = self._path(backend), self.of(backend)
+        """Note that *accelerator* is verified for *backend*; where nothing can be written, nothing happens."""
+        path = self._path(backend)
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            staged = path.with_suffix(f".{os.getpid()}")
-            staged.write_text("\n".join({*(before.names if before else ()), _name(accelerator)}))
-            staged.replace(path)
+            write_atomically(path, "\n".join({*self.verified(backend), versioned_name(accelerator)}))
 
     def _path(self, backend: Any) -> Path:
         hashed = hashlib.sha256(self._serialized(backend).encode())
@@ -61,5 +49,6 @@ class Proofs:
         return self._folder / hashed.hexdigest()[:32]
 
 
-def _name(accelerator: Accelerator) -> str:
+def versioned_name(accelerator: Accelerator) -> str:
+    """Name and version of an accelerator."""
     return f"{accelerator.name} {accelerator.version}"

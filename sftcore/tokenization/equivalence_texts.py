@@ -1,4 +1,4 @@
-"""Texts on which an accelerated tokenizer has to agree with the plain one before it is used."""
+"""Texts on which an accelerated tokenizer has to agree with ``tokenizers`` before it is used."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from functools import cache
 from typing import Any
 
 PAIRS = 2000
-"""How many joined pairs, and strings of 16, of vocabulary entries are tried."""
+"""How many joined pairs, and strings of 16, of vocabulary entries are compared."""
 
 _LINES = 64
 
 _MARKERS = 200
-"""How many added tokens are tried beside text and white space."""
+"""How many added tokens are compared beside text and white space."""
 
 _BY_CATEGORY = 48
 
@@ -35,8 +35,8 @@ _WRITTEN = [
 ]
 
 
-def situations(backend: Any) -> list[str]:
-    """Return some hundred texts of the kinds in which tokenizers differ, the same for the same *backend*.
+def hard_texts(backend: Any) -> list[str]:
+    """Some hundred texts on which tokenizers tend to differ, the same for the same *backend*.
 
     Args:
         backend: a ``tokenizers.Tokenizer``.
@@ -46,42 +46,42 @@ def situations(backend: Any) -> list[str]:
         texts += [f"a{filler * times}b{filler * times}" for times in (1, 2, 3, 4, 5, 8, 15, 16, 17, 31, 64, 130, 1000)]
     texts += [letter * 3000 for letter in ("a", "A", "é", "你", "🙂", "0", "=", "'", ".", "\u0301")]
     added = [token.content for _, token in sorted(backend.get_added_tokens_decoder().items())]
-    for token in _spread(added, _MARKERS):
+    for token in _evenly_spaced(added, _MARKERS):
         texts += [f"{token}a {token} b\n{token}\n\n{token}{token} \t{token}é{token}你{token[:-1]} {token[1:]}{token}"]
         texts += [f" {token}", f"{token}  ", f"a{token}", f"{token}a"]
     return texts
 
 
-def vocabulary(backend: Any) -> list[str]:
-    """Return the text of each entry of the vocabulary on a line of its own, then joined pairs and strings of 16.
+def vocabulary_texts(backend: Any) -> list[str]:
+    """The text of each entry of the vocabulary on its own line, then joined pairs and strings of 16 entries.
 
-    Bytes that are no character stand as U+FFFD in them.
+    Bytes that are not a character are U+FFFD in them.
     """
     numbers = sorted(backend.get_vocab(with_added_tokens=True).values())
     words = backend.decode_batch([[number] for number in numbers], skip_special_tokens=False)
     alone = ["\n".join(words[first : first + _LINES]) for first in range(0, len(words), _LINES)]
-    chance = random.Random(0)  # noqa: S311  (the same texts each time)
-    return alone + ["".join(chance.choices(words, k=length)) for length in (2, 16) for _ in range(PAIRS) if words]
+    rng = random.Random(0)  # noqa: S311  (the same texts each time)
+    return alone + ["".join(rng.choices(words, k=length)) for length in (2, 16) for _ in range(PAIRS) if words]
 
 
 @cache
-def characters() -> Sequence[str]:
-    """Return texts with characters of every general category, alone and between others."""
+def character_texts() -> Sequence[str]:
+    """Texts with characters of every general category, alone and between others."""
     by_category: dict[str, list[str]] = {}
     for point in [*range(0x20000), *range(0x20000, sys.maxunicode + 1, 251)]:
         by_category.setdefault(unicodedata.category(chr(point)), []).append(chr(point))
     del by_category["Cs"]
     texts: list[str] = []
     for _, members in sorted(by_category.items()):
-        some = _spread(members, _BY_CATEGORY)
+        some = _evenly_spaced(members, _BY_CATEGORY)
         texts += ["".join(some), *(f"a{one}b {one} 1{one}{one}2\n{one}" for one in some)]
     return tuple(texts)
 
 
-def sample(texts: Sequence[str], room: int) -> list[str]:
-    """Return some of *texts*, evenly spread, of about *room* characters in all; at least one, if there is any."""
+def evenly_sampled(texts: Sequence[str], room: int) -> list[str]:
+    """Some of *texts*, evenly spaced, of about *room* characters in total; at least one, if there is any."""
     chosen: list[str] = []
-    for text in _spread(texts, 512):
+    for text in _evenly_spaced(texts, 512):
         if room <= 0:
             break
         chosen.append(text)
@@ -89,6 +89,6 @@ def sample(texts: Sequence[str], room: int) -> list[str]:
     return chosen
 
 
-def _spread(items: Sequence[str], number: int) -> Sequence[str]:
-    """Return at most *number* of *items*, evenly spread."""
+def _evenly_spaced(items: Sequence[str], number: int) -> Sequence[str]:
+    """At most *number* of *items*, evenly spaced."""
     return items[:: -(-len(items) // number) or 1]

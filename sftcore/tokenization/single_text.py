@@ -7,49 +7,47 @@ from typing import Any, NamedTuple
 from sftcore.core.errors import RowError
 
 
-class Encoded(NamedTuple):
-    """The tokens of a text, and the range of characters of each; no ranges if the tokenizer does not tell."""
+class EncodedText(NamedTuple):
+    """The tokens of a text, and the range of characters of each; empty for a tokenizer without offsets."""
 
     ids: list[int]
     offsets: list[tuple[int, int]]
 
 
-def encode(tokenizer: Any, text: str) -> Encoded:
-    """Return the tokens of *text*, as ``apply_chat_template`` gives them.
+def encode_text(tokenizer: Any, text: str) -> EncodedText:
+    """The tokens of *text*, as ``apply_chat_template`` gives them.
 
     Raises:
-        RowError: it has half of a surrogate pair, which is no character.
+        RowError: the text has a lone surrogate.
     """
-    utf8(text)
+    to_utf8(text)
     if getattr(tokenizer, "is_fast", False):
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        return Encoded(encoded["input_ids"], encoded["offset_mapping"])
-    return Encoded(_plain(tokenizer, text), [])
+        return EncodedText(encoded["input_ids"], encoded["offset_mapping"])
+    return EncodedText(_plain(tokenizer, text), [])
 
 
-def utf8(text: str) -> bytes:
-    """Return the bytes of *text*.
+def to_utf8(text: str) -> bytes:
+    """The bytes of *text*.
 
     Raises:
-        RowError: it has half of a surrogate pair, which is no character.
+        RowError: the text has a lone surrogate.
     """
     try:
         return text.encode()
     except UnicodeEncodeError as error:
-        raise RowError(f"the text has {text[error.start]!r}, half of a surrogate pair, which is no character") from None
+        raise RowError(f"the text has the lone surrogate {text[error.start]!r}, which is not a character") from None
 
 
-def tokens_of_prefix(tokenizer: Any, ids: list[int], prefix: str) -> int:
-    """Return how many of *ids* the text *prefix* is, for a tokenizer that does not tell where its tokens lie.
+def count_prefix_tokens(tokenizer: Any, ids: list[int], prefix: str) -> int:
+    """The number of *ids* that the text *prefix* has, for a tokenizer without offsets.
 
     Raises:
         RowError: a token crosses the end of *prefix*.
     """
     head = _plain(tokenizer, prefix)
     if ids[: len(head)] != head:
-        raise RowError(
-            "a token crosses the border of a trained span, and this tokenizer does not tell where its tokens lie"
-        )
+        raise RowError("a token crosses the boundary of a trained span, and this tokenizer has no offsets")
     return len(head)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -12,69 +12,69 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sftcore.core.errors import RowError
-from sftcore.tokenization.single_text import Encoded
+from sftcore.tokenization.single_text import EncodedText
 
 Integers = NDArray[np.int64]
-Sums = NDArray[np.int32] | NDArray[np.int64]
-"""Of 32 bits where these are enough: half as much to search."""
+TokenEnds = NDArray[np.int32] | NDArray[np.int64]
+"""Running sums of lengths; of 32 bits where these suffice: half as much to search."""
 
 
 @dataclass(frozen=True, eq=False)
-class Columns:
+class TokenColumns:
     """The tokens of many texts, one after another, and where they lie in the texts.
 
     Attributes:
-        texts: the texts, '' for one that is refused.
-        ids: int32, the tokens of all texts.
-        rows: int64, ``len(texts) + 1`` borders: the tokens of text *i* are ``ids[rows[i]:rows[i + 1]]``.
-        refused: the texts that are none, by their position, and why. They have no tokens.
-        singles: texts whose tokens are placed one at a time, by their position: those of a slow tokenizer, and of
-            one that takes blanks off the ranges of its tokens.
+        texts: the texts, '' for one with an error.
+        ids: int32, (tokens,): the ids of all texts.
+        text_offsets: int64, (texts + 1,): the ids of text *i* are ``ids[text_offsets[i]:text_offsets[i + 1]]``.
+        errors: by their number, the texts that cannot be encoded; they have no tokens.
+        singles: by their number, texts that were encoded one at a time: those of a slow tokenizer, and of one that
+            trims spaces from its offsets.
     """
 
     texts: Sequence[str]
     ids: NDArray[np.int32]
-    rows: Integers
-    refused: Mapping[int, RowError]
-    singles: Mapping[int, Encoded]
-    _encodings: Mapping[int, Any]
-    """What ``tokenizers`` gave for a text, where the places of its tokens come from there."""
-    _utf8: Mapping[int, bytes]
-    """The texts that are not ASCII, of those whose tokens are placed by bytes."""
-    _reach: Sums
-    """Where each token ends, in bytes, as if all texts that are placed by bytes were one."""
+    text_offsets: Integers
+    errors: Mapping[int, RowError]
+    singles: Mapping[int, EncodedText] = field(default_factory=dict)
+    _encodings: Mapping[int, Any] = field(default_factory=dict)
+    """The ``tokenizers.Encoding`` of texts whose tokens are not found by bytes."""
+    _utf8: Mapping[int, bytes] = field(default_factory=dict)
+    """The texts that are not ASCII, of those whose tokens are found by bytes."""
+    _ends: TokenEnds = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Where each token ends, in bytes, as if all texts whose tokens are found by bytes were one."""
 
     def __len__(self) -> int:
         return len(self.texts)
 
-    def borders(self, rows: Integers, characters: Integers) -> tuple[Integers, Integers]:
-        """Find what lies around borders between characters.
+    def tokens_around(self, rows: Integers, characters: Integers) -> tuple[Integers, Integers]:
+        """Find the tokens around boundaries between characters.
 
         Args:
-            rows: int64, the text of each border.
-            characters: int64, how many characters of that text are before the border.
+            rows: int64, the text of each boundary.
+            characters: int64, how many characters of that text are before the boundary.
 
         Returns:
-            Two int64 arrays of positions in ``ids``. The first has the first token that ends after the border, the
-            second the first that begins at or after it; where there is none, the end of the text's tokens. A token
-            crosses the border if they differ. So the tokens with characters in a range are those from the first
-            result for its start to before the second result for its end. Both are -1 in texts of a slow tokenizer.
+            Two int64 arrays of positions in ``ids``: the first token that ends after the boundary, and the first that
+            begins at or after it; where there is none, the end of the text's tokens. A token crosses the boundary if
+            they differ. So the tokens with characters in a range are those from the first result for its start to
+            before the second result for its end. Both are -1 in texts of a slow tokenizer.
         """
         rows, characters = np.asarray(rows, np.int64), np.asarray(characters, np.int64)
-        if len(self._reach):
+        if len(self._ends):
             after, until = self._by_bytes(rows, characters)
         else:
-            after, until = self.rows[rows], self.rows[rows]
+            after, until = self.text_offsets[rows], self.text_offsets[rows]
         if self._encodings or self.singles:
             for at, (row, character) in enumerate(zip(rows.tolist(), characters.tolist(), strict=True)):
-                found = self._by_ranges(row, character)
-                if found is not None:
-                    after[at], until[at] = found
+                positions = self._by_offsets(row, character)
+                if positions is not None:
+                    after[at], until[at] = positions
         return after, until
 
     @cached_property
     def _lengths(self) -> Integers:
-        """The number of characters of each text."""
+        """Characters of each text."""
         return np.fromiter(map(len, self.texts), np.int64, len(self.texts))
 
     @cached_property
@@ -84,7 +84,7 @@ class Columns:
         With it the number of characters before each of these texts; -1 for all others.
         """
         data = np.frombuffer(b"".join([*self._utf8.values(), b"."]), np.int8)
-        begins = np.flatnonzero(data >= -64)  # all bytes but 0x80 to 0xBF, which go on with a character
+        begins = np.flatnonzero(data >= -64)  # all bytes but 0x80 to 0xBF, which continue a character
         sizes = np.fromiter(map(len, self._utf8.values()), np.int64, len(self._utf8))
         before = np.full(len(self), -1)
         before[list(self._utf8)] = np.searchsorted(begins, np.cumsum(sizes) - sizes)
@@ -94,20 +94,20 @@ class Columns:
         places = np.clip(characters, 0, self._lengths[rows])
         if self._utf8:
             begins, numbers = self._characters
-            here = np.flatnonzero(numbers[rows] >= 0)
-            before = numbers[rows[here]]
-            places[here] = begins[before + places[here]] - begins[before]
-        first, last = self.rows[rows], self.rows[rows + 1]
-        borders = (np.where(first > 0, self._reach[first - 1], 0) + places).astype(self._reach.dtype)
-        after = np.searchsorted(self._reach, borders, side="right")
-        until = after + (self._reach[after - 1] != borders)
-        more = np.flatnonzero(self._reach[until - 2] == borders)  # tokens without length end there too
-        until[more] = np.searchsorted(self._reach, borders[more], side="left") + 1
+            wide = np.flatnonzero(numbers[rows] >= 0)
+            before = numbers[rows[wide]]
+            places[wide] = begins[before + places[wide]] - begins[before]
+        first, last = self.text_offsets[rows], self.text_offsets[rows + 1]
+        boundaries = (np.where(first > 0, self._ends[first - 1], 0) + places).astype(self._ends.dtype)
+        after = np.searchsorted(self._ends, boundaries, side="right")
+        until = after + (self._ends[after - 1] != boundaries)
+        empty = np.flatnonzero(self._ends[until - 2] == boundaries)  # tokens without length end there too
+        until[empty] = np.searchsorted(self._ends, boundaries[empty], side="left") + 1
         until = np.where(places > 0, until, first)
         return np.clip(after, first, last), np.clip(until, first, last)
 
-    def _by_ranges(self, row: int, character: int) -> tuple[int, int] | None:
-        first, last = int(self.rows[row]), int(self.rows[row + 1])
+    def _by_offsets(self, row: int, character: int) -> tuple[int, int] | None:
+        first, last = int(self.text_offsets[row]), int(self.text_offsets[row + 1])
         if row in self.singles:
             offsets = self.singles[row].offsets
             if not offsets and last > first:
@@ -115,7 +115,7 @@ class Columns:
             after = bisect_right(offsets, character, key=lambda offset: offset[1])
             return first + after, first + bisect_left(offsets, character, key=lambda offset: offset[0])
         if row in self._encodings:
-            chars = self._encodings[row].token_to_chars  # all ranges as a list would cost a third of the encoding
+            chars = self._encodings[row].token_to_chars  # all offsets as a list cost a third of the encoding
             numbers = range(last - first)
             after = bisect_right(numbers, character, key=lambda number: chars(number)[1])
             return first + after, first + bisect_left(numbers, character, key=lambda number: chars(number)[0])

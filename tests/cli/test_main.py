@@ -18,7 +18,7 @@ from sftcore.cli.main import main
 from sftcore.config.document import Document
 from sftcore.config.loader import LoadedConfig, load_config
 from sftcore.core.registry import Broken, Entry, Registry
-from sftcore.runtime.signals import Stop
+from sftcore.runtime.signals import StopRequest
 
 HEAVY = {"torch", "transformers", "datasets", "peft", "accelerate", "deepspeed", "bitsandbytes", "wandb", "swanlab"}
 
@@ -48,7 +48,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Started:
     """Stand in for the run itself, in a folder with a configuration at its default place."""
     caught = Started()
 
-    def run(document: Document, registry: Registry, argv: list[str], stop: Stop) -> int:
+    def run(document: Document, registry: Registry, argv: list[str], stop: StopRequest) -> int:
         caught.document, caught.registry, caught.argv = document, registry, argv
         return 0
 

@@ -70,7 +70,5 @@ def test_a_backend_recognises_its_launcher_by_environment_variables(environment,
     "make", [lambda: FormatSpec("m:C", keys="messages"), lambda: BackendSpec("m:C", training_args="fsdp")]
 )
 def test_one_string_is_not_taken_for_a_sequence_of_letters(make) -> None:
-    with pytest.raises(
-        TypeError, match="must be a list of strings, not '"
-    ):
+    with pytest.raises(TypeError, match="must be a list of strings, not '"):
         make()

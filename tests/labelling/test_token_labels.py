@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -16,8 +16,10 @@ from sftcore import Conversation, RowError
 from sftcore.core.types import IGNORE_INDEX
 from sftcore.labelling import Labelled, Labeller
 from sftcore.labelling.spans import Span
-from sftcore.labelling.token_labels import Encoded, encode, label_tokens, tokens_in
+from sftcore.labelling.token_labels import label_tokens, tokens_in
+from sftcore.tokenization import EncodedText, encode_text
 
+from ..sizes import examples
 from .test_labeller import talk
 
 STOP = "<|im_end|>"
@@ -118,7 +120,7 @@ def test_random_texts_with_and_without_offsets(fast: Labeller, slow: Labeller) -
 def test_a_token_across_the_border_of_a_turn_is_trained_with_it(fast: Labeller, slow: Labeller, content: str) -> None:
     conversation = talk("q", content)  # the header's line break and the answer's white space are one token
     assert decoded(fast, one(fast, conversation)) == "\n" + content + STOP
-    with pytest.raises(RowError, match="a token crosses the border of a trained span"):
+    with pytest.raises(RowError, match="a token crosses the boundary of a trained span"):
         slow.examples(conversation)
 
 
@@ -139,16 +141,16 @@ def test_the_first_token_is_never_trained(byte_tokenizer: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["fast", "slow"])
 def test_half_a_character_is_a_bad_row(request: pytest.FixtureRequest, kind: str) -> None:
-    with pytest.raises(RowError, match=r"^the text has '\\ud83d', half of a surrogate pair, which is no character$"):
+    with pytest.raises(RowError, match=r"^the text has the lone surrogate '\\ud83d', which is not a character$"):
         request.getfixturevalue(kind).examples(talk("q", "a\ud83d"))
 
 
 def test_no_tokens_are_added(byte_tokenizer: Any) -> None:
-    assert encode(byte_tokenizer, "") == Encoded([], [])
+    assert encode_text(byte_tokenizer, "") == EncodedText([], [])
     byte_tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing("$A </s>", None, [("</s>", 1)])
     assert len(byte_tokenizer("ab")["input_ids"]) == 3
-    assert [len(part) for part in encode(byte_tokenizer, "ab")] == [2, 2]
-    assert encode(Slow(byte_tokenizer), "ab") == (encode(byte_tokenizer, "ab").ids, [])
+    assert [len(part) for part in encode_text(byte_tokenizer, "ab")] == [2, 2]
+    assert encode_text(Slow(byte_tokenizer), "ab") == (encode_text(byte_tokenizer, "ab").ids, [])
 
 
 ADDED = 9
@@ -157,7 +159,7 @@ ADDED = 9
 def labels(offsets: list[tuple[int, int]], *spans: Span, added: int = -1) -> list[float]:
     """Return the weights of tokens 1, 2, 3 ... at *offsets*; *added* is the number of one that was added."""
     ids = [ADDED if index == added else index + 1 for index in range(len(offsets))]
-    found, weights = label_tokens(None, Encoded(ids, offsets), "", spans, {ADDED})
+    found, weights = label_tokens(None, EncodedText(ids, offsets), "", spans, {ADDED})
     assert found == [token if weight else IGNORE_INDEX for token, weight in zip(ids, weights, strict=True)]
     return weights
 
@@ -190,7 +192,7 @@ def test_all_tokens_of_a_character_are_trained_with_it() -> None:
 ends = st.lists(st.integers(1, 3), min_size=1, max_size=8)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@examples(200)
 @given(ends, st.lists(st.integers(0, 20), max_size=6, unique=True))
 def test_tokens_in_ranges(lengths: list[int], borders: list[int]) -> None:
     starts = [sum(lengths[:index]) for index in range(len(lengths))]
@@ -206,8 +208,8 @@ def test_tokens_in_ranges(lengths: list[int], borders: list[int]) -> None:
 def test_a_slow_tokenizer_says_so_where_a_border_is_within_a_token(byte_tokenizer: Any) -> None:
     slow = Slow(byte_tokenizer)
     text = "<|assistant|>  a"
-    encoded = encode(slow, text)
+    encoded = encode_text(slow, text)
     found, _ = label_tokens(slow, encoded, text, [Span(len(text) - 1, len(text), 1)], set())
     assert found == [IGNORE_INDEX, encoded.ids[-1]]
-    with pytest.raises(RowError, match="a token crosses the border"):
+    with pytest.raises(RowError, match="a token crosses the boundary"):
         label_tokens(slow, encoded, text, [Span(3, len(text), 1)], set())

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
+import subprocess
+import sys
+import tomllib
 from dataclasses import fields
 from pathlib import Path
 
@@ -31,6 +35,7 @@ SECTIONS = (
     schema.EvalFraction,
     schema.AskConfig,
 )
+PACKAGES = {path.parent.name for path in ROOT.glob("sftcore/*/__init__.py")}
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -74,6 +79,17 @@ def test_every_key_is_in_the_configuration_page(section):
         assert re.search(rf"^\| `{field.name}` \|", page("docs/config.md"), re.MULTILINE), field.name
 
 
+@pytest.mark.parametrize("section", [*SECTIONS, schema.NonFiniteConfig], ids=lambda section: section.__name__)
+def test_the_configuration_page_has_the_defaults_of_the_code(section):
+    text = page("docs/config.md") + page("docs/reliability.md")
+    for option in describe_options(section):
+        if "(" in option.default:  # a section of its own
+            continue
+        default = option.default if option.default == "required" else f"`{option.default}`"
+        row = rf"^\| (?:`\w+`, )*`{option.name}`(?:, `\w+`)* \| .* \| {re.escape(default)} \|"
+        assert re.search(row, text, re.MULTILINE), (option.name, option.default)
+
+
 @pytest.mark.parametrize("section", [Summary, Account], ids=lambda section: section.__name__)
 def test_every_key_of_the_record_is_in_the_configuration_page(section):
     text = page("docs/config.md")
@@ -86,7 +102,7 @@ def test_every_key_of_the_record_is_in_the_configuration_page(section):
 
 
 def test_every_remark_is_on_its_page_as_it_is_told():
-    rows = {plain(line) for line in page("docs/supervision.md").splitlines() if line.startswith("| `")}
+    rows = {plain(line) for line in page("docs/labelling.md").splitlines() if line.startswith("| `")}
     assert {f"| {remark.name.lower()} | {plain(remark.value)} |" for remark in Remark} <= rows
 
 
@@ -96,7 +112,7 @@ def test_training_arguments_are_in_the_configuration_page():
     named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     defaults = set(re.findall(r'^        "(\w+)":', inspect.getsource(training_args._defaults), re.MULTILINE))
     assert len(defaults) > 5
-    assert {*training_args._ELSEWHERE, *defaults} <= named
+    assert {*training_args._NOT_ALLOWED, *defaults} <= named
 
 
 def test_every_key_of_a_template_file_is_on_its_page():
@@ -134,3 +150,88 @@ def test_the_chinese_readme_is_a_twin():
     assert len(english[0]) > 5
     for ours, theirs in zip(english, chinese, strict=True):
         assert ours == theirs
+
+
+def layers_of_the_page() -> list[str]:
+    """The first block of the section Layers, each line without its description."""
+    text = page("docs/design.md")
+    block = BLOCK.search(text, text.index("\n## Layers"))
+    assert block is not None
+    return [re.split(r" {2,}", line)[0] for line in block.group(2).splitlines()]
+
+
+def layers_of_the_contract() -> list[str]:
+    contracts = tomllib.loads(page("pyproject.toml"))["tool"]["importlinter"]["contracts"]
+    return [line.replace("sftcore.", "") for line in next(c["layers"] for c in contracts if c["type"] == "layers")]
+
+
+def test_the_layers_of_the_design_page_are_those_of_the_contract_and_of_the_folders():
+    assert layers_of_the_page() == layers_of_the_contract()
+    assert set(" | ".join(layers_of_the_page()).split(" | ")) == {"__main__", *PACKAGES}
+
+
+def modules_named_in(text: str) -> set[str]:
+    """Modules and packages that a page names by their path below `sftcore/`."""
+    return set(
+        re.findall(rf"(?<![\w./-])(?:sftcore/)?((?:{'|'.join(sorted(PACKAGES))})/[\w/]*\w)(?![\w.-]*\.\w)", text)
+    )
+
+
+@pytest.mark.parametrize("name", ["docs/design.md", "docs/glossary.md"])
+def test_every_module_that_a_page_names_is_there(name: str):
+    modules = modules_named_in(page(name))
+    assert len(modules) > 5
+    for module in modules:
+        path = ROOT / "sftcore" / module
+        assert path.with_suffix(".py").is_file() or (path / "__init__.py").is_file(), module
+
+
+def test_contributing_has_the_targets_of_the_makefile_with_their_help():
+    targets = dict(re.findall(r"^([a-z][a-z-]*):.*?##\s+(.+)$", page("Makefile"), re.MULTILINE))
+    setup = {"help", "setup", "setup-dev"}
+    rows = dict(re.findall(r"^\| `make ([\w-]+)` \| (.+) \|$", page("CONTRIBUTING.md"), re.MULTILINE))
+    assert rows == {name: text for name, text in targets.items() if name not in setup}
+    everywhere = {name for path in PAGES for name in re.findall(r"`make ([\w-]+)`", path.read_text(encoding="utf-8"))}
+    assert everywhere <= set(targets)
+
+
+def options_of(command: str) -> set[str]:
+    """The options and subcommands that ``sft COMMAND --help`` lists."""
+    run = [sys.executable, "-m", "sftcore", *command.split(), "--help"]
+    output = subprocess.run(
+        run, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "300"}
+    ).stdout
+    options = " ".join(re.findall(r"^ +(-.*?)(?: {2}|$)", output, re.MULTILINE))
+    return {
+        *re.findall(r"(?<!\S)--?[a-z][a-z-]*", options),
+        *re.findall(r"^ {4}([a-z-]+)(?: |$)", output, re.MULTILINE),
+    }
+
+
+def test_the_configuration_page_has_every_command_with_its_options():
+    text = page("docs/config.md")
+    block = BLOCK.search(text, text.index("## Command line"))
+    assert block is not None
+    lines = {re.match(r"sft ([a-z -]*[a-z])", line).group(1): line for line in block.group(2).splitlines()}
+    first = {command.split()[0] for command in lines}
+    assert first == {option for option in options_of("") if not option.startswith("-")}
+    assert {"list", "clean"} == {option for option in options_of("cache") if not option.startswith("-")}
+    for command, line in lines.items():
+        options = {option for option in options_of(command) if option.startswith("-")} - {"-h", "--help"}
+        assert set(re.findall(r"(?<=\[)--?[a-z-]+", line)) == options, command
+
+
+def test_every_term_of_the_glossary_is_linked_and_has_two_sentences_at_most():
+    terms = re.findall(r"^\*\*(.+?)\*\*: (.+)$", page("docs/glossary.md"), re.MULTILINE)
+    assert len(terms) >= 12
+    assert [term for term, _ in terms] == sorted((term for term, _ in terms), key=str.lower)
+    assert [term for term, text in terms if len(re.findall(r"[.!?](?: |$)", text)) > 2] == []
+    for name in ("README.md", "README_zh.md", "docs/design.md"):
+        assert "glossary.md" in page(name), name
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_file_of_the_repository_that_a_page_names_is_there(path: Path):
+    text = path.read_text(encoding="utf-8")
+    for name in re.findall(r"(?<![\w/.-])(?:tests|bench|config|templates|plugins)/[\w/.-]*\w", text):
+        assert (ROOT / name).exists() or (ROOT / "sftcore" / f"{name}.py").exists(), name

@@ -87,12 +87,12 @@ def test_resuming_goes_on_where_it_stopped(sft):
 
 
 def test_a_run_that_fails_says_so_in_its_record(sft, monkeypatch):
-    from sftcore.checkpoint import export
+    from sftcore.runs import session
 
     def fail(*args):
         raise OSError("no space left")
 
-    monkeypatch.setattr(export, "save", fail)
+    monkeypatch.setattr(session, "export_model", fail)
     with pytest.raises(OSError, match="no space left"):
         sft.run_here()
     record = sft.record()
@@ -127,7 +127,7 @@ def test_packing_is_refused_where_conversations_would_see_each_other(sft, tmp_pa
     sft.train("training_args.max_steps=1")
     done = sft.run_here("data.packing=true")
     assert done.code == 2
-    assert "RwkvForCausalLM with the attention 'eager' does not keep packed conversations apart" in done.said
+    assert "RwkvForCausalLM with the attention 'eager' does not isolate packed conversations" in done.said
     assert "set data.packing to false" in done.said
     assert sft.record()["status"] == "failed"
 
@@ -172,13 +172,13 @@ def test_every_row_is_accounted_for(sft, rows):
     assert [line["source"] for line in quarantine] == [f"{mixed}:{line}" for line in range(41, 50)]
     assert [line.get("row", line.get("raw")) for line in quarantine] == ["{", *map(json.loads, bad[1:]), odd]
     for line in (
-        f"data  {mixed}: 49 rows, format messages (auto), 8 refused:",
+        f"data  {mixed}: 49 rows, format messages (auto), 8 rejected:",
         f"data    {mixed}:41: not valid JSON: ",
         "data    ... and 3 more",
         f"data  {mixed}: 30 of 30 rows drawn, as 60 of 60 in an epoch (100.0%)",
         "train  30 rows in 60 examples, ",
         "rows  59 rows read: 30 trained, 10 evaluated, 9 refused, 10 also in data.eval",
-        f"refused  9 rows, kept in {sft.out}/quarantine.jsonl",
+        f"rejected  9 rows, saved in {sft.out}/quarantine.jsonl",
     ):
         assert line in said
     sft.config["data"] = {"train": str(rows)}
@@ -205,7 +205,7 @@ def test_a_template_that_is_named_wins_and_is_saved(sft, tiny):
     sft.config["template"] = "llama3_instruct"
     said = sft.train()
     assert "'sftcore/llama3_instruct', because the configuration names it" in said
-    assert "the stop string '<|eot_id|>' is no token of this tokenizer" in said
+    assert "the stop string '<|eot_id|>' is not a token of this tokenizer" in said
     assert "<|start_header_id|>" in AutoTokenizer.from_pretrained(sft.out).chat_template
 
 
@@ -220,15 +220,18 @@ def test_a_template_that_is_named_wins_and_is_saved(sft, tiny):
         (("training_args", {"packing": True}), "training_args.packing: unknown key; it is data.packing"),
         (("training_args", {"report_to": "wandb"}), "training_args.report_to: cannot be set here: name trackers"),
         (("training_args", {"deepspeed": "x.json"}), "training_args.deepspeed: is set by the backend 'deepspeed'"),
-        (("training_args", {"eval_strategy": "steps"}), "training_args.eval_strategy: there is nothing to evaluate on"),
+        (
+            ("training_args", {"eval_strategy": "steps"}),
+            "training_args.eval_strategy: the run has no rows to",
+        ),
         (("model", {"name_or_path": "/no/such/model"}), "model.name_or_path: /no/such/model is neither"),
         (
             ("model", {"name_or_path": "tiyn"}),
-            "model.name_or_path: there is no folder tiyn here, and the hub cannot be asked: ",
+            "model.name_or_path: the folder tiyn does not exist, and the hub cannot be reached: ",
         ),
         (
             ("model", {"name_or_path": "a model"}),
-            "model.name_or_path: there is no folder a model here, and this is no hub id",
+            "model.name_or_path: the folder a model does not exist, and this is not a hub id",
         ),
         (("model", {"name_or_path": "package:no_such/x.gguf"}), "the Python package 'no_such' is not installed"),
         (("data", {"train": "no/such.jsonl"}), "there is no such file"),
@@ -264,9 +267,8 @@ def test_a_model_that_lacks_weights_is_refused(sft, tiny, tmp_path):
     sft.config["model"]["name_or_path"] = str(broken)
     done = sft.run_here()
     assert done.code == 2
-    assert (
-        "lacks 1 weight of its architecture, which would start random: model.layers.0.mlp.up_proj.weight" in done.said
-    )
+    problem = "lacks 1 weight of its architecture, which would be initialized randomly"
+    assert f"{problem}: model.layers.0.mlp.up_proj.weight" in done.said
 
 
 def test_a_typo_is_told_before_any_row_is_read(sft):
@@ -276,13 +278,13 @@ def test_a_typo_is_told_before_any_row_is_read(sft):
 
 
 def test_a_launcher_that_sets_no_rank_ends_at_once(sft, monkeypatch):
-    from sftcore.runtime.signals import LAUNCHER
+    from sftcore.runtime.launch_protocol import LAUNCH_FOLDER_VARIABLE
 
-    monkeypatch.setenv(LAUNCHER, "1")
+    monkeypatch.setenv(LAUNCH_FOLDER_VARIABLE, "1")
     sft.config["backend"] = "torchrun"
     done = sft.run_here()
     assert done.code == 2
-    assert "would start launchers for ever" in done.said
+    assert "would start launchers forever" in done.said
 
 
 def test_sections_may_be_empty(sft):
@@ -295,9 +297,9 @@ def test_sections_may_be_empty(sft):
     [
         (
             {"resume_from_checkpoint": "nope"},
-            "resume_from_checkpoint: nope cannot be gone on from: it is no folder",
+            "resume_from_checkpoint: nope cannot be resumed from: it is not a folder",
         ),
-        ({"output_dir": "rows.txt/out"}, "training_args.output_dir: rows.txt/out cannot be made"),
+        ({"output_dir": "rows.txt/out"}, "training_args.output_dir: rows.txt/out cannot be created"),
         (
             {"train_sampling_strategy": "group_by_length"},
             "train_sampling_strategy: 'group_by_length' does not work here",

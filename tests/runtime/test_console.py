@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from sftcore.runtime.console import count, is_main_process, quiet_libraries, say, warn
+from sftcore.runtime.console import count, is_main_process, quiet_libraries, status, warn
 
 
 def test_one_aligned_line_per_fact(capsys: pytest.CaptureFixture[str]) -> None:
-    say("model", "first\nsecond")
+    status("model", "first\nsecond")
     warn("careful")
-    say("empty", "")
+    status("empty", "")
     out, err = capsys.readouterr()
     assert out == ""
     assert err == "     model  first\n            second\n   warning  careful\n     empty  \n"
@@ -25,7 +25,7 @@ def test_only_rank_0_speaks(
     monkeypatch.delenv("RANK", raising=False)
     if rank is not None:
         monkeypatch.setenv("RANK", rank)
-    say("topic", "text")
+    status("topic", "text")
     assert is_main_process() is speaks
     assert bool(capsys.readouterr().err) is speaks
 

@@ -26,10 +26,10 @@ def test_fastokens_where_it_is_installed() -> None:
     made = find_accelerator(tokenizer)
     assert isinstance(made, Fastokens)
     texts = ["Word the é", "", "🙂<|im_end|>"]
-    ids, borders = made.encode(texts)
-    assert (ids.dtype, borders.dtype) == (np.int32, np.int64)
+    ids, offsets = made.encode(texts)
+    assert (ids.dtype, offsets.dtype) == (np.int32, np.int64)
     right = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-    assert [ids[a:b].tolist() for a, b in pairwise(borders)] == right
+    assert [ids[a:b].tolist() for a, b in pairwise(offsets)] == right
     assert made.encode([])[1].tolist() == [0]
 
 
@@ -38,17 +38,17 @@ def test_texts_are_remembered_while_enough_of_them_come_again(
     monkeypatch: pytest.MonkeyPatch, times: int, kept: bool
 ) -> None:
     pytest.importorskip("fastokens")
-    monkeypatch.setattr(accelerator, "TRIAL", 10_000)
+    monkeypatch.setattr(accelerator, "TRIAL_BYTES", 10_000)
     tokenizer = byte_level()
     made = Fastokens(tokenizer)
     texts = [f"Word the é {number} {'nine ' * 20}<|im_end|>{number}" for number in range(150)]
     texts = texts[:50] * times + texts[50:]
     for first in range(0, len(texts), 25):
         here = texts[first : first + 25]
-        ids, borders = made.encode(here)
+        ids, offsets = made.encode(here)
         right = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in here]
-        assert [ids[a:b].tolist() for a, b in pairwise(borders)] == right
-    assert (made._tokenizer.segment_cache_stats() is not None) == kept == made._remembers
+        assert [ids[a:b].tolist() for a, b in pairwise(offsets)] == right
+    assert (made._tokenizer.segment_cache_stats() is not None) == kept == made._caches
 
 
 def test_markers_that_are_to_be_split() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from sftcore.tokenization.byte_lengths import byte_lengths, trims
+from sftcore.tokenization.byte_lengths import byte_lengths, trims_offsets
 
 from .kinds import BY_BYTES, KINDS, byte_level
 
@@ -16,7 +16,7 @@ from .kinds import BY_BYTES, KINDS, byte_level
 def test_lengths_are_known_of_byte_level_vocabularies(kind: str) -> None:
     backend = KINDS[kind]().backend_tokenizer
     assert (byte_lengths(backend) is not None) == (kind in {*BY_BYTES, "trimmed"})
-    assert trims(backend) == kind.startswith("trimmed")
+    assert trims_offsets(backend) == kind.startswith("trimmed")
 
 
 def test_each_token_is_as_long_as_its_text() -> None:
@@ -91,8 +91,8 @@ def test_changes_to_the_text(step: Any, known: bool, nfc: bool) -> None:
     assert (lengths is not None) == known
     if lengths:
         assert lengths.nfc == nfc
-        assert lengths.are_of("é")
-        assert lengths.are_of("e\u0301") != nfc
+        assert lengths.apply_to("é")
+        assert lengths.apply_to("e\u0301") != nfc
 
 
 def test_bytes_that_no_token_has() -> None:
@@ -102,10 +102,10 @@ def test_bytes_that_no_token_has() -> None:
     lengths = byte_lengths(backend)
     assert lengths is not None
     for text in ["ab", "é", "aéb", ""]:
-        assert lengths.cover(text)
+        assert lengths.covers(text)
         assert sum(lengths.table[backend.encode(text).ids]) == len(text.encode())
     for text in ["c", "a b", "\x04", "\x7f", "è", "Ã", "🙂"]:
-        assert not lengths.cover(text)
+        assert not lengths.covers(text)
         assert sum(lengths.table[backend.encode(text).ids]) < len(text.encode())
 
 
@@ -132,4 +132,4 @@ def test_who_trims(step: Any, expected: bool) -> None:
     backend = with_model()
     if step:
         backend.post_processor = step
-    assert trims(backend) == expected
+    assert trims_offsets(backend) == expected

@@ -16,9 +16,9 @@ from transformers import AutoTokenizer
 from sftcore.labelling.spans import Span
 from sftcore.labelling.token_labels import label_columns
 from sftcore.runtime.signals import Stopped
-from sftcore.tokenization import Columns, Encoder, Proofs
+from sftcore.tokenization import Encoder, EquivalenceCache, TokenColumns
 from sftcore.tokenization.accelerator import Fastokens
-from sftcore.tokenization.encoder import SHARE, _reach
+from sftcore.tokenization.encoder import VERIFY_EVERY, _running_sums
 
 from .kinds import KINDS, PIECES, byte_level
 
@@ -62,8 +62,8 @@ def smollm2_tokenizer(smollm2: Path) -> Any:
     return AutoTokenizer.from_pretrained(smollm2)
 
 
-def lists(columns: Columns) -> list[list[int]]:
-    return [columns.ids[a:b].tolist() for a, b in zip(columns.rows, columns.rows[1:], strict=False)]
+def lists(columns: TokenColumns) -> list[list[int]]:
+    return [columns.ids[a:b].tolist() for a, b in zip(columns.text_offsets, columns.text_offsets[1:], strict=False)]
 
 
 def expected(tokenizer: Any, texts: list[str]) -> list[list[int]]:
@@ -77,7 +77,7 @@ def some_texts(number: int, seed: int = 0) -> list[str]:
 
 def encoder_with(tokenizer: Any, wrong: Callable[[str], bool], change: Any = backwards) -> tuple[Encoder, Errs]:
     made = Errs(tokenizer, wrong, change)
-    return Encoder(tokenizer, lambda _: made, worth=0), made
+    return Encoder(tokenizer, lambda _: made, verify_after=0), made
 
 
 def test_an_accelerator_that_is_right_stays(tokenizer: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,7 +87,7 @@ def test_an_accelerator_that_is_right_stays(tokenizer: Any, capsys: pytest.Captu
         texts = some_texts(100, seed)
         assert lists(encoder.encode(texts)) == expected(tokenizer, texts)
     assert encoder.engine == "errs"
-    assert len(made.batches) == 4  # the proof, and three batches
+    assert len(made.batches) == 4  # the check, and three batches
     assert capsys.readouterr().err == ""
 
 
@@ -121,12 +121,12 @@ def test_a_wrong_text_of_the_first_batch(tokenizer: Any, capsys: pytest.CaptureF
     assert repr(RARE) in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("at", [0, SHARE, 3 * SHARE])
-def test_a_wrong_text_among_those_encoded_twice(tokenizer: Any, capsys: pytest.CaptureFixture[str], at: int) -> None:
+@pytest.mark.parametrize("at", [0, VERIFY_EVERY, 3 * VERIFY_EVERY])
+def test_a_wrong_text_among_those_compared(tokenizer: Any, capsys: pytest.CaptureFixture[str], at: int) -> None:
     encoder, made = encoder_with(tokenizer, lambda text: text == RARE)
-    first, texts = some_texts(30), some_texts(4 * SHARE, 2)
+    first, texts = some_texts(30), some_texts(4 * VERIFY_EVERY, 2)
     assert lists(encoder.encode(first)) == expected(tokenizer, first)
-    texts[at + SHARE - 30] = RARE  # the positions go on from batch to batch
+    texts[at + VERIFY_EVERY - 30] = RARE  # the positions go on from batch to batch
     assert lists(encoder.encode(texts)) == expected(tokenizer, texts)
     assert encoder.engine == "tokenizers"
     assert capsys.readouterr().err == (
@@ -137,7 +137,7 @@ def test_a_wrong_text_among_those_encoded_twice(tokenizer: Any, capsys: pytest.C
 
 
 def test_a_wrong_text_that_is_not_encoded_twice_is_not_found(tokenizer: Any) -> None:
-    """So much the proof is worth: what no check touches may be wrong."""
+    """The limit of the check: a text that is not compared may be wrong."""
     encoder, _ = encoder_with(tokenizer, lambda text: text == RARE)
     encoder.encode(some_texts(30))
     encoder.encode([RARE])
@@ -177,7 +177,7 @@ INVALID: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("trouble", INVALID)
 @pytest.mark.parametrize("late", [False, True])
-def test_an_accelerator_that_breaks_is_left(
+def test_an_accelerator_that_fails_is_dropped(
     tokenizer: Any, capsys: pytest.CaptureFixture[str], trouble: str, late: bool
 ) -> None:
     class Breaks(Errs):
@@ -186,7 +186,7 @@ def test_an_accelerator_that_breaks_is_left(
             return result if late and len(self.batches) < 3 else INVALID[trouble](result)
 
     made = Breaks(tokenizer, lambda text: False, backwards)
-    encoder = Encoder(tokenizer, lambda _: made, worth=0)
+    encoder = Encoder(tokenizer, lambda _: made, verify_after=0)
     for seed in range(3):
         texts = some_texts(10, seed)
         assert lists(encoder.encode(texts)) == expected(tokenizer, texts)
@@ -199,12 +199,12 @@ def test_an_accelerator_that_breaks_is_left(
 def test_an_interrupt_is_no_error(tokenizer: Any, error: type[BaseException]) -> None:
     made = Errs(tokenizer, lambda text: True, raising(error()))
     with pytest.raises(error):
-        Encoder(tokenizer, lambda _: made, worth=0).encode(["a"])
+        Encoder(tokenizer, lambda _: made, verify_after=0).encode(["a"])
 
 
-def test_little_text_is_not_worth_a_proof(tokenizer: Any) -> None:
+def test_an_accelerator_is_verified_only_after_enough_text(tokenizer: Any) -> None:
     made = Errs(tokenizer, lambda text: False, backwards)
-    encoder = Encoder(tokenizer, lambda _: made, worth=100)
+    encoder = Encoder(tokenizer, lambda _: made, verify_after=100)
     encoder.encode(["a" * 60])
     assert (encoder.engine, made.batches) == ("tokenizers", [])
     encoder.encode(["a" * 39])
@@ -216,15 +216,15 @@ def test_little_text_is_not_worth_a_proof(tokenizer: Any) -> None:
 @pytest.mark.parametrize("kind", ["metaspace", "word piece", "trimmed", "prefix"])
 def test_only_vocabularies_of_bytes_are_accelerated(kind: str) -> None:
     made = KINDS[kind]()
-    encoder = Encoder(made, lambda tokenizer: pytest.fail("was asked for"), worth=0)
+    encoder = Encoder(made, lambda tokenizer: pytest.fail("was asked for"), verify_after=0)
     assert lists(encoder.encode(["a b"])) == expected(made, ["a b"])
 
 
-def test_where_many_places_are_unknown_all_come_from_the_ranges(tokenizer: Any) -> None:
+def test_where_many_positions_are_unknown_all_come_from_offsets(tokenizer: Any) -> None:
     encoder, _ = encoder_with(tokenizer, lambda text: False)
     encoder._find = None
-    texts = ["a <|both|> b"] * (SHARE + 1)
-    assert len(encoder.encode(texts)._encodings) == SHARE + 1
+    texts = ["a <|both|> b"] * (VERIFY_EVERY + 1)
+    assert len(encoder.encode(texts)._encodings) == VERIFY_EVERY + 1
     again = encoder.encode(["a"])
     assert (set(again._encodings), lists(again)) == ({0}, expected(tokenizer, ["a"]))
 
@@ -264,35 +264,35 @@ class Own:
 @pytest.mark.parametrize("is_fast", [False, True])
 def test_a_class_of_its_own_is_asked_itself(tokenizer: Any, is_fast: bool) -> None:
     own = Own(tokenizer, is_fast)
-    encoder = Encoder(own, lambda tokenizer: pytest.fail("was asked for"), worth=0)
+    encoder = Encoder(own, lambda tokenizer: pytest.fail("was asked for"), verify_after=0)
     assert encoder.engine == "transformers"
     columns = encoder.encode(["Word WORD", "", "a"])
     assert lists(columns) == expected(own, ["Word WORD", "", "a"])
-    after, until = columns.borders(np.array([0, 2]), np.array([4, 0]))
+    after, until = columns.tokens_around(np.array([0, 2]), np.array([4, 0]))
     first = len(expected(own, ["word"])[0])
     assert (after.tolist(), until.tolist()) == (
         ([first, len(columns.ids) - 1],) * 2 if is_fast else ([-1, -1], [-1, -1])
     )
 
 
-def test_a_slow_tokenizer_refuses_a_border_within_a_token(tokenizer: Any) -> None:
+def test_a_slow_tokenizer_rejects_a_boundary_within_a_token(tokenizer: Any) -> None:
     own = Own(tokenizer, is_fast=False)
     columns = Encoder(own).encode(["a the", "a the", "a the"])
     spans = [[Span(1, 5, 1)], [Span(3, 5, 1)], []]
     assert [len(each) for each in lists(columns)] == [2, 2, 2]
     found = label_columns(own, columns, spans, set())
     assert list(found.refused) == [1]
-    assert str(found.refused[1]).startswith("a token crosses the border")
+    assert str(found.refused[1]).startswith("a token crosses the boundary")
     assert found.labels.tolist() == [-100, columns.ids[1], -100, -100, -100, -100]
 
 
 @pytest.mark.parametrize("kind", ["bytes", "metaspace"])
-def test_half_a_character_is_refused_and_the_others_are_not(kind: str) -> None:
+def test_a_lone_surrogate_is_an_error_and_the_others_are_encoded(kind: str) -> None:
     made = KINDS[kind]()
     columns = Encoder(made).encode(["é", "a\ud83d", "b"])
     assert lists(columns) == [*expected(made, ["é"]), [], *expected(made, ["b"])]
-    assert {row: str(error) for row, error in columns.refused.items()} == {
-        1: "the text has '\\ud83d', half of a surrogate pair, which is no character"
+    assert {row: str(error) for row, error in columns.errors.items()} == {
+        1: "the text has the lone surrogate '\\ud83d', which is not a character"
     }
     found = label_columns(made, columns, [[Span(0, 1, 1)], [Span(0, 2, 1)], []], set())
     assert len(found.labels) == len(columns.ids)
@@ -301,7 +301,7 @@ def test_half_a_character_is_refused_and_the_others_are_not(kind: str) -> None:
 def test_no_texts(tokenizer: Any) -> None:
     for encoder in (Encoder(tokenizer), Encoder(Own(tokenizer, False)), encoder_with(tokenizer, bool)[0]):
         columns = encoder.encode([])
-        assert (columns.ids.tolist(), columns.rows.tolist()) == ([], [0])
+        assert (columns.ids.tolist(), columns.text_offsets.tolist()) == ([], [0])
         found = label_columns(tokenizer, columns, [], set())
         assert (found.labels.tolist(), found.weights, found.refused) == ([], None, {})
         assert label_columns(tokenizer, encoder.encode([""]), [[Span(0, 0, 1)]], set()).labels.tolist() == []
@@ -321,11 +321,11 @@ def test_fastokens_gives_the_same(
     made = smollm2_tokenizer if kind == "smollm2" else KINDS[kind]()
     texts = real_texts(smollm2_tokenizer, rows)
     spans = [[Span(len(text) // 3, len(text), 1), Span(len(text), len(text), 2)] for text in texts]
-    fast, plain = Encoder(made, worth=0), Encoder(made, lambda _: None)
+    fast, plain = Encoder(made, verify_after=0), Encoder(made, lambda _: None)
     for _ in range(2):
         columns, others = fast.encode(texts), plain.encode(texts)
         assert np.array_equal(columns.ids, others.ids)
-        assert np.array_equal(columns.rows, others.rows)
+        assert np.array_equal(columns.text_offsets, others.text_offsets)
         found, right = (label_columns(made, each, spans, set()) for each in (columns, others))
         assert np.array_equal(found.labels, right.labels)
         assert found.weights is not None
@@ -338,7 +338,7 @@ def test_fastokens_gives_the_same(
 
 def test_a_byte_that_the_vocabulary_lacks_is_left_to_tokenizers(smollm2_tokenizer: Any) -> None:
     pytest.importorskip("fastokens")
-    encoder = Encoder(smollm2_tokenizer, worth=0)
+    encoder = Encoder(smollm2_tokenizer, verify_after=0)
     texts = ["\x04", "a", "", "\x04b\x04", "c d", "é\x04", "\x04"]
     with pytest.raises(ValueError, match="byte 0x04 has no token"):
         Fastokens(smollm2_tokenizer).encode(texts)
@@ -349,7 +349,7 @@ def test_a_byte_that_the_vocabulary_lacks_is_left_to_tokenizers(smollm2_tokenize
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_fastokens_works_in_a_forked_process(smollm2_tokenizer: Any) -> None:
     pytest.importorskip("fastokens")
-    encoder = Encoder(smollm2_tokenizer, worth=0)
+    encoder = Encoder(smollm2_tokenizer, verify_after=0)
     texts = some_texts(500) * 10
     right = lists(encoder.encode(texts))
     assert encoder.engine == "fastokens"
@@ -359,15 +359,15 @@ def test_fastokens_works_in_a_forked_process(smollm2_tokenizer: Any) -> None:
     assert os.waitpid(child, 0) == (child, 0)
 
 
-def test_an_accelerator_that_was_proven_before_is_ready_at_once(tokenizer: Any, tmp_path: Path) -> None:
+def test_an_accelerator_verified_before_is_ready_at_once(tokenizer: Any, tmp_path: Path) -> None:
     def made(characters: int) -> tuple[Encoder, Errs]:
         accelerator = Errs(tokenizer, lambda text: False, backwards)
-        encoder = Encoder(tokenizer, lambda _: accelerator, worth=100, proofs=Proofs(folder=tmp_path))
+        encoder = Encoder(tokenizer, lambda _: accelerator, verify_after=100, cache=EquivalenceCache(folder=tmp_path))
         encoder.load(characters)
         return encoder, accelerator
 
     encoder, accelerator = made(100)
-    assert (encoder.engine, accelerator.batches) == ("tokenizers", [])  # it is not proven yet
+    assert (encoder.engine, accelerator.batches) == ("tokenizers", [])  # it is not verified yet
     encoder.encode(["a b " * 25])
     assert (encoder.engine, len(list(tmp_path.iterdir()))) == ("errs", 1)
     encoder, accelerator = made(100)
@@ -380,7 +380,7 @@ def test_an_accelerator_that_was_proven_before_is_ready_at_once(tokenizer: Any, 
 
 def test_sums_of_lengths_have_64_bits_where_32_may_not_do() -> None:
     for length in (5, 2**30):
-        reach = _reach(np.full(3, length, np.int32))
+        reach = _running_sums(np.full(3, length, np.int32))
         assert reach.tolist() == [0, length, 2 * length, 3 * length]
         assert reach.dtype == (np.int32 if length == 5 else np.int64)
-    assert _reach(np.zeros(0, np.int32)).tolist() == [0]
+    assert _running_sums(np.zeros(0, np.int32)).tolist() == [0]

@@ -1,4 +1,4 @@
-"""Columns: the very ids, labels and weights of one text after another."""
+"""TokenColumns: the very ids, labels and weights of one text after another."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from sftcore.core.types import IGNORE_INDEX
 from sftcore.labelling.spans import Span
 from sftcore.labelling.token_labels import label_columns, label_tokens, tokens_in
-from sftcore.tokenization import Columns, Encoded, Encoder, encode
+from sftcore.tokenization import EncodedText, Encoder, TokenColumns, encode_text
 
+from ..sizes import examples
 from .kinds import BY_BYTES, KINDS, PIECES, texts
 
 
@@ -35,8 +36,8 @@ def smollm2_encoder(smollm2: Path) -> tuple[Any, Encoder]:
     return tokenizer, Encoder(tokenizer)
 
 
-def row(columns: Columns, column: Any, number: int) -> list[Any]:
-    return list(column[columns.rows[number] : columns.rows[number + 1]].tolist())
+def row(columns: TokenColumns, column: Any, number: int) -> list[Any]:
+    return list(column[columns.text_offsets[number] : columns.text_offsets[number + 1]].tolist())
 
 
 @st.composite
@@ -51,16 +52,16 @@ def rows(draw: st.DrawFn) -> list[tuple[str, list[Span]]]:
     return drawn
 
 
-def check(tokenizer: Any, encoder: Encoder, drawn: list[tuple[str, list[Span]]]) -> Columns:
+def check(tokenizer: Any, encoder: Encoder, drawn: list[tuple[str, list[Span]]]) -> TokenColumns:
     added = frozenset(tokenizer.added_tokens_decoder)
     columns = encoder.encode([text for text, _ in drawn])
-    assert (columns.ids.dtype, columns.rows.dtype, len(columns)) == (np.int32, np.int64, len(drawn))
+    assert (columns.ids.dtype, columns.text_offsets.dtype, len(columns)) == (np.int32, np.int64, len(drawn))
     found = label_columns(tokenizer, columns, [spans for _, spans in drawn], added)
     assert found.labels.dtype == np.int32
     assert len(found.labels) == len(columns.ids)
     assert (found.weights is None) == all(span.weight == 1 for _, spans in drawn for span in spans)
     for number, (text, spans) in enumerate(drawn):
-        encoded = encode(tokenizer, text)
+        encoded = encode_text(tokenizer, text)
         assert row(columns, columns.ids, number) == tokenizer(text, add_special_tokens=False)["input_ids"]
         labels, weights = label_tokens(tokenizer, encoded, text, spans, added)
         assert row(columns, found.labels, number) == labels
@@ -69,8 +70,8 @@ def check(tokenizer: Any, encoder: Encoder, drawn: list[tuple[str, list[Span]]])
         else:
             assert row(columns, found.weights, number) == list(weights)
         places = np.arange(len(text) + 1)
-        after, until = columns.borders(np.full(len(places), number), places)
-        first = columns.rows[number]
+        after, until = columns.tokens_around(np.full(len(places), number), places)
+        first = columns.text_offsets[number]
         for place in places.tolist():
             assert after[place] - first == bisect_right(encoded.offsets, place, key=lambda offset: offset[1])
             assert until[place] - first == bisect_left(encoded.offsets, place, key=lambda offset: offset[0])
@@ -80,13 +81,13 @@ def check(tokenizer: Any, encoder: Encoder, drawn: list[tuple[str, list[Span]]])
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@examples(150)
 @given(drawn=rows())
 def test_columns_are_the_rows(kind: str, drawn: list[tuple[str, list[Span]]]) -> None:
     check(*made(kind), drawn)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@examples(200)
 @given(drawn=rows())
 def test_columns_are_the_rows_of_a_real_tokenizer(
     smollm2_encoder: tuple[Any, Encoder], drawn: list[tuple[str, list[Span]]]
@@ -131,7 +132,7 @@ class Ranges(NamedTuple):
 numbers = st.lists(st.integers(0, 12), min_size=2, max_size=12)
 
 
-@settings(max_examples=1000, deadline=None, derandomize=True, database=None)
+@examples(1000)
 @given(numbers, numbers, st.sets(st.integers(0, 3)), numbers)
 def test_any_ranges_in_order(starts: list[int], ends: list[int], added: set[int], borders: list[int]) -> None:
     """Tokens may share characters, or lie within others, as some normalizers make them."""
@@ -140,11 +141,11 @@ def test_any_ranges_in_order(starts: list[int], ends: list[int], added: set[int]
     borders.sort()
     spans = [Span(a, b, 1 + a) for a, b in zip(borders[::2], borders[1::2], strict=False)]
     nothing = np.zeros(0, np.int64)
-    columns = Columns(
+    columns = TokenColumns(
         ["x" * 12], np.array(ids, np.int32), np.array([0, len(ids)]), {}, {}, {0: Ranges(offsets)}, {}, nothing
     )
     found = label_columns(None, columns, [spans], added)
-    labels, weights = label_tokens(None, Encoded(ids, offsets), "", spans, added)
+    labels, weights = label_tokens(None, EncodedText(ids, offsets), "", spans, added)
     assert found.labels.tolist() == labels
     assert found.weights is None or found.weights.tolist() == weights
 

@@ -69,14 +69,14 @@ def train(folder: Path, way: Way, resume: str | None = None) -> Seen:
     from accelerate.state import AcceleratorState
     from sftcore_plugins.methods.full import Full
 
-    from sftcore.checkpoint.writer import Keeper
+    from sftcore.checkpoint.writer import CheckpointWriter
     from sftcore.config.schema import NonFiniteConfig
-    from sftcore.data import Collator, Evened
+    from sftcore.data import Collator, RowOrder
     from sftcore.distributed.ranks import Ranks
     from sftcore.distributed.watchdog import Watchdog
-    from sftcore.runtime.signals import Stop
-    from sftcore.training.loss import TokenMean
-    from sftcore.training.non_finite import Finite
+    from sftcore.runtime.signals import StopRequest
+    from sftcore.training.loss import TokenMeanLoss
+    from sftcore.training.non_finite import NonFiniteGuard
     from sftcore.training.trainer import SftTrainer
 
     packed = packed_set()
@@ -108,19 +108,20 @@ def train(folder: Path, way: Way, resume: str | None = None) -> Seen:
         disable_tqdm=True,
         remove_unused_columns=False,
     )
+    order = RowOrder(SEED if way.data_seed is None else way.data_seed, way.strategy == "sequential")
     ranks = Ranks(args.ddp_timeout)
     trainer = SftTrainer(
-        loss=TokenMean(),
+        loss=TokenMeanLoss(),
         method=Full(),
         backend=Backend(),
-        keeper=Keeper(folder, ranks, {}),
-        stop=Stop(),
-        finite=Finite(NonFiniteConfig(), ranks),
+        checkpoint_writer=CheckpointWriter(folder, ranks, {}),
+        stop=StopRequest(),
+        non_finite=NonFiniteGuard(NonFiniteConfig(), ranks),
         watchdog=Watchdog(ranks, 60, 60, print),
-        noted=dict,
+        run_state=dict,
         model=model,
         args=args,
-        train_dataset=Evened(packed, 0),
+        train_dataset=packed.to_dataset(0, order),
         data_collator=Collator(0, packed=True),
     )
     seen: Seen = []

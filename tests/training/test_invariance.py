@@ -113,7 +113,7 @@ class KeepGradient(transformers.TrainerCallback):
 
 def trainer_of(model: Path, folder: Path, spread: Spread, train_set: Any, eval_set: Any) -> Any:
     """Return the trainer that a run would make, in float32."""
-    from sftcore.checkpoint.writer import Keeper
+    from sftcore.checkpoint.writer import CheckpointWriter
     from sftcore.config.document import Document
     from sftcore.config.loader import load_config
     from sftcore.core.registry import Registry
@@ -121,7 +121,7 @@ def trainer_of(model: Path, folder: Path, spread: Spread, train_set: Any, eval_s
     from sftcore.distributed.ranks import Ranks
     from sftcore.distributed.watchdog import Watchdog
     from sftcore.models import base_model
-    from sftcore.runtime.signals import Stop
+    from sftcore.runtime.signals import StopRequest
     from sftcore.training import arguments, build
 
     given = {
@@ -142,20 +142,20 @@ def trainer_of(model: Path, folder: Path, spread: Spread, train_set: Any, eval_s
     values = {"model": {"name_or_path": str(model)}, "data": data, "method": "full", "training_args": given}
     loaded = load_config(Document(values), Registry.discover(), os.environ)
     loaded.config.backend.start(os.environ, True)
-    base = base_model.find(loaded.config.model, loaded.document)
-    args = arguments.build(loaded, cpu=True, has_eval=False, environ=os.environ)
+    base = base_model.resolve_base_model(loaded.config.model, loaded.document)
+    args = arguments.build_training_args(loaded, cpu=True, has_eval=False, environ=os.environ)
     if spread.packing:
         train_set, eval_set = PackedSet(train_set, 64), PackedSet(eval_set, 64)
     assert len(train_set) == spread.batch * spread.accumulation * args.world_size
     ranks = Ranks(args.ddp_timeout)
-    trainer = build.build_trainer(
+    trainer = build.build_job(
         build.load_model(base, loaded.config, args),
         loaded.config,
         args,
-        base.tokenizer(),
+        base.load_tokenizer(),
         SimpleNamespace(train=train_set, eval=eval_set, fingerprint=""),
-        Keeper(folder, ranks, {}),
-        Stop(),
+        CheckpointWriter(folder, ranks, {}),
+        StopRequest(),
         Watchdog(ranks, 60, 60, print),
     ).trainer
     assert not trainer.data_collator.flat
@@ -301,7 +301,7 @@ def test_deepspeed_does_not_round_weights(model, expected, tmp_path, one_process
     assert trainer._prepare_inputs(batch)["loss_weights"].dtype == torch.bfloat16
     loss = trainer.training_step(trainer.model, batch, batch["loss_weights"][:, 1:].sum())
     trainer.prediction_step(trainer.model, batch, prediction_loss_only=True)
-    total, weight = trainer._loss.take_evaluated()
+    total, weight = trainer._loss.pop_evaluated()
     assert [float(loss), total / weight] == pytest.approx([expected["weights"].loss] * 2, rel=BAR)
 
 

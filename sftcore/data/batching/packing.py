@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sftcore.core.types import IGNORE_INDEX
-from sftcore.data.batching.bin_packing import Bins
+from sftcore.data.batching.bin_packing import Bins, Rows
+from sftcore.data.batching.padded_sampler import MapStyleSet
 from sftcore.data.row_types import Example
-from sftcore.data.tables.examples import Examples
 
 
-class PackedSet(Sequence[Example]):
+class PackedSet(MapStyleSet):
     """Documents, joined into rows of at most ``max_length`` tokens when a row is asked for.
 
     A row is asked for by its number, or, as ``bins.drawn`` gives them anew for each epoch, by the numbers of its
@@ -22,8 +22,8 @@ class PackedSet(Sequence[Example]):
 
     def __init__(self, documents: Sequence[Example], max_length: int) -> None:
         self.documents = documents
-        lengths = documents.lengths if isinstance(documents, Examples) else [len(part.input_ids) for part in documents]
-        self.bins = Bins(lengths, max_length)
+        lengths = getattr(documents, "lengths", None)
+        self.bins = Bins([len(part.input_ids) for part in documents] if lengths is None else lengths, max_length)
         self._rows = self.bins.fixed()
 
     def __len__(self) -> int:
@@ -35,9 +35,18 @@ class PackedSet(Sequence[Example]):
     @property
     def weighted(self) -> bool:
         """Whether any trained token weighs other than 1."""
-        if isinstance(self.documents, Examples):
-            return self.documents.weighted
+        if isinstance(self.documents, MapStyleSet):
+            return bool(self.documents.weighted)
         return any(document.weights is not None for document in self.documents)
+
+    @property
+    def packed(self) -> PackedSet:
+        """Itself."""
+        return self
+
+    def shuffled(self, seed: int, epoch: int) -> Rows:
+        """All rows, their documents exchanged with others of the same length."""
+        return self.bins.drawn(seed, epoch)
 
 
 def join(parts: Sequence[Example]) -> Example:

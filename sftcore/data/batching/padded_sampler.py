@@ -1,67 +1,92 @@
-"""The order of the rows of an epoch, the same for any number of ranks."""
+"""The rows of an epoch in their order, the same for any number of ranks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import repeat
+from typing import Any
 
 from sftcore.core.types import IGNORE_INDEX
 from sftcore.data.row_types import Example
+from sftcore.data.training_set import RowOrder, TrainingSet
 
-FILLER = -1
+PAD_ROW = -1
 """The number of the row that trains nothing."""
 
-Row = int | tuple[int, ...]
+RowIndex = int | tuple[int, ...]
 """A row by its number, or by the numbers of its documents."""
 
 
-class Evened(Sequence[Example]):
-    """Rows, and one more that trains nothing: it stands where a rank would have less to do in a step than the others.
+class MapStyleSet(TrainingSet, Sequence[Example]):
+    """Rows that are had by their number, as ``torch.utils.data`` calls it."""
+
+    def order(self, order: RowOrder, epoch: int) -> Sequence[RowIndex]:
+        """The rows of *epoch*; shuffled by seed and epoch alone."""
+        return range(len(self)) if order.sequential else self.shuffled(order.seed, epoch)
+
+    def shuffled(self, seed: int, epoch: int) -> Sequence[RowIndex]:
+        """All rows in an order that follows from *seed* and *epoch* alone."""
+        import torch
+
+        order: list[int] = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed + epoch)).tolist()
+        return order
+
+    def to_dataset(self, pad_token_id: int, order: RowOrder, steps: int = 0) -> PaddedDataset:
+        """These rows, padded where ranks would have different numbers of them."""
+        return PaddedDataset(self, pad_token_id, order)
+
+
+class PaddedDataset(Sequence[Example]):
+    """Rows, and one more that trains nothing: it pads a step in which a rank would have less to do than the others.
 
     Otherwise some rows would be repeated there, and be trained twice.
 
     Args:
-        token: any token, of which that row consists.
+        pad_token_id: the only token of that row; any will do.
     """
 
-    def __init__(self, rows: Sequence[Example], token: int) -> None:
+    callbacks: Sequence[Any] = ()
+    rows_per_step = 1
+
+    def __init__(self, rows: MapStyleSet, pad_token_id: int, order: RowOrder) -> None:
         self.rows = rows
+        self.weighted = rows.weighted
         self.epoch = 0
-        self._filler = Example([token], [IGNORE_INDEX], (1,), ())
+        self._order = order
+        self._pad_row = Example([pad_token_id], [IGNORE_INDEX], (1,), ())
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, row: Row) -> Example:  # type: ignore[override]  # nothing slices
-        return self._filler if row == FILLER else self.rows[row]  # type: ignore[index]  # as the rows know it
+    def __getitem__(self, row: RowIndex) -> Example:  # type: ignore[override]  # nothing slices
+        return self._pad_row if row == PAD_ROW else self.rows[row]  # type: ignore[index]  # as the rows know it
 
     def set_epoch(self, epoch: int) -> None:
         """Go to *epoch*; accelerate calls this before each, also where a run resumes in the middle of one."""
         self.epoch = epoch
 
+    def sampler(self, multiple: int) -> PaddedSampler:
+        """The order of the rows of an epoch, padded to a *multiple* of rows."""
+        return PaddedSampler(self, multiple)
 
-class Even:
-    """A sampler: rows in *order*, and behind them so many that train nothing that there is a multiple of *by*.
+    def in_order(self) -> Sequence[RowIndex]:
+        """The rows of the present epoch, in their order."""
+        return self.rows.order(self._order, self.epoch)
+
+
+class PaddedSampler:
+    """The rows of an epoch in their order, and after them pad rows up to a multiple.
 
     Args:
-        order: gives the rows of an epoch.
-        by: rows that all ranks take at a time.
+        multiple: rows that all ranks take at a time.
     """
 
-    def __init__(self, rows: Evened, order: Callable[[int], Sequence[Row]], by: int) -> None:
-        self._rows, self._order, self._by = rows, order, by
+    def __init__(self, rows: PaddedDataset, multiple: int) -> None:
+        self._rows, self._multiple = rows, multiple
 
     def __len__(self) -> int:
-        return -(-len(self._rows) // self._by) * self._by
+        return -(-len(self._rows) // self._multiple) * self._multiple
 
-    def __iter__(self) -> Iterator[Row]:
-        yield from self._order(self._rows.epoch)
-        yield from repeat(FILLER, len(self) - len(self._rows))
-
-
-def shuffled(count: int, seed: int, epoch: int) -> list[int]:
-    """Return the numbers below *count* in an order that follows from *seed* and *epoch* alone."""
-    import torch
-
-    order: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(seed + epoch)).tolist()
-    return order
+    def __iter__(self) -> Iterator[RowIndex]:
+        yield from self._rows.in_order()
+        yield from repeat(PAD_ROW, len(self) - len(self._rows))

@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -28,8 +28,8 @@ from sftcore.data.preparation.worker import Done
 from sftcore.data.row_types import Origin
 from sftcore.data.sources.rejected import SHOWN, Refusal, as_json, kind_of
 from sftcore.data.tables.table import SCHEMA, Table, read_table
-from sftcore.runtime.console import count, say, size_of
-from sftcore.runtime.file_lock import Lock
+from sftcore.runtime.console import count, format_bytes, status
+from sftcore.runtime.files import FileLock
 from sftcore.runtime.paths import cache_folder
 
 SHARD = (".arrow", ".refused")
@@ -125,10 +125,10 @@ class Stored:
 
     folder: Path
     totals: Totals
-    lock: Lock | None = None
+    lock: FileLock | None = None
 
     @classmethod
-    def open(cls, folder: Path, lock: Lock | None = None) -> Stored | None:
+    def open(cls, folder: Path, lock: FileLock | None = None) -> Stored | None:
         """Return what is in *folder*; None if it is not there, or not whole, as after a loss of power."""
         try:
             totals = _totals(folder / TOTALS)
@@ -296,13 +296,13 @@ class Cache:
             SftError: it cannot be written.
         """
         folder = self.folder / key
-        lock = Lock(folder.with_name(f"{key}.lock"))
+        lock = FileLock(folder.with_name(f"{key}.lock"))
         try:
             for _ in range(TRIES):
                 self._wait(lock, about)
-                while not (stored := Stored.open(folder, lock)) and not lock.take(wait=False):
+                while not (stored := Stored.open(folder, lock)) and not lock.acquire(blocking=False):
                     # never wait for it alone: one that looked too may make it, and then holds on to it for a whole run
-                    lock.give_back()
+                    lock.release()
                     time.sleep(LOOK)
                     self._wait(lock, about)
                 if stored:
@@ -318,16 +318,16 @@ class Cache:
             ) from None
         raise SftError(f"the prepared data in {folder} is gone again and again; who removes it?")
 
-    def _wait(self, lock: Lock, about: Mapping[str, Any]) -> None:
+    def _wait(self, lock: FileLock, about: Mapping[str, Any]) -> None:
         """Wait until nobody makes it."""
-        if not lock.take(shared=True, wait=False):
-            say("data", f"another process prepares {about.get('source', 'the same')}; waiting for it")
-            lock.take(shared=True)
+        if not lock.acquire(shared=True, blocking=False):
+            status("data", f"another process prepares {about.get('source', 'the same')}; waiting for it")
+            lock.acquire(shared=True)
 
     def _make(
         self,
         folder: Path,
-        lock: Lock,
+        lock: FileLock,
         about: Mapping[str, Any],
         make: Callable[[Part], None],
         check: Callable[[], None],
@@ -355,9 +355,9 @@ class Cache:
     def remove(self, item: Item) -> bool:
         """Remove *item*; tell whether that was possible: no run uses it, and it is known that none does."""
         name = item.folder.name.partition(".")[0]
-        lock = Lock(self.folder / f"{name}.lock")
+        lock = FileLock(self.folder / f"{name}.lock")
         try:
-            if not lock.take(wait=False) or not lock.works:
+            if not lock.acquire(blocking=False) or not lock.works:
                 return False
             if item.folder.is_dir():
                 _remove(item.folder)
@@ -402,11 +402,11 @@ class Item(NamedTuple):
 
     def listed(self) -> dict[str, Any]:
         """Return it as ``--json`` prints it."""
-        used = datetime.fromtimestamp(self.used, timezone.utc).isoformat(timespec="seconds")
+        used = datetime.fromtimestamp(self.used, UTC).isoformat(timespec="seconds")
         return {"key": self.folder.name, "whole": self.whole, "used": used, "bytes": self.size, **self.about}
 
     def __str__(self) -> str:
         used = datetime.fromtimestamp(self.used).strftime("%Y-%m-%d %H:%M")
         state = f"{count(self.about.get('rows', 0), 'row')}" if self.whole else "unfinished"
         source = self.about.get("source", "")
-        return f"{self.folder.name[:12]}  {used}  {size_of(self.size):>9}  {state:>16}  {source}"
+        return f"{self.folder.name[:12]}  {used}  {format_bytes(self.size):>9}  {state:>16}  {source}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from sftcore.core.errors import DataError
 from sftcore.core.registry import Registry
 from sftcore.data.batching.bin_packing import padding
 from sftcore.data.batching.packing import PackedSet
+from sftcore.data.batching.padded_sampler import MapStyleSet
 from sftcore.data.preparation import fingerprint
 from sftcore.data.preparation.blocks import blocks
 from sftcore.data.preparation.cache import Cache, Part, Stored, Totals, named
@@ -29,10 +31,10 @@ from sftcore.data.sources.files import Reading, files_of, read
 from sftcore.data.sources.formats import Parsed, parse, parse_sources, reader_of
 from sftcore.data.sources.rejected import Refusal
 from sftcore.data.sources.renaming import Columns
-from sftcore.data.streaming.stream import Stream
-from sftcore.data.tables.account import Account, account
+from sftcore.data.tables.account import Account, account, merge
 from sftcore.data.tables.examples import Examples
 from sftcore.data.tables.summary import Summary, beginning, check_template, summarize
+from sftcore.data.training_set import TrainingSet
 from sftcore.labelling import Labeller
 from sftcore.runtime.console import count
 
@@ -83,14 +85,18 @@ class Read(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """The examples of both sets, and what became of their rows.
+    """What is trained and evaluated, and what became of the rows of all sources.
 
-    ``notes`` is what is said of how rows were chosen, ``fingerprint`` a SHA-256 over all labelled tokens, and
-    ``stored`` where these are.
+    Attributes:
+        examples: of the training set before packing; of a stream those of its first rows.
+        notes: status lines about the sources and how rows were selected.
+        fingerprint: SHA-256 over all labelled tokens.
+        stored: where these are cached, with the names of the source's files.
     """
 
-    train: Examples | PackedSet | Stream
-    eval: Examples | PackedSet
+    train: TrainingSet
+    eval: MapStyleSet
+    examples: Examples
     train_summary: Summary
     eval_summary: Summary
     sources: Sequence[Read]
@@ -103,6 +109,15 @@ class Prepared(NamedTuple):
         """Yield every row that was refused, as a line of ``quarantine.jsonl``."""
         for stored, names in self.stored:
             yield from stored.refused(names)
+
+    def final(self) -> Prepared:
+        """The same, with what became of the rows of a stream, once training is over."""
+        if (outcome := self.train.outcome()) is None:
+            return self
+        both = hashlib.sha256(f"{outcome.fingerprint} {self.fingerprint}".encode()).hexdigest()
+        return self._replace(
+            train_summary=outcome.summary, account=merge(outcome.account, self.account), fingerprint=f"sha256:{both}"
+        )
 
 
 def prepare(
@@ -140,6 +155,7 @@ def prepare(
     return Prepared(
         train,
         held_back,
+        train,
         train_summary,
         eval_summary,
         [_read(*item) for item in zip(sources, stored, strict=True)],
@@ -341,24 +357,15 @@ def pack(prepared: Prepared, max_length: int, batch_sizes: tuple[int, int]) -> P
     Args:
         batch_sizes: of the batches that a device trains and evaluates on, in rows.
     """
-    train: PackedSet | Stream
-    if isinstance(prepared.train, Stream):
-        train = prepared.train  # packs what is read itself
-    else:
-        train = _packed(unpacked(prepared.train), max_length, batch_sizes[0], prepared.train_summary)
+    train = prepared.train
+    if not train.streaming:  # a stream packs what it reads
+        train = _packed(prepared.examples, max_length, batch_sizes[0], prepared.train_summary)
     return prepared._replace(
-        train=train,
-        eval=_packed(unpacked(prepared.eval), max_length, batch_sizes[1], prepared.eval_summary),
+        train=train, eval=_packed(prepared.eval, max_length, batch_sizes[1], prepared.eval_summary)
     )
 
 
-def unpacked(examples: Examples | PackedSet | Stream) -> Examples:
-    """Return *examples*, which are not packed yet."""
-    assert isinstance(examples, Examples)
-    return examples
-
-
-def _packed(examples: Examples, max_length: int, batch_size: int, summary: Summary) -> PackedSet:
+def _packed(examples: MapStyleSet, max_length: int, batch_size: int, summary: Summary) -> PackedSet:
     packed = PackedSet(examples, max_length)
     if len(examples):
         fill, avoided = packed.bins.fill, padding(packed.bins.lengths, batch_size)

@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from sftcore.runtime.console import count, say
+from sftcore.runtime.console import count, status
 
 PATIENCE = 10.0
 """Seconds between two lines, where there is no terminal to draw a bar on."""
@@ -54,7 +54,7 @@ class Progress:
             self._bar.update(share - self._share)
         elif now - self._told > PATIENCE:
             self._told = now
-            say("preparing", f"{self._source}: {share:.0%}, {told}", everyone=True)
+            status("preparing", f"{self._source}: {share:.0%}, {told}", all_ranks=True)
         self._share = share
 
     def end(self, whole: bool) -> None:
@@ -62,7 +62,7 @@ class Progress:
         self._bar.close()
         if whole and self._rows:
             numbers = self._numbers(time.monotonic())
-            say("prepared", f"{self._source}: {count(self._rows, 'row')}, {numbers}", everyone=True)
+            status("prepared", f"{self._source}: {count(self._rows, 'row')}, {numbers}", all_ranks=True)
 
     def _numbers(self, now: float) -> str:
         taken = max(now - self._began, 1e-9)

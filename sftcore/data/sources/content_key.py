@@ -45,7 +45,7 @@ def key(conversation: Conversation) -> bytes:
             data.append(_json(conversation.tools).encode())
     except UnicodeEncodeError as error:
         half = error.object[error.start]
-        raise RowError(f"the text has {half!r}, half of a surrogate pair, which is no character") from None
+        raise RowError(f"the text has the lone surrogate {half!r}, which is not a character") from None
     return xxh3_128_digest(BETWEEN.join(data))
 
 

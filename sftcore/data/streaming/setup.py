@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
@@ -25,7 +24,6 @@ from sftcore.data.sources.rejected import Refusal, bad_rows
 from sftcore.data.sources.renaming import Columns
 from sftcore.data.streaming.interleave import ROWS, Feed, expected
 from sftcore.data.streaming.stream import BadRows, Stream
-from sftcore.data.tables.account import together
 from sftcore.data.tables.examples import Part
 from sftcore.data.tables.summary import Summary, check_template, summarize
 from sftcore.data.tables.table import Table
@@ -79,6 +77,7 @@ def prepare_stream(
     said = f"{count(summary.tokens, 'token')}, {summary.trained:,} of them trained ({share:.0%})"
     return evaluated._replace(
         train=stream,
+        examples=sample,
         train_summary=Summary(
             worked_example=summary.worked_example,
             notes=[f"the first {count(summary.rows, 'row')}: {said}", *summary.notes],
@@ -156,14 +155,3 @@ def _told(feed: Feed) -> str:
     rate = "" if feed.rate == 1 else f", each {feed.rate:.3g} times in a pass"
     rows = f"about {count(feed.expected, 'row')}{rate}"
     return f"{feed.path}: a stream of {rows}, format {feed.task.reader.chosen}"
-
-
-def ended(prepared: Prepared) -> Prepared:
-    """Return *prepared* with what became of the rows of its stream, if it has one."""
-    if not isinstance(prepared.train, Stream):
-        return prepared
-    account, summary, fingerprint = prepared.train.ended()
-    both = hashlib.sha256(f"{fingerprint} {prepared.fingerprint}".encode()).hexdigest()
-    return prepared._replace(
-        train_summary=summary, account=together(account, prepared.account), fingerprint=f"sha256:{both}"
-    )

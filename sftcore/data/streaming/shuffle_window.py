@@ -11,17 +11,7 @@ from sftcore.data.batching.packing import PackedSet
 from sftcore.data.row_types import Example
 from sftcore.data.tables.examples import Examples, Part
 from sftcore.data.tables.table import Integers
-
-
-class Order(NamedTuple):
-    """How the rows of a window are ordered: by chance that goes by *seed*, or as they came.
-
-    ``length`` is that of the rows which they share, if they are packed.
-    """
-
-    seed: int
-    sequential: bool = False
-    length: int | None = None
+from sftcore.data.training_set import RowOrder
 
 
 class Trained(NamedTuple):
@@ -42,12 +32,13 @@ class Window:
 
     Args:
         number: of the window; each has an order of its own.
+        packed_length: tokens of a row that examples share; None without packing.
     """
 
-    def __init__(self, parts: Sequence[Part], number: int, order: Order) -> None:
+    def __init__(self, parts: Sequence[Part], number: int, order: RowOrder, packed_length: int | None) -> None:
         self.parts = parts
         self._examples = Examples(parts)
-        self._packed = PackedSet(self._examples, order.length) if order.length else None
+        self._packed = PackedSet(self._examples, packed_length) if packed_length else None
         self._items: Sequence[tuple[int, ...]]
         if self._packed:
             bins = self._packed.bins

@@ -6,13 +6,15 @@ import hashlib
 import os
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sftcore.config.schema import DataConfig
 from sftcore.core.errors import DataError
+from sftcore.data.batching.packing import PackedSet
 from sftcore.data.preparation.blocks import Block
 from sftcore.data.preparation.cache import Totals, quarantined
 from sftcore.data.preparation.pool import Workers, cores
@@ -21,13 +23,17 @@ from sftcore.data.row_types import Example
 from sftcore.data.selection.key_hash import numbers
 from sftcore.data.sources import rejected
 from sftcore.data.streaming.interleave import ROWS, Feed, interleaved
-from sftcore.data.streaming.shuffle_window import Order, Window
+from sftcore.data.streaming.shuffle_window import Window
 from sftcore.data.tables.account import EVALUATED, NOT_DRAWN, TOO_LONG, UNTRAINED, Account
 from sftcore.data.tables.examples import Examples, Part
 from sftcore.data.tables.summary import Summary, note_remarks, remarked
 from sftcore.data.tables.table import Flags, Table
+from sftcore.data.training_set import RowOrder, StreamOutcome, TrainingSet
 from sftcore.labelling import Labeller, Remark
 from sftcore.runtime.console import count
+
+if TYPE_CHECKING:
+    from sftcore.data.streaming.torch_dataset import StreamDataset
 
 LEFT = "read, but not trained before the run ended"
 """What an account says of rows that were still waiting."""
@@ -69,15 +75,7 @@ class BadRows:
         rejected.check(self._first, self._totals.bad, self._totals.read, self._most)
 
 
-class Ended(NamedTuple):
-    """What became of the rows of a stream."""
-
-    account: Account
-    summary: Summary
-    fingerprint: str
-
-
-class Stream:
+class Stream(TrainingSet):
     """The rows of sources, again and again; the same ones in the same order in every process that reads them.
 
     Args:
@@ -86,6 +84,9 @@ class Stream:
         sample: examples of the first rows.
         worked: the first of them, as a person can read it.
     """
+
+    streaming = True
+    weighted = None
 
     def __init__(
         self,
@@ -98,7 +99,7 @@ class Stream:
         sample: Examples,
         worked: dict[str, Any],
     ) -> None:
-        self.sample = sample
+        self._sample = sample
         self._feeds, self._config, self._seed, self._evaluated, self._bad = feeds, config, seed, evaluated, bad
         processes = config.workers or max(1, cores() // _ranks_here(os.environ))
         size = sum(feed.reading.size for feed in feeds)
@@ -118,21 +119,32 @@ class Stream:
         self._items = self._reached = 0
         self._digest = hashlib.sha256()
 
+    @cached_property
+    def packed(self) -> PackedSet | None:
+        """The rows that its first examples share; None without packing."""
+        return PackedSet(self._sample, self._config.max_length) if self._config.packing else None
+
+    def to_dataset(self, pad_token_id: int, order: RowOrder, steps: int) -> StreamDataset:
+        """As many items as are trained."""
+        from sftcore.data.streaming.torch_dataset import StreamDataset
+
+        return StreamDataset(self, order, steps)
+
     def start(self) -> None:
-        """Begin to label; this forks processes, and so comes before anything that is not to be there in them."""
+        """Start to label, in processes that are forked now."""
         self._workers.__enter__()
         self._first.append(next(self._arriving))
 
     def close(self) -> None:
-        """End everything that was started."""
+        """Stop labelling."""
         self._arriving.close()
         self._workers.__exit__()
 
-    def quarantine(self, path: Path) -> None:
-        """Add refused rows to the file *path* as they come."""
+    def save_rejected(self, path: Path) -> None:
+        """Append rows to the file *path* as they are rejected."""
         self._quarantine = path
 
-    def items(self, order: Order) -> Iterator[Example]:
+    def items(self, order: RowOrder) -> Iterator[Example]:
         """Yield what is trained, without end; this can be asked for once.
 
         Raises:
@@ -141,7 +153,7 @@ class Stream:
         assert not self._begun
         self._begun = True
         for number, parts in enumerate(self._windows()):
-            window = Window(parts, number, order)
+            window = Window(parts, number, order, self._config.max_length if self._config.packing else None)
             self._waiting.append(window)
             yield from window
 
@@ -247,8 +259,8 @@ class Stream:
         for part, here in zip(window.parts, found.rows, strict=True):
             self._digest.update(part.table.digests[here].tobytes())
 
-    def ended(self) -> Ended:
-        """Return what became of all rows, once the last item is trained."""
+    def outcome(self) -> StreamOutcome:
+        """What became of all rows, once the last item is trained."""
         if self._waiting and self._reached > self._items:
             self._count(self._waiting[0], self._reached - self._items)
         self._waiting.clear()
@@ -266,7 +278,7 @@ class Stream:
         left = self._read - summary.kept - self._refused.total() - self._dropped.total()
         dropped = {why: rows for why, rows in {**self._dropped, LEFT: left}.items() if rows}
         account = Account(self._read, summary.kept, 0, dict(self._refused.most_common()), dropped)
-        return Ended(account, summary, self._digest.hexdigest())
+        return StreamOutcome(account, summary, self._digest.hexdigest())
 
     def _told(self) -> str:
         parts = [*self._refused.most_common(), *self._dropped.most_common()]

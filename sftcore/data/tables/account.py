@@ -38,7 +38,7 @@ class Account:
         return f"{count(self.read, 'row')} read: {', '.join(parts)}"
 
 
-def together(first: Account, second: Account) -> Account:
+def merge(first: Account, second: Account) -> Account:
     """Return what became of the rows of both."""
     return Account(
         first.read + second.read,

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from sftcore.data.batching.padded_sampler import MapStyleSet
 from sftcore.data.row_types import Example, Origin
 from sftcore.data.tables.table import Integers, Table
 
@@ -40,7 +41,7 @@ class Part:
         return np.repeat(self.table.first_example[self.rows], counts) + within, np.repeat(self.times, counts)
 
 
-class Examples(Sequence[Example]):
+class Examples(MapStyleSet):
     """The examples of some sources, those of a row that is repeated each time.
 
     All of them stand once before any stands a second time.

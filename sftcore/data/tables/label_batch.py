@@ -18,7 +18,7 @@ from sftcore.data.tables.arrow_arrays import digests, flags, large_lists, lists,
 from sftcore.data.tables.table import REMARKS, SCHEMA, Flags, Integers
 from sftcore.labelling import DraftColumns, Labeller, Labelling, Outline, Remark, Sketch, TooLongError, fit
 from sftcore.labelling.token_labels import label_columns
-from sftcore.tokenization import Columns
+from sftcore.tokenization import TokenColumns
 
 
 def labelled(row: Parsed, labeller: Labeller) -> Labelling:
@@ -83,10 +83,10 @@ def tabulate(
     labels = label_columns(labeller.tokenizer, columns, drafts.spans, labeller.added_ids)
     tokens = _Tokens(columns.ids, labels.trained, labels.weights)
     merged = _merged(columns, drafts)
-    refusals = {**columns.refused, **labels.refused}
+    refusals = {**columns.errors, **labels.refused}
 
     owner = drafts.owners
-    lengths = np.diff(columns.rows)
+    lengths = np.diff(columns.text_offsets)
     longest = np.zeros(len(rows), np.int64)
     np.maximum.at(longest, owner, lengths)
     limits = np.array([row.policy.max_length or np.iinfo(np.int64).max for row in rows], np.int64)
@@ -108,7 +108,7 @@ def tabulate(
         [rows[at] for at in done],
         file,
         longest[done],
-        _kept(tokens, columns.rows, owner, plain, became),
+        _kept(tokens, columns.text_offsets, owner, plain, became),
         np.array(done, np.int64),
         [remarks[at] for at in done],
     )
@@ -138,11 +138,11 @@ def _fitted(row: Parsed, found: _Outlined, labeller: Labeller) -> _Row:
         return _Row(error)
 
 
-def _merged(columns: Columns, drafts: DraftColumns) -> Integers:
+def _merged(columns: TokenColumns, drafts: DraftColumns) -> Integers:
     """Return how many turns of each of *drafts* begin or end within a token."""
     crossed = np.zeros(len(drafts.turns), bool)
     for characters in drafts.edges.T:
-        after, until = columns.borders(drafts.turns, characters)
+        after, until = columns.tokens_around(drafts.turns, characters)
         crossed |= after < until
     return np.bincount(drafts.turns[crossed], minlength=len(drafts.texts))
 

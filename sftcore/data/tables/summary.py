@@ -44,7 +44,7 @@ class Summary:
     longest: int = 0
     """Tokens of the longest example, before any was made to fit."""
     remarks: dict[str, int] = field(default_factory=dict)
-    """What else there is to know of the rows, counted; docs/supervision.md explains the names."""
+    """What else there is to know of the rows, counted; docs/labelling.md explains the names."""
     worked_example: dict[str, Any] = field(default_factory=dict)
     """The first example: where its row stands, its text, and what of it is trained."""
     packing: dict[str, Any] = field(default_factory=dict)

@@ -24,16 +24,16 @@ _SAME_FOR_SAME = frozenset({"d", "default", "lower", "string", "tojson", "trim",
 def has_constant_prompt(tree: nodes.Template) -> bool:
     """Tell whether the prompt follows the one loop over the messages and depends on none of them."""
     assigned = _assigned(tree)
-    derived = derived_names(tree)
-    loops = [found for found in statement_loops(tree.body, []) if derived & names_in(found[0].iter)]
+    derived = _derived_names(tree)
+    loops = [found for found in _statement_loops(tree.body, []) if derived & names_in(found[0].iter)]
     if len(loops) != 1:
         return False
     loop, after = loops[0]
-    if loop.recursive or loop.else_ or not is_messages(loop.iter, tree):
+    if loop.recursive or loop.else_ or not _is_messages(loop.iter, tree):
         return False
     if not all(_is_constant(node, assigned) for node in after):
         return False
-    if not all(name in _BACKWARD for name in loop_attributes(loop)):
+    if not all(name in _BACKWARD for name in _loop_attributes(loop)):
         return False
     inside = sum(name.name == _PROMPT for node in after for name in node.find_all(nodes.Name))
     everywhere = sum(name.name == _PROMPT for name in tree.find_all(nodes.Name))
@@ -57,7 +57,7 @@ def _defaults(node: nodes.Node) -> int:
     return len(names) if sets and set(names) == {_PROMPT} else 0
 
 
-def statement_loops(body: list[nodes.Node], after: list[nodes.Node]) -> Iterator[tuple[nodes.For, list[nodes.Node]]]:
+def _statement_loops(body: list[nodes.Node], after: list[nodes.Node]) -> Iterator[tuple[nodes.For, list[nodes.Node]]]:
     """Yield the loops that stand in no other, each with all statements that may run after it."""
     for index, node in enumerate(body):
         rest = [*body[index + 1 :], *after]
@@ -65,13 +65,13 @@ def statement_loops(body: list[nodes.Node], after: list[nodes.Node]) -> Iterator
             yield node, rest
         elif isinstance(node, nodes.If):
             for branch in (node.body, *(other.body for other in node.elif_), node.else_):
-                yield from statement_loops(branch, rest)
+                yield from _statement_loops(branch, rest)
         elif isinstance(getattr(node, "body", None), list):
             for loop in node.find_all(nodes.For):  # in a macro, a block, ...: who knows when it runs
                 yield loop, [node]
 
 
-def derived_names(tree: nodes.Template) -> set[str]:
+def _derived_names(tree: nodes.Template) -> set[str]:
     """Return the names of values that may be made of the messages."""
     made = [(names_in(assign.node), names_in(assign.target)) for assign in tree.find_all(nodes.Assign)]
     derived = {"messages"}
@@ -84,7 +84,7 @@ def derived_names(tree: nodes.Template) -> set[str]:
     return derived
 
 
-def is_messages(expression: nodes.Node, tree: nodes.Template) -> bool:
+def _is_messages(expression: nodes.Node, tree: nodes.Template) -> bool:
     """Tell whether *expression* is the messages, or those from some number on, and no copy that reads them all."""
     targets = [loop.target for loop in tree.find_all(nodes.For)]
     targets += [block.target for block in tree.find_all(nodes.AssignBlock)]
@@ -141,7 +141,7 @@ def _is_free(expression: nodes.Node, assigned: set[str]) -> bool:
     return calls is None and all(used.name in _SAME_FOR_SAME for used in filters)
 
 
-def loop_attributes(loop: nodes.For) -> Iterator[str]:
+def _loop_attributes(loop: nodes.For) -> Iterator[str]:
     """Yield what the body of *loop*, but not that of a loop in it, reads of its ``loop``; '' for the whole of it."""
     waiting: list[nodes.Node] = [*loop.body]
     while waiting:

@@ -56,10 +56,6 @@ class Watch:
         printed: characters printed so far; the renderer keeps it.
         known: for each message that was asked for, in order, *printed* at that time.
         by_loop: whether it was the one loop over the messages that asked for it first.
-        stepped: which loop over the messages took the last step, and to which message.
-        skip: which loop goes on with which message instead of the next.
-        seen: how many messages there must be for all that was looked at since :meth:`forget` to be there.
-        seen_all: whether something since then told how many there are.
     """
 
     def __init__(self) -> None:
@@ -67,24 +63,6 @@ class Watch:
         self.known: list[int] = []
         self.by_loop: list[bool] = []
         self.loops = 0
-        self.stepped: tuple[object, int] = (self, -1)
-        self.skip: tuple[object, int] = (self, -1)
-        self.forget()
-
-    def forget(self) -> None:
-        """Begin anew to take down what is seen."""
-        self.seen = 0
-        self.seen_all = False
-
-    def see(self, index: int, by_loop: bool = False) -> None:
-        """Take down that message *index* is seen."""
-        self.seen = max(self.seen, index + 1)
-        self.learn(index, by_loop)
-
-    def see_all(self, count: int, by_loop: bool = False) -> None:
-        """Take down that there are *count* messages, and no more."""
-        self.seen_all = True
-        self.learn(count, by_loop)
 
     def learn(self, index: int, by_loop: bool = False) -> None:
         """Take down that it is known of the messages up to *index* whether they exist."""
@@ -106,13 +84,8 @@ class Messages(Sequence[Message]):
         self._watch = watch
         self._offset = offset
 
-    def _length(self) -> int:
-        """Return how many there are, for one who takes down what follows from that."""
-        self._watch.learn(self._offset + len(self._items))
-        return len(self._items)
-
     def _see_all(self) -> None:
-        self._watch.see_all(self._offset + len(self._items))
+        self._watch.learn(self._offset + len(self._items))
 
     def __len__(self) -> int:
         self._see_all()
@@ -120,7 +93,7 @@ class Messages(Sequence[Message]):
 
     def __bool__(self) -> bool:
         if self._items:
-            self._watch.see(self._offset)
+            self._watch.learn(self._offset)
         else:
             self._see_all()
         return bool(self._items)
@@ -139,22 +112,15 @@ class Messages(Sequence[Message]):
         if key < 0 or key >= len(self._items):
             self._see_all()
         else:
-            self._watch.see(self._offset + key)
+            self._watch.learn(self._offset + key)
         return self._items[key]
 
     def __iter__(self) -> Iterator[Message]:
         self._watch.loops += 1
-        this = object()
-        index = 0
-        while index < len(self._items):
-            self._watch.see(self._offset + index, by_loop=True)
-            self._watch.stepped = this, self._offset + index
-            yield self._items[index]
-            index += 1
-            if self._watch.skip[0] is this:
-                index = self._watch.skip[1] - self._offset
-                self._watch.skip = self, -1
-        self._watch.see_all(self._offset + len(self._items), by_loop=True)
+        for index, item in enumerate(self._items, self._offset):
+            self._watch.learn(index, by_loop=True)
+            yield item
+        self._watch.learn(self._offset + len(self._items), by_loop=True)
 
     def __reversed__(self) -> Iterator[Message]:
         self._see_all()

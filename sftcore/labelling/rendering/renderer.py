@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jinja2
 from jinja2.meta import find_undeclared_variables
@@ -14,7 +14,6 @@ from sftcore.labelling.rendering.constant_prompt import has_constant_prompt
 from sftcore.labelling.rendering.limits import CHARACTERS, LimitError
 from sftcore.labelling.rendering.message_view import Message, Messages, Watch, tagged
 from sftcore.labelling.rendering.provenance import LITERAL, Tracked
-from sftcore.labelling.rendering.render_cache import Memory
 from sftcore.labelling.rendering.sandbox import Compiled, Sandbox
 
 _SAID = 500
@@ -77,7 +76,7 @@ class ChatTemplate:
             RowError: the template refuses them, fails, or uses more than a template may.
         """
         variables = _variables(messages, tools, add_generation_prompt, kwargs)
-        return self._run(self._compiled.template, {**variables, "messages": list(messages)}, None, [])[0]
+        return self._run({**variables, "messages": list(messages)}, None)[0]
 
     def trace(
         self,
@@ -93,52 +92,28 @@ class ChatTemplate:
         """
         watch = Watch()
         variables = _variables(Messages(tagged(messages), watch), tools, add_generation_prompt, kwargs)
-        return _rendering(*self._run(self._compiled.template, variables, watch, []), watch)
+        return _rendering(*self._run(variables, watch), watch)
 
-    def beginnings(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        tools: Sequence[Mapping[str, Any]] | None,
-        variables: Mapping[str, Any],
-        traced: bool,
-    ) -> Beginnings:
-        """Return what renders the beginnings of a conversation, all at little more than the cost of one.
-
-        Args:
-            variables: everything else that any of the renderings gets.
-            traced: whether the origin of characters is wanted.
-        """
-        return Beginnings(self, messages, tools, variables, traced)
-
-    def _run(
-        self,
-        template: jinja2.Template,
-        variables: Mapping[str, Any],
-        watch: Watch | None,
-        texts: list[str],
-        memory: Memory | None = None,
-    ) -> tuple[str, list[Piece]]:
+    def _run(self, variables: Mapping[str, Any], watch: Watch | None) -> tuple[str, list[Piece]]:
         sandbox = self._compiled.sandbox
         with sandbox.lock:
             sandbox.meter.start()
-            sandbox.memory = memory
             try:
-                return self._collect(template, template.new_context(dict(variables)), watch, texts)
+                return self._collect(self._compiled.template, variables, watch)
             except (jinja2.TemplateError, LimitError) as error:
                 raise RowError(f"the chat template refuses it: {_plainly(error)}") from None
             except RecursionError:
                 raise RowError("the chat template calls itself without end") from None
             except Exception as error:  # whatever else the code of a template may raise
                 raise RowError(f"the chat template fails: {type(error).__name__}: {_plainly(error)}") from None
-            finally:
-                sandbox.memory = None
 
     def _collect(
-        self, template: jinja2.Template, context: Any, watch: Watch | None, texts: list[str]
+        self, template: jinja2.Template, variables: Mapping[str, Any], watch: Watch | None
     ) -> tuple[str, list[Piece]]:
+        texts: list[str] = []
         pieces: list[Piece] = []
         at = 0
-        for text in template.root_render_func(context):
+        for text in template.root_render_func(template.new_context(dict(variables))):
             texts.append(text)
             if type(text) is Tracked:
                 for length, tag in text._runs:
@@ -161,54 +136,6 @@ def _plainly(error: Exception) -> str:
         text = text.replace(f"{ours.__module__}.{ours.__name__} object", f"{plain} object")
         text = text.replace(f"'{ours.__name__}'", f"'{plain}'")
     return text[:_SAID]
-
-
-class Beginnings:
-    """The beginnings of one conversation under a template: renderings that share what its loops print.
-
-    See :meth:`ChatTemplate.beginnings`.
-    """
-
-    def __init__(
-        self,
-        template: ChatTemplate,
-        messages: Sequence[Mapping[str, Any]],
-        tools: Sequence[Mapping[str, Any]] | None,
-        variables: Mapping[str, Any],
-        traced: bool,
-    ) -> None:
-        self._template = template
-        self._messages: Sequence[Mapping[str, Any]] = tagged(messages) if traced else messages
-        self._tools = tools
-        compiled = template._compiled
-        self._compiled = compiled.remembering or compiled.template
-        self.memory = Memory(compiled.loops, self._messages, [tools, *variables.values()], skips=not traced)
-
-    def text(self, count: int, add_generation_prompt: bool, variables: Mapping[str, Any]) -> str:
-        """Return the first *count* messages as text.
-
-        Raises:
-            RowError: as :meth:`ChatTemplate.render`.
-        """
-        return self._run(count, add_generation_prompt, variables, Watch())[0]
-
-    def trace(self, count: int, add_generation_prompt: bool, variables: Mapping[str, Any]) -> Rendering:
-        """Return the first *count* messages as text, with the origin of its characters.
-
-        Raises:
-            RowError: as :meth:`ChatTemplate.render`.
-        """
-        watch = Watch()
-        return _rendering(*self._run(count, add_generation_prompt, variables, watch), watch)
-
-    def _run(
-        self, count: int, add_generation_prompt: bool, variables: Mapping[str, Any], watch: Watch
-    ) -> tuple[str, list[Piece]]:
-        texts: list[str] = []
-        self.memory.start(texts, count, dict(variables), watch, self._template._compiled.sandbox.meter)
-        messages = Messages(cast("Sequence[Message]", self._messages[:count]), watch)
-        given = _variables(messages, self._tools, add_generation_prompt, variables)
-        return self._template._run(self._compiled, given, watch, texts, self.memory)
 
 
 def _variables(

@@ -23,7 +23,6 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sftcore.labelling.rendering import environment
 from sftcore.labelling.rendering.block_markers import with_marks
-from sftcore.labelling.rendering.cached_loops import Remembered, with_memory
 from sftcore.labelling.rendering.format_strings import format_parts, percent_parts
 from sftcore.labelling.rendering.limits import (
     CHARACTERS,
@@ -59,7 +58,6 @@ from sftcore.labelling.rendering.provenance import (
     tracked,
     whole,
 )
-from sftcore.labelling.rendering.render_cache import Memory, unguarded
 
 _SHORT = 4096
 """Strings below this length are joined without being counted: only very many of them matter, and that takes time."""
@@ -79,7 +77,7 @@ _OF_LOOP = frozenset(name for name in dir(LoopContext) if not name.startswith("_
 _OF_STR = frozenset(name for name in dir(str) if not name.startswith("_")) - {"format", "format_map"}
 
 
-_OURS = frozenset({"_enter", "_exit", "_guarded", "_keep", "_missed", "_recall", "_step"})
+_OURS = frozenset({"_enter", "_exit", "_step"})
 """Filters that stand in a syntax tree for calls of the environment; no template may use them."""
 
 
@@ -170,15 +168,11 @@ class Compiled(NamedTuple):
 
     Attributes:
         template: with marks around the printing of each message.
-        remembering: the same, asking a memory before it prints one; None where no loop can.
-        loops: those of its loops that ask.
         tree: the syntax tree, as it was written.
     """
 
     sandbox: Sandbox
     template: jinja2.Template
-    remembering: jinja2.Template | None
-    loops: list[Remembered]
     tree: nodes.Template
 
 
@@ -193,7 +187,6 @@ class Sandbox(ImmutableSandboxedEnvironment):
             trim_blocks=True, lstrip_blocks=True, extensions=[environment.Generation, jinja2.ext.loopcontrols]
         )
         self.meter = Meter()
-        self.memory: Memory | None = None
         self.lock = threading.Lock()
         self.finalize = self._printable
         self.concat = self._joined  # type: ignore[method-assign]
@@ -234,15 +227,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         for kind, limit, name in _SYNTAX:
             if sum(1 for _ in tree.find_all(kind)) > limit:
                 raise LimitError(f"the chat template has more than {limit:,} {name}")
-        remembering = self._marked(source)
-        loops = with_memory(remembering)
-        return Compiled(
-            self,
-            self._made(self._marked(source)),
-            self._made(remembering) if loops else None,
-            loops,
-            tree,
-        )
+        return Compiled(self, self._made(self._marked(source)), tree)
 
     def _marked(self, source: str) -> nodes.Template:
         tree = self.parse(source)
@@ -281,22 +266,6 @@ class Sandbox(ImmutableSandboxedEnvironment):
         """Count a step of a loop."""
         self.meter.step()
         return True
-
-    def recall(self, message: object, loop: int, context: Any, attributes: int, *values: Any) -> str:
-        """Return what a loop prints for *message*, if the memory knows; see :meth:`Memory.recall`."""
-        return self.memory.recall(message, loop, context, attributes, *values) if self.memory else ""
-
-    def missed(self, value: object) -> bool:
-        """Tell whether it did not know."""
-        return self.memory is None or self.memory.missed
-
-    def keep(self, value: object) -> str:
-        """Let the memory keep what was printed."""
-        return self.memory.keep() if self.memory else ""
-
-    def guarded(self, value: Any, position: int, what: str) -> Any:
-        """Return *value* in a form that the memory watches; see :meth:`Memory.guard`."""
-        return self.memory.guard(value, position, what) if self.memory else unguarded(value, what)
 
     def compared(self, value: Any) -> Any:
         """Return *value*, which is compared or hashed, if it is no list beyond measure."""

@@ -26,8 +26,8 @@ from sftcore.data.preparation.cache import Cache, Stored
 from sftcore.data.preparation.progress import Progress
 from sftcore.data.tables.label_batch import tabulate
 from sftcore.labelling import Labeller, labeller
-from sftcore.runtime import file_lock
-from sftcore.runtime.file_lock import Lock
+from sftcore.runtime import files
+from sftcore.runtime.files import FileLock
 from sftcore.tokenization import Encoder
 
 REGISTRY = Registry.discover()
@@ -121,7 +121,7 @@ def test_more_processes_make_the_same_bytes(tmp_path, data, serving, right, proc
 
 def test_an_accelerator_makes_the_same_bytes(tmp_path, data, serving, right, monkeypatch):
     pytest.importorskip("fastokens")
-    monkeypatch.setattr(labeller, "Encoder", lambda tokenizer, **_: Encoder(tokenizer, worth=0))
+    monkeypatch.setattr(labeller, "Encoder", lambda tokenizer, **_: Encoder(tokenizer, verify_after=0))
     asked = []
     monkeypatch.setattr(Encoder, "_accelerated", lambda self, *args: asked.append(1) or accelerated(self, *args))
     monkeypatch.setattr(pool, "FEW", 10**9)
@@ -265,7 +265,7 @@ def test_without_locks_each_makes_its_own_and_one_stays(tmp_path, data, serving,
     def refuse(*args):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(file_lock.fcntl, "flock", refuse)
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
     children = [in_child(lambda: made(tmp_path, data, serving, workers=1)) for _ in range(3)]
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
     assert made(tmp_path, data, serving)[1] == right
@@ -345,13 +345,13 @@ def test_a_list_names_what_is_there_and_clean_keeps_what_is_used(tmp_path, data,
 
 def test_a_lock_that_was_removed_while_one_waits_is_taken_anew(tmp_path):
     path = tmp_path / "a.lock"
-    first, second = Lock(path), Lock(path)
-    assert first.take()
-    assert not second.take(wait=False)
+    first, second = FileLock(path), FileLock(path)
+    assert first.acquire()
+    assert not second.acquire(blocking=False)
     first.remove()
-    assert second.take(wait=False)
+    assert second.acquire(blocking=False)
     assert path.exists()
-    assert not Lock(path).take(wait=False)
+    assert not FileLock(path).acquire(blocking=False)
 
 
 def test_a_file_that_changes_and_changes_back_leaves_nothing_of_what_was_between(tmp_path, serving, monkeypatch):
@@ -426,14 +426,14 @@ def test_processes_are_forked_also_from_the_first_process_of_a_container(tmp_pat
 
 def test_locks_work_where_only_what_may_be_read_can_be_shared(tmp_path, data, serving, monkeypatch):
     """As on NFS: else whoever made the rows would keep all others waiting for as long as it runs."""
-    flock = file_lock.fcntl.flock
+    flock = files.fcntl.flock
 
     def as_nfs(file, how):
-        if how & file_lock.fcntl.LOCK_SH and not file.readable():
+        if how & files.fcntl.LOCK_SH and not file.readable():
             raise OSError(9, "Bad file descriptor")
         return flock(file, how)
 
-    monkeypatch.setattr(file_lock.fcntl, "flock", as_nfs)
+    monkeypatch.setattr(files.fcntl, "flock", as_nfs)
     held = made(tmp_path, data, serving)
     assert made(tmp_path, data, serving)[1] == held[1]
 

@@ -47,7 +47,7 @@ def test_all_else_is():
     [with_answer(content="a\ud83d"), with_answer(name="\ud83d"), replace(TALK, tools=({"name": "\ud83d"},))],
 )
 def test_half_a_character(conversation):
-    with pytest.raises(RowError, match=r"the text has '\\ud83d', half of a surrogate pair"):
+    with pytest.raises(RowError, match=r"the text has the lone surrogate '\\ud83d'"):
         key(conversation)
 
 

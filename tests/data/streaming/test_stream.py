@@ -17,7 +17,7 @@ import pytest
 
 from sftcore import ConfigError
 from sftcore.core.errors import DataError
-from sftcore.data import Order, ended, prepare, prepare_stream
+from sftcore.data import RowOrder, prepare, prepare_stream
 from sftcore.data.batching.bin_packing import Bins
 from sftcore.data.streaming import setup
 from sftcore.data.streaming.interleave import ROWS
@@ -45,13 +45,13 @@ def streamed(train, seed=42, **data):
     return prepare_stream(loaded(train, seed, streaming=True, **data), REGISTRY, LABELLER)
 
 
-def taken(prepared, number, seed=1, trained=None, **order):
+def taken(prepared, number, seed=1, trained=None, sequential=False):
     """Return so many items, and what became of the rows once *trained* of them are."""
     with closing(prepared.train) as stream:
         stream.start()
-        found = list(islice(stream.items(Order(seed, **order)), number))
+        found = list(islice(stream.items(RowOrder(seed, sequential)), number))
         stream.trained(number if trained is None else trained)
-        return found, ended(prepared)
+        return found, prepared.final()
 
 
 def texts(found):
@@ -108,7 +108,7 @@ def test_documents_are_packed_whole_by_best_fit(tmp_path):
     chance = random.Random(1)
     questions = [f"{number} " + "x" * chance.randrange(60) for number in range(700)]
     path = write(tmp_path / "t.jsonl", qa(*questions))
-    found, after = taken(streamed(path, packing=True, max_length=100, shuffle_buffer=350), 300, length=100)
+    found, after = taken(streamed(path, packing=True, max_length=100, shuffle_buffer=350), 300)
     said = [text for item in found for text in asked(item)]
     lengths = {text: len(LABELLER.tokenizer(f"[user]{text}</s>[assistant]yes</s>")["input_ids"]) for text in questions}
     expected = [Bins([lengths[text] for text in half], 100) for half in (questions[:350], questions[350:])]
@@ -199,7 +199,7 @@ def test_a_bad_row_ends_the_run_where_it_stands(tmp_path):
     prepared = streamed(with_bad(tmp_path, 700))
     with pytest.raises(DataError, match=r"t\.jsonl:701: the key 'output'"):
         taken(prepared, 1000, sequential=True)
-    account = ended(prepared).account
+    account = prepared.final().account
     assert account.refused == {"the key 'output' is missing (found: input)": 1}
     assert account.read == 768
 
@@ -218,7 +218,7 @@ def test_a_share_of_bad_rows_is_checked_at_the_end_of_a_pass(tmp_path):
     prepared = streamed(with_bad(tmp_path, *range(0, 20)), max_bad_rows=0.019, shuffle_buffer=100)
     with closing(prepared.train) as stream:
         stream.start()
-        items = stream.items(Order(1))
+        items = stream.items(RowOrder(1, sequential=False))
         assert len(list(islice(items, 900))) == 900
         with pytest.raises(DataError, match=r"20 rows cannot(.|\n)*data.max_bad_rows is 1.90% of 1,000 rows"):
             list(islice(items, 200))
@@ -234,7 +234,7 @@ def test_bad_rows_that_are_evaluated_count_too(tmp_path):
 def test_refused_rows_are_kept_once(tmp_path):
     path = with_bad(tmp_path, 3, 500)
     prepared = streamed({"path": path, "repeat": 2}, max_bad_rows=5)
-    prepared.train.quarantine(tmp_path / "q.jsonl")
+    prepared.train.save_rejected(tmp_path / "q.jsonl")
     _, after = taken(prepared, 5000)
     found = [json.loads(line) for line in (tmp_path / "q.jsonl").read_text().splitlines()]
     assert [line["source"] for line in found] == [f"{path}:4", f"{path}:501"]
@@ -278,7 +278,7 @@ def test_little_waits(tmp_path):
     path = write(tmp_path / "t.jsonl", rows(5000))
     with closing(streamed(path, shuffle_buffer=50).train) as stream:
         stream.start()
-        for number, _ in enumerate(islice(stream.items(Order(1)), 12_000), start=1):
+        for number, _ in enumerate(islice(stream.items(RowOrder(1, sequential=False)), 12_000), start=1):
             stream.trained(number)
             assert len(stream._waiting) <= 2
 
@@ -323,7 +323,7 @@ def test_the_first_rows_are_told_and_shown(file):
     assert re.search(
         r"t\.jsonl: a stream of about 1,\d\d\d rows, format qa \(auto\)|about 9\d\d rows", prepared.notes[0]
     )
-    assert len(prepared.train.sample) == ROWS
+    assert len(prepared.examples) == ROWS
     assert setup.ROWS == ROWS
 
 

@@ -1,4 +1,4 @@
-"""Some rows of the training data, labelled as a run would label them, for a person to look at."""
+"""The rows of the training data that ``sft preview`` shows, labelled as a run would label them."""
 
 from __future__ import annotations
 
@@ -18,40 +18,45 @@ from sftcore.data.sources.rejected import bad_rows
 from sftcore.data.tables.label_batch import labelled
 from sftcore.data.tables.summary import remarked
 from sftcore.labelling import Labelled, Remark, TooLongError
-from sftcore.models.chat_template import serving
+from sftcore.models.chat_template import set_up_model
 
 
-class Samples(NamedTuple):
-    """Examples with their rows, rows that were refused, and what the labels were made with.
+class PreviewRows(NamedTuple):
+    """What became of some rows.
 
-    ``bad`` are rows that no format could read; ``refused`` are those that the chat template cannot label;
-    ``untrained`` are those of which nothing is trained.
+    Attributes:
+        examples: each with the row that it comes from.
+        malformed: messages about rows that no format can read.
+        unlabelled: messages about rows that cannot be labelled with certainty.
+        untrained: rows without a trained token.
+        warnings: about the labels.
+        template: which chat template labelled them, and why.
     """
 
-    bad: list[str]
-    shown: list[tuple[Labelled, Origin]]
-    refused: list[str]
+    examples: list[tuple[Labelled, Origin]]
+    malformed: list[str]
+    unlabelled: list[str]
     untrained: list[Origin]
-    remarks: list[str]
+    warnings: list[str]
     tokenizer: object
     template: str
 
 
-def samples(loaded: LoadedConfig, registry: Registry, number: int, place: str | None) -> Samples:
+def label_preview_rows(loaded: LoadedConfig, registry: Registry, number: int, place: str | None) -> PreviewRows:
     """Label *number* rows of the training data, taken in turn from its sources; or the one row at *place*.
 
     Args:
         place: ``file:line`` of a row, as errors and the run record write it.
 
     Raises:
-        SftError: the configuration or the data cannot be used, or there is no row at *place*.
+        SftError: the configuration or the data cannot be used, or has no row at *place*.
     """
     sources = parse_sources(
         loaded.config.data.train,
         ("data", "train"),
         loaded,
         registry,
-        wanted=_at(place) if place else None,
+        wanted=_is_at(place) if place else None,
         limit=None if place else number,
     )
     bad = [refusal for source in sources for refusal in source.refused]
@@ -63,37 +68,39 @@ def samples(loaded: LoadedConfig, registry: Registry, number: int, place: str | 
         read = ", ".join(source.path for source in loaded.config.data.train)
         within = " within its limit" if any(source.limit for source in loaded.config.data.train) else ""
         raise DataError(f"--source {place}: the training data has no such row{within} (sources: {read})")
-    _, tokenizer, template, labeller = serving(loaded)
-    found = Samples([str(refusal) for refusal in bad], [], [], [], [], tokenizer, template.reason)
+    _, tokenizer, template, labeller = set_up_model(loaded)
+    result = PreviewRows([], [str(refusal) for refusal in bad], [], [], [], tokenizer, template.reason)
     remarks: Counter[Remark] = Counter()
     for row in islice(rows, number):
         try:
-            done = labelled(row, labeller)
+            row_labels = labelled(row, labeller)
         except TooLongError as error:
             raise DataError(f"{row.origin}: {error}") from None
         except RowError as error:
-            found.refused.append(f"{row.origin}: {error}")
+            result.unlabelled.append(f"{row.origin}: {error}")
             continue
-        remarks.update(done.remarks)
-        examples = [example for example in done.examples if example.trained]
-        found.shown.extend((example, row.origin) for example in examples)
-        if not examples:
-            found.untrained.append(row.origin)
-    found.remarks.extend(remarked(remarks, {}))
-    return found
+        remarks.update(row_labels.remarks)
+        trained = [example for example in row_labels.examples if example.trained]
+        result.examples.extend((example, row.origin) for example in trained)
+        if not trained:
+            result.untrained.append(row.origin)
+    result.warnings.extend(remarked(remarks, {}))
+    return result
 
 
-def _at(place: str) -> Callable[[Origin], bool]:
-    """Return a function that tells whether a row stands at *place*."""
+def _is_at(place: str) -> Callable[[Origin], bool]:
+    """A predicate that is true for the row at *place*."""
     path, _, line = place.rpartition(":")
     if not path or not line.isdecimal():
         raise DataError(f"--source {place}: give the row as file:line, with lines counted from 1")
 
-    def is_there(origin: Origin) -> bool:
-        return origin.line == int(line) and (origin.path == path or _same(origin.path, path))
+    def predicate(origin: Origin) -> bool:
+        return origin.line == int(line) and (origin.path == path or _is_same_file(origin.path, path))
 
-    return is_there
+    return predicate
 
 
-def _same(one: str, other: str) -> bool:
-    return Path(one).name == other or (os.path.exists(other) and os.path.exists(one) and os.path.samefile(one, other))
+def _is_same_file(path: str, other: str) -> bool:
+    return Path(path).name == other or (
+        os.path.exists(other) and os.path.exists(path) and os.path.samefile(path, other)
+    )

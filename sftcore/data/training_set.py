@@ -1,0 +1,68 @@
+"""What a run and its trainer know of the rows that are trained: in memory, packed, or streamed."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+if TYPE_CHECKING:
+    from sftcore.data.batching.packing import PackedSet
+    from sftcore.data.tables.account import Account
+    from sftcore.data.tables.summary import Summary
+
+
+class RowOrder(NamedTuple):
+    """The order of the rows of an epoch: shuffled by *seed*, or as they come."""
+
+    seed: int = 0
+    sequential: bool = True
+
+
+class StreamOutcome(NamedTuple):
+    """What became of the rows of a stream; ``fingerprint`` is a SHA-256 over all that was trained."""
+
+    account: Account
+    summary: Summary
+    fingerprint: str
+
+
+class TrainingSet(ABC):
+    """The rows that a run trains."""
+
+    streaming: ClassVar[bool] = False
+    """Whether rows are read while others are trained: how many there are is known only when the run ends."""
+
+    @property
+    @abstractmethod
+    def weighted(self) -> bool | None:
+        """Whether any trained token weighs other than 1; None if that cannot be known yet."""
+
+    @property
+    def packed(self) -> PackedSet | None:
+        """The rows that several examples share, of a stream those of its first examples; None without packing."""
+        return None
+
+    @abstractmethod
+    def to_dataset(self, pad_token_id: int, order: RowOrder, steps: int) -> Any:
+        """The data set that the Trainer gets.
+
+        It has ``weighted`` as this has, ``callbacks`` for the Trainer, and ``rows_per_step``, which is set to the rows
+        that all ranks train in an optimizer step.
+
+        Args:
+            steps: optimizer steps of the run; only a stream has to know them.
+        """
+
+    def start(self) -> None:  # noqa: B027  # only a stream has anything to start
+        """Start reading; this forks processes, so it comes before anything that must not be copied into them."""
+
+    def close(self) -> None:  # noqa: B027
+        """Stop reading."""
+
+    def save_rejected(self, path: Path) -> None:  # noqa: B027
+        """Append the rows that are rejected from now on to the file *path*, as lines of ``quarantine.jsonl``."""
+
+    def outcome(self) -> StreamOutcome | None:
+        """What became of the rows of a stream; None where that was known before training began."""
+        return None

@@ -1,0 +1,117 @@
+"""Files that several processes share: locks, atomic writes, checksums, and fsync."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from pathlib import Path
+from typing import IO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EROFS, errno.EACCES, errno.EPERM)
+"""Errors of a file system that has no locks, or that does not let the lock file be written."""
+
+_CHUNK = 1 << 20
+
+
+class FileLock:
+    """An advisory lock between processes; the system releases it when its process ends.
+
+    On a file system that has no locks, or that cannot be written, it is always acquired, and ``works`` is false.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: IO[bytes] | None = None
+        self.works = fcntl is not None
+
+    def acquire(self, *, shared: bool = False, blocking: bool = True) -> bool:
+        """Acquire the lock, in place of what this object holds of it, and return whether that succeeded.
+
+        Raises:
+            OSError: the lock file cannot be opened or locked, although the file system has locks.
+        """
+        while self.works:
+            try:
+                if self._file is None:
+                    self._file = self._path.open("a+b")  # on NFS a shared lock must be readable, an exclusive writable
+                mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+                fcntl.flock(self._file, mode if blocking else mode | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                self.release()
+                if error.errno not in _NO_LOCKS:
+                    raise
+                self.works = False
+                break
+            if self._still_exists(self._file):
+                return True
+            self.release()  # another process removed it while this one waited
+        return True
+
+    def _still_exists(self, file: IO[bytes]) -> bool:
+        try:
+            return os.path.samestat(os.fstat(file.fileno()), self._path.stat())
+        except FileNotFoundError:
+            return False
+
+    def remove(self) -> None:
+        """Remove the lock file and release the lock."""
+        self._path.unlink(missing_ok=True)
+        self.release()
+
+    def release(self) -> None:
+        """Release the lock, if it is held."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write *text* to *path* as UTF-8, so that no process ever reads a part of it.
+
+    Raises:
+        OSError: the file cannot be written; what was there before is unchanged.
+    """
+    staged = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        staged.write_text(text, encoding="utf-8")
+        staged.replace(path)
+    except OSError:
+        staged.unlink(missing_ok=True)
+        raise
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of the content of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def fsync_file(path: Path) -> None:
+    """Flush the content of a file to the disk."""
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def fsync_folder(folder: Path) -> None:
+    """Flush the names of the files in *folder* to the disk, where the system supports it."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows cannot open folders
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:  # some network file systems have no fsync of folders
+        pass
+    finally:
+        os.close(descriptor)
