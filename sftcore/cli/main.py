@@ -301,25 +301,25 @@ def _loaded(options: argparse.Namespace, overrides: list[str], registry: Registr
 
 def _prepared(loaded: Loaded, registry: Registry) -> Prepared:
     """Return the prepared data of a configuration, and say what became of its rows."""
-    from sftcore.runs.preparation import prepared_data, tell_read
+    from sftcore.runs.preparation import prepare_data, report_sources
     from sftcore.runtime.console import status
 
     if loaded.config.data.streaming:
         problem = "nothing is prepared of a stream; add data.streaming=false, and a limit if there is too much of it"
         raise loaded.document.error(("data", "streaming"), problem)
-    served, prepared = prepared_data(loaded, registry)
+    served, prepared = prepare_data(loaded, registry)
     status("template", served.template.reason)
-    tell_read(prepared)
+    report_sources(prepared)
     return prepared
 
 
 def _prepare(options: argparse.Namespace, overrides: list[str], registry: Registry) -> int:
-    from sftcore.runs.preparation import packed, tell_prepared
+    from sftcore.runs.preparation import pack_if_configured, report_sets
     from sftcore.runtime.console import status
 
     loaded = _loaded(options, overrides, registry)
-    prepared = packed(loaded, _prepared(loaded, registry))
-    tell_prepared(prepared)
+    prepared = pack_if_configured(loaded, _prepared(loaded, registry))
+    report_sets(prepared)
     for folder in dict.fromkeys(str(stored.folder) for stored, _ in prepared.stored):
         status("kept", folder)
     return 0
@@ -366,12 +366,12 @@ def _cache(options: argparse.Namespace) -> int:
 
 
 def _checkpoints(folder: Path, verify: bool, as_json: bool) -> int:
-    from sftcore.checkpoint import Checkpoints
+    from sftcore.checkpoint import CheckpointStore
     from sftcore.runtime.console import count, format_bytes
 
     if not folder.is_dir():
         raise ConfigError(f"{folder} is no folder; name the output_dir of a run")
-    found = list(Checkpoints(folder).found(content=verify))
+    found = list(CheckpointStore(folder).checkpoints(read_content=verify))
     if as_json:
         rows = [
             {
@@ -400,12 +400,12 @@ def _checkpoints(folder: Path, verify: bool, as_json: bool) -> int:
 
 def _sync(options: argparse.Namespace) -> int:
     from sftcore.core.registry import Registry
-    from sftcore.tracking.sync import Recorded
+    from sftcore.tracking.sync import MetricsSync
 
-    recorded = Recorded(Path(options.folder))
+    sync = MetricsSync(Path(options.folder))
     if options.trace is not None:
-        _override_trackers(recorded.document, options.trace.split(","))
-    recorded.sync(Registry.discover())
+        _override_trackers(sync.document, options.trace.split(","))
+    sync.send(Registry.discover())
     return 0
 
 

@@ -13,7 +13,7 @@ from sftcore import Method, Tracker, __version__
 from sftcore.config.document import Document
 from sftcore.config.schema import Loaded, load
 from sftcore.core.registry import Entry, Registry
-from sftcore.runs.record import RunRecord, versions
+from sftcore.runs.record import RunRecord, library_versions
 from sftcore.runtime.redaction import REDACTED, redact, redact_argument
 
 
@@ -144,7 +144,7 @@ def read(folder: Path) -> Any:
 def test_a_record_holds_what_a_run_was_made_of_and_no_secret(loaded: Loaded, tmp_path: Path) -> None:
     argv = ["run", "method.r=8", f"training_args.hub_token={SECRET}"]
     record = RunRecord(tmp_path / "out", loaded, argv, {"WORLD_SIZE": "2"})
-    record.begin(resuming=False)
+    record.start(resuming=False)
     found = read(tmp_path / "out")
     assert SECRET not in json.dumps(found)
     assert found["command"][1:5] == ["-m", "sftcore", "run", "method.r=8"]
@@ -156,7 +156,7 @@ def test_a_record_holds_what_a_run_was_made_of_and_no_secret(loaded: Loaded, tmp
 
 
 def test_versions_are_those_of_the_libraries_and_of_what_components_need(loaded: Loaded) -> None:
-    found = versions(loaded)
+    found = library_versions(loaded)
     assert found["pytest"] == pytest.__version__
     assert {"python", "torch", "transformers", "datasets"} <= set(found)
 
@@ -164,8 +164,8 @@ def test_versions_are_those_of_the_libraries_and_of_what_components_need(loaded:
 @pytest.mark.parametrize("status", ["finished", "failed", "interrupted"])
 def test_how_a_run_ended(loaded: Loaded, tmp_path: Path, status: str) -> None:
     record = RunRecord(tmp_path, loaded, [], {})
-    record.begin(resuming=False)
-    record.end(status, steps=3, odd=Path("x"))
+    record.start(resuming=False)
+    record.finish(status, steps=3, odd=Path("x"))
     found = read(tmp_path)
     assert (found["status"], found["steps"], found["odd"], found["world_size"]) == (status, 3, "x", 1)
     assert found["started"] <= found["ended"]
@@ -176,7 +176,7 @@ def test_how_a_run_ended(loaded: Loaded, tmp_path: Path, status: str) -> None:
 def test_what_an_earlier_run_left_is_kept(loaded: Loaded, tmp_path: Path, resuming: bool) -> None:
     for name in ("run.json", "metrics.jsonl", "quarantine.jsonl"):
         (tmp_path / name).write_text('"earlier"')
-    RunRecord(tmp_path, loaded, [], {}).begin(resuming)
+    RunRecord(tmp_path, loaded, [], {}).start(resuming)
     kept = {path.name: path.read_text() for path in tmp_path.glob("earlier/*/*")}
     assert kept == dict.fromkeys(
         ("run.json", "quarantine.jsonl", *(() if resuming else ("metrics.jsonl",))), '"earlier"'

@@ -113,9 +113,9 @@ def test_what_is_refused_is_counted_by_reason_and_told_with_its_place(labeller, 
     assert list(map(str, source.first_bad)) == [f"{path}:5: {surrogate}"]
     assert list(map(str, source.first_unlabelled)) == [f"{path}:2: {told.format(2)}", f"{path}:7: {told.format(3)}"]
     assert found.train_summary.notes == ["1 row without a trained token"]
-    preparation.tell_read(found)
+    preparation.report_sources(found)
     said = capsys.readouterr().err
-    assert "2 rows cannot be labelled with certainty, and left out:" in said
+    assert "2 rows cannot be labelled with certainty, and skipped:" in said
     assert f"{path}:7: {told.format(3)}" in said
 
 
@@ -131,9 +131,9 @@ def test_one_reason_is_one_whatever_message_it_is_about(tmp_path):
 def test_a_few_rows_that_are_refused_are_shown(labeller, tmp_path, capsys):
     found = prepared(tmp_path, [row("q", "a"), *[row("q", "bad")] * 8], labeller)
     capsys.readouterr()
-    preparation.tell_read(found)
+    preparation.report_sources(found)
     told = [line.split(maxsplit=1)[1] for line in capsys.readouterr().err.splitlines()]
-    assert told[1] == "8 rows cannot be labelled with certainty, and left out:"
+    assert told[1] == "8 rows cannot be labelled with certainty, and skipped:"
     assert [line.split()[0] for line in told[2:7]] == [f"{tmp_path}/f.jsonl:{line}:" for line in range(2, 7)]
     assert told[7:] == ["... and 3 more"]
 
