@@ -1574,7 +1574,7 @@ SECRETS = [
         file="sftcore/runtime/redaction.py",
         old="        text = pattern.sub(REDACTED, text)\n",
         new="        pass\n",
-        tests=("tests/runtime/test_redaction.py::test_a_value_is_known_wherever_it_turns_up",),
+        tests=("tests/runtime/test_redaction.py::test_redaction_of_a_registered_value_wherever_it_appears",),
     ),
     Bug(
         name="secret-in-a-message",
@@ -1583,7 +1583,7 @@ SECRETS = [
         file="sftcore/cli/main.py",
         old="error: {redaction.redact_text(str(error))}",
         new="error: {error}",
-        tests=("tests/runtime/test_redaction.py::test_no_canary_is_in_what_a_failure_says",),
+        tests=("tests/runtime/test_redaction.py::test_redaction_leaves_no_secret_in_an_error_message",),
     ),
     Bug(
         name="secret-in-a-traceback",
@@ -1592,7 +1592,7 @@ SECRETS = [
         file="sftcore/cli/main.py",
         old="    sys.excepthook = redaction.print_redacted_traceback\n",
         new="",
-        tests=("tests/runtime/test_redaction.py::test_no_canary_is_in_a_traceback",),
+        tests=("tests/runtime/test_redaction.py::test_redaction_leaves_no_secret_in_a_traceback",),
     ),
     Bug(
         name="secret-told-by-a-tracker",
@@ -1601,7 +1601,7 @@ SECRETS = [
         file="sftcore/runtime/console.py",
         old="redact_text(text).splitlines()",
         new="text.splitlines()",
-        tests=("tests/runtime/test_redaction.py::test_no_canary_is_in_what_a_run_says_and_leaves",),
+        tests=("tests/runtime/test_redaction.py::test_redaction_leaves_no_secret_in_the_output_and_files_of_a_run",),
     ),
     Bug(
         name="login-of-the-repository",
@@ -1610,16 +1610,16 @@ SECRETS = [
         file="sftcore/tracking/process.py",
         old="    _redact_git_remotes()\n    end",
         new="    end",
-        tests=("tests/runtime/test_redaction.py::test_no_canary_is_in_what_a_run_says_and_leaves",),
+        tests=("tests/runtime/test_redaction.py::test_redaction_leaves_no_secret_in_the_output_and_files_of_a_run",),
     ),
     Bug(
         name="words-redacted",
         told="A short value under the name of a secret is cut out of all text.",
         seen="rslearn#687",
         file="sftcore/runtime/redaction.py",
-        old="if _is_telling(line)}",
+        old="if _is_distinctive(line)}",
         new="}",
-        tests=("tests/runtime/test_redaction.py::test_what_is_too_short_or_a_word_does_not_shred_all_text",),
+        tests=("tests/runtime/test_redaction.py::test_redaction_ignores_short_values_and_words",),
     ),
     Bug(
         name="code-runs-unasked",

@@ -134,6 +134,11 @@ def test_links_lead_somewhere(path: Path):
             assert anchor in slugs, target
 
 
+def test_the_readme_links_every_page():
+    for path in ROOT.glob("docs/*.md"):
+        assert f"](docs/{path.name})" in page("README.md"), path.name
+
+
 def test_the_chinese_readme_is_a_twin():
     def shape(text: str) -> tuple[list[str], list[str], list[str]]:
         blocks = [
