@@ -18,8 +18,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sftcore.config.fields import written
-from sftcore.config.schema import Loaded
+from sftcore.config.fields import to_mapping
+from sftcore.config.loader import LoadedConfig
 from sftcore.core.components import Tracker
 from sftcore.runtime.console import status, warn
 from sftcore.runtime.redaction import describe_error
@@ -43,7 +43,7 @@ STOPPED_LIMIT = 10
 _COMMAND = (sys.executable, "-m", "sftcore.tracking.process")
 
 
-def selected_trackers(loaded: Loaded) -> list[tuple[str, Tracker]]:
+def selected_trackers(loaded: LoadedConfig) -> list[tuple[str, Tracker]]:
     """The trackers of a configuration, each with its name."""
     trackers = loaded.config.trackers
     return [(loaded.selected[f"trackers.{index}"].name, tracker) for index, tracker in enumerate(trackers)]
@@ -118,7 +118,7 @@ class _TrackerProcess:
         order = {
             "module": cls.__module__,
             "class": cls.__qualname__,
-            "options": written(self._tracker),
+            "options": to_mapping(self._tracker),
             "run": {**run, "pid": os.getpid()},
             "metrics": str(metrics.absolute()),
             "offset": metrics.stat().st_size if metrics.exists() and not all_metrics else 0,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sftcore.config.document import Document
-from sftcore.config.schema import load_trackers
+from sftcore.config.loader import load_trackers
 from sftcore.core.errors import ConfigError, SftError
 from sftcore.core.registry import Registry
 from sftcore.runtime.console import status
