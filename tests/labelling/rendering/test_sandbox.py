@@ -13,7 +13,7 @@ import jinja2.filters
 import jinja2.sandbox
 import jinja2.utils
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -24,6 +24,8 @@ from sftcore.core.errors import SftError
 from sftcore.labelling.rendering import limits, renderer
 from sftcore.labelling.rendering.provenance import CONTENT, END_GENERATION, ENTER, EXIT, GENERATION, MIXED, split_tag
 from sftcore.labelling.rendering.renderer import ChatTemplate
+
+from ...sizes import examples
 
 MESSAGES: list[dict[str, Any]] = [
     {"role": "system", "content": " Be brief.\n"},
@@ -292,7 +294,7 @@ texts = st.text(alphabet="a%s(){}0:1", max_size=4)
 values = texts | st.integers(-9, 9) | st.none() | st.booleans() | st.floats(-1, 1) | st.lists(texts, max_size=1)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@examples(100)
 @given(
     st.lists(st.sampled_from(["%s", "%%", "%d", "%(a)s", "%r", "%", "a", "(", "%5s"]), max_size=4).map("".join),
     values | st.lists(values, max_size=3).map(tuple) | st.fixed_dictionaries({"a": values}),
@@ -315,7 +317,7 @@ def test_percent_signs(template: str, values: Any) -> None:
 FIELDS = ["{}", "}}", "{0}", "{1}", "{a}", "{a!r}", "{:>3}", "{0[0]}", "{a.b}", "{", "}", "-"]
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@examples(100)
 @given(st.lists(st.sampled_from(FIELDS), max_size=3).filter(lambda fields: not mixed(fields)).map("".join), values)
 def test_braces_format_as_ever(template: str, value: Any) -> None:
     check("{{ t.format(v, 'x', a=v) }}", t=template, v=value)
