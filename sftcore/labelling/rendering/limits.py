@@ -152,7 +152,7 @@ def try_in_child(steps: Callable[[], Iterator[None]]) -> None:
         os.waitpid(child, 0)
         raise
     if os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == _OUT_OF_MEMORY:
-        reasons = {signal.SIGPROF: f"{SECONDS:g} s of CPU time", signal.SIGALRM: f"{_DEADLINE} s"}
+        reasons: dict[int, str] = {signal.SIGPROF: f"{SECONDS:g} s of CPU time", signal.SIGALRM: f"{_DEADLINE} s"}
         limit = reasons.get(os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, f"{MEMORY >> 20} MiB of memory")
         raise LimitError(f"it exceeds the limit of {limit}")
 
