@@ -131,7 +131,7 @@ class ChatTemplate:
         return _run(partial(self._compiled.trace, messages, tools, add_generation_prompt, kwargs))
 
 
-class _Compiled(NamedTuple):
+class Compiled(NamedTuple):
     """A template, ready to be rendered; *tree* is its syntax tree as it was written."""
 
     plain: jinja2.Template
@@ -145,6 +145,7 @@ class _Compiled(NamedTuple):
         add_generation_prompt: bool,
         variables: Mapping[str, Any],
     ) -> str:
+        """See :meth:`ChatTemplate.render`; raises what Jinja and the template raise."""
         texts: list[str] = []
         length = 0
         given = _variables(list(messages), tools, add_generation_prompt, variables)
@@ -161,6 +162,7 @@ class _Compiled(NamedTuple):
         add_generation_prompt: bool,
         variables: Mapping[str, Any],
     ) -> Rendering:
+        """See :meth:`ChatTemplate.trace`; raises what Jinja and the template raise."""
         watch = Watch()
         texts: list[str] = []
         pieces: list[Piece] = []
@@ -168,7 +170,7 @@ class _Compiled(NamedTuple):
         given = _variables(Messages(tagged(messages), watch), tools, add_generation_prompt, variables)
         for text in self.tracing.root_render_func(self.tracing.new_context(given)):
             texts.append(text)
-            if type(text) is Tracked:
+            if isinstance(text, Tracked):
                 for length, tag in text._runs:
                     if tag != LITERAL:
                         pieces.append(Piece(at, at + length, tag))
@@ -230,14 +232,14 @@ def _check_jinja() -> None:
 
 
 @lru_cache(maxsize=64)
-def _checked(source: str) -> _Compiled:
+def _checked(source: str) -> Compiled:
     """The compiled template, once it was tried."""
     _check_jinja()
     try:
         if len(source) > SOURCE:
             raise LimitError(f"it is longer than {SOURCE:,} characters")
         try_in_child(partial(_try, source))
-        return _compile(source)
+        return compile_template(source)
     except LimitError as error:
         raise ValueError(f"the chat template cannot be used: {error}") from None
     except jinja2.TemplateSyntaxError as error:
@@ -246,17 +248,23 @@ def _checked(source: str) -> _Compiled:
         raise ValueError(str(error) or type(error).__name__) from None
 
 
-def _compile(source: str) -> _Compiled:
+def compile_template(source: str, plain: Sandbox = _PLAIN, tracing: Sandbox = _TRACING) -> Compiled:
+    """Compile a template for two environments.
+
+    Raises:
+        LimitError: it is too large.
+        jinja2.TemplateSyntaxError: it is not valid.
+    """
     tree = _PLAIN.parse(source)
     for kind, limit, name in _SYNTAX:
         if sum(1 for _ in tree.find_all(kind)) > limit:
             raise LimitError(f"it has more than {limit:,} {name}")
-    return _Compiled(_PLAIN.load(source), _TRACING.load(source), tree)
+    return Compiled(plain.load(source), tracing.load(source), tree)
 
 
 def _try(source: str) -> Iterator[None]:
     """Render a template with small conversations, and go on at errors other than of memory."""
-    compiled = _compile(source)
+    compiled = compile_template(source)
     for messages, tools in _SAMPLES:
         for render in (compiled.render, compiled.trace):
             yield

@@ -131,7 +131,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         owner = getattr(value, "__self__", None)
         if not isinstance(owner, str) or getattr(value, "__name__", "") not in ("format", "format_map"):
             return None
-        plain = getattr(str.__str__(owner), value.__name__) if type(owner) is Tracked else value
+        plain = getattr(str.__str__(owner), value.__name__) if isinstance(owner, Tracked) else value
         wrapped = super().wrap_str_format(plain)
         assert wrapped is not None
 
