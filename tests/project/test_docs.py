@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from sftcore.config import schema
-from sftcore.config.fields import describe
+from sftcore.config.fields import describe_options
 from sftcore.core import hookspecs
 from sftcore.core.registry import Entry, Registry
 from sftcore.core.template_file import _KEYS
@@ -65,7 +65,7 @@ def test_every_built_in_and_its_options_are_on_its_page(entry: Entry):
     if isinstance(entry.target, Path):
         return
     rows = {plain(line) for line in text.splitlines() if line.startswith("| `")}
-    for option in describe(entry.component_class()):
+    for option in describe_options(entry.component_class()):
         if option.name == "...":
             assert plain(option.description.split()[3].rstrip(",")) in plain(text)
         else:
@@ -82,7 +82,7 @@ def test_every_key_is_in_the_configuration_page(section):
 @pytest.mark.parametrize("section", [*SECTIONS, schema.NonFiniteConfig], ids=lambda section: section.__name__)
 def test_the_configuration_page_has_the_defaults_of_the_code(section):
     text = page("docs/config.md") + page("docs/reliability.md")
-    for option in describe(section):
+    for option in describe_options(section):
         if "(" in option.default:  # a section of its own
             continue
         default = option.default if option.default == "required" else f"`{option.default}`"
@@ -112,7 +112,7 @@ def test_training_arguments_are_in_the_configuration_page():
     named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     defaults = set(re.findall(r'^        "(\w+)":', inspect.getsource(training_args._defaults), re.MULTILINE))
     assert len(defaults) > 5
-    assert {*training_args._ELSEWHERE, *defaults} <= named
+    assert {*training_args._NOT_ALLOWED, *defaults} <= named
 
 
 def test_every_key_of_a_template_file_is_on_its_page():
@@ -132,6 +132,11 @@ def test_links_lead_somewhere(path: Path):
             headings = re.findall(r"^#+ (.+)$", outside_blocks(goal.read_text(encoding="utf-8")), re.MULTILINE)
             slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
             assert anchor in slugs, target
+
+
+def test_the_readme_links_every_page():
+    for path in ROOT.glob("docs/*.md"):
+        assert f"](docs/{path.name})" in page("README.md"), path.name
 
 
 def test_the_chinese_readme_is_a_twin():

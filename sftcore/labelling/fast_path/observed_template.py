@@ -18,8 +18,8 @@ from jinja2.runtime import Macro
 
 from sftcore.labelling.rendering import environment
 from sftcore.labelling.rendering.provenance import CONTENT, Tracked, runs_of, tag_of, tracked
-from sftcore.labelling.rendering.renderer import ChatTemplate, Rendering
-from sftcore.labelling.rendering.sandbox import Sandbox
+from sftcore.labelling.rendering.renderer import ChatTemplate, Rendering, compile_template
+from sftcore.labelling.rendering.sandbox import TracingSandbox
 
 _TEXT_METHODS = frozenset({"endswith", "lstrip", "rstrip", "split", "startswith", "strip"})
 """Methods that :class:`ObservedText` records itself."""
@@ -33,7 +33,7 @@ _LIST_FILTERS = frozenset({"count", "first", "items", "join", "last", "length", 
 """Filters that do not inspect the items of a list or mapping."""
 
 _TYPE_TESTS = frozenset({"boolean", "callable", "defined", "false", "float", "integer", "iterable", "mapping"}) | {
-    *("none", "number", "sequence", "string", "true", "undefined")
+    *(str(None).lower(), "number", "sequence", "string", "true", "undefined")
 }
 """Tests with the same outcome for all strings."""
 
@@ -144,10 +144,8 @@ for _name in ("lstrip", "rstrip", "strip"):
     setattr(ObservedText, _name, _trimming(_name))
 
 
-class ObservingSandbox(Sandbox):
+class ObservingSandbox(TracingSandbox):
     """Renders :class:`ObservedText`; whatever gets one counts as an inspection, unless it is known not to be."""
-
-    intercepted_binops = Sandbox.intercepted_binops | {"%"}
 
     def __init__(self) -> None:
         super().__init__()
@@ -237,7 +235,7 @@ class ObservedTemplate(ChatTemplate):
     def __init__(self, source: str) -> None:
         super().__init__(source)
         self._sandbox = ObservingSandbox()
-        self._compiled = self._sandbox.compile_template(source)
+        self._compiled = compile_template(source, self._sandbox, self._sandbox)
 
     def observe(self) -> Observations:
         """Start a new record, and return it."""

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from sftcore.core.errors import RowError
 from sftcore.core.labelling_policy import Policy
-from sftcore.core.types import Conversation, Message, Texts
+from sftcore.core.types import Conversation, Message, PlainMessages
 from sftcore.labelling.fast_path.observed_template import ObservedTemplate
 from sftcore.labelling.fast_path.plan import PLACEHOLDER, Plan, make_plan
 from sftcore.labelling.rendered import Boundaries, RenderedConversation
@@ -87,7 +87,9 @@ class Planner:
         if self._is_disabled or policy.reasoning == "mask" or conversation.tools or conversation.template_kwargs:
             return None
         messages = conversation.messages
-        contents = messages.contents if isinstance(messages, Texts) else [message.content for message in messages]
+        contents = (
+            messages.contents if isinstance(messages, PlainMessages) else [message.content for message in messages]
+        )
         for content in contents:
             if not content or content.isspace():
                 return None
@@ -164,7 +166,7 @@ class Planner:
 
 def _shape(messages: Sequence[Message]) -> _Shape | None:
     """The shape of *messages*; None if one is more than a text of one of the three roles."""
-    if isinstance(messages, Texts):
+    if isinstance(messages, PlainMessages):
         return messages.roles if ROLES.issuperset(messages.roles) else None
     shape = tuple([_part(message) for message in messages])
     return None if None in shape else cast("_Shape", shape)
