@@ -24,6 +24,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
+def pytest_report_header(config: pytest.Config) -> str:
+    from tests.sizes import SEED, SIZE
+
+    return f"random tests: SFTCORE_TESTS={SIZE} SFTCORE_SEED={SEED}"
+
+
 def pytest_configure(config: pytest.Config) -> None:
     os.environ.pop("RANK", None)
 

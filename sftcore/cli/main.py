@@ -400,12 +400,12 @@ def _checkpoints(folder: Path, verify: bool, as_json: bool) -> int:
 
 def _sync(options: argparse.Namespace) -> int:
     from sftcore.core.registry import Registry
-    from sftcore.tracking.sync import Recorded
+    from sftcore.tracking.sync import MetricsSync
 
-    recorded = Recorded(Path(options.folder))
+    sync = MetricsSync(Path(options.folder))
     if options.trace is not None:
-        _override_trackers(recorded.document, options.trace.split(","))
-    recorded.sync(Registry.discover())
+        _override_trackers(sync.document, options.trace.split(","))
+    sync.send(Registry.discover())
     return 0
 
 

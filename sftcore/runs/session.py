@@ -30,7 +30,7 @@ from sftcore.runs.record import RunRecord
 from sftcore.runtime.console import count, is_main_process, status, warn
 from sftcore.runtime.redaction import describe_error, redact
 from sftcore.runtime.signals import Stopped, StopRequest
-from sftcore.tracking.group import TrackerGroup, chosen
+from sftcore.tracking.group import TrackerGroup, selected_trackers
 from sftcore.training.arguments import build_training_args
 from sftcore.training.build import TrainingJob, build_job, load_model, set_stop_tokens
 from sftcore.training.failure import to_user_error
@@ -54,7 +54,7 @@ class RunSession:
         self._record = RunRecord(self._folder, loaded, list(argv), os.environ)
         self._ranks = Ranks(self._args.ddp_timeout)
         self._watchdog = Watchdog(self._ranks, loaded.config.rank_timeout, self._args.ddp_timeout, self._record_abort)
-        self._trackers = TrackerGroup(chosen(loaded) if is_main_process() else [], self._folder)
+        self._trackers = TrackerGroup(selected_trackers(loaded) if is_main_process() else [], self._folder)
         self._checkpoints = CheckpointWriter(self._folder, self._ranks, self._record.content["versions"])
         self._job: TrainingJob | None = None
         self._result: Any = None

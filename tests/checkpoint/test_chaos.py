@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import signal
 import time
@@ -15,6 +14,8 @@ from pathlib import Path
 
 import pytest
 from nursery import BACKENDS, Kill, Nursery, outcome
+
+from tests.sizes import generator
 
 KILLS, STOPS = int(os.environ.get("SFTCORE_KILLS", "60")), int(os.environ.get("SFTCORE_STOPS", "20"))
 SPREAD_KILLS = int(os.environ.get("SFTCORE_SPREAD_KILLS", "20"))
@@ -80,9 +81,9 @@ def test_random_sigkills_of_fsdp_and_deepspeed_resume_exactly(compiled_deepspeed
 
 
 def killed_at_random(nursery: Nursery, make_run: Callable[[str], Path], ranks: int, wanted: int) -> None:
-    """Kill runs again and again, at random moments of their whole make_run, until each comes to its end."""
+    """Kill runs again and again, at random moments of their whole life, until each comes to its end."""
     expected, _, seconds = whole(nursery, make_run("whole"), ranks)
-    chance, kills, runs, lost = random.Random(wanted), 0, 0, 0
+    chance, kills, runs, lost = generator(f"kills {wanted}"), 0, 0, 0
     while kills < wanted:
         folder = make_run(f"{runs}")
         runs += 1
@@ -106,7 +107,7 @@ def killed_at_random(nursery: Nursery, make_run: Callable[[str], Path], ranks: i
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_sigterm_at_random_moments_resumes_exactly(nursery, make_run, ranks):
     expected, _, seconds = whole(nursery, make_run("whole", ranks=ranks), ranks)
-    chance, stops = random.Random(ranks), 0
+    chance, stops = generator(f"stops {ranks}"), 0
     for number in range(STOPS):
         folder = make_run(f"{number}", ranks=ranks)
         pids = nursery.start(folder, ranks=ranks)

@@ -6,13 +6,14 @@ from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sftcore import Conversation, Message, RowError
 from sftcore.core.labelling_policy import Truncation
 from sftcore.labelling import Labelled, Labeller, Labelling, Policy, Remark, TooLongError, fit
 
+from ..sizes import examples
 from .test_labeller import FORGETS, PLAIN, labeller, marked, said, talk, trained
 
 WAYS: tuple[Any, ...] = get_args(Truncation)
@@ -229,7 +230,7 @@ def conversations(draw: st.DrawFn) -> Conversation:
 def test_whatever_the_conversation(source: str, way: Any) -> None:
     made = labeller(source)
 
-    @settings(max_examples=40, deadline=None, derandomize=True, database=None)
+    @examples(40)
     @given(conversations(), st.integers(1, 60), st.sampled_from(["assistant", "last_turn"]))
     def run(conversation: Conversation, limit: int, train_on: Any) -> None:
         whole = made.label(conversation, Policy(train_on=train_on))
@@ -264,7 +265,7 @@ def check(made: Labeller, conversation: Conversation, example: Labelled) -> None
 def test_no_more_is_dropped_than_need_be() -> None:
     made = labeller()
 
-    @settings(max_examples=40, deadline=None, derandomize=True, database=None)
+    @examples(40)
     @given(conversations(), st.integers(1, 60))
     def run(conversation: Conversation, limit: int) -> None:
         for example in fitted(conversation, made, max_length=limit).examples:

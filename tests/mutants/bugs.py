@@ -1501,7 +1501,7 @@ TRACKERS = [
         file="sftcore/tracking/process.py",
         old="    signal.setitimer(signal.ITIMER_REAL, seconds)\n",
         new="    del seconds\n",
-        tests=("tests/tracking/test_group.py::test_a_tracker_that_fails_is_told_once_and_delays_nothing",),
+        tests=("tests/tracking/test_group.py::test_a_tracker_that_fails_is_reported_once_and_delays_nothing",),
     ),
     Bug(
         name="tracker-outlives-the-run",
@@ -1510,7 +1510,7 @@ TRACKERS = [
         file="sftcore/tracking/group.py",
         old="start_new_session=True,",
         new="start_new_session=False,",
-        tests=("tests/tracking/test_group.py::test_a_tracker_that_fails_is_told_once_and_delays_nothing",),
+        tests=("tests/tracking/test_group.py::test_a_tracker_that_fails_is_reported_once_and_delays_nothing",),
     ),
     Bug(
         name="tracker-told-twice",
@@ -1518,8 +1518,8 @@ TRACKERS = [
         seen="",
         file="sftcore/tracking/group.py",
         old="        if first:\n",
-        new="        if what:\n",
-        tests=("tests/tracking/test_group.py::test_a_tracker_that_fails_is_told_once_and_delays_nothing",),
+        new="        if problem:\n",
+        tests=("tests/tracking/test_group.py::test_a_tracker_that_fails_is_reported_once_and_delays_nothing",),
     ),
     Bug(
         name="half-a-line-is-sent",
@@ -1537,7 +1537,7 @@ TRACKERS = [
         file="sftcore/tracking/group.py",
         old="if metrics.exists() and not all_metrics else 0",
         new="if metrics.exists() and all_metrics else 0",
-        tests=("tests/tracking/test_group.py::test_a_resumed_run_keeps_its_id",),
+        tests=("tests/tracking/test_group.py::test_a_resumed_run_keeps_its_tracker_id",),
     ),
     Bug(
         name="resumed-under-a-new-id",
@@ -1546,7 +1546,7 @@ TRACKERS = [
         file="sftcore/runs/record.py",
         old='read_run_id(self.path) or self.content["id"]',
         new='self.content["id"]',
-        tests=("tests/tracking/test_group.py::test_a_resumed_run_keeps_its_id",),
+        tests=("tests/tracking/test_group.py::test_a_resumed_run_keeps_its_tracker_id",),
     ),
     Bug(
         name="tracker-waited-for",
@@ -1555,9 +1555,7 @@ TRACKERS = [
         file="sftcore/tracking/group.py",
         old="min(deadline, self._began + UNSTARTED_LIMIT)",
         new="deadline",
-        tests=(
-            "tests/tracking/test_group.py::test_a_run_that_ends_before_a_tracker_has_started_does_not_wait_for_long",
-        ),
+        tests=("tests/tracking/test_group.py::test_a_run_that_ends_before_a_tracker_has_started_waits_only_briefly",),
     ),
     Bug(
         name="ctrl-c-in-the-wait",
@@ -1566,7 +1564,7 @@ TRACKERS = [
         file="sftcore/tracking/group.py",
         old="except (KeyboardInterrupt, SystemExit):",
         new="except ZeroDivisionError:",
-        tests=("tests/tracking/test_group.py::test_ctrl_c_ends_the_wait",),
+        tests=("tests/tracking/test_group.py::test_ctrl_c_ends_the_wait_for_trackers",),
     ),
 ]
 
@@ -1612,7 +1610,7 @@ SECRETS = [
         told="Trackers send the address of the git repository with its login.",
         seen="",
         file="sftcore/tracking/process.py",
-        old="    _hide_git_logins()\n    end",
+        old="    _redact_git_remotes()\n    end",
         new="    end",
         tests=("tests/runtime/test_redaction.py::test_no_canary_is_in_what_a_run_says_and_leaves",),
     ),
