@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from sftcore.config import schema
-from sftcore.config.fields import describe
+from sftcore.config.fields import describe_options
 from sftcore.core import hookspecs
 from sftcore.core.registry import Entry, Registry
 from sftcore.core.template_file import _KEYS
@@ -65,7 +65,7 @@ def test_every_built_in_and_its_options_are_on_its_page(entry: Entry):
     if isinstance(entry.target, Path):
         return
     rows = {plain(line) for line in text.splitlines() if line.startswith("| `")}
-    for option in describe(entry.component_class()):
+    for option in describe_options(entry.component_class()):
         if option.name == "...":
             assert plain(option.description.split()[3].rstrip(",")) in plain(text)
         else:
@@ -82,7 +82,7 @@ def test_every_key_is_in_the_configuration_page(section):
 @pytest.mark.parametrize("section", [*SECTIONS, schema.NonFiniteConfig], ids=lambda section: section.__name__)
 def test_the_configuration_page_has_the_defaults_of_the_code(section):
     text = page("docs/config.md") + page("docs/reliability.md")
-    for option in describe(section):
+    for option in describe_options(section):
         if "(" in option.default:  # a section of its own
             continue
         default = option.default if option.default == "required" else f"`{option.default}`"
