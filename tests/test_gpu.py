@@ -110,8 +110,8 @@ def packed_and_alone(attention: str, dtype: torch.dtype) -> Compared:
 
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from sftcore import Example, Origin
     from sftcore.data import Collator, PackedSet
+    from sftcore.data.row_types import Example, Origin
     from sftcore.training.build import needs_flat_rows
     from sftcore.training.loss import TokenMeanLoss
     from sftcore.training.packing_check import PackingCheck

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sftcore.config.schema import Loaded
+from sftcore.config.loader import LoadedConfig
 from sftcore.core.registry import Registry
 from sftcore.data import Prepared, Progress, pack, prepare, prepare_stream
 from sftcore.data.sources.files import files_of
@@ -16,7 +16,7 @@ _SHOWN = 5
 """Rejected rows shown per source, where a run continues without them."""
 
 
-def prepare_data(loaded: Loaded, registry: Registry) -> tuple[ModelSetup, Prepared]:
+def prepare_data(loaded: LoadedConfig, registry: Registry) -> tuple[ModelSetup, Prepared]:
     """Set up the model without its weights, and label the data for it.
 
     Raises:
@@ -29,7 +29,7 @@ def prepare_data(loaded: Loaded, registry: Registry) -> tuple[ModelSetup, Prepar
     return setup, prepare_rows(loaded, registry, setup.labeller, Progress())
 
 
-def pack_if_configured(loaded: Loaded, prepared: Prepared) -> Prepared:
+def pack_if_configured(loaded: LoadedConfig, prepared: Prepared) -> Prepared:
     """*prepared*, with its examples packed if the configuration says so.
 
     Raises:

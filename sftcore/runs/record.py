@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sftcore import __version__
-from sftcore.config.schema import Loaded
+from sftcore.config.loader import LoadedConfig
 from sftcore.runtime.console import utc_now
 from sftcore.runtime.files import write_atomically
 from sftcore.runtime.launch_protocol import LAUNCH_ID_VARIABLE
@@ -25,7 +25,7 @@ LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokeniz
 """Libraries whose versions are recorded, besides those that components require."""
 
 
-def library_versions(loaded: Loaded) -> dict[str, str]:
+def library_versions(loaded: LoadedConfig) -> dict[str, str]:
     """The versions of sftcore, of Python and of the libraries that the run uses."""
     packages = [*LIBRARIES, *(name for entry in loaded.selected.values() for name in entry.component_class().requires)]
     versions = {"sftcore": __version__, "python": platform.python_version()}
@@ -50,7 +50,7 @@ LAUNCHER_VARIABLES = (
 class RunRecord:
     """The record of a run; written when it starts, and again whenever more is known."""
 
-    def __init__(self, folder: Path, loaded: Loaded, argv: list[str], environ: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, loaded: LoadedConfig, argv: list[str], environ: Mapping[str, str]) -> None:
         self.folder = folder
         self.path = folder / "run.json"
         self.started = False

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 
 from sftcore.config.document import Document
-from sftcore.config.schema import Loaded, load
+from sftcore.config.loader import LoadedConfig, load_config
 from sftcore.core.errors import SftError
 from sftcore.core.registry import Registry
 from sftcore.data import Prepared
@@ -36,7 +36,7 @@ def run(document: Document, registry: Registry, argv: Sequence[str], stop: StopR
         Stopped: the run was asked to stop, and can be resumed.
     """
     quiet_libraries()
-    loaded = load(document, registry, os.environ)
+    loaded = load_config(document, registry, os.environ)
     status("config", document.name)
     stop.set_deadline(loaded.config.max_hours)
     _check_libraries_and_arguments(loaded)
@@ -54,7 +54,7 @@ def run(document: Document, registry: Registry, argv: Sequence[str], stop: StopR
     return 0
 
 
-def _check_libraries_and_arguments(loaded: Loaded) -> None:
+def _check_libraries_and_arguments(loaded: LoadedConfig) -> None:
     from sftcore.distributed import watchdog
     from sftcore.training import arguments, checkpointing, trainer
 
@@ -63,7 +63,7 @@ def _check_libraries_and_arguments(loaded: Loaded) -> None:
     arguments.check_training_args(loaded)
 
 
-def _train(loaded: Loaded, setup: ModelSetup, prepared: Prepared, argv: Sequence[str], stop: StopRequest) -> None:
+def _train(loaded: LoadedConfig, setup: ModelSetup, prepared: Prepared, argv: Sequence[str], stop: StopRequest) -> None:
     """Train, and leave the model and the record of the run in the output folder."""
     from sftcore.runs.session import RunSession
 

@@ -18,7 +18,7 @@ from sftcore.checkpoint import Checkpoint
 from sftcore.checkpoint.export import export_model
 from sftcore.checkpoint.folder_lock import exclusive
 from sftcore.checkpoint.writer import CheckpointWriter
-from sftcore.config.schema import Loaded
+from sftcore.config.loader import LoadedConfig
 from sftcore.core.errors import RankError, SftError
 from sftcore.data import Prepared
 from sftcore.data.tables import quarantine
@@ -44,7 +44,7 @@ class RunSession:
     The methods are called in their order, by all ranks.
     """
 
-    def __init__(self, loaded: Loaded, setup: ModelSetup, prepared: Prepared, argv: Sequence[str]) -> None:
+    def __init__(self, loaded: LoadedConfig, setup: ModelSetup, prepared: Prepared, argv: Sequence[str]) -> None:
         cpu = not torch.accelerator.is_available()
         loaded.config.backend.start(os.environ, cpu)
         transformers.utils.logging.disable_progress_bar()

@@ -125,12 +125,12 @@ def parse_error(error: str | None) -> BaseException | None:
 
 def _build_tracker(order: Mapping[str, Any]) -> Any:
     from sftcore.config.document import Document
-    from sftcore.config.fields import fill
+    from sftcore.config.fields import from_mapping
 
     cls: Any = importlib.import_module(order["module"])
     for name in order["class"].split("."):
         cls = getattr(cls, name)
-    return fill(cls, order["options"], Document({}), ())
+    return from_mapping(cls, order["options"], Document({}), ())
 
 
 def _redact_git_remotes() -> None:

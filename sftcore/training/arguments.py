@@ -9,8 +9,9 @@ from typing import Any
 import torch
 import transformers
 
-from sftcore.config.fields import check
-from sftcore.config.schema import ELSEWHERE, Loaded
+from sftcore.config.fields import check_options
+from sftcore.config.loader import LoadedConfig
+from sftcore.config.schema import MISPLACED_KEYS
 from sftcore.core.errors import SftError
 from sftcore.runtime.console import count, warn
 from sftcore.runtime.private_api import PrivateNames
@@ -48,7 +49,7 @@ _NOT_STREAMED = {
 """Arguments that do not work with a stream, and why."""
 
 
-def check_training_args(loaded: Loaded) -> dict[str, Any]:
+def check_training_args(loaded: LoadedConfig) -> dict[str, Any]:
     """The user's own arguments, checked for names and types.
 
     Raises:
@@ -67,13 +68,15 @@ def check_training_args(loaded: Loaded) -> dict[str, Any]:
             f"'{optimizer}' does not work here: it takes each step within the backward pass, so that no step can be "
             "skipped, and no checkpoint holds its state",
         )
-    checked = check(transformers.TrainingArguments, given, document, ("training_args",), elsewhere=ELSEWHERE)
+    checked = check_options(
+        transformers.TrainingArguments, given, document, ("training_args",), misplaced=MISPLACED_KEYS
+    )
     if loaded.config.data.streaming:
         _check_streaming(loaded, checked)
     return checked
 
 
-def _check_streaming(loaded: Loaded, given: Mapping[str, Any]) -> None:
+def _check_streaming(loaded: LoadedConfig, given: Mapping[str, Any]) -> None:
     """Check the arguments of a run whose rows are a stream.
 
     Raises:
@@ -87,7 +90,7 @@ def _check_streaming(loaded: Loaded, given: Mapping[str, Any]) -> None:
             raise loaded.document.error(("training_args", key), f"does not work with data.streaming: {why}")
 
 
-def batch_sizes(loaded: Loaded) -> tuple[int, int]:
+def batch_sizes(loaded: LoadedConfig) -> tuple[int, int]:
     """The rows per device in a training batch, and in an evaluation batch.
 
     Raises:
@@ -100,7 +103,7 @@ def batch_sizes(loaded: Loaded) -> tuple[int, int]:
 
 
 def build_training_args(
-    loaded: Loaded, cpu: bool, has_eval: bool, environ: Mapping[str, str]
+    loaded: LoadedConfig, cpu: bool, has_eval: bool, environ: Mapping[str, str]
 ) -> transformers.TrainingArguments:
     """Build the ``TrainingArguments`` of a run.
 
@@ -131,7 +134,7 @@ def build_training_args(
     return args
 
 
-def _defaults(loaded: Loaded, cpu: bool, has_eval: bool) -> dict[str, Any]:
+def _defaults(loaded: LoadedConfig, cpu: bool, has_eval: bool) -> dict[str, Any]:
     """Defaults that differ from transformers' own; docs/config.md lists them."""
     return {
         "output_dir": "outputs/sft",

@@ -100,7 +100,9 @@ class CheckpointingTrainer(transformers.Trainer):  # type: ignore[misc]
 
     def _write_checkpoint_files(self, folder: Path) -> None:
         """Write the files of this rank."""
-        if not self._backend.parts() or self.args.save_only_model:  # the shards of the state include the weights
+        if (
+            not self._backend.writes_shards() or self.args.save_only_model
+        ):  # the shards of the state include the weights
             self._write_weights(folder)
         if not self.args.save_only_model:
             self._save_optimizer_and_scheduler(str(folder))
@@ -118,7 +120,7 @@ class CheckpointingTrainer(transformers.Trainer):  # type: ignore[misc]
             self.save_model(str(folder), _internal_call=True)
         except Exception as error:
             problem = error
-        if self._backend.engine and self._ranks.any_rank(problem is not None) and problem is None:
+        if self._backend.owns_training_step and self._ranks.any_rank(problem is not None) and problem is None:
             problem = SftError("another rank could not write the weights")
         if problem is not None:
             raise problem
@@ -129,7 +131,7 @@ class CheckpointingTrainer(transformers.Trainer):  # type: ignore[misc]
         Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if self._backend.engine:  # has files of its own, and its ranks wait for each other
+        if self._backend.owns_training_step:  # has files of its own, and its ranks wait for each other
             try:
                 super()._save_optimizer_and_scheduler(output_dir)
             except Exception as error:
@@ -137,17 +139,17 @@ class CheckpointingTrainer(transformers.Trainer):  # type: ignore[misc]
             return
         state = self._backend.state(self)
         try:
-            if self.args.should_save or self._backend.parts():
+            if self.args.should_save or self._backend.writes_shards():
                 save_tree(state, Path(output_dir, self._optimizer_file()))
             if self.args.should_save:
                 save_tree(self.lr_scheduler.state_dict(), Path(output_dir, SCHEDULER))
         except TypeError:  # the optimizer's state has a type of its own
-            if self._backend.spread:
+            if self._backend.shards_weights:
                 raise
             super()._save_optimizer_and_scheduler(output_dir)
 
     def _optimizer_file(self) -> str:
-        return f"optimizer_{self._ranks.rank}.safetensors" if self._backend.parts() else OPTIMIZER
+        return f"optimizer_{self._ranks.rank}.safetensors" if self._backend.writes_shards() else OPTIMIZER
 
     def _rank_state(self) -> dict[str, Any]:
         """What only this rank knows: its random states, and sums that were not logged yet."""
@@ -175,7 +177,7 @@ class CheckpointingTrainer(transformers.Trainer):  # type: ignore[misc]
             return super()._prepare_for_training(*args, **kwargs)
 
     def _load_from_checkpoint(self, checkpoint: str, model: Any = None) -> None:
-        if self._backend.spread:  # the state includes the weights
+        if self._backend.shards_weights:  # the state includes the weights
             return
         try:
             super()._load_from_checkpoint(checkpoint, model)
@@ -204,7 +206,7 @@ class CheckpointingTrainer(transformers.Trainer):  # type: ignore[misc]
 
     def _load_best_model(self) -> None:
         best = str(self.state.best_model_checkpoint)
-        if self._backend.spread:
+        if self._backend.shards_weights:
             self._load_optimizer(Path(best))
             return
         with safe_pickle.weights_only():

@@ -11,8 +11,8 @@ import torch
 from transformers import TrainerCallback
 
 from sftcore.core.errors import ConfigError
-from sftcore.core.types import Example
 from sftcore.data import Collator, PackedSet, join
+from sftcore.data.row_types import Example
 
 DOCUMENTS = 4
 """Documents per row of the check."""

@@ -113,7 +113,7 @@ class SftTrainer(CheckpointingTrainer):
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
         """The loss of a batch."""
         loss = super().compute_loss(*args, **kwargs)
-        if self._backend.engine and torch.is_grad_enabled():  # its backward pass takes the step, too
+        if self._backend.owns_training_step and torch.is_grad_enabled():  # its backward pass takes the step, too
             self._non_finite.check_loss(loss, self._batch_origins, self.state.global_step + 1)
         return loss
 

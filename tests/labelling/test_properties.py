@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from sftcore import IGNORE_INDEX, Conversation, Message, RowError
+from sftcore import Conversation, Message, RowError
+from sftcore.core.types import IGNORE_INDEX
 from sftcore.labelling import Labeller, Policy
 from sftcore.labelling.rendering.renderer import ChatTemplate
 
@@ -162,7 +163,7 @@ class Row:
 
     def __init__(self, template: Template, conversation: Conversation) -> None:
         self.template = template
-        self.messages = [message.as_dict() for message in conversation.messages]
+        self.messages = [message.to_dict() for message in conversation.messages]
         self.tools = [dict(tool) for tool in conversation.tools] or None
         self.turns = [index for index, message in enumerate(self.messages) if message["role"] == "assistant"]
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from sftcore import IGNORE_INDEX, Conversation, RowError
+from sftcore import Conversation, RowError
+from sftcore.core.types import IGNORE_INDEX
 from sftcore.labelling import Labelled, Labeller
 from sftcore.labelling.spans import Span
 from sftcore.labelling.token_labels import label_tokens, tokens_in
@@ -73,7 +74,7 @@ def byte_tokenizer() -> Any:
 def one(made: Labeller, conversation: Conversation) -> Labelled:
     """Return the one example, whose ids are those of serving."""
     [example] = made.examples(conversation)
-    messages = [message.as_dict() for message in conversation.messages]
+    messages = [message.to_dict() for message in conversation.messages]
     assert example.input_ids == made.tokenizer.apply_chat_template(messages, return_dict=False)
     assert all(label in (token, IGNORE_INDEX) for label, token in zip(example.labels, example.input_ids, strict=True))
     return example

@@ -254,7 +254,7 @@ def check(made: Labeller, conversation: Conversation, example: Labelled) -> None
     """Check that *example* is the beginning and a part of the conversation, and that each turn in it is whole."""
     head = sum(message.role == "system" for message in conversation.messages)
     rest = conversation.messages[head + example.skipped :]
-    messages = [message.as_dict() for message in (*conversation.messages[:head], *rest)][: example.messages]
+    messages = [message.to_dict() for message in (*conversation.messages[:head], *rest)][: example.messages]
     assert example.text == made.template.render(messages, **made.variables)
     assert not example.skipped or messages[head]["role"] == "user"
     assert len(example.stops) == len(example.turns)
@@ -274,7 +274,7 @@ def test_no_more_is_dropped_than_need_be() -> None:
                 users = [at for at, message in enumerate(conversation.messages) if message.role == "user"]
                 before = max(at for at in users if at < head + example.skipped)
                 kept = (*conversation.messages[:head], *conversation.messages[before:])
-                ids = made.tokenizer.apply_chat_template([message.as_dict() for message in kept], return_dict=False)
+                ids = made.tokenizer.apply_chat_template([message.to_dict() for message in kept], return_dict=False)
                 assert len(ids) > limit
 
     run()

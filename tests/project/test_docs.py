@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+import sftcore.launching
+import sftcore.rows
 from sftcore.config import schema
-from sftcore.config.fields import describe
+from sftcore.config.fields import describe_options
 from sftcore.core import hookspecs
 from sftcore.core.registry import Entry, Registry
 from sftcore.core.template_file import _KEYS
@@ -35,6 +37,7 @@ SECTIONS = (
     schema.EvalFraction,
     schema.AskConfig,
 )
+PUBLIC = (sftcore, sftcore.launching, sftcore.rows)
 PACKAGES = {path.parent.name for path in ROOT.glob("sftcore/*/__init__.py")}
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -57,6 +60,14 @@ def test_every_hook_has_its_signature(hook):
     assert f"\ndef {hook}{signature}:\n".replace("'", "") in page("docs/plugins.md")
 
 
+@pytest.mark.parametrize("module", PUBLIC, ids=lambda module: module.__name__)
+def test_the_public_api_is_on_the_page_of_plugins(module):
+    text = page("docs/plugins.md").partition("## The public API")[2]
+    row = re.search(rf"^\| `{module.__name__}` \| (.*?) \|", text, re.MULTILINE)
+    assert row is not None
+    assert re.findall(r"`(\w+)`", row.group(1)) == [name for name in module.__all__ if not name.startswith("__")]
+
+
 @pytest.mark.parametrize("entry", BUILT_IN, ids=lambda entry: f"{entry.kind}-{entry.name}")
 def test_every_built_in_and_its_options_are_on_its_page(entry: Entry):
     text = page(f"docs/{entry.kind}s.md")
@@ -65,7 +76,7 @@ def test_every_built_in_and_its_options_are_on_its_page(entry: Entry):
     if isinstance(entry.target, Path):
         return
     rows = {plain(line) for line in text.splitlines() if line.startswith("| `")}
-    for option in describe(entry.component_class()):
+    for option in describe_options(entry.component_class()):
         if option.name == "...":
             assert plain(option.description.split()[3].rstrip(",")) in plain(text)
         else:
@@ -82,7 +93,7 @@ def test_every_key_is_in_the_configuration_page(section):
 @pytest.mark.parametrize("section", [*SECTIONS, schema.NonFiniteConfig], ids=lambda section: section.__name__)
 def test_the_configuration_page_has_the_defaults_of_the_code(section):
     text = page("docs/config.md") + page("docs/reliability.md")
-    for option in describe(section):
+    for option in describe_options(section):
         if "(" in option.default:  # a section of its own
             continue
         default = option.default if option.default == "required" else f"`{option.default}`"
@@ -132,6 +143,11 @@ def test_links_lead_somewhere(path: Path):
             headings = re.findall(r"^#+ (.+)$", outside_blocks(goal.read_text(encoding="utf-8")), re.MULTILINE)
             slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
             assert anchor in slugs, target
+
+
+def test_the_readme_links_every_page():
+    for path in ROOT.glob("docs/*.md"):
+        assert f"](docs/{path.name})" in page("README.md"), path.name
 
 
 def test_the_chinese_readme_is_a_twin():

@@ -11,7 +11,7 @@ import yaml
 
 from sftcore import Method, Tracker, __version__
 from sftcore.config.document import Document
-from sftcore.config.schema import Loaded, load
+from sftcore.config.loader import LoadedConfig, load_config
 from sftcore.core.registry import Entry, Registry
 from sftcore.runs.record import RunRecord, library_versions
 from sftcore.runtime.redaction import REDACTED, redact, redact_argument
@@ -31,7 +31,7 @@ SECRET = "hunter2"
 
 
 @pytest.fixture
-def loaded() -> Loaded:
+def loaded() -> LoadedConfig:
     registry = Registry([Entry("method", "m", "dist", "1.2", Train), Entry("tracker", "t", "dist", "1.2", Track)])
     text = f"""
         model: {{name_or_path: 'https://user:{SECRET}@host/model'}}
@@ -40,7 +40,7 @@ def loaded() -> Loaded:
         trackers: [{{name: t, api_key: {SECRET}}}]
         training_args: {{hub_token: {SECRET}, max_steps: 3}}
     """
-    return load(Document(yaml.safe_load(text)), registry, {})
+    return load_config(Document(yaml.safe_load(text)), registry, {})
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def read(folder: Path) -> Any:
     return json.loads((folder / "run.json").read_text())
 
 
-def test_run_json_holds_everything_that_went_into_a_run_and_no_secret(loaded: Loaded, tmp_path: Path) -> None:
+def test_run_json_holds_everything_that_went_into_a_run_and_no_secret(loaded: LoadedConfig, tmp_path: Path) -> None:
     argv = ["run", "method.r=8", f"training_args.hub_token={SECRET}"]
     record = RunRecord(tmp_path / "out", loaded, argv, {"WORLD_SIZE": "2"})
     record.start(resuming=False)
@@ -155,14 +155,14 @@ def test_run_json_holds_everything_that_went_into_a_run_and_no_secret(loaded: Lo
     assert (found["status"], found["world_size"], found["host"]["cpus"]) == ("running", 2, os.cpu_count())
 
 
-def test_run_json_has_the_versions_of_libraries_and_of_packages_components_require(loaded: Loaded) -> None:
+def test_run_json_has_the_versions_of_libraries_and_of_packages_components_require(loaded: LoadedConfig) -> None:
     found = library_versions(loaded)
     assert found["pytest"] == pytest.__version__
     assert {"python", "torch", "transformers", "datasets"} <= set(found)
 
 
 @pytest.mark.parametrize("status", ["finished", "failed", "interrupted"])
-def test_run_json_says_how_a_run_ended(loaded: Loaded, tmp_path: Path, status: str) -> None:
+def test_run_json_says_how_a_run_ended(loaded: LoadedConfig, tmp_path: Path, status: str) -> None:
     record = RunRecord(tmp_path, loaded, [], {})
     record.start(resuming=False)
     record.finish(status, steps=3, odd=Path("x"))
@@ -173,7 +173,7 @@ def test_run_json_says_how_a_run_ended(loaded: Loaded, tmp_path: Path, status: s
 
 
 @pytest.mark.parametrize("resuming", [False, True])
-def test_files_of_an_earlier_run_are_moved_to_earlier(loaded: Loaded, tmp_path: Path, resuming: bool) -> None:
+def test_files_of_an_earlier_run_are_moved_to_earlier(loaded: LoadedConfig, tmp_path: Path, resuming: bool) -> None:
     for name in ("run.json", "metrics.jsonl", "quarantine.jsonl"):
         (tmp_path / name).write_text('"earlier"')
     RunRecord(tmp_path, loaded, [], {}).start(resuming)

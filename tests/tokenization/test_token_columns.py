@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from sftcore import IGNORE_INDEX
+from sftcore.core.types import IGNORE_INDEX
 from sftcore.labelling.spans import Span
 from sftcore.labelling.token_labels import label_columns, label_tokens, tokens_in
 from sftcore.tokenization import EncodedText, Encoder, TokenColumns, encode_text

@@ -17,7 +17,8 @@ import pytest
 import torch
 import transformers
 
-from sftcore import Backend, Example, Origin
+from sftcore import Backend
+from sftcore.data.row_types import Example, Origin
 
 LENGTHS = (3, 9, 5, 7) * 8
 """Tokens of the documents; the first token of each tells which one it is."""

@@ -19,7 +19,7 @@ import pytest
 import torch
 import transformers
 
-from sftcore import Example, Origin
+from sftcore.data.row_types import Example, Origin
 
 BAR = 1e-6
 """The largest relative difference: of the losses, and of the gradients as vectors."""
@@ -115,7 +115,7 @@ def trainer_of(model: Path, folder: Path, spread: Spread, train_set: Any, eval_s
     """Return the trainer that a run would make, in float32."""
     from sftcore.checkpoint.writer import CheckpointWriter
     from sftcore.config.document import Document
-    from sftcore.config.schema import load
+    from sftcore.config.loader import load_config
     from sftcore.core.registry import Registry
     from sftcore.data import PackedSet
     from sftcore.distributed.ranks import Ranks
@@ -140,7 +140,7 @@ def trainer_of(model: Path, folder: Path, spread: Spread, train_set: Any, eval_s
     }
     data = {"train": "not read", "packing": spread.packing}
     values = {"model": {"name_or_path": str(model)}, "data": data, "method": "full", "training_args": given}
-    loaded = load(Document(values), Registry.discover(), os.environ)
+    loaded = load_config(Document(values), Registry.discover(), os.environ)
     loaded.config.backend.start(os.environ, True)
     base = base_model.resolve_base_model(loaded.config.model, loaded.document)
     args = arguments.build_training_args(loaded, cpu=True, has_eval=False, environ=os.environ)

@@ -11,8 +11,9 @@ import pytest
 import torch
 import transformers
 
-from sftcore import ConfigError, Example, Origin
+from sftcore import ConfigError
 from sftcore.data import Collator, PackedSet
+from sftcore.data.row_types import Example, Origin
 from sftcore.training.loss import TokenMeanLoss
 from sftcore.training.packing_check import PackingCheck
 

@@ -24,8 +24,8 @@ from typing import IO, Any, NamedTuple
 import pyarrow as pa
 
 from sftcore.core.errors import DataError, SftError
-from sftcore.core.types import Origin
 from sftcore.data.preparation.worker import Done
+from sftcore.data.row_types import Origin
 from sftcore.data.sources.rejected import SHOWN, Refusal, as_json, kind_of
 from sftcore.data.tables.table import SCHEMA, Table, read_table
 from sftcore.runtime.console import count, format_bytes, status

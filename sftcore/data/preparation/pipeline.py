@@ -11,10 +11,10 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from sftcore.config.schema import Loaded, SourceConfig
+from sftcore.config.loader import LoadedConfig
+from sftcore.config.schema import SourceConfig
 from sftcore.core.errors import DataError
 from sftcore.core.registry import Registry
-from sftcore.core.types import Origin
 from sftcore.data.batching.bin_packing import padding
 from sftcore.data.batching.packing import PackedSet
 from sftcore.data.batching.padded_sampler import MapStyleSet
@@ -24,6 +24,7 @@ from sftcore.data.preparation.cache import Cache, Part, Stored, Totals, named
 from sftcore.data.preparation.pool import Workers
 from sftcore.data.preparation.progress import Progress
 from sftcore.data.preparation.worker import Done, Task
+from sftcore.data.row_types import Origin
 from sftcore.data.selection.selection import Labelled, Selection, select
 from sftcore.data.sources import rejected
 from sftcore.data.sources.files import Reading, files_of, read
@@ -60,7 +61,7 @@ class Source(NamedTuple):
         """
         fingerprint.check_unchanged(self.files, self.seen)
 
-    def check_columns(self, seen: Sequence[str], loaded: Loaded) -> None:
+    def check_columns(self, seen: Sequence[str], loaded: LoadedConfig) -> None:
         """Raise for a column that is renamed and that is not among those which rows had.
 
         Raises:
@@ -120,7 +121,11 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    loaded: Loaded, registry: Registry, labeller: Labeller, progress: Progress | None = None, cache: Cache | None = None
+    loaded: LoadedConfig,
+    registry: Registry,
+    labeller: Labeller,
+    progress: Progress | None = None,
+    cache: Cache | None = None,
 ) -> Prepared:
     """Label every row of all sources, unless that was done before, and choose those that are trained and evaluated.
 
@@ -161,7 +166,7 @@ def prepare(
     )
 
 
-def _sources(loaded: Loaded, registry: Registry, labeller: Labeller) -> list[Source]:
+def _sources(loaded: LoadedConfig, registry: Registry, labeller: Labeller) -> list[Source]:
     """Return all sources, those to train first."""
     config = loaded.config.data
     places: list[tuple[SourceConfig, str, int]] = [(source, "train", at) for at, source in enumerate(config.train)]
@@ -186,7 +191,7 @@ def _sources(loaded: Loaded, registry: Registry, labeller: Labeller) -> list[Sou
     return found
 
 
-def _rows(sources: Sequence[Source], loaded: Loaded) -> Iterator[Parsed]:
+def _rows(sources: Sequence[Source], loaded: LoadedConfig) -> Iterator[Parsed]:
     """Yield the rows of all sources."""
     for source in sources:
         reader = source.task.reader
@@ -194,7 +199,7 @@ def _rows(sources: Sequence[Source], loaded: Loaded) -> Iterator[Parsed]:
 
 
 def _stored(
-    sources: Sequence[Source], loaded: Loaded, labeller: Labeller, progress: Progress, cache: Cache
+    sources: Sequence[Source], loaded: LoadedConfig, labeller: Labeller, progress: Progress, cache: Cache
 ) -> list[Stored]:
     """Return the labelled rows of *sources*; those that are not in *cache* are labelled now."""
     limit = _Limit(loaded.config.data.max_bad_rows)
@@ -336,7 +341,7 @@ def _account(stored: Sequence[Stored], chosen: Selection, train: Summary, held_b
     return account(sum(item.totals.read for item in stored), refused, chosen.dropped, train, held_back)
 
 
-def beginnings(origins: Sequence[Origin], loaded: Loaded, registry: Registry) -> Iterator[str]:
+def beginnings(origins: Sequence[Origin], loaded: LoadedConfig, registry: Registry) -> Iterator[str]:
     """Yield how the rows at *origins* begin."""
     config = loaded.config.data
     for sources, part in ((config.train, "train"), (config.eval, "eval")):

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from sftcore.core.errors import SftError
-from sftcore.core.types import Origin
 from sftcore.data.preparation.blocks import Block
 from sftcore.data.preparation.shared_memory import Place
+from sftcore.data.row_types import Origin
 from sftcore.data.sources.formats import Reader, parse
 from sftcore.data.sources.readers import Row, decoded
 from sftcore.data.sources.rejected import Refusal

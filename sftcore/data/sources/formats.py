@@ -7,11 +7,14 @@ from itertools import islice
 from typing import NamedTuple, cast
 
 from sftcore.config.document import Keys, dotted
-from sftcore.config.schema import AUTO, Loaded, SourceConfig
+from sftcore.config.loader import LoadedConfig, load_format
+from sftcore.config.schema import AUTO, SourceConfig
 from sftcore.core.components import Format
 from sftcore.core.errors import DataError, RowError
+from sftcore.core.hookspecs import FormatSpec
 from sftcore.core.registry import Entry, Registry
-from sftcore.core.types import Conversation, Origin
+from sftcore.core.types import Conversation
+from sftcore.data.row_types import Origin
 from sftcore.data.sources import content_key
 from sftcore.data.sources.files import read
 from sftcore.data.sources.readers import Row
@@ -51,7 +54,7 @@ class Reader(NamedTuple):
     source: SourceConfig
     place: Keys
 
-    def check_columns(self, columns: Columns, loaded: Loaded, rows: str = "row") -> None:
+    def check_columns(self, columns: Columns, loaded: LoadedConfig, rows: str = "row") -> None:
         """Raise for a column that is renamed and that none of the *rows*, as the message calls them, has had.
 
         Raises:
@@ -63,7 +66,7 @@ class Reader(NamedTuple):
             raise loaded.document.error((*way, "columns", name), problem)
 
 
-def reader_of(source: SourceConfig, place: Keys, loaded: Loaded, registry: Registry) -> Reader:
+def reader_of(source: SourceConfig, place: Keys, loaded: LoadedConfig, registry: Registry) -> Reader:
     """Return how the rows of *source*, which stands at *place* of the configuration, are read.
 
     A format that is found by looking at the rows is added to the selected plugins.
@@ -86,11 +89,10 @@ def reader_of(source: SourceConfig, place: Keys, loaded: Loaded, registry: Regis
         raise
     if found is None:
         return unknown
-    loaded.selected[slot], reader = found
-    return Reader(f"{loaded.selected[slot].name} (auto)", reader, policy, source, place)
+    return Reader(f"{found.name} (auto)", load_format(found.qualified, place, loaded, registry), policy, source, place)
 
 
-def streamed(place: Keys, loaded: Loaded) -> bool:
+def streamed(place: Keys, loaded: LoadedConfig) -> bool:
     """Tell whether the source at *place* of the configuration is trained as a stream."""
     return loaded.config.data.streaming and place[1] == "train"
 
@@ -106,7 +108,7 @@ class Source(NamedTuple):
 def parse_sources(
     sources: Sequence[SourceConfig],
     keys: Keys,
-    loaded: Loaded,
+    loaded: LoadedConfig,
     registry: Registry,
     wanted: Callable[[Origin], bool] | None = None,
     limit: int | None = None,
@@ -167,32 +169,29 @@ def parse(rows: Iterable[Row], reader: Reader, refused: list[Refusal], columns: 
             yield parsed
 
 
-def detect(path: str, sample: list[Row], registry: Registry) -> tuple[Entry, Format] | None:
-    """Return the one format that rows of *sample* have: its entry, and the format with default options.
+def detect(path: str, sample: list[Row], registry: Registry) -> Entry | None:
+    """Return the one format whose keys the rows of *sample* have; no format is imported.
 
     None, if no row is a mapping: then each is a bad row, whatever the format.
 
     Raises:
-        DataError: none or several fit; the message names rows and what was looked for.
+        DataError: none or several fit; the message names rows and the keys of all formats.
     """
-    formats: dict[str, tuple[Entry, Format]] = {}
-    for entry, reader in registry.usable("format"):
-        formats[entry.qualified if registry.is_ambiguous(entry) else entry.name] = entry, cast("Format", reader)
+    specs = {
+        entry.qualified if registry.is_ambiguous(entry) else entry.name: (entry, spec)
+        for entry, spec in registry.specs(FormatSpec)
+    }
     rows = [(origin, row) for origin, row in sample if isinstance(row, Mapping)]
     if not sample:
         raise DataError(f"data source {path}: has no rows")
     if not rows:
         return None
-    fits = {
-        name: origin for name, (_, reader) in formats.items() for origin, row in reversed(rows) if reader.matches(row)
-    }
+    fits = {name: origin for name, (_, spec) in specs.items() for origin, row in reversed(rows) if spec.fits(row)}
     if len(fits) == 1:
-        return formats[next(iter(fits))]
+        return specs[next(iter(fits))][0]
     if fits:
         seen = ", ".join(f"{name} (row {origin})" for name, origin in fits.items())
         raise DataError(f"data source {path}: several formats fit its rows: {seen}; name one with 'format'")
-    wanted = "; ".join(
-        f"{name}: {', '.join(sorted(reader.needs))}" for name, (_, reader) in formats.items() if reader.needs
-    )
+    wanted = "; ".join(f"{name}: {', '.join(sorted(spec.keys))}" for name, (_, spec) in specs.items() if spec.keys)
     problems = [f"{origin}: no format fits its keys ({', '.join(map(str, row)) or 'no keys'})" for origin, row in rows]
     raise DataError(f"{bad_rows(problems)}\n  known formats need {wanted}")

@@ -8,7 +8,7 @@ from itertools import chain
 
 import numpy as np
 
-from sftcore.config.schema import Loaded
+from sftcore.config.loader import LoadedConfig
 from sftcore.core.errors import DataError
 from sftcore.core.registry import Registry
 from sftcore.data.preparation import fingerprint
@@ -32,7 +32,11 @@ from sftcore.runtime.console import count
 
 
 def prepare_stream(
-    loaded: Loaded, registry: Registry, labeller: Labeller, progress: Progress | None = None, cache: Cache | None = None
+    loaded: LoadedConfig,
+    registry: Registry,
+    labeller: Labeller,
+    progress: Progress | None = None,
+    cache: Cache | None = None,
 ) -> Prepared:
     """Return a stream of the rows to train, whose first are sound, and the examples to evaluate.
 
@@ -82,7 +86,7 @@ def prepare_stream(
     )
 
 
-def _feeds(loaded: Loaded, registry: Registry) -> list[Feed]:
+def _feeds(loaded: LoadedConfig, registry: Registry) -> list[Feed]:
     """Return the sources to train.
 
     Raises:
@@ -106,7 +110,7 @@ def _feeds(loaded: Loaded, registry: Registry) -> list[Feed]:
     ]
 
 
-def _first(feeds: Sequence[Feed], loaded: Loaded, labeller: Labeller) -> list[Done]:
+def _first(feeds: Sequence[Feed], loaded: LoadedConfig, labeller: Labeller) -> list[Done]:
     """Return what becomes of the first block of each source; and of more, until anything is trained.
 
     Raises:

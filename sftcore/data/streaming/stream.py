@@ -14,12 +14,12 @@ import numpy as np
 
 from sftcore.config.schema import DataConfig
 from sftcore.core.errors import DataError
-from sftcore.core.types import Example
 from sftcore.data.batching.packing import PackedSet
 from sftcore.data.preparation.blocks import Block
 from sftcore.data.preparation.cache import Totals, quarantined
 from sftcore.data.preparation.pool import Workers, cores
 from sftcore.data.preparation.worker import Done
+from sftcore.data.row_types import Example
 from sftcore.data.selection.key_hash import numbers
 from sftcore.data.sources import rejected
 from sftcore.data.streaming.interleave import ROWS, Feed, interleaved

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from sftcore.core.errors import ConfigError, DataError, RowError
-from sftcore.core.types import IGNORE_INDEX, Conversation, Example, Origin
+from sftcore.core.types import IGNORE_INDEX, Conversation
+from sftcore.data.row_types import Example, Origin
 from sftcore.data.sources.formats import Parsed
 from sftcore.data.tables.examples import Examples, Part
 from sftcore.data.tables.table import REMARKS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sftcore import DataError
+from sftcore.core.errors import DataError
 from sftcore.data.selection.holdout import hold_back, keep_out
 
 from ..making import keys, said

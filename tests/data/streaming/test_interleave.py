@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from sftcore import DataError
 from sftcore.config.schema import SourceConfig
+from sftcore.core.errors import DataError
 from sftcore.data.sources.files import Reading
 from sftcore.data.streaming import setup
 from sftcore.data.streaming.interleave import LOOK, ROWS, expected, interleaved

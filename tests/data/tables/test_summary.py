@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from sftcore import IGNORE_INDEX, ConfigError, Conversation, DataError, Origin
+from sftcore import ConfigError, Conversation
+from sftcore.core.errors import DataError
+from sftcore.core.types import IGNORE_INDEX
 from sftcore.data import prepare
+from sftcore.data.row_types import Origin
 from sftcore.data.tables.label_batch import tabulate
 from sftcore.data.tables.summary import TRIED, Summary, beginning, check_template, summarize
 from sftcore.labelling import Labeller, Policy
@@ -35,7 +38,7 @@ def label(rows, labeller, name="train"):
 
 def prepared(folder, rows, labeller, **data):
     """Return what becomes of a file of *rows*."""
-    lines = ({"messages": [message.as_dict() for message in parsed.conversation.messages]} for parsed in rows)
+    lines = ({"messages": [message.to_dict() for message in parsed.conversation.messages]} for parsed in rows)
     return prepare(loaded(write(folder / "f.jsonl", lines), max_bad_rows=9, **data), REGISTRY, labeller)
 
 
@@ -47,7 +50,7 @@ def test_ids_are_those_of_serving_and_labels_the_answers(smollm2):
     tokenizer = AutoTokenizer.from_pretrained(smollm2)
     parsed = row("What is 2+2?", "It is 4.", "再见 👋", "Bye.", line=7)
     [example], summary = label([parsed], Labeller(tokenizer, ["<|im_end|>"]))
-    messages = [message.as_dict() for message in parsed.conversation.messages]
+    messages = [message.to_dict() for message in parsed.conversation.messages]
     assert example.input_ids.tolist() == tokenizer.apply_chat_template(messages, return_dict=False)
     trained = example.labels[example.labels != IGNORE_INDEX]
     assert tokenizer.decode(trained) == "It is 4.<|im_end|>Bye.<|im_end|>"
