@@ -119,7 +119,7 @@ class Labeller:
         self._habits, self.stops = learn(self.template, samples, self.variables, list(dict.fromkeys(stops)), specials)
         self._text_arguments = self._wants_text_arguments()
         self._habits = self._habits._replace(last=self._last_turn())
-        self.planner = Planner(self.template, self.render, self._fields, self.variables)
+        self.planner = Planner(self.template, self.render)
         self.problem = self._find_problem()
 
     @cached_property

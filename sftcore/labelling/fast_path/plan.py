@@ -60,6 +60,9 @@ class Plan:
 
     def holds_for(self, contents: Sequence[str]) -> bool:
         """Whether the template renders *contents* as it did the placeholders, and within its limits."""
+        for content in contents:
+            if not content or content.isspace():
+                return False
         for words in self.words:
             for content in contents:
                 if words in content:
@@ -76,11 +79,19 @@ class Plan:
 
 
 def make_plan(
-    conversation: RenderedConversation, rendering: Rendering, placeholders: Sequence[str], words: Collection[str]
+    conversation: RenderedConversation,
+    renderings: Sequence[Rendering],
+    placeholders: Sequence[str],
+    words: Collection[str],
 ) -> Plan | None:
-    """Return the plan of a shape, made from its *conversation* with *placeholders*; None if that is uncertain."""
+    """Return the plan of a shape, made from its *conversation* with *placeholders*; None if that is uncertain.
+
+    Args:
+        renderings: what was rendered for it.
+    """
     (example,) = conversation.examples
-    if example.text != rendering.text or example.messages != len(placeholders):
+    rendering = next((rendering for rendering in renderings if rendering.text == example.text), None)
+    if rendering is None or example.messages != len(placeholders):
         return None
     fixed: list[str] = []
     printed: list[tuple[int, _Trim]] = []
