@@ -58,19 +58,19 @@ class Plan:
         """Whether each content is printed once, in order, as it is."""
         return [*self.printed] == [(message, str) for message in range(self.messages)]
 
-    def holds_for(self, contents: Sequence[str]) -> bool:
-        """Whether the template renders *contents* as it did the placeholders, and within its limits."""
+    def render(self, contents: Sequence[str]) -> RenderedConversation | None:
+        """Return the conversation of this shape with *contents*; None if the plan does not hold for them."""
+        length = 0
         for content in contents:
             if not content or content.isspace():
-                return False
+                return None
+            length += len(content)
         for words in self.words:
             for content in contents:
                 if words in content:
-                    return False
-        return sum(map(len, contents)) < CHARACTERS // 4
-
-    def render(self, contents: Sequence[str]) -> RenderedConversation:
-        """Return the conversation of this shape with *contents*."""
+                    return None
+        if length > CHARACTERS // 4:  # the template may exceed a limit
+            return None
         texts = contents if self._is_verbatim else [trim(contents[message]) for message, trim in self.printed]
         parts = [*self.fixed]
         parts[1::2] = texts

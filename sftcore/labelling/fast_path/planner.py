@@ -97,9 +97,8 @@ class Planner:
         if plan is _ONCE:
             plan = plans[shape] = self._make_plan(messages, policy) if self._failures < FAILURES else None
             self._failures = 0 if plan else self._failures + 1
-        if plan is None or not plan.holds_for(contents):
+        if plan is None or (rendered := plan.render(contents)) is None:
             return None
-        rendered = plan.render(contents)
         self._rendered += 1
         if not plan.is_verified or not self._rendered % VERIFY_EVERY:
             plan.is_verified = True
@@ -136,7 +135,7 @@ class Planner:
         if observations.inspected or len(rendered.examples) != 1 or not warnings <= _ALLOWED or rendered.details:
             return None
         plan = make_plan(rendered, observations.renderings, placeholders, observations.words)
-        return plan if plan and plan.holds_for(placeholders) else None
+        return plan if plan and plan.render(placeholders) else None
 
 
 def _shape(messages: Sequence[Message]) -> _Shape | None:
