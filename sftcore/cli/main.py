@@ -424,8 +424,8 @@ def _preview(options: argparse.Namespace, overrides: list[str], registry: Regist
         warn(f"left out, because it cannot be labelled with certainty: {problem}")
     for origin in rows.untrained:
         warn(f"dropped, because no token of it is trained, or none within max_length: {origin}")
-    for remark in rows.warnings:
-        status("told", remark)
+    for warning in rows.warnings:
+        status("told", warning)
     if not rows.examples:
         raise DataError("none of these rows gives an example; try more with -n")
     if options.html is not None:

@@ -6,17 +6,17 @@ from sftcore.labelling.draft_columns import DraftColumns
 from sftcore.labelling.fast_path.plan import Sketch
 from sftcore.labelling.labeller import Labelled, Labeller, Labelling
 from sftcore.labelling.truncation import TooLongError, fit
-from sftcore.labelling.warnings import Remark
+from sftcore.labelling.warnings import LabelWarning
 
 __all__ = [
     "Draft",
     "DraftColumns",
+    "LabelWarning",
     "Labelled",
     "Labeller",
     "Labelling",
     "Outline",
     "Policy",
-    "Remark",
     "Sketch",
     "TooLongError",
     "fit",

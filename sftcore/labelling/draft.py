@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from sftcore.labelling.spans import Span
-from sftcore.labelling.warnings import Remark
+from sftcore.labelling.warnings import LabelWarning
 
 
 class Draft(NamedTuple):
@@ -36,8 +36,8 @@ class Draft(NamedTuple):
 
 @dataclass
 class Outline:
-    """The examples of one conversation before they are tokenized, and what there is to remark on it."""
+    """The examples of one conversation before they are tokenized, and its warnings."""
 
     drafts: list[Draft] = field(default_factory=list)
-    remarks: Counter[Remark] = field(default_factory=Counter)
-    details: dict[Remark, str] = field(default_factory=dict)
+    warnings: Counter[LabelWarning] = field(default_factory=Counter)
+    details: dict[LabelWarning, str] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from sftcore.labelling.draft import Draft, Outline
 from sftcore.labelling.rendering.provenance import CONTENT, split_tag
 from sftcore.labelling.rendering.renderer import Rendering
 from sftcore.labelling.spans import Span
-from sftcore.labelling.warnings import Remark
+from sftcore.labelling.warnings import LabelWarning
 
 STAND_IN = "\n \n\u27e6{}\u27e7 \n \n"
 """What stands for the text of a message: however it is trimmed at either end, that shows."""
@@ -45,7 +45,7 @@ class Plan:
         fixed: what stands before, between and behind the texts; '' in place of each text.
         texts: of each text the message, and how it is trimmed.
         spans, begins, stops, edges: as in :class:`~sftcore.labelling.draft.Draft`, with places for characters.
-        remarks: what there is to remark, as in :class:`~sftcore.labelling.draft.Outline`.
+        warnings: its warnings, as in :class:`~sftcore.labelling.draft.Outline`.
     """
 
     messages: int
@@ -55,7 +55,7 @@ class Plan:
     begins: Sequence[tuple[int, _Place]]
     stops: Sequence[tuple[_Place, _Place]]
     edges: Sequence[tuple[_Place, _Place]]
-    remarks: Mapping[Remark, int]
+    warnings: Mapping[LabelWarning, int]
 
     @cached_property
     def borders(self) -> Borders:
@@ -111,11 +111,13 @@ class Sketch(NamedTuple):
     def outline(self) -> Outline:
         """All of it, written out."""
         made = Outline([self.draft])
-        made.remarks.update(self.plan.remarks)
+        made.warnings.update(self.plan.warnings)
         return made
 
 
-def plan_of(draft: Draft, rendering: Rendering, stand_ins: Sequence[str], remarks: Mapping[Remark, int]) -> Plan | None:
+def plan_of(
+    draft: Draft, rendering: Rendering, stand_ins: Sequence[str], warnings: Mapping[LabelWarning, int]
+) -> Plan | None:
     """Return what *draft* says of all conversations of its shape; None if that is not certain."""
     if draft.text != rendering.text or draft.messages != len(stand_ins):
         return None
@@ -155,7 +157,7 @@ def plan_of(draft: Draft, rendering: Rendering, stand_ins: Sequence[str], remark
         stops, edges = pairs(draft.stops), pairs(draft.edges)
     except _UncertainError:
         return None
-    return Plan(len(stand_ins), fixed, texts, spans, begins, stops, edges, remarks)
+    return Plan(len(stand_ins), fixed, texts, spans, begins, stops, edges, warnings)
 
 
 class _UncertainError(Exception):

@@ -19,7 +19,7 @@ from sftcore.labelling.fast_path.content_independence import ROLES, blind_to
 from sftcore.labelling.fast_path.plan import STAND_IN, Plan, Sketch, plan_of
 from sftcore.labelling.rendering.limits import CHARACTERS
 from sftcore.labelling.rendering.renderer import ChatTemplate
-from sftcore.labelling.warnings import Remark
+from sftcore.labelling.warnings import LabelWarning
 from sftcore.runtime.console import warn
 
 SHARE = 1024
@@ -28,8 +28,16 @@ SHARE = 1024
 SHAPES = 10_000
 """How many shapes are remembered."""
 
-_ALLOWED = frozenset({Remark.HEADED, Remark.FIRST, Remark.NO_STOP, Remark.NO_SYSTEM, Remark.NO_USER})
-"""Remarks that follow from the roles alone.
+_ALLOWED = frozenset(
+    {
+        LabelWarning.HEADER_TRAINED,
+        LabelWarning.NO_PROMPT,
+        LabelWarning.NO_STOP,
+        LabelWarning.NO_SYSTEM,
+        LabelWarning.NO_USER,
+    }
+)
+"""Warnings that follow from the roles alone.
 
 Whether a turn is split off or switched does not: where the prompt ends with ``<think>``, an answer may begin with it.
 """
@@ -163,10 +171,10 @@ class Plans:
             rendering = self._template.trace(fields, None, **self._variables)
         except RowError:
             return None
-        remarks = {remark: times for remark, times in outline.remarks.items() if times}
-        if len(outline.drafts) != 1 or not remarks.keys() <= _ALLOWED or outline.details:
+        warnings = {warning: times for warning, times in outline.warnings.items() if times}
+        if len(outline.drafts) != 1 or not warnings.keys() <= _ALLOWED or outline.details:
             return None
-        return plan_of(outline.drafts[0], rendering, stand_ins, remarks)
+        return plan_of(outline.drafts[0], rendering, stand_ins, warnings)
 
 
 def _shape(messages: Sequence[Message]) -> _Shape | None:
