@@ -425,7 +425,7 @@ def test_a_template_under_which_nothing_can_be_labelled(source: str, problem: st
 
 def test_a_template_under_which_no_turn_reads_as_it_is_served() -> None:
     made = labeller(REREAD)
-    assert made.problem == LabelWarning.NOT_AS_SERVED.value
+    assert made.problem == LabelWarning.NOT_AS_SERVED.text(2)
     assert made.examples(talk("q", "a")) == []
 
 
