@@ -77,7 +77,7 @@ def test_prepare_does_only_that_and_a_run_finds_it(sft, cached, capsys):
     assert main(["prepare", "--config", str(sft.write())]) == 0
     said = capsys.readouterr().err
     [item] = Cache().items()
-    for line in ("  prepared  ", "40 examples packed into ", "40 rows read: 40 trained", f"kept  {item.folder}"):
+    for line in ("  prepared  ", "40 examples packed into ", "40 rows read: 40 trained", f"cached  {item.folder}"):
         assert line in said
     assert not sft.out.exists()
     assert "  prepared  " not in sft.train()
