@@ -77,9 +77,6 @@ def _dispatch(argv: list[str], stop: StopRequest) -> int:
         module = importlib.import_module(f"sftcore.cli.{command.replace('-', '_')}")
         module.add_arguments(parsers[command])
     options, rest = parser.parse_known_args(argv)
-    if command is None:
-        parser.print_help()
-        return 0
     # overrides may stand anywhere between the flags, which argparse's positionals cannot
     unknown = [
         shown
@@ -90,6 +87,9 @@ def _dispatch(argv: list[str], stop: StopRequest) -> int:
         parser.error(f"'{unknown[0]}': expected KEY=VALUE, for example training_args.max_steps=20")
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if command is None:
+        parser.print_help()
+        return 0
     options.argv, options.overrides, options.stop = argv, rest, stop
     return int(module.execute(options))
 

@@ -67,12 +67,6 @@ class TrackerGroup:
         for process in self._processes:
             process.start(run, all_metrics)
 
-    def await_start(self) -> None:
-        """Wait until each tracker has started, or failed."""
-        deadline = time.monotonic() + START_LIMIT + EXIT_LIMIT
-        for process in self._processes:
-            process.await_start(deadline)
-
     def finish(self, error: str | None = None, limit: float | None = None) -> list[str]:
         """Finish all trackers, and return the names of those that missed metrics.
 
@@ -82,6 +76,7 @@ class TrackerGroup:
             error: what ended the run early, as ``Kind: message``.
             limit: in seconds; by default :data:`FINISH_LIMIT`, or :data:`STOPPED_LIMIT` with an *error*.
         """
+        start_limit = UNSTARTED_LIMIT if limit is None else START_LIMIT
         if limit is None:
             limit = STOPPED_LIMIT if error else FINISH_LIMIT
         processes, self._processes = self._processes, []
@@ -90,7 +85,7 @@ class TrackerGroup:
             for process in processes:
                 process.report_end(error, limit)
             for process in processes:
-                process.wait(deadline)
+                process.wait(deadline, start_limit)
         except (KeyboardInterrupt, SystemExit):  # asked to stop for the second time
             pass
         finally:
@@ -160,27 +155,21 @@ class _TrackerProcess:
             os.set_blocking(self._process.stdin.fileno(), False)
             os.write(self._process.stdin.fileno(), json.dumps(message).encode() + b"\n")
 
-    def wait(self, deadline: float) -> None:
-        """Wait until the tracker has exited, at most until *deadline*."""
+    def wait(self, deadline: float, start_limit: float) -> None:
+        """Wait until the tracker has exited, at most until *deadline*, or *start_limit* if it has not even started."""
         if self._process is None:
             return
-        self.await_start(min(deadline, self._began + UNSTARTED_LIMIT))
-        if self._started.is_set() and self._wait_for(self._finished, deadline):
+        started = self._wait_for(self._started, min(deadline, self._began + start_limit))
+        if started and self._wait_for(self._finished, deadline):
             self._exited.wait(EXIT_LIMIT)
-
-    def await_start(self, deadline: float) -> None:
-        """Wait until the tracker has started or failed, at most until *deadline*."""
-        self._wait_for(self._started, deadline)
 
     def stop(self, limit: float) -> None:
         """Kill the process, if it has not exited."""
         if self._process is None or self._exited.is_set():
             return
         if not self._finished.is_set():
-            late = (
-                f"did not finish within {limit:g} s" if self._started.is_set() else "had not started when the run ended"
-            )
-            self._fail(f"{late} and is stopped")
+            problem = f"did not finish within {limit:g} s" if self._started.is_set() else "did not start in time"
+            self._fail(f"{problem} and is stopped")
         self._kill()
         self._exited.wait(EXIT_LIMIT)
 

@@ -65,7 +65,6 @@ class MetricsSync:
             "versions": content["versions"],
         }
         group.start(run, all_metrics=True)
-        group.await_start()
         if missed := group.finish(content.get("error"), SYNC_LIMIT):
             raise SftError(f"not everything was sent to {' and '.join(missed)}")
         status("sent", f"{self.folder / METRICS} to {' and '.join(name for name, _ in trackers)}")
