@@ -16,7 +16,7 @@ from sftcore.core.types import IGNORE_INDEX
 from sftcore.data.sources.formats import Parsed
 from sftcore.data.tables.arrow_arrays import digests, flags, large_lists, lists, numbers, strings
 from sftcore.data.tables.table import REMARKS, SCHEMA, Flags, Integers
-from sftcore.labelling import DraftColumns, Labeller, Labelling, Outline, Remark, Sketch, TooLongError, fit
+from sftcore.labelling import Labeller, Labelling, Remark, RenderedColumns, RenderedConversation, TooLongError, fit
 from sftcore.labelling.token_labels import label_columns
 from sftcore.tokenization import TokenColumns
 
@@ -46,7 +46,7 @@ class _Tokens(NamedTuple):
         return counts
 
 
-_Outlined = Sketch | Outline | RowError
+_Outlined = RenderedConversation | RowError
 """What a row is before it is tokenized."""
 
 
@@ -78,7 +78,7 @@ def tabulate(
         DataError: a row is too long, and the policy is to end the run.
     """
     outlines = [_outline(row, labeller) for row in rows]
-    drafts = DraftColumns.of(outlines)
+    drafts = RenderedColumns.from_rows(outlines)
     columns = labeller.encoder.encode(drafts.texts)
     labels = label_columns(labeller.tokenizer, columns, drafts.spans, labeller.added_ids)
     tokens = _Tokens(columns.ids, labels.trained, labels.weights)
@@ -117,7 +117,7 @@ def tabulate(
 
 def _outline(row: Parsed, labeller: Labeller) -> _Outlined:
     try:
-        return labeller.sketch(row.conversation, row.policy)
+        return labeller.render_with_plan(row.conversation, row.policy)
     except RowError as error:
         return error
 
@@ -129,16 +129,15 @@ def _fitted(row: Parsed, found: _Outlined, labeller: Labeller) -> _Row:
         DataError: the policy is to end the run.
     """
     assert not isinstance(found, RowError)
-    outline = found.outline if isinstance(found, Sketch) else found
     try:
-        return _Row(fitted=fit(labeller, row.conversation, labeller.tokenized(outline), row.policy))
+        return _Row(fitted=fit(labeller, row.conversation, labeller.tokenize(found), row.policy))
     except TooLongError as error:
         raise DataError(f"{row.origin}: {error}") from None
     except RowError as error:
         return _Row(error)
 
 
-def _merged(columns: TokenColumns, drafts: DraftColumns) -> Integers:
+def _merged(columns: TokenColumns, drafts: RenderedColumns) -> Integers:
     """Return how many turns of each of *drafts* begin or end within a token."""
     crossed = np.zeros(len(drafts.turns), bool)
     for characters in drafts.edges.T:
@@ -156,9 +155,7 @@ def _remarks(
     for at, outline in enumerate(outlines):
         said = became[at].fitted if at in became else outline
         here: list[tuple[int, int, str | None]] = []
-        if isinstance(said, Sketch):
-            here = [(REMARKS.index(remark), times, None) for remark, times in said.plan.remarks.items()]
-        elif isinstance(said, (Outline, Labelling)):
+        if isinstance(said, (RenderedConversation, Labelling)):
             here = [
                 (REMARKS.index(remark), times, said.details.get(remark))
                 for remark, times in said.remarks.items()
