@@ -1,4 +1,4 @@
-"""The loss and the gradient of a step, the same however its conversations are spread over rows, batches and ranks.
+"""Loss and gradient of a step do not depend on how its conversations are distributed over rows, batches and ranks.
 
 torchrun runs this file too: ``test_invariance.py MODEL FOLDER`` is what each rank does.
 """
@@ -29,7 +29,7 @@ LENGTHS = (12, 40, 23, 57, 31, 7, 48, 33)
 
 
 class Spread(NamedTuple):
-    """How the conversations of a step are spread; each rank takes ``batch`` rows, ``accumulation`` times."""
+    """The distribution of the conversations of a step; each rank takes ``batch`` rows, ``accumulation`` times."""
 
     batch: int
     accumulation: int = 1
@@ -112,7 +112,7 @@ class KeepGradient(transformers.TrainerCallback):
 
 
 def trainer_of(model: Path, folder: Path, spread: Spread, train_set: Any, eval_set: Any) -> Any:
-    """Return the trainer that a run would make, in float32."""
+    """The trainer of a run, in float32."""
     from sftcore.checkpoint.writer import CheckpointWriter
     from sftcore.config.document import Document
     from sftcore.config.loader import load_config
@@ -255,7 +255,7 @@ def two_ranks(model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dic
 
 
 def differences(step: Step, expected: Step) -> Step:
-    """Return the relative differences."""
+    """The relative differences."""
     return Step(
         abs(step.loss / expected.loss - 1),
         abs(step.eval_loss / expected.eval_loss - 1),
