@@ -47,7 +47,7 @@ def test_an_fsdp_or_deepspeed_run_killed_while_saving_resumes_exactly(request, n
     within = [at for at, event in enumerate(events) if "checkpoint-4.writing/" in event]
     within = (
         within if rank == 0 else within[:-1]
-    )  # it is killed at the next, and rank 1 has no more while rank 0 commits
+    )  # killed at the next; rank 1 has no more while rank 0 commits
     folder = make_run("killed", method, **options)
     kill = Kill(random.choice(within), torn=True, rank=rank)
     assert nursery.run(folder, ranks=2, kill=kill)[rank] == -signal.SIGKILL, said(folder)
