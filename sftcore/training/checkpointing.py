@@ -46,6 +46,8 @@ PRIVATE_NAMES = PrivateNames(
 )
 """Names of the Trainer that this part overrides or uses; a run checks them when it starts."""
 
+MODEL_NAMES = PrivateNames(transformers.PreTrainedModel, attributes=("_tied_weights_keys",))
+
 
 class CheckpointingTrainer(transformers.Trainer):  # type: ignore[misc]
     """A Trainer whose checkpoints are complete or absent, hold no pickles of ours, and are resumed from exactly.

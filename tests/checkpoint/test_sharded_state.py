@@ -45,9 +45,7 @@ def test_an_fsdp_or_deepspeed_run_killed_while_saving_resumes_exactly(request, n
     rank = random.randrange(2)
     events = (whole / f"events-{rank}.txt").read_text().splitlines()
     within = [at for at, event in enumerate(events) if "checkpoint-4.writing/" in event]
-    within = (
-        within if rank == 0 else within[:-1]
-    )  # killed at the next; rank 1 has no more while rank 0 commits
+    within = within if rank == 0 else within[:-1]  # killed at the next; rank 1 has no more while rank 0 commits
     folder = make_run("killed", method, **options)
     kill = Kill(random.choice(within), torn=True, rank=rank)
     assert nursery.run(folder, ranks=2, kill=kill)[rank] == -signal.SIGKILL, said(folder)
