@@ -33,7 +33,7 @@ _CAUSALITY = "tests/labelling/rendering/test_constant_prompt.py"
 _RESUME = "tests/checkpoint/test_resume.py"
 _SANDBOX = "tests/labelling/rendering/test_sandbox.py"
 _TRUNCATION = "tests/labelling/test_truncation.py"
-_REMARKS = "tests/labelling/test_warnings.py"
+_WARNINGS = "tests/labelling/test_warnings.py"
 _PROPERTIES = "tests/labelling/test_properties.py"
 _COLLATE = "tests/data/batching/test_collator.py"
 _LABELS = "tests/data/tables/test_summary.py"
@@ -425,31 +425,31 @@ PROOF = [
         tests=(f"{_CAUSALITY}::test_the_prompt_may_differ",),
     ),
     Bug(
-        name="plan-for-texts-that-are-asked-for",
-        told="A plan is used for a text with words that the template looks for.",
+        name="plan-for-contents-with-words-of-the-template",
+        told="A plan is used for a content with words that the template looks for.",
         seen="",
-        file="sftcore/labelling/fast_path/planner.py",
-        old="if asked in content:",
+        file="sftcore/labelling/fast_path/plan.py",
+        old="if words in content:",
         new="if False:",
-        tests=(f"{_PLANS}::test_blind_templates",),
+        tests=(f"{_PLANS}::test_content_independent_templates",),
     ),
     Bug(
         name="plan-for-turns-after-another-prompt",
         told="A plan decides that a turn does not follow its prompt, though an answer may begin as the prompt ends.",
         seen="",
         file="sftcore/labelling/fast_path/planner.py",
-        old="_ALLOWED = frozenset({Remark.HEADED,",
-        new="_ALLOWED = frozenset({Remark.CLOSEST, Remark.HEADED,",
+        old="        LabelWarning.HEADER_TRAINED,\n",
+        new="        LabelWarning.HEADER_TRAINED,\n        LabelWarning.OTHER_PROMPT,\n",
         tests=(f"{_PLANS}::test_awkward_texts",),
     ),
     Bug(
-        name="first-of-a-plan-not-compared",
+        name="first-of-a-plan-not-verified",
         told="A plan that is wrong labels a thousand conversations before that is seen.",
         seen="",
         file="sftcore/labelling/fast_path/planner.py",
-        old="if new or not self._asked % SHARE",
-        new="if not self._asked % SHARE",
-        tests=(f"{_PLANS}::test_the_first_of_each_plan_is_compared",),
+        old="if not plan.is_verified or not self._rendered % VERIFY_EVERY",
+        new="if not self._rendered % VERIFY_EVERY",
+        tests=(f"{_PLANS}::test_the_first_of_each_plan_is_verified",),
     ),
     Bug(
         name="what-never-comes-again-is-remembered",
@@ -467,16 +467,16 @@ PROOF = [
         file="sftcore/labelling/fast_path/plan.py",
         old="trim(contents[message]) for",
         new="contents[message] for",
-        tests=(f"{_PLANS}::test_blind_templates",),
+        tests=(f"{_PLANS}::test_content_independent_templates",),
     ),
     Bug(
-        name="length-not-noticed-by-blindness",
-        told="A template that asks how long a text is counts as blind.",
+        name="length-of-content-not-observed",
+        told="A template that asks how long a text is counts as independent of contents.",
         seen="",
-        file="sftcore/labelling/fast_path/content_independence.py",
-        old='if of.kind in (Kind.RAW, Kind.TEXT) and name in ("trim", "string")',
-        new='if of.kind in (Kind.RAW, Kind.TEXT) and name in ("trim", "string", "length")',
-        tests=("tests/labelling/fast_path/test_content_independence.py::test_it_looks",),
+        file="sftcore/labelling/fast_path/observed_template.py",
+        old='{"d", "default", "string", "trim"}',
+        new='{"d", "default", "length", "string", "trim"}',
+        tests=("tests/labelling/fast_path/test_observed_template.py::test_content_is_inspected",),
     ),
     Bug(
         name="length-not-noticed",
@@ -647,8 +647,8 @@ TRUNCATION = [
         told="Answers are cut before their stop token, and nobody is told.",
         seen="trl#3927, maxtext#4406",
         file="sftcore/labelling/truncation.py",
-        old="done.remarks[Remark.CUT] += ",
-        new="done.remarks[Remark.CUT] += 0 and ",
+        old="done.warnings[LabelWarning.TRUNCATED] += ",
+        new="done.warnings[LabelWarning.TRUNCATED] += 0 and ",
         tests=(f"{_TRUNCATION}::test_truncate_right",),
     ),
     Bug(

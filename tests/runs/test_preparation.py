@@ -77,7 +77,7 @@ def test_sft_prepare_fills_the_cache_for_a_run(sft, cached, capsys):
     assert main(["prepare", "--config", str(sft.write())]) == 0
     said = capsys.readouterr().err
     [item] = Cache().items()
-    for line in ("  prepared  ", "40 examples packed into ", "40 rows read: 40 trained", f"kept  {item.folder}"):
+    for line in ("  prepared  ", "40 examples packed into ", "40 rows read: 40 trained", f"cached  {item.folder}"):
         assert line in said
     assert not sft.out.exists()
     assert "  prepared  " not in sft.train()

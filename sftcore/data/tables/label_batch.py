@@ -15,8 +15,16 @@ from sftcore.core.errors import DataError, RowError
 from sftcore.core.types import IGNORE_INDEX
 from sftcore.data.sources.formats import Parsed
 from sftcore.data.tables.arrow_arrays import digests, flags, large_lists, lists, numbers, strings
-from sftcore.data.tables.table import REMARKS, SCHEMA, Flags, Integers
-from sftcore.labelling import DraftColumns, Labeller, Labelling, Outline, Remark, Sketch, TooLongError, fit
+from sftcore.data.tables.table import LABEL_WARNINGS, SCHEMA, Flags, Integers
+from sftcore.labelling import (
+    Labeller,
+    Labelling,
+    LabelWarning,
+    RenderedColumns,
+    RenderedConversation,
+    TooLongError,
+    fit,
+)
 from sftcore.labelling.token_labels import label_columns
 from sftcore.tokenization import TokenColumns
 
@@ -46,7 +54,7 @@ class _Tokens(NamedTuple):
         return counts
 
 
-_Outlined = Sketch | Outline | RowError
+_Outlined = RenderedConversation | RowError
 """What a row is before it is tokenized."""
 
 
@@ -78,7 +86,7 @@ def tabulate(
         DataError: a row is too long, and the policy is to end the run.
     """
     outlines = [_outline(row, labeller) for row in rows]
-    drafts = DraftColumns.of(outlines)
+    drafts = RenderedColumns.from_rows(outlines)
     columns = labeller.encoder.encode(drafts.texts)
     labels = label_columns(labeller.tokenizer, columns, drafts.spans, labeller.added_ids)
     tokens = _Tokens(columns.ids, labels.trained, labels.weights)
@@ -97,7 +105,7 @@ def tabulate(
         if at not in became:
             became[at] = _fitted(rows[at], outlines[at], labeller)
 
-    remarks = _remarks(outlines, merged, owner, became)
+    warnings = _warnings(outlines, merged, owner, became)
     plain = np.ones(len(rows), bool)
     plain[list(became)] = False
     for at, row in became.items():
@@ -110,14 +118,14 @@ def tabulate(
         longest[done],
         _kept(tokens, columns.text_offsets, owner, plain, became),
         np.array(done, np.int64),
-        [remarks[at] for at in done],
+        [warnings[at] for at in done],
     )
     return batch, [(rows[at], error) for at, error in refused.items()]
 
 
 def _outline(row: Parsed, labeller: Labeller) -> _Outlined:
     try:
-        return labeller.sketch(row.conversation, row.policy)
+        return labeller.render_with_plan(row.conversation, row.policy)
     except RowError as error:
         return error
 
@@ -129,16 +137,15 @@ def _fitted(row: Parsed, found: _Outlined, labeller: Labeller) -> _Row:
         DataError: the policy is to end the run.
     """
     assert not isinstance(found, RowError)
-    outline = found.outline if isinstance(found, Sketch) else found
     try:
-        return _Row(fitted=fit(labeller, row.conversation, labeller.tokenized(outline), row.policy))
+        return _Row(fitted=fit(labeller, row.conversation, labeller.tokenize(found), row.policy))
     except TooLongError as error:
         raise DataError(f"{row.origin}: {error}") from None
     except RowError as error:
         return _Row(error)
 
 
-def _merged(columns: TokenColumns, drafts: DraftColumns) -> Integers:
+def _merged(columns: TokenColumns, drafts: RenderedColumns) -> Integers:
     """Return how many turns of each of *drafts* begin or end within a token."""
     crossed = np.zeros(len(drafts.turns), bool)
     for characters in drafts.edges.T:
@@ -147,25 +154,23 @@ def _merged(columns: TokenColumns, drafts: DraftColumns) -> Integers:
     return np.bincount(drafts.turns[crossed], minlength=len(drafts.texts))
 
 
-def _remarks(
+def _warnings(
     outlines: Sequence[_Outlined], merged: Integers, owner: Integers, became: Mapping[int, _Row]
 ) -> list[list[tuple[int, int, str | None]]]:
-    """Return for each row its remarks, as places in :data:`REMARKS`, with number of times and detail."""
+    """Return for each row its warnings, as places in :data:`LABEL_WARNINGS`, with number of times and detail."""
     found: list[list[tuple[int, int, str | None]]] = []
     times_merged = np.bincount(owner, merged, len(outlines)).astype(np.int64).tolist()
     for at, outline in enumerate(outlines):
         said = became[at].fitted if at in became else outline
         here: list[tuple[int, int, str | None]] = []
-        if isinstance(said, Sketch):
-            here = [(REMARKS.index(remark), times, None) for remark, times in said.plan.remarks.items()]
-        elif isinstance(said, (Outline, Labelling)):
+        if isinstance(said, (RenderedConversation, Labelling)):
             here = [
-                (REMARKS.index(remark), times, said.details.get(remark))
-                for remark, times in said.remarks.items()
+                (LABEL_WARNINGS.index(warning), times, said.details.get(warning))
+                for warning, times in said.warnings.items()
                 if times
             ]
         if times_merged[at] and at not in became:
-            here.append((REMARKS.index(Remark.MERGED), times_merged[at], None))
+            here.append((LABEL_WARNINGS.index(LabelWarning.CROSSED_BOUNDARY), times_merged[at], None))
         found.append(here)
     return found
 
@@ -211,7 +216,7 @@ def _batch(
     longest: Integers,
     kept: _Kept,
     numbers_of_rows: Integers,
-    remarks: list[list[tuple[int, int, str | None]]],
+    warnings: list[list[tuple[int, int, str | None]]],
 ) -> pa.RecordBatch:
     """Return the columns of :data:`SCHEMA`.
 
@@ -221,7 +226,9 @@ def _batch(
     tokens, borders, owner, trained = kept
     first = np.append(np.searchsorted(owner, numbers_of_rows), len(owner))
     lengths = np.diff(borders).astype(np.int32)
-    too_long = [bool(row) and any(REMARKS[kind] is Remark.TOO_LONG for kind, _, _ in row) for row in remarks]
+    too_long = [
+        bool(row) and any(LABEL_WARNINGS[kind] is LabelWarning.TOO_LONG for kind, _, _ in row) for row in warnings
+    ]
     weights = SCHEMA.field("weights").type
     arrays = [
         numbers(np.full(len(rows), file), pa.int32()),
@@ -237,20 +244,20 @@ def _batch(
         pa.nulls(len(rows), weights)
         if tokens.weights is None
         else large_lists(borders[first], numbers(tokens.weights, pa.float64())),
-        _remarked(remarks),
+        _warnings_column(warnings),
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
 
 
-def _remarked(remarks: list[list[tuple[int, int, str | None]]]) -> pa.Array:
+def _warnings_column(warnings: list[list[tuple[int, int, str | None]]]) -> pa.Array:
     kinds, times, details = (
-        zip(*(remark for row in remarks for remark in row), strict=True) if any(remarks) else ((),) * 3
+        zip(*(warning for row in warnings for warning in row), strict=True) if any(warnings) else ((),) * 3
     )
-    fields = list(SCHEMA.field("remarks").type.value_type)
+    fields = list(SCHEMA.field("warnings").type.value_type)
     structs = pa.StructArray.from_arrays(
         [numbers(kinds, pa.int8()), numbers(times, pa.int32()), strings(details)], fields=fields
     )
-    return lists(np.cumsum([0, *map(len, remarks)]), structs)
+    return lists(np.cumsum([0, *map(len, warnings)]), structs)
 
 
 def _digests(tokens: _Tokens, lengths: NDArray[np.int32], borders: Integers, first: Integers) -> list[bytes]:
