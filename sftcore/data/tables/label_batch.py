@@ -15,8 +15,16 @@ from sftcore.core.errors import DataError, RowError
 from sftcore.core.types import IGNORE_INDEX
 from sftcore.data.sources.formats import Parsed
 from sftcore.data.tables.arrow_arrays import digests, flags, large_lists, lists, numbers, strings
-from sftcore.data.tables.table import REMARKS, SCHEMA, Flags, Integers
-from sftcore.labelling import Labeller, Labelling, Remark, RenderedColumns, RenderedConversation, TooLongError, fit
+from sftcore.data.tables.table import LABEL_WARNINGS, SCHEMA, Flags, Integers
+from sftcore.labelling import (
+    Labeller,
+    Labelling,
+    LabelWarning,
+    RenderedColumns,
+    RenderedConversation,
+    TooLongError,
+    fit,
+)
 from sftcore.labelling.token_labels import label_columns
 from sftcore.tokenization import TokenColumns
 
@@ -97,7 +105,7 @@ def tabulate(
         if at not in became:
             became[at] = _fitted(rows[at], outlines[at], labeller)
 
-    remarks = _remarks(outlines, merged, owner, became)
+    warnings = _warnings(outlines, merged, owner, became)
     plain = np.ones(len(rows), bool)
     plain[list(became)] = False
     for at, row in became.items():
@@ -110,7 +118,7 @@ def tabulate(
         longest[done],
         _kept(tokens, columns.text_offsets, owner, plain, became),
         np.array(done, np.int64),
-        [remarks[at] for at in done],
+        [warnings[at] for at in done],
     )
     return batch, [(rows[at], error) for at, error in refused.items()]
 
@@ -146,10 +154,10 @@ def _merged(columns: TokenColumns, drafts: RenderedColumns) -> Integers:
     return np.bincount(drafts.turns[crossed], minlength=len(drafts.texts))
 
 
-def _remarks(
+def _warnings(
     outlines: Sequence[_Outlined], merged: Integers, owner: Integers, became: Mapping[int, _Row]
 ) -> list[list[tuple[int, int, str | None]]]:
-    """Return for each row its remarks, as places in :data:`REMARKS`, with number of times and detail."""
+    """Return for each row its warnings, as places in :data:`LABEL_WARNINGS`, with number of times and detail."""
     found: list[list[tuple[int, int, str | None]]] = []
     times_merged = np.bincount(owner, merged, len(outlines)).astype(np.int64).tolist()
     for at, outline in enumerate(outlines):
@@ -157,12 +165,12 @@ def _remarks(
         here: list[tuple[int, int, str | None]] = []
         if isinstance(said, (RenderedConversation, Labelling)):
             here = [
-                (REMARKS.index(remark), times, said.details.get(remark))
-                for remark, times in said.remarks.items()
+                (LABEL_WARNINGS.index(warning), times, said.details.get(warning))
+                for warning, times in said.warnings.items()
                 if times
             ]
         if times_merged[at] and at not in became:
-            here.append((REMARKS.index(Remark.MERGED), times_merged[at], None))
+            here.append((LABEL_WARNINGS.index(LabelWarning.CROSSED_BOUNDARY), times_merged[at], None))
         found.append(here)
     return found
 
@@ -208,7 +216,7 @@ def _batch(
     longest: Integers,
     kept: _Kept,
     numbers_of_rows: Integers,
-    remarks: list[list[tuple[int, int, str | None]]],
+    warnings: list[list[tuple[int, int, str | None]]],
 ) -> pa.RecordBatch:
     """Return the columns of :data:`SCHEMA`.
 
@@ -218,7 +226,9 @@ def _batch(
     tokens, borders, owner, trained = kept
     first = np.append(np.searchsorted(owner, numbers_of_rows), len(owner))
     lengths = np.diff(borders).astype(np.int32)
-    too_long = [bool(row) and any(REMARKS[kind] is Remark.TOO_LONG for kind, _, _ in row) for row in remarks]
+    too_long = [
+        bool(row) and any(LABEL_WARNINGS[kind] is LabelWarning.TOO_LONG for kind, _, _ in row) for row in warnings
+    ]
     weights = SCHEMA.field("weights").type
     arrays = [
         numbers(np.full(len(rows), file), pa.int32()),
@@ -234,20 +244,20 @@ def _batch(
         pa.nulls(len(rows), weights)
         if tokens.weights is None
         else large_lists(borders[first], numbers(tokens.weights, pa.float64())),
-        _remarked(remarks),
+        _warnings_column(warnings),
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
 
 
-def _remarked(remarks: list[list[tuple[int, int, str | None]]]) -> pa.Array:
+def _warnings_column(warnings: list[list[tuple[int, int, str | None]]]) -> pa.Array:
     kinds, times, details = (
-        zip(*(remark for row in remarks for remark in row), strict=True) if any(remarks) else ((),) * 3
+        zip(*(warning for row in warnings for warning in row), strict=True) if any(warnings) else ((),) * 3
     )
-    fields = list(SCHEMA.field("remarks").type.value_type)
+    fields = list(SCHEMA.field("warnings").type.value_type)
     structs = pa.StructArray.from_arrays(
         [numbers(kinds, pa.int8()), numbers(times, pa.int32()), strings(details)], fields=fields
     )
-    return lists(np.cumsum([0, *map(len, remarks)]), structs)
+    return lists(np.cumsum([0, *map(len, warnings)]), structs)
 
 
 def _digests(tokens: _Tokens, lengths: NDArray[np.int32], borders: Integers, first: Integers) -> list[bytes]:
