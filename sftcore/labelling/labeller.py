@@ -17,16 +17,16 @@ from sftcore.labelling.layout import Layout
 from sftcore.labelling.rendered import Boundaries, Place, RenderedConversation, RenderedExample
 from sftcore.labelling.rendering.provenance import CONTENT, REASONING
 from sftcore.labelling.rendering.renderer import ChatTemplate
-from sftcore.labelling.spans import Span, painted, reasoning_range
-from sftcore.labelling.template_profile import CALLING, SAMPLES, learn
+from sftcore.labelling.spans import Span, merge_spans, reasoning_range
+from sftcore.labelling.template_profile import CALLING, SAMPLES, learn_profile
 from sftcore.labelling.token_labels import label_tokens, tokens_in
-from sftcore.labelling.turns import Fit, Served, Turn, find_turn, lost_text, shows
+from sftcore.labelling.turns import PromptMatch, TemplatedConversation, Turn, locate_turn, lost_characters, prints_field
 from sftcore.labelling.warnings import LabelWarning
 from sftcore.tokenization import Encoder, EquivalenceCache, encode_text
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledExample:
     """One example: the rendering of a conversation, or of its beginning, as labelled tokens.
 
     Attributes:
@@ -60,10 +60,10 @@ class Labelled:
 
 
 @dataclass
-class Labelling:
+class LabelledConversation:
     """The examples of one conversation, and its warnings."""
 
-    examples: list[Labelled] = field(default_factory=list)
+    examples: list[LabelledExample] = field(default_factory=list)
     warnings: Counter[LabelWarning] = field(default_factory=Counter)
     details: dict[LabelWarning, str] = field(default_factory=dict)
     """For some warnings, the first case."""
@@ -73,7 +73,11 @@ class Labelling:
 
 DEFAULT = Policy()
 
-_WORST_FIT = {"served": Fit.CLOSEST, "strict": Fit.SWITCHED, "whole": Fit.REWRITTEN}
+_WORST_MATCH = {
+    "served": PromptMatch.OTHER_PROMPT,
+    "strict": PromptMatch.OTHER_SWITCH,
+    "whole": PromptMatch.REWRITTEN_HISTORY,
+}
 """How badly what comes before a turn may fit for it to be trained."""
 
 
@@ -115,10 +119,12 @@ class Labeller:
         specials -= {tokenizer.bos_token} - set(stops)
         self.added_ids = frozenset(added)
         self._constant_prompts: dict[str, str] = {}
-        samples = [([as_template_gets_it(message) for message in turns], tools) for turns, tools in SAMPLES]
-        self._habits, self.stops = learn(self.template, samples, self.variables, list(dict.fromkeys(stops)), specials)
-        self._text_arguments = self._wants_text_arguments()
-        self._habits = self._habits._replace(last=self._last_turn())
+        samples = [([to_template_fields(message) for message in turns], tools) for turns, tools in SAMPLES]
+        self._profile, self.stops = learn_profile(
+            self.template, samples, self.variables, list(dict.fromkeys(stops)), specials
+        )
+        self._text_arguments = self._needs_text_arguments()
+        self._profile = self._profile._replace(last_turn=self._profile_last_turn())
         self.planner = Planner(self.template, self.render, self._fields, self.variables)
         self.problem = self._find_problem()
 
@@ -133,24 +139,24 @@ class Labeller:
         return Encoder(self.tokenizer, cache=EquivalenceCache(lambda _: self.serialized))
 
     def _fields(self, message: Message) -> dict[str, Any]:
-        return as_template_gets_it(message, self._text_arguments)
+        return to_template_fields(message, self._text_arguments)
 
-    def _last_turn(self) -> tuple[bool, int] | None:
-        """Return how the last turn of a small conversation reads, as :class:`Habits` keeps it."""
+    def _profile_last_turn(self) -> tuple[bool, int] | None:
+        """Return how the last turn of a small conversation reads, as :class:`TemplateProfile` keeps it."""
         for messages, tools in SAMPLES:
-            fields = [as_template_gets_it(message) for message in messages]
-            served = Served(self.template, fields, tools, self.variables, self._constant_prompts)
+            fields = [to_template_fields(message) for message in messages]
+            served = TemplatedConversation(self.template, fields, tools, self.variables, self._constant_prompts)
             try:
-                turn = find_turn(served, served.layout(len(fields)), len(fields) - 1, self._habits)
+                turn = locate_turn(served, served.layout(len(fields)), len(fields) - 1, self._profile)
             except RowError:
                 continue
-            return turn.stop is None, int(turn.fit)
+            return turn.stop is None, int(turn.match)
         return None
 
-    def _wants_text_arguments(self) -> bool:
+    def _needs_text_arguments(self) -> bool:
         """Tell whether the template prints a tool call only if its arguments are JSON text, as OpenAI has them."""
         for text_arguments in (False, True):
-            messages = [as_template_gets_it(message, text_arguments) for message in CALLING[0]]
+            messages = [to_template_fields(message, text_arguments) for message in CALLING[0]]
             try:
                 self.template.render(messages, CALLING[1], **self.variables)
             except RowError:
@@ -172,7 +178,7 @@ class Labeller:
             reasons += [warning.text(2) for warning, times in done.warnings.items() if times]
         return Counter(reasons).most_common(1)[0][0]
 
-    def examples(self, conversation: Conversation, policy: Policy = DEFAULT) -> list[Labelled]:
+    def examples(self, conversation: Conversation, policy: Policy = DEFAULT) -> list[LabelledExample]:
         """Return the examples of *conversation*; none if nothing in it is to be trained.
 
         Raises:
@@ -180,7 +186,7 @@ class Labeller:
         """
         return self.label(conversation, policy).examples
 
-    def label(self, conversation: Conversation, policy: Policy = DEFAULT) -> Labelling:
+    def label(self, conversation: Conversation, policy: Policy = DEFAULT) -> LabelledConversation:
         """Return the examples of *conversation*, of any length, and its warnings.
 
         Raises:
@@ -188,13 +194,13 @@ class Labeller:
         """
         return self.tokenize(self.render(conversation, policy))
 
-    def tokenize(self, conversation: RenderedConversation) -> Labelling:
+    def tokenize(self, conversation: RenderedConversation) -> LabelledConversation:
         """Return the examples of *conversation*, tokenized, and its warnings.
 
         Raises:
             RowError: an example cannot be tokenized, or not labelled with certainty.
         """
-        done = Labelling(
+        done = LabelledConversation(
             [self._example(example) for example in conversation.examples],
             Counter(conversation.warnings),
             conversation.details,
@@ -218,7 +224,7 @@ class Labeller:
         Raises:
             RowError: it cannot be labelled with certainty.
         """
-        weights = _chosen(conversation.messages, policy)
+        weights = _trained_weights(conversation.messages, policy)
         served = self._served(conversation, template)
         done = RenderedConversation()
         parts = self._plan(served, conversation.messages, weights, policy, done.warnings)
@@ -255,12 +261,12 @@ class Labeller:
         """
         return self.planner.render(conversation, policy) or self.render(conversation, policy)
 
-    def begun(self, conversation: Conversation, messages: int, end: int) -> int:
+    def messages_begun(self, conversation: Conversation, messages: int, end: int) -> int:
         """Return how many messages have begun before character *end*, where the first *messages* are rendered."""
-        return self._served(conversation).layout(messages).begun(end)
+        return self._served(conversation).layout(messages).messages_begun(end)
 
-    def _served(self, conversation: Conversation, template: ChatTemplate | None = None) -> Served:
-        return Served(
+    def _served(self, conversation: Conversation, template: ChatTemplate | None = None) -> TemplatedConversation:
+        return TemplatedConversation(
             template or self.template,
             [self._fields(message) for message in conversation.messages],
             list(conversation.tools) or None,
@@ -270,7 +276,7 @@ class Labeller:
 
     def _plan(
         self,
-        served: Served,
+        served: TemplatedConversation,
         messages: Sequence[Message],
         weights: Mapping[int, float],
         policy: Policy,
@@ -284,8 +290,8 @@ class Labeller:
             if not index:
                 warnings[LabelWarning.NO_PROMPT] += 1
                 continue
-            part, turn = self._place(served, index, parts, policy)
-            if turn.fit > _WORST_FIT[policy.context]:
+            part, turn = self._choose_part(served, index, parts, policy)
+            if turn.match > _WORST_MATCH[policy.context]:
                 warnings[LabelWarning.NOT_AS_SERVED] += 1
                 continue
             _warn_of_turn(turn, warnings)
@@ -293,7 +299,9 @@ class Labeller:
                 part.turns.append(turn)
         return parts
 
-    def _place(self, served: Served, index: int, parts: list[_Part], policy: Policy) -> tuple[_Part, Turn]:
+    def _choose_part(
+        self, served: TemplatedConversation, index: int, parts: list[_Part], policy: Policy
+    ) -> tuple[_Part, Turn]:
         """Return the rendering in which the turn *index* reads most as it is served; it may be a new one."""
         problem: RowError | None = None
         best: tuple[_Rank, _Part, Turn] | None = None
@@ -310,12 +318,12 @@ class Labeller:
                 except RowError:
                     break
             try:
-                turn = find_turn(served, part.layout, index, self._habits)
+                turn = locate_turn(served, part.layout, index, self._profile)
             except RowError as error:
                 problem = problem or error
                 continue
-            lost = lost_text(turn, part.layout, fields)
-            rank = (turn.fit == Fit.REWRITTEN, lost, turn.stop is None, int(turn.fit))
+            lost = lost_characters(turn, part.layout, fields)
+            rank = (turn.match == PromptMatch.REWRITTEN_HISTORY, lost, turn.stop is None, int(turn.match))
             if best is None or rank < best[0]:
                 best = rank, part, turn
             if rank == (False, 0, False, 0):
@@ -331,11 +339,11 @@ class Labeller:
     def _is_settled(self, rank: _Rank, fields: Mapping[str, Any]) -> bool:
         """Tell whether a turn of *rank* would read no better as the last one: no plain turn of the template does."""
         plain = not fields.keys() & {"reasoning_content", "tool_calls"} and "<" not in fields["content"]
-        return plain and self._habits.last is not None and rank <= (False, 0, *self._habits.last)
+        return plain and self._profile.last_turn is not None and rank <= (False, 0, *self._profile.last_turn)
 
     def _spans(
         self,
-        served: Served,
+        served: TemplatedConversation,
         part: _Part,
         messages: Sequence[Message],
         weights: Mapping[int, float],
@@ -363,20 +371,20 @@ class Labeller:
                 spans.append(Span(*masked, 0.0))
             if turn.stop and not policy.train_on_stop:
                 spans.append(Span(*turn.stop, 0.0))
-        return painted(spans)
+        return merge_spans(spans)
 
-    def _own_ranges(self, served: Served, layout: Layout, message: int) -> Sequence[tuple[int, int]]:
+    def _own_ranges(self, served: TemplatedConversation, layout: Layout, message: int) -> Sequence[tuple[int, int]]:
         """Return the ranges of the turn *message*, or of no more than its texts where the turn is uncertain."""
         try:
-            return find_turn(served, layout, message, self._habits).spans
+            return locate_turn(served, layout, message, self._profile).spans
         except RowError:
             return [(piece.start, piece.end) for piece in layout.own[message]]
 
-    def _example(self, rendered: RenderedExample) -> Labelled:
+    def _example(self, rendered: RenderedExample) -> LabelledExample:
         text, positions = rendered.text, rendered.positions
         encoded = encode_text(self.tokenizer, text)
         labels, weights = label_tokens(self.tokenizer, encoded, text, positions.spans, self.added_ids)
-        return Labelled(
+        return LabelledExample(
             text=text,
             input_ids=encoded.ids,
             labels=labels,
@@ -389,7 +397,7 @@ class Labeller:
         )
 
 
-def _chosen(messages: Sequence[Message], policy: Policy) -> dict[int, float]:
+def _trained_weights(messages: Sequence[Message], policy: Policy) -> dict[int, float]:
     """Return the messages that are trained, with what their tokens weigh."""
     wanted = policy.train_on
     last = max((index for index, message in enumerate(messages) if message.role == "assistant"), default=-1)
@@ -408,7 +416,7 @@ def _chosen(messages: Sequence[Message], policy: Policy) -> dict[int, float]:
     return chosen
 
 
-def as_template_gets_it(message: Message, text_arguments: bool = False) -> dict[str, Any]:
+def to_template_fields(message: Message, text_arguments: bool = False) -> dict[str, Any]:
     """Return the fields of *message* as ``apply_chat_template`` hands them on."""
     fields = message.to_dict()
     if text_arguments and "tool_calls" in fields:
@@ -426,19 +434,19 @@ def _with_text_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _warn_of_turn(turn: Turn, warnings: Counter[LabelWarning]) -> None:
-    if turn.fit == Fit.SWITCHED:
+    if turn.match == PromptMatch.OTHER_SWITCH:
         warnings[LabelWarning.OTHER_SWITCH] += 1
-    elif turn.fit == Fit.CLOSEST:
+    elif turn.match == PromptMatch.OTHER_PROMPT:
         warnings[LabelWarning.OTHER_PROMPT] += 1
-    elif turn.fit == Fit.REWRITTEN:
+    elif turn.match == PromptMatch.REWRITTEN_HISTORY:
         warnings[LabelWarning.REWRITTEN_HISTORY] += 1
     if turn.stop is None:
         warnings[LabelWarning.NO_STOP] += 1
-    warnings[LabelWarning.HEADER_TRAINED] += turn.headed
+    warnings[LabelWarning.HEADER_TRAINED] += turn.has_header
 
 
 def _warn_of_unprinted(
-    served: Served, conversation: Conversation, parts: list[_Part], warnings: Counter[LabelWarning]
+    served: TemplatedConversation, conversation: Conversation, parts: list[_Part], warnings: Counter[LabelWarning]
 ) -> None:
     """Warn of what the template prints nowhere."""
     nowhere = {"system": LabelWarning.NO_SYSTEM, "user": LabelWarning.NO_USER, "tool": LabelWarning.NO_RESULT}
@@ -448,11 +456,11 @@ def _warn_of_unprinted(
     for part in parts:
         for turn in part.turns:
             message = conversation.messages[turn.message]
-            if message.reasoning_content and not shows(turn, REASONING):
+            if message.reasoning_content and not prints_field(turn, REASONING):
                 warnings[LabelWarning.NO_REASONING] += 1
-            elif message.tool_calls and message.content.strip() and not shows(turn, CONTENT):
+            elif message.tool_calls and message.content.strip() and not prints_field(turn, CONTENT):
                 warnings[LabelWarning.NO_CONTENT] += 1
-            elif lost_text(turn, part.layout, served.messages[turn.message]):
+            elif lost_characters(turn, part.layout, served.messages[turn.message]):
                 warnings[LabelWarning.PARTLY_PRINTED] += 1
     if conversation.tools and not served.reads_tools(parts[0].layout.text):
         warnings[LabelWarning.NO_TOOLS] += 1

@@ -90,7 +90,7 @@ class Layout:
                 chosen = block
         return chosen
 
-    def begun(self, end: int) -> int:
+    def messages_begun(self, end: int) -> int:
         """Return how many messages there are up to the last of which something is printed before *end*."""
         owners = [owner for owner, piece in self.printed if piece.start < end]
         owners += [message for message, blocks in enumerate(self.blocks) for start, _ in blocks if start < end]

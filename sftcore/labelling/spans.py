@@ -59,7 +59,7 @@ class SpanColumns(NamedTuple):
         return SpanColumns(self.owners[kept], self.starts[kept], self.ends[kept], self.weights[kept])
 
 
-def painted(spans: Sequence[Span]) -> list[Span]:
+def merge_spans(spans: Sequence[Span]) -> list[Span]:
     """Return the trained ranges in order, without overlaps: where *spans* overlap, the later one holds."""
     borders = sorted({border for span in spans for border in (span.start, span.end)})
     kept: list[Span] = []

@@ -49,7 +49,7 @@ def message_index(value: object) -> int | None:
     return None
 
 
-class Watch:
+class AccessLog:
     """What a rendering has learned of the messages, and how much it had printed by then.
 
     Attributes:
@@ -72,20 +72,20 @@ class Watch:
 
 
 class Messages(Sequence[Message]):
-    """A list of messages, for reading only, that tells a :class:`Watch` who is looked at.
+    """A list of messages, for reading only, that records in an :class:`AccessLog` when each is accessed.
 
     It is no ``list``, because C code would read one past us.
     """
 
-    __slots__ = ("_items", "_offset", "_watch")
+    __slots__ = ("_items", "_log", "_offset")
 
-    def __init__(self, items: Sequence[Message], watch: Watch, offset: int = 0) -> None:
+    def __init__(self, items: Sequence[Message], watch: AccessLog, offset: int = 0) -> None:
         self._items = items
-        self._watch = watch
+        self._log = watch
         self._offset = offset
 
     def _see_all(self) -> None:
-        self._watch.learn(self._offset + len(self._items))
+        self._log.learn(self._offset + len(self._items))
 
     def __len__(self) -> int:
         self._see_all()
@@ -93,7 +93,7 @@ class Messages(Sequence[Message]):
 
     def __bool__(self) -> bool:
         if self._items:
-            self._watch.learn(self._offset)
+            self._log.learn(self._offset)
         else:
             self._see_all()
         return bool(self._items)
@@ -106,21 +106,21 @@ class Messages(Sequence[Message]):
         if isinstance(key, slice):
             if (key.start or 0) >= 0 and key.stop is None and key.step in (None, 1):
                 start = min(key.start or 0, len(self._items))
-                return Messages(self._items[start:], self._watch, self._offset + start)
+                return Messages(self._items[start:], self._log, self._offset + start)
             self._see_all()
             return self._items[key]
         if key < 0 or key >= len(self._items):
             self._see_all()
         else:
-            self._watch.learn(self._offset + key)
+            self._log.learn(self._offset + key)
         return self._items[key]
 
     def __iter__(self) -> Iterator[Message]:
-        self._watch.loops += 1
+        self._log.loops += 1
         for index, item in enumerate(self._items, self._offset):
-            self._watch.learn(index, by_loop=True)
+            self._log.learn(index, by_loop=True)
             yield item
-        self._watch.learn(self._offset + len(self._items), by_loop=True)
+        self._log.learn(self._offset + len(self._items), by_loop=True)
 
     def __reversed__(self) -> Iterator[Message]:
         self._see_all()
@@ -177,7 +177,7 @@ def _as_list(value: Any) -> Any:
     return value.copy() if isinstance(value, Messages) else value
 
 
-def tagged(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
+def tag_messages(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
     """Return *messages* with every string tagged by its message and field."""
     made: list[Message] = []
     for index, message in enumerate(messages):

@@ -14,7 +14,7 @@ from jinja2.meta import find_undeclared_variables
 from sftcore.core.errors import RowError
 from sftcore.labelling.rendering.constant_prompt import has_constant_prompt
 from sftcore.labelling.rendering.limits import CHARACTERS, SOURCE, LimitError, check_length, timed, try_in_child
-from sftcore.labelling.rendering.message_view import Message, Messages, Watch, tagged
+from sftcore.labelling.rendering.message_view import AccessLog, Message, Messages, tag_messages
 from sftcore.labelling.rendering.provenance import LITERAL, Tracked
 from sftcore.labelling.rendering.sandbox import PRIVATE, Sandbox, TracingSandbox
 from sftcore.runtime.private_api import check_private_names
@@ -163,11 +163,11 @@ class Compiled(NamedTuple):
         variables: Mapping[str, Any],
     ) -> Rendering:
         """See :meth:`ChatTemplate.trace`; raises what Jinja and the template raise."""
-        watch = Watch()
+        watch = AccessLog()
         texts: list[str] = []
         pieces: list[Piece] = []
         at = 0
-        given = _variables(Messages(tagged(messages), watch), tools, add_generation_prompt, variables)
+        given = _variables(Messages(tag_messages(messages), watch), tools, add_generation_prompt, variables)
         for text in self.tracing.root_render_func(self.tracing.new_context(given)):
             texts.append(text)
             if isinstance(text, Tracked):
