@@ -59,6 +59,14 @@ class Turn(NamedTuple):
     has_header: bool = False
 
 
+class TrainedRendering(NamedTuple):
+    """A rendering of the first *messages* messages, and the turns that are trained in it."""
+
+    messages: int
+    layout: Layout
+    turns: list[Turn]
+
+
 class TemplateProfile(NamedTuple):
     """What a template prints around any assistant turn, learned from a small conversation.
 
