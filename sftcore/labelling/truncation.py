@@ -1,4 +1,4 @@
-"""What becomes of examples that are longer than they may be."""
+"""Truncation of examples that are longer than ``max_length``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sftcore.labelling.warnings import LabelWarning
 
 
 class TooLongError(RowError):
-    """An example is longer than it may be, and the policy is to end the run."""
+    """An example is longer than ``max_length``, and the policy ends the run."""
 
 
 def truncate(
@@ -22,7 +22,7 @@ def truncate(
     """Truncate *done*, the labels of *conversation*, so that no example is longer than ``policy.max_length``.
 
     Raises:
-        TooLongError: one is, and the policy is ``error``.
+        TooLongError: an example is too long, and the policy is ``error``.
     """
     limit = policy.max_length
     if limit is None or all(len(example.input_ids) <= limit for example in done.examples):
@@ -49,7 +49,7 @@ def truncate(
 def _cut(
     labeller: Labeller, conversation: Conversation, example: LabelledExample, limit: int, done: LabelledConversation
 ) -> list[LabelledExample]:
-    """Return the beginning of *example*, with warnings for the turn that is cut and for those behind it."""
+    """The first *limit* tokens of *example*; warns of the turn that is cut and of those after it."""
     labels = example.labels[:limit]
     if all(label == IGNORE_INDEX for label in labels):
         done.warnings[LabelWarning.TOO_LONG] += 1
@@ -79,7 +79,7 @@ def _cut(
 
 
 def _is_cut(example: LabelledExample, limit: int) -> bool:
-    """Tell whether a trained turn begins before *limit* and ends behind it."""
+    """Whether a trained turn begins before *limit* and ends after it."""
     last = max((begin for begin in example.begins if begin < limit), default=limit)
     following = min((begin for begin in example.begins if begin >= limit), default=len(example.labels))
     stop = next((stop for stop in example.stops if last <= stop < following), None)
@@ -89,9 +89,9 @@ def _is_cut(example: LabelledExample, limit: int) -> bool:
 
 
 class _Exchanges:
-    """Labels parts of an example: the system prompt and some of its exchanges.
+    """Labels the system prompt and some exchanges of an example.
 
-    An exchange is a user's message and all that follows up to the next.
+    An exchange is a user message and everything up to the next.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class _Exchanges:
             self._policy = replace(self._policy, train_on=["assistant"])
 
     def label(self, first: int, last: int) -> list[LabelledExample] | None:
-        """Return the examples of the exchanges *first* up to *last*, or None if one of them is too long."""
+        """The examples of the exchanges *first* up to *last*, or None if one of them is too long."""
         start, end = self.borders[first], self.borders[last]
         messages = self._conversation.messages
         kept = [*range(self.head), *range(start, end)]
@@ -135,7 +135,7 @@ class _Exchanges:
 
 
 def _least(low: int, high: int, holds: Callable[[int], bool]) -> int:
-    """Return the least number from *low* that *holds*, if it holds from some number on; *high* if it never does."""
+    """The least number from *low* that *holds*, by bisection; *high* if none does."""
     while low < high:
         middle = (low + high) // 2
         if holds(middle):
@@ -146,7 +146,7 @@ def _least(low: int, high: int, holds: Callable[[int], bool]) -> int:
 
 
 def _drop_exchanges(sub: _Exchanges, done: LabelledConversation) -> list[LabelledExample]:
-    """Return the example without as many of its oldest exchanges as need be."""
+    """The example without as few of its oldest exchanges as possible."""
     found: dict[int, list[LabelledExample]] = {}
 
     def fits(first: int) -> bool:
@@ -164,7 +164,7 @@ def _drop_exchanges(sub: _Exchanges, done: LabelledConversation) -> list[Labelle
 
 
 def _split(sub: _Exchanges, done: LabelledConversation) -> list[LabelledExample]:
-    """Return as few examples as need be, each with the system prompt and some exchanges in a row."""
+    """The fewest examples, each with the system prompt and consecutive exchanges."""
     examples: Sequence[LabelledExample]
     parts: list[LabelledExample] = []
     first = 0

@@ -410,7 +410,7 @@ def test_a_chat_template_that_is_not_valid() -> None:
     [
         (PLAIN, ""),
         (PLAIN.replace("m.content", "''"), "the template prints nothing of what the assistant wrote"),
-        ("{{ raise_exception('no') }}", "the chat template refuses it: no"),
+        ("{{ raise_exception('no') }}", "the chat template rejects it: no"),
         (PLAIN.split("{% if")[0], "has no generation prompt, yet prints '[assistant]' before the turn"),
     ],
 )

@@ -91,7 +91,7 @@ def tabulate(
     labels = label_columns(labeller.tokenizer, columns, drafts.spans, labeller.added_ids)
     tokens = _Tokens(columns.ids, labels.trained, labels.weights)
     merged = _merged(columns, drafts)
-    refusals = {**columns.errors, **labels.refused}
+    refusals = {**columns.errors, **labels.rejected}
 
     owner = drafts.owners
     lengths = np.diff(columns.text_offsets)
