@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sftcore.data import Examples
-from sftcore.data.batching.bin_packing import Bins, padding
+from sftcore.data.batching.bin_packing import Bins, padding_share
 from sftcore.runtime.console import count
 
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
@@ -71,7 +71,7 @@ def stats(examples: Examples, max_length: int, batch_size: int) -> Stats:
         max_length: the one of the configuration.
         batch_size: of the batches that a device trains on, in rows.
     """
-    lengths, trained = np.concatenate([examples.before, examples.dropped]), examples.trained_tokens
+    lengths, trained = np.concatenate([examples.full_lengths, examples.dropped_lengths]), examples.trained_tokens
     longest = int(lengths.max(initial=1))
     wanted = {length for length in LENGTHS if length < 2 * longest and length > np.median(lengths) / 2} | {max_length}
     costs = [_cost(lengths, length, batch_size) for length in sorted(wanted)]
@@ -83,7 +83,7 @@ def _cost(lengths: Integers, max_length: int, batch_size: int) -> Cost:
     bins = Bins(fitted, max_length)
     beyond = int((lengths - fitted).sum())
     return Cost(
-        max_length, int((lengths > max_length).sum()), beyond, len(bins), bins.fill, padding(fitted, batch_size)
+        max_length, int((lengths > max_length).sum()), beyond, len(bins), bins.fill, padding_share(fitted, batch_size)
     )
 
 

@@ -123,8 +123,8 @@ def test_what_a_file_holds(load: Load, text: str, data: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("a: 1\nb: 2\na: 3\n", "c.yaml:3: not valid YAML: the key 'a' is here a second time (first in line 1)"),
-        ("a:\n  b: 1\n  b: 1\n", "c.yaml:3: not valid YAML: the key 'b' is here a second time (first in line 2)"),
+        ("a: 1\nb: 2\na: 3\n", "c.yaml:3: not valid YAML: the key 'a' appears twice (first in line 1)"),
+        ("a:\n  b: 1\n  b: 1\n", "c.yaml:3: not valid YAML: the key 'b' appears twice (first in line 2)"),
         ("a: 1\n2: b\n", "c.yaml:2: the key 2 must be a string; put it in quotes"),
         ("true: b\n", "c.yaml:1: the key True must be a string"),
         ("[a]: b\n", "c.yaml:1: the key "),

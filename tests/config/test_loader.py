@@ -172,8 +172,8 @@ def test_defaults(checked: Check) -> None:
             "c.yaml:3: model.dtype: should be 'auto', 'float32', 'bfloat16' or 'f",
         ),
         ("data", "a.jsonl", "c.yaml:3: data: must be a mapping with 'train'"),
-        ("data", "{train: 3}", "c.yaml:3: data.train: must be a path, or a mapping, not 3"),
-        ("data", "{train: []}", "c.yaml:3: data.train: names no source"),
+        ("data", "{train: 3}", "c.yaml:3: data.train: must be a path or a mapping, not 3"),
+        ("data", "{train: []}", "c.yaml:3: data.train: the list of sources is empty"),
         ("data", "{train: a, max_length: 0}", "c.yaml:3: data.max_length: must be at least 1, not 0"),
         ("data", "{train: a, packing: maybe}", "c.yaml:3: data.packing: should be true or false, got 'maybe'"),
         (
@@ -182,7 +182,7 @@ def test_defaults(checked: Check) -> None:
             "c.yaml:3: data.eval.fraction: must be between 0 and 1, not 1.5",
         ),
         ("data", "{train: a, eval: {fraction: 0}}", "c.yaml:3: data.eval.fraction: must be between 0 and 1, not 0"),
-        ("data", "{train: a, eval: 0.1}", "c.yaml:3: data.eval: must be a path, or a mapping, not 0.1"),
+        ("data", "{train: a, eval: 0.1}", "c.yaml:3: data.eval: must be a path or a mapping, not 0.1"),
         ("data", "{train: {path: a, limit: 0}}", "c.yaml:3: data.train.limit: must be at least 1, not 0"),
         ("data", "{train: {path: a, limit: 0.5}}", "c.yaml:3: data.train.limit: should be a whole number, got 0.5"),
         ("data", "{train: {path: a, repeat: 0}}", "c.yaml:3: data.train.repeat: must be a number above 0, not 0"),
@@ -196,29 +196,29 @@ def test_defaults(checked: Check) -> None:
         (
             "data",
             "{train: [b, {path: a, share: 1}]}",
-            "c.yaml:3: data.train: the shares are 1, which leaves nothing",
+            "c.yaml:3: data.train: the sum of the shares is 1, which leaves nothing",
         ),
         (
             "data",
             "{train: [{path: b, share: 0.3}, {path: a, share: 0.6}]}",
-            "c.yaml:3: data.train: all sources have a share, and together these are 0.9, not 1",
+            "c.yaml:3: data.train: all sources have a share, but their sum is 0.9, not 1",
         ),
         (
             "data",
             "{train: [b, {path: a, share: 0.5, repeat: 2}]}",
-            "c.yaml:3: data.train.1.share: says how often a row is taken, and so does repeat; keep one of them",
+            "c.yaml:3: data.train.1.share: sets how often a row is sampled, and so does `repeat`; keep one of them",
         ),
         (
             "data",
             "{train: a, eval: [b, {path: a, share: 0.5}]}",
-            "c.yaml:3: data.eval: a source has a share, which is of rows that are trained",
+            "c.yaml:3: data.eval: a source has a share, which is for training data only",
         ),
         ("data", "{train: {path: a, columns: [x]}}", "c.yaml:3: data.train.columns: should be a mapping, got ['x']"),
         ("data", "{train: {path: a, columns: {x: 3}}}", "c.yaml:3: data.train.columns.x: should be text, got 3"),
         (
             "data",
             "{train: {path: a, columns: {x: z, y: z}}}",
-            "c.yaml:3: data.train.columns: would make 'z' of 'x' and 'y'",
+            "c.yaml:3: data.train.columns: would rename both 'x' and 'y' to 'z'",
         ),
         (
             "data",
@@ -241,7 +241,7 @@ def test_defaults(checked: Check) -> None:
             "c.yaml:3: data.train.format: must be the name of a format, or a mapp",
         ),
         ("method", "{name: adapter, rank: four}", "c.yaml:3: method.rank: should be a whole number, got 'four'"),
-        ("method", "{rank: 4}", "c.yaml:3: method: which method? give its 'name' beside the options"),
+        ("method", "{rank: 4}", "c.yaml:3: method: which method? add its 'name' to the options"),
         (
             "method",
             "",
@@ -356,7 +356,7 @@ def test_backend_auto_goes_by_the_environment(checked: Check, environ: dict[str,
 def test_backend_auto_refuses_to_guess(checked: Check) -> None:
     both = {"LAUNCHER": "1", "OTHER": "1"}
     with pytest.raises(
-        ConfigError, match=r"backend: several backends claim this process \(dist/launcher, dist/other\)"
+        ConfigError, match=r"backend: several backends recognise the launcher of this process \(dist/launcher, dist/other\)"
     ):
         checked(environ=both)
     assert type(checked(backend="launcher", environ=both).config.backend) is Launcher
@@ -425,7 +425,7 @@ def test_paths_are_found(checked: Check, tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_template_file_that_is_not_there(checked: Check) -> None:
     loaded = checked(template_path="nope.json")
     assert loaded.config.template_path is not None
-    with pytest.raises(SftError, match=r"c\.yaml:4: template_path: there is no file nope\.json"):
+    with pytest.raises(SftError, match=r"c\.yaml:4: template_path: the file nope\.json"):
         load_template(loaded.config.template_path, loaded.document)
 
 
@@ -496,7 +496,7 @@ def test_options_of_peft_are_checked(options: dict[str, Any], told: str) -> None
 def test_something_has_to_be_trained(keys):
     document = Document({"model": {"name_or_path": "x"}, "method": "adapter", "data": {"train": [{"path": "a.jsonl"}]}})
     document.set(tuple(int(key) if key.isdigit() else key for key in keys.split(".")), [], "here")
-    with pytest.raises(ConfigError, match="train_on: names no role"):
+    with pytest.raises(ConfigError, match="train_on: the list of roles is empty"):
         load(document, REGISTRY, {})
 
 
@@ -522,7 +522,7 @@ def test_a_source_says_what_holds_for_it_alone():
         ("ask.x.y=1", "'ask.x.y=1': ask.x: unknown key"),
         ("packing=true", "'packing=true': packing: unknown key; it is data.packing"),
         ("dta.train=x", "'dta.train=x': dta: unknown key; did you mean 'data'?"),
-        ("backend.x=1", "'backend.x=1': backend: which backend? give its 'name' beside the options"),
+        ("backend.x=1", "'backend.x=1': backend: which backend? add its 'name' to the options"),
     ],
 )
 def test_what_an_override_made_is_the_overrides(assignment: str, told: str) -> None:

@@ -145,7 +145,7 @@ BROKEN = {
     "no templates": (
         {"sftcore.templates": {"x": "sft_broken"}},
         {"sft_broken/__init__.py": "", "sft_broken/README.txt": ""},
-        "PluginError: the package sft_broken holds no *.json or *.jinja (were they left out of the wheel?)",
+        "PluginError: the package sft_broken has no *.json or *.jinja files (are they missing from the wheel?)",
     ),
     "no package": (
         {"sftcore.templates": {"x": "sft_nowhere"}},
@@ -240,7 +240,7 @@ def test_an_unknown_name_tells_the_nearest_and_what_failed() -> None:
 
 
 def test_no_plugins_at_all() -> None:
-    with pytest.raises(PluginError, match="no plugins were found at all"):
+    with pytest.raises(PluginError, match="no plugin is installed"):
         Registry().find("format", "x")
 
 

@@ -1,4 +1,4 @@
-"""What became of the labelled rows of a set, in numbers and words."""
+"""What became of the labelled rows of a set, in numbers and messages."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy as np
 
 from sftcore.core.errors import ConfigError, DataError, RowError
 from sftcore.core.types import IGNORE_INDEX, Conversation, Example, Origin
-from sftcore.data.sources.formats import Parsed
-from sftcore.data.tables.examples import Examples, Part
+from sftcore.data.sources.formats import ParsedRow
+from sftcore.data.tables.examples import Examples, SelectedRows
 from sftcore.data.tables.table import REMARKS
-from sftcore.labelling import Labeller, Remark
+from sftcore.labelling import Labeller, Policy, Remark
 from sftcore.runtime.console import count
 
 TRIED = 20
-"""How many rows are tried before a template that labels no sample conversation is given up."""
+"""How many rows are tried with a template that labels no sample conversation."""
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Summary:
     """What became of the rows of one set; ``rows`` is the sum of ``kept`` and ``dropped``."""
 
     rows: int = 0
-    """Rows of the set, each counted once: without those that were refused, or are in neither set."""
+    """Rows of the set, each counted once: without those that were rejected, or are in neither set."""
     kept: int = 0
     """Rows of which at least one example is trained or evaluated."""
     dropped: int = 0
@@ -35,37 +35,37 @@ class Summary:
     too_long: int = 0
     """Rows among the dropped of which an example was longer than ``max_length``."""
     examples: int = 0
-    """Examples made of the kept rows, before packing; those of a row that is repeated count each time."""
+    """Examples of the kept rows, before packing; those of a row that is repeated count each time."""
     tokens: int = 0
     """Tokens of the examples."""
     trained: int = 0
     """Trained tokens among them."""
     longest: int = 0
-    """Tokens of the longest example, before any was made to fit."""
+    """Tokens of the longest example, before truncation."""
     remarks: dict[str, int] = field(default_factory=dict)
     """What else there is to know of the rows, counted; docs/labelling.md explains the names."""
     worked_example: dict[str, Any] = field(default_factory=dict)
-    """The first example: where its row stands, its text, and what of it is trained."""
+    """The first example: the origin of its row, its text, and the trained parts."""
     packing: dict[str, Any] = field(default_factory=dict)
     """Rows before and after packing, how full they are, and the padding they save; empty without packing."""
     notes: list[str] = field(default_factory=list)
-    """What is said of these rows."""
+    """Status lines about these rows."""
 
 
 def summarize(
-    parts: Sequence[Part],
+    parts: Sequence[SelectedRows],
     name: str,
     tokenizer: Any,
     shown: Callable[[Sequence[Origin]], Sequence[str]],
     unlabelled: int = 0,
 ) -> tuple[Examples, Summary]:
-    """Return the examples of a set, and what became of its rows.
+    """The examples of a set, and what became of its rows.
 
     Args:
         name: of the set, as messages call it.
-        tokenizer: tells what the tokens of an example say.
-        shown: returns how rows begin, for the message about a set of which nothing is trained.
-        unlabelled: how many rows of its sources cannot be labelled, for that message too.
+        tokenizer: decodes the tokens of the first example.
+        shown: returns the beginnings of rows, for the message about a set of which nothing is trained.
+        unlabelled: number of rows of its sources that cannot be labelled, for that message too.
 
     Raises:
         DataError: nothing is left to train.
@@ -76,18 +76,18 @@ def summarize(
     remarks: Counter[Remark] = Counter()
     details: dict[Remark, str] = {}
     for part in parts:
-        table, here = part.table, part.rows
-        empty = table.examples[here] == 0
+        table, chosen = part.table, part.rows
+        empty = table.examples[chosen] == 0
         summary.kept += int((~empty).sum())
         summary.dropped += int(empty.sum())
-        summary.too_long += int((empty & table.too_long[here]).sum())
-        summary.longest = max(summary.longest, int(table.longest[here].max(initial=0)))
-        note_remarks(part, remarks, details)
+        summary.too_long += int((empty & table.too_long[chosen]).sum())
+        summary.longest = max(summary.longest, int(table.longest[chosen].max(initial=0)))
+        count_remarks(part, remarks, details)
     summary.tokens, summary.trained = int(examples.lengths.sum()), int(examples.trained_tokens.sum())
     summary.remarks = {remark.name.lower(): times for remark, times in remarks.items()}
     summary.notes = list(_notes(summary, remarks, details))
     if len(examples):
-        summary.worked_example = _worked(examples[0], tokenizer)
+        summary.worked_example = _readable(examples[0], tokenizer)
     elif rows:
         raise DataError(
             ("" if name == "train" else f"data.{name}: ") + _nothing_left(summary, parts, shown, unlabelled)
@@ -95,96 +95,93 @@ def summarize(
     return examples, summary
 
 
-def note_remarks(part: Part, remarks: Counter[Remark], details: dict[Remark, str]) -> None:
+def count_remarks(part: SelectedRows, remarks: Counter[Remark], details: dict[Remark, str]) -> None:
     """Add the remarks on the rows of *part*, and the first detail of each remark."""
-    noted = part.table.remarks
-    if not len(noted):
+    table = part.table.remarks
+    if not len(table):
         return
-    row, kind = noted["row"].to_numpy(), noted["remark"].to_numpy()
-    taken = np.isin(row, part.rows)
-    sums = np.bincount(kind[taken], weights=noted["times"].to_numpy()[taken], minlength=len(REMARKS))
-    told = taken & noted["detail"].is_valid().to_numpy()
+    row, kind = table["row"].to_numpy(), table["remark"].to_numpy()
+    chosen = np.isin(row, part.rows)
+    sums = np.bincount(kind[chosen], weights=table["times"].to_numpy()[chosen], minlength=len(REMARKS))
+    detailed = chosen & table["detail"].is_valid().to_numpy()
     for number in np.flatnonzero(sums).tolist():
         remark = REMARKS[number]
         remarks[remark] += int(sums[number])
-        first = np.flatnonzero(told & (kind == number))
+        first = np.flatnonzero(detailed & (kind == number))
         if remark not in details and len(first):
-            details[remark] = f"{part.origin(row[first[0]])}: {noted['detail'][int(first[0])].as_py()}"
+            details[remark] = f"{part.origin(row[first[0]])}: {table['detail'][int(first[0])].as_py()}"
 
 
-def check_template(rows: Iterable[Parsed], labeller: Labeller) -> None:
-    """Find out at once if the chat template can label nothing.
-
-    Args:
-        rows: of which the first :data:`TRIED` are looked at, if the template labels no sample conversation.
+def check_template(rows: Iterable[tuple[ParsedRow, Policy]], labeller: Labeller) -> None:
+    """Check at once that the chat template can label anything.
 
     Raises:
-        ConfigError: neither a sample conversation nor any of the first *rows* can be labelled; the message says why.
+        ConfigError: neither a sample conversation nor any of the first :data:`TRIED` *rows* can be labelled.
     """
     if not labeller.problem or not (first := list(islice(rows, TRIED))):
         return
     reasons: list[str] = []
-    for row in first:
+    for row, policy in first:
         try:
-            done = labeller.label(row.conversation, row.policy)
+            labelling = labeller.label(row.conversation, policy)
         except RowError as error:
             reasons.append(f"{row.origin}: {error}")
             continue
-        if done.examples:
+        if labelling.examples:
             return
-        reasons += [f"{row.origin}: {remark.said(times)}" for remark, times in done.remarks.items() if times]
+        reasons += [f"{row.origin}: {remark.said(times)}" for remark, times in labelling.remarks.items() if times]
     raise ConfigError(
         f"the chat template can label no conversation: {labeller.problem}; nor can any of the first rows be used:\n  "
         + "\n  ".join(reasons[:3] or ["nothing in them is to be trained"])
     )
 
 
-def _worked(example: Example, tokenizer: Any) -> dict[str, Any]:
-    """Return *example* as a person can read it."""
+def _readable(example: Example, tokenizer: Any) -> dict[str, Any]:
+    """*example* as a person can read it."""
 
-    def said(tokens: list[int]) -> str:
+    def decoded(tokens: list[int]) -> str:
         return str(tokenizer.decode(tokens, clean_up_tokenization_spaces=False))
 
     ids, labels = np.asarray(example.input_ids).tolist(), np.asarray(example.labels).tolist()
     runs = [list(run) for trained, run in groupby(labels, key=lambda label: label != IGNORE_INDEX) if trained]
     return {
         "source": str(example.origins[0]),
-        "text": said(ids),
-        "trained": [said(run) for run in runs],
+        "text": decoded(ids),
+        "trained": [decoded(run) for run in runs],
         "tokens": len(ids),
         "trained_tokens": sum(map(len, runs)),
     }
 
 
-def remarked(remarks: Mapping[Remark, int], details: Mapping[Remark, str]) -> Iterator[str]:
-    """Yield what *remarks* say, with the first place where there is a detail."""
+def remark_texts(remarks: Mapping[Remark, int], details: Mapping[Remark, str]) -> Iterator[str]:
+    """Yield the texts of *remarks*, each with its first detail."""
     for remark, times in remarks.items():
         if times:
             yield remark.said(times) + (f"; {details[remark]}" if remark in details else "")
 
 
 def _notes(summary: Summary, remarks: Mapping[Remark, int], details: Mapping[Remark, str]) -> Iterator[str]:
-    yield from remarked(remarks, details)
+    yield from remark_texts(remarks, details)
     if empty := summary.dropped - summary.too_long:
         yield f"{count(empty, 'row')} without a trained token"
 
 
 def _nothing_left(
     summary: Summary,
-    parts: Sequence[Part],
+    parts: Sequence[SelectedRows],
     shown: Callable[[Sequence[Origin]], Sequence[str]],
     unlabelled: int,
 ) -> str:
-    """Return the message about a set in which nothing is trained, with three of its rows."""
+    """The message about a set in which nothing is trained, with three of its rows."""
     first = "\n  ".join(shown([part.origin(row) for part in parts for row in part.rows[:3].tolist()][:3]))
-    refused = [f"{count(unlabelled, 'row')} cannot be labelled with certainty, and left out"] if unlabelled else []
-    said = "".join(f"\n  {note}" for note in [*refused, *summary.notes])
-    told = f"\n  the longest example has {count(summary.longest, 'token')}" if summary.too_long else ""
-    return f"no token of any row (of {summary.rows}) is trained; the first:\n  {first}{said}{told}"
+    skipped = [f"{count(unlabelled, 'row')} cannot be labelled with certainty, skipped"] if unlabelled else []
+    notes = "".join(f"\n  {note}" for note in [*skipped, *summary.notes])
+    longest = f"\n  the longest example has {count(summary.longest, 'token')}" if summary.too_long else ""
+    return f"no token of any row (of {summary.rows}) is trained; the first:\n  {first}{notes}{longest}"
 
 
-def beginning(conversation: Conversation) -> str:
-    """Return the roles of *conversation*, each with the beginning of its text."""
+def beginning_of(conversation: Conversation) -> str:
+    """The roles of *conversation*, each with the beginning of its text."""
     return ", ".join(
         f"{message.role}{'' if message.train is None else f' (train: {str(message.train).lower()})'} "
         f"{message.content[:40]!r}"
