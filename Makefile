@@ -4,17 +4,24 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 CONSTRAINTS := constraints.txt
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help demo test gpu chaos mutants lint bench setup setup-dev clean
+.PHONY: help demo test test-all versions gpu chaos mutants lint bench setup setup-dev clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
 
-demo: $(VENV)/.demo   ## set up, fine-tune a real model on the CPU, and show its answers before and after
+demo: $(VENV)/.demo   ## fine-tune a real model on the CPU, and show its answers before and after
 	$(BIN)/sft run --config config/finetune.yaml
 
-test: $(VENV)/.dev    ## set up and run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+test: $(VENV)/.dev    ## run the fast tests: everything important once
+	$(PYTEST) -n 2 --dist worksteal
+
+test-all: $(VENV)/.dev ## run all tests: every engine, method and number of ranks
+	SFTCORE_TESTS=full $(PYTEST) -n 2 --dist worksteal -m "not chaos"
+
+versions: $(VENV)/.dev ## run the tests with the lowest and the newest versions allowed, and under other Pythons
+	OMP_NUM_THREADS=1 $(BIN)/python tests/versions lowest newest 3.12 3.13
 
 gpu: $(VENV)/.dev     ## run the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu
@@ -25,7 +32,7 @@ chaos: $(VENV)/.dev   ## kill preparations and runs at every file event and at r
 mutants: $(VENV)/.dev ## reintroduce bugs of the past, one at a time: each must turn the tests red
 	$(BIN)/python tests/mutants
 
-lint: $(VENV)/.dev    ## check style, types and import contracts
+lint: $(VENV)/.dev    ## ruff, `mypy --strict` on `sftcore` and `plugins`, the import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict sftcore plugins
@@ -39,7 +46,7 @@ setup: $(VENV)/.demo  ## set up what `demo` needs
 setup-dev: $(VENV)/.dev  ## set up what `test` needs
 
 clean:           ## remove what the other targets created
-	rm -rf $(VENV) build dist outputs *.egg-info
+	rm -rf $(VENV) $(VENV)-* build dist outputs *.egg-info
 
 $(VENV)/.venv:
 	$(PYTHON) -m venv $(VENV)

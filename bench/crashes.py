@@ -1,7 +1,7 @@
 """What becomes of runs that are killed while they save: with transformers' Trainer as it is, and with sftcore.
 
 Each run is killed before every file event below its output folder, and with every file half written, and started again.
-``python bench/crashes.py [RANKS...]`` prints how many went on to the same weights, to other ones, or not at all.
+``python bench/crashes.py [RANKS...]`` prints how many finished with the same weights, with others, or not at all.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def weights(folder: Path, plain: bool) -> str | None:
 
 
 def sweep(nursery: Nursery, base: Path, small: Path, ranks: int, plain: bool) -> Counter[str]:
-    """Return how the runs went on that were killed."""
+    """Return the outcomes of the runs that were killed."""
     env = {"PLAIN": str(small)} if plain else {}
     more = () if plain else ("--resume", "auto")
 
@@ -63,7 +63,7 @@ def sweep(nursery: Nursery, base: Path, small: Path, ranks: int, plain: bool) ->
                 codes = nursery.run(life, *more, ranks=ranks, **env)
                 same = weights(life, plain) == weights(whole, plain)
                 found[
-                    "the same weights" if same else "other weights, not told" if set(codes) == {0} else "refused"
+                    "the same weights" if same else "other weights, silently" if set(codes) == {0} else "refused"
                 ] += 1
     return found
 
@@ -74,12 +74,12 @@ def main() -> None:
     small.mkdir()
     make(small)
     nursery = Nursery()
-    print(f"{'':22}{'killed':>8}{'the same weights':>20}{'other weights, not told':>26}{'refused':>10}")
+    print(f"{'':22}{'killed':>8}{'the same weights':>20}{'other weights, silently':>26}{'refused':>10}")
     for ranks in map(int, sys.argv[1:] or ("1", "2")):
         for plain in (True, False):
             found = sweep(nursery, base, small, ranks, plain)
             name = f"{'Trainer' if plain else 'sftcore'}, {ranks} rank{'s' * (ranks > 1)}"
-            row = [f"{found[key]}" for key in ("the same weights", "other weights, not told", "refused")]
+            row = [f"{found[key]}" for key in ("the same weights", "other weights, silently", "refused")]
             print(f"{name:22}{found.total():>8}{row[0]:>20}{row[1]:>26}{row[2]:>10}", flush=True)
     nursery.close()
 

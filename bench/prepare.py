@@ -89,7 +89,7 @@ def changed(path: Path, target: Path, change: Callable[[list[str]], list[str]]) 
     return target
 
 
-def compare(name: str, path: Path, serving: chat_template.Serving, rivals: Mapping[str, Rival]) -> None:
+def compare(name: str, path: Path, serving: chat_template.ModelSetup, rivals: Mapping[str, Rival]) -> None:
     """Print the rows of the table for the rows of *path*."""
     tokenizer = serving.tokenizer
     rows = [json.loads(line)["messages"] for line in path.read_text(encoding="utf-8").splitlines()]
@@ -220,7 +220,7 @@ def timed(module: Any, name: str, stage: str, times: Counter[str]) -> Iterator[N
         setattr(module, name, original)
 
 
-def stages(path: Path, serving: chat_template.Serving) -> None:
+def stages(path: Path, serving: chat_template.ModelSetup) -> None:
     """Print what each stage of a row takes, in CPU time, once everything is loaded."""
     loaded = configured(path)
     labeller = serving.labeller
@@ -274,7 +274,7 @@ from sftcore.data import pack, prepare
 from sftcore.tokenization import Encoder
 imported = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 loaded = bench.configured(Path(sys.argv[1]))
-labeller = bench.chat_template.serving(loaded).labeller
+labeller = bench.chat_template.set_up_model(loaded).labeller
 if sys.argv[2:] == ["plain"]:
     vars(labeller)["encoder"] = Encoder(labeller.tokenizer, lambda _: None)
 elif sys.argv[2:] != ["cold"]:
@@ -361,7 +361,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         number = options.what.isdecimal()
         path = made_rows(int(options.what), Path(folder) / "rows.jsonl") if number else Path(options.what)
-        serving = chat_template.serving(configured(path))
+        serving = chat_template.set_up_model(configured(path))
         rivals: dict[str, Rival] = {"TRL": trl} if importlib.util.find_spec("trl") else {}
         if options.llamafactory:
             rivals["LLaMA-Factory"] = partial(llamafactory, options.llamafactory)

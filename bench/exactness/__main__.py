@@ -25,7 +25,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import vocabularies
 from kinds import KINDS
 from oracle import Oracle, ends_of
-from score import OUTCOMES, Verdict, conversation, judge, left_out
+from score import OUTCOMES, Verdict, conversation, judge, omits_text
 from transformers import PreTrainedTokenizerBase
 
 from sftcore import RowError
@@ -33,7 +33,7 @@ from sftcore.core.labelling_policy import Context
 from sftcore.labelling import Labeller, Policy
 
 PROCESSES = 2
-REFUSALS = ("refused", "left out")
+REJECTED = ("rejected", "not printed")
 TOKENIZERS: dict[str, PreTrainedTokenizerBase] = {}
 
 
@@ -74,7 +74,7 @@ def score(name: str, template: str, kinds: Sequence[str], context: Context, told
                 examples = labeller.examples(conversation(messages, tools), Policy(context=context))
                 verdict = judge(oracle, tokenizer, examples, context == "served")
             except RowError as error:
-                verdict.add("left out" if left_out(oracle) else "refused", str(error))
+                verdict.add("not printed" if omits_text(oracle) else "rejected", str(error))
             except Exception:
                 verdict.add("wrong", traceback.format_exc())
             rows.append(Row(name, kind, vocabulary, **vars(verdict)))
@@ -91,7 +91,7 @@ def worst(rows: Sequence[Row]) -> dict[tuple[str, str], str]:
 
 
 def table(rows: Sequence[Row], kinds: Sequence[str]) -> str:
-    columns = ["exact", "wrong", "ids differ", "refused", "left out", "not served", "undecided"]
+    columns = ["exact", "wrong", "ids differ", "rejected", "not printed", "not served", "undecided"]
     outcomes = worst(rows)
     lines = [f"| {'kind':<20} | rendered | {' | '.join(f'{column:>10}' for column in columns)} |"]
     lines.append("|" + "---|" * (len(columns) + 2))
@@ -102,7 +102,7 @@ def table(rows: Sequence[Row], kinds: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def refused(rows: Sequence[Row]) -> dict[str, Counter[str]]:
+def rejected(rows: Sequence[Row]) -> dict[str, Counter[str]]:
     """Return the templates of which no conversation was labelled, with the reasons."""
     of_template = defaultdict(list)
     for row in rows:
@@ -110,7 +110,7 @@ def refused(rows: Sequence[Row]) -> dict[str, Counter[str]]:
     return {
         name: Counter(finding for row in all_ for finding in row.findings)
         for name, all_ in of_template.items()
-        if all(row.outcome in REFUSALS for row in all_)
+        if all(row.outcome in REJECTED for row in all_)
     }
 
 
@@ -122,17 +122,17 @@ def report(rows: Sequence[Row], kinds: Sequence[str], verbose: bool) -> None:
     first = rows[0].tokenizer if rows else ""
     once = [row for row in rows if row.tokenizer == first]
     print(f"\n{sum(row.examples for row in once)} examples of {len(once)} conversations;", end=" ")
-    print(f"{sum(row.needless for row in once)} turns stand in an example of their own without need")
+    print(f"{sum(row.needless for row in once)} turns are in an example of their own without need")
     print("\nAccepted, though a matter of judgement:")
     for note in sorted({note for row in once for note in row.notes}):
         turns = sum(row.notes.get(note, 0) for row in once)
         print(f"  {note}: {turns} turns of {', '.join(sorted({row.template for row in once if note in row.notes}))}")
     print("\nRefused:")
-    reasons = Counter(f"{re.sub(r'[0-9]+', 'N', row.findings[0])}" for row in once if row.outcome in REFUSALS)
+    reasons = Counter(f"{re.sub(r'[0-9]+', 'N', row.findings[0])}" for row in once if row.outcome in REJECTED)
     for reason, count in reasons.most_common():
         print(f"  {count:>5}  {reason}")
-    print("\nTemplates of which every conversation was refused:")
-    for name, reasons in sorted(refused(rows).items()):
+    print("\nTemplates of which every conversation was rejected:")
+    for name, reasons in sorted(rejected(rows).items()):
         print(f"  {name}: {'; '.join(f'{reason} ({count})' for reason, count in reasons.most_common(3))}")
     if not verbose:
         return

@@ -84,7 +84,7 @@ OTHERWISE = Ends(("</s>",))
 
 
 def ends_of(name: str, template: str) -> Ends:
-    """Return how the turns of *template* end."""
+    """Return the strings that end the turns of *template*."""
     return BY_NAME.get(name) or next((ends for needle, ends in RULES if needle in template), OTHERWISE)
 
 
@@ -152,7 +152,7 @@ class Piece:
     """White space around it in the message."""
 
     def spellings(self) -> list[str]:
-        """Return how a template may write it: as it is, in JSON, without empty lines."""
+        """Return the ways a template may write it: as it is, in JSON, without empty lines."""
         escaped = (json.dumps(self.text, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False))
         return list(dict.fromkeys((self.text, *escaped, self.text.replace("\n\n", "\n"))))
 
@@ -214,7 +214,7 @@ class Disguise:
 
 
 def common(left: str, right: str) -> int:
-    """Return how many first characters two texts have in common."""
+    """Return the length of the common prefix of two texts, in characters."""
     length = min(len(left), len(right))
     return next((at for at in range(length) if left[at] != right[at]), length)
 
@@ -225,7 +225,7 @@ def blank(text: str) -> str:
 
 
 class Step(NamedTuple):
-    """How far two texts agree: the characters of the first that were used, and where the second may go on."""
+    """How far two texts agree: the characters of the first that were used, and where the second may continue."""
 
     used: int
     starts: list[int]
@@ -287,21 +287,21 @@ class Oracle:
         return self._render("text", self.messages[:k], False)
 
     def prompt(self, i: int, **mode: Any) -> str | None:
-        """Return what message *i* is generated from."""
+        """Return the prompt that message *i* is generated from."""
         return self._render("text", self.messages[:i], True, **mode)
 
     def continues(self, k: int, i: int) -> bool:
-        """Tell whether ``text(k)`` continues the prompt of message *i*, in any mode of the template."""
+        """Whether ``text(k)`` continues the prompt of message *i*, in any mode of the template."""
         text = self.text(k) or ""
         prompts = (self.prompt(i, **mode) for mode in ({}, *self._modes))
         return any(prompt is not None and text.startswith(prompt) for prompt in prompts)
 
     def shown_as_served(self, i: int) -> bool:
-        """Tell whether any rendering with message *i* continues the prompt that it is generated from."""
+        """Whether any rendering with message *i* continues the prompt that it is generated from."""
         return any(self.continues(k, i) for k in range(i + 1, len(self.messages) + 1))
 
     def places(self, k: int) -> list[Place] | None:
-        """Return where the pieces of the messages stand in ``text(k)``; None if that cannot be told."""
+        """Return the positions of the pieces of the messages in ``text(k)``; None if they are not certain."""
         if k not in self._places:
             tried = (self._align(disguise, k) for disguise in self._disguises)
             self._places[k] = next((found for found in tried if found is not None), None)
@@ -337,7 +337,7 @@ class Oracle:
         return places
 
     def _tail(self, i: int, prompt: bool = True, **mode: Any) -> str:
-        """Return what stands behind the last piece of text when the first *i* messages are rendered."""
+        """Return the text after the last piece when the first *i* messages are rendered."""
         return (self._hidden(self._disguises[0], i, prompt, **mode) or [""])[-1]
 
     def generation_prompt(self, i: int) -> str:
@@ -348,11 +348,11 @@ class Oracle:
     # --- one turn
 
     def fields(self, k: int, i: int) -> set[str]:
-        """Return what of message *i* is in ``text(k)``: content, reasoning, call."""
+        """Return the parts of message *i* that are in ``text(k)``: content, reasoning, call."""
         return {place.piece.field for place in self.places(k) or () if place.piece.message == i}
 
-    def left_out(self, i: int) -> set[str]:
-        """Return what the template leaves out, in part or altogether, of message *i* as the last one: content, call."""
+    def omitted(self, i: int) -> set[str]:
+        """Return the parts of message *i*, as the last one, that the template omits or cuts: content, call."""
         places = self.places(i + 1)
         if places is None:
             return set()
@@ -361,7 +361,7 @@ class Oracle:
         return {field for field, _ in wanted - found} - {"reasoning"}
 
     def stops_inside(self, k: int, i: int, start: int) -> bool:
-        """Tell whether the template puts a stop token between the pieces of turn *i*, which starts at *start*."""
+        """Whether the template puts a stop token between the pieces of turn *i*, which starts at *start*."""
         text, own = self.text(k) or "", [place for place in self.places(k) or () if place.piece.message == i]
         edges = [start, *(edge for place in own for edge in (place.start, place.end))]
         literals = [text[begin:end] for begin, end in zip(edges[::2], edges[1::2], strict=False)]
@@ -421,7 +421,7 @@ class Oracle:
             return {at}, "prompt"
         behind = found[-1].end()
         starts = {at + behind + n for n in range(len(blank(between[behind:])) + 1)}
-        # The template prints no header behind such messages when it is asked for a prompt. So the model would have to
+        # The template prints no header behind such messages when a prompt is requested. So the model would have to
         # produce it, but nobody asks it to: both can be defended.
         return starts | {at, at + len(blank(between))}, NO_HEADER
 

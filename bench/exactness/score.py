@@ -36,11 +36,11 @@ class Verdict:
             self.outcome = outcome
 
 
-OUTCOMES = ["exact", "not served", "left out", "undecided", "refused", "ids differ", "wrong"]
+OUTCOMES = ["exact", "not served", "not printed", "undecided", "rejected", "ids differ", "wrong"]
 """Each is worse than the one before.
 
 not served: exact, but for turns that are not trained, since no rendering shows them behind the prompt of their own.
-left out: refused, and the template does leave out what the assistant wrote.
+not printed: rejected, and the template does not print all that the assistant wrote.
 """
 
 
@@ -69,7 +69,7 @@ class Tokens:
         return [n for n, (start, end) in enumerate(self.offsets) if start < high and end > low]
 
     def agree(self, span: Span, numbers: Sequence[int]) -> bool:
-        """Tell whether exactly *span* is trained, of the tokens *numbers*; a token may lie across either end."""
+        """Whether exactly *span* is trained, of the tokens *numbers*; a token may lie across either end."""
         low, high = span
         for number in numbers:
             start, end = self.offsets[number]
@@ -133,7 +133,7 @@ def judge(oracle: Oracle, tokenizer: PreTrainedTokenizerBase, examples: Sequence
             continue
         if claims[i]:
             verdict.add("wrong", f"turn {i} is trained {claims[i]} times")
-        elif oracle.left_out(i):
+        elif oracle.omitted(i):
             verdict.add("undecided", f"turn {i} is not trained; the template leaves it out")
         elif oracle.classifier:
             verdict.add("undecided", f"turn {i} is not trained; a classifier, not a chat model")
@@ -182,8 +182,8 @@ def _judge_turn(oracle: Oracle, tokens: Tokens, k: int, i: int, served: bool, ve
         shown = tokens.shown(window(reading))
         verdict.add("wrong", f"{where} ({reading.why}): oracle {wanted!r}, labelled {shown}")
         return
-    for part in oracle.left_out(i):
-        verdict.note(f"the template leaves out the {part} of a turn that is trained")
+    for part in oracle.omitted(i):
+        verdict.note(f"the template does not print the {part} of a turn that is trained")
     if reading.why.startswith(NO_HEADER) and span[0] == window(reading)[0]:
         verdict.note("the role header is trained, because the prompt lacks it")
     if oracle.stops_inside(k, i, span[0]):
@@ -193,13 +193,13 @@ def _judge_turn(oracle: Oracle, tokens: Tokens, k: int, i: int, served: bool, ve
     if problem := not_served(oracle, k, i):
         verdict.add("wrong", f"{where} {problem}: {tokens.text[slice(*span)]!r}")
     elif not _same_as_last(oracle, k, i, span):
-        verdict.note("the turn reads otherwise than as the last one (an empty block for thoughts)")
+        verdict.note("the turn is printed differently than as the last one (an empty block for thoughts)")
     elif k < len(oracle.messages) and not not_served(oracle, len(oracle.messages), i):
         verdict.needless += 1
 
 
 def _same_as_last(oracle: Oracle, k: int, i: int, span: Span) -> bool:
-    """Tell whether a turn reads as it does as the last one, apart from a stop token that is not printed there."""
+    """Whether a turn is printed as it would be as the last one, apart from a stop token that is not printed there."""
     last, said = oracle.text(i + 1), (oracle.text(k) or "")[slice(*span)]
     alone = oracle.reading(i + 1, i)
     if last is None or not alone.decided:
@@ -208,6 +208,6 @@ def _same_as_last(oracle: Oracle, k: int, i: int, span: Span) -> bool:
     return said in texts or (not alone.stop and any(said.startswith(text.rstrip()) for text in texts))
 
 
-def left_out(oracle: Oracle) -> bool:
-    """Tell whether the template leaves out something that the assistant wrote."""
-    return any(oracle.left_out(i) for i, message in enumerate(oracle.messages) if message["role"] == "assistant")
+def omits_text(oracle: Oracle) -> bool:
+    """Whether the template omits something that the assistant wrote."""
+    return any(oracle.omitted(i) for i, message in enumerate(oracle.messages) if message["role"] == "assistant")

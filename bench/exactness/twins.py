@@ -32,12 +32,12 @@ from sftcore.labelling import Labeller, Policy
 AFTER, HEADER, UNTRAINED, OTHER = "after stop", "header", "not trained", "other"
 COLUMNS = {
     "identical": "the same tokens are trained",
-    AFTER: "the twin also trains what stands behind the stop token: white space, an end-of-text token",
+    AFTER: "the twin also trains what follows the stop token: white space, an end-of-text token",
     HEADER: "the twin also trains text of the prompt, or a role header",
-    UNTRAINED: "the twin leaves out tokens that the model has to produce",
+    UNTRAINED: "the twin does not train tokens that the model has to produce",
     OTHER: "any other difference",
     "ids differ": "the twin renders another text than the original",
-    "refused": "we refuse the conversation",
+    "rejected": "we reject the conversation",
 }
 
 
@@ -95,7 +95,7 @@ def compare(tokenizer: PreTrainedTokenizerBase, twin: str, labeller: Labeller, c
     try:
         (example,) = labeller.examples(conversation(messages, tools), Policy(context="whole"))
     except RowError as error:
-        found.add("refused", str(error))
+        found.add("rejected", str(error))
         return
     ours = Tokens(tokenizer, example.text, example.labels)
     mask = [bool(trained) for trained in masked["assistant_masks"]]

@@ -44,9 +44,9 @@ def markers(templates: Iterable[str]) -> list[str]:
 def smollm2(templates: Sequence[str]) -> PreTrainedTokenizerBase:
     from sftcore.config.document import Document
     from sftcore.config.schema import ModelConfig
-    from sftcore.models.base_model import find
+    from sftcore.models.base_model import resolve_base_model
 
-    return AutoTokenizer.from_pretrained(find(ModelConfig(SMOLLM2), Document({})).location)
+    return AutoTokenizer.from_pretrained(resolve_base_model(ModelConfig(SMOLLM2), Document({})).location)
 
 
 def byte_level(templates: Sequence[str]) -> PreTrainedTokenizerBase:

@@ -320,8 +320,8 @@ def _prepare(options: argparse.Namespace, overrides: list[str], registry: Regist
     loaded = _loaded(options, overrides, registry)
     prepared = packed(loaded, _prepared(loaded, registry))
     tell_prepared(prepared)
-    for folder in dict.fromkeys(str(stored.folder) for stored, _ in prepared.stored):
-        status("kept", folder)
+    for folder in dict.fromkeys(str(cached.folder) for cached, _ in prepared.cached):
+        status("cached", folder)
     return 0
 
 
@@ -332,11 +332,11 @@ def _stats(options: argparse.Namespace, overrides: list[str], registry: Registry
     loaded = _loaded(options, overrides, registry)
     examples, length = _prepared(loaded, registry).examples, loaded.config.data.max_length
     size = batch_sizes(loaded)[0]
-    found = stats.stats(examples, length, size)
+    length_stats = stats.compute_stats(examples, length, size)
     if options.json:
-        print(json.dumps(stats.as_json(found), indent=2))
+        print(json.dumps(stats.stats_to_json(length_stats), indent=2))
     else:
-        _print(stats.terminal(found, length, size, shutil.get_terminal_size().columns))
+        _print(stats.render_stats(length_stats, length, size, shutil.get_terminal_size().columns))
     return 0
 
 
@@ -345,19 +345,20 @@ def _cache(options: argparse.Namespace) -> int:
     from sftcore.runtime.console import format_bytes
 
     cache = Cache()
-    items = cache.items()
+    entries = cache.entries()
     if options.action == "list":
         if options.json:
-            print(json.dumps([item.listed() for item in items], indent=2, ensure_ascii=False))
+            print(json.dumps([entry.to_json() for entry in entries], indent=2, ensure_ascii=False))
         else:
-            _print("\n".join([*map(str, items), f"{format_bytes(sum(item.size for item in items))} in {cache.folder}"]))
+            total = format_bytes(sum(entry.size for entry in entries))
+            _print("\n".join([*map(str, entries), f"{total} in {cache.folder}"]))
         return 0
     freed, kept = 0, 0
-    for item in items:
-        if time.time() - item.used < options.unused * 86400:
+    for entry in entries:
+        if time.time() - entry.used < options.unused * 86400:
             continue
-        if cache.remove(item):
-            freed += item.size
+        if cache.remove(entry):
+            freed += entry.size
         else:
             kept += 1
     in_use = f"; {kept} in use, and kept" if kept else ""
@@ -411,38 +412,40 @@ def _sync(options: argparse.Namespace) -> int:
 
 def _preview(options: argparse.Namespace, overrides: list[str], registry: Registry) -> int:
     from sftcore.inspection import preview
-    from sftcore.inspection.samples import samples
+    from sftcore.inspection.preview_rows import label_preview_rows
     from sftcore.runtime.console import status, warn
 
     if options.n < 1:
         raise ConfigError(f"-n {options.n}: how many rows? at least 1")
-    found = samples(_loaded(options, overrides, registry), registry, options.n, options.source)
-    status("template", found.template)
-    for problem in found.bad:
+    rows = label_preview_rows(_loaded(options, overrides, registry), registry, options.n, options.source)
+    status("template", rows.template)
+    for problem in rows.malformed:
         warn(f"left out, because it is a bad row: {problem}")
-    for problem in found.refused:
+    for problem in rows.unlabelled:
         warn(f"left out, because it cannot be labelled with certainty: {problem}")
-    for origin in found.untrained:
+    for origin in rows.untrained:
         warn(f"dropped, because no token of it is trained, or none within max_length: {origin}")
-    for remark in found.remarks:
+    for remark in rows.warnings:
         status("told", remark)
-    if not found.shown:
+    if not rows.examples:
         raise DataError("none of these rows gives an example; try more with -n")
     if options.html is not None:
-        from sftcore.inspection.preview_page import page
+        from sftcore.inspection.preview_page import render_page
 
-        lines = [f"{options.config}, chat template {found.template}"]
+        lines = [f"{options.config}, chat template {rows.template}"]
         try:
-            Path(options.html).write_text(page(found.shown, found.tokenizer, options.config, lines), encoding="utf-8")
+            Path(options.html).write_text(
+                render_page(rows.examples, rows.tokenizer, options.config, lines), encoding="utf-8"
+            )
         except OSError as error:
             raise ConfigError(f"--html {options.html}: cannot be written: {error.strerror}") from None
         status("saved", options.html)
     elif options.json:
-        for example, origin in found.shown:
-            print(json.dumps(preview.as_json(example, origin)))
+        for example, origin in rows.examples:
+            print(json.dumps(preview.example_to_json(example, origin)))
     else:
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-        _print(preview.terminal(found.shown, found.tokenizer, colour=colour, borders=options.tokens))
+        _print(preview.render_examples(rows.examples, rows.tokenizer, colour=colour, token_boundaries=options.tokens))
     return 0
 
 

@@ -1,6 +1,6 @@
-"""What ``sft preview`` shows: which tokens of an example are trained, on a terminal or as JSON.
+"""``sft preview``: which tokens of an example are trained, on a terminal or as JSON.
 
-:mod:`sftcore.inspection.preview_page` makes the page of the same.
+:mod:`sftcore.inspection.preview_page` shows the same as a page.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from sftcore.runtime.console import count
 if TYPE_CHECKING:
     from sftcore.labelling import Labelled
 
-    Shown = Sequence[tuple[Labelled, Origin]]
-    """Examples, and the row that each was made of."""
+    SourcedExamples = Sequence[tuple[Labelled, Origin]]
+    """Examples, each with the row that it comes from."""
 
 MASKED, TRAINED, STOP, PARTLY, LOST = "masked", "trained", "stop", "partly", "lost"
-"""What a cell may be. Partly: some of its tokens are trained. Lost: text that no token stands for."""
+"""States of a cell. Partly: some of its tokens are trained. Lost: text for which there is no token."""
 
-_NEWLINE, _STOP, _BORDER = "↵", "■", "│"
+_NEWLINE, _STOP, _BOUNDARY = "↵", "■", "│"
 _BRACKETS = {MASKED: "{}", TRAINED: "⟦{}⟧", PARTLY: "⦃{}⦄", LOST: "⟪{}⟫"}
-_COLOURS = {MASKED: "2", TRAINED: "4;32", STOP: "1;7;32", PARTLY: "4;33", LOST: "2;9", "head": "1", "weight": "1;35"}
+_COLOURS = {MASKED: "2", TRAINED: "4;32", STOP: "1;7;32", PARTLY: "4;33", LOST: "2;9", "header": "1", "weight": "1;35"}
 _MARKS = "⟦⟧⦃⦄⟪⟫⟨⟩" + _NEWLINE + _STOP
 _JOINERS = "\u200c\u200d"  # between letters, as in Persian, and between the parts of an emoji
-_KEPT = "\n\t\u3000" + _JOINERS
+_PRINTED = "\n\t\u3000" + _JOINERS
 _ATTACHED = _JOINERS + "🏻🏼🏽🏾🏿"
 
 
-class Line(TypedDict, total=False):
-    """An example as one line of JSON; ``weights`` only where there are any."""
+class ExampleJson(TypedDict, total=False):
+    """An example as one line of JSON; without ``weights`` where every trained token weighs 1."""
 
     source: str
     messages: int
@@ -47,9 +47,13 @@ class Line(TypedDict, total=False):
 
 
 class Cell(NamedTuple):
-    """A stretch of an example's text with its tokens: one, unless several make up a character, or none is left of it.
+    """A piece of an example's text with its token; with several where they make up one character, or with none.
 
-    ``position`` is that of the first token; ``ids``, ``names`` (in the vocabulary) and ``trained`` have one item each.
+    Attributes:
+        position: index of the first token in the example.
+        ids: of the tokens.
+        names: of the tokens, as the vocabulary has them.
+        trained: whether each token is trained.
     """
 
     text: str
@@ -62,13 +66,13 @@ class Cell(NamedTuple):
 
     @property
     def kind(self) -> tuple[str, float]:
-        """What its neighbours may have in common with it; a stop token belongs to the turn that it ends."""
+        """State and weight by which neighbours are grouped; a stop token belongs to the turn that it ends."""
         return TRAINED if self.state == STOP else self.state, self.weight
 
 
-def as_json(example: Labelled, origin: Origin) -> Line:
-    """Return *example* as ``--json`` prints it."""
-    line = Line(
+def example_to_json(example: Labelled, origin: Origin) -> ExampleJson:
+    """*example* as ``--json`` prints it."""
+    line = ExampleJson(
         source=str(origin),
         messages=example.messages,
         skipped=example.skipped,
@@ -82,53 +86,53 @@ def as_json(example: Labelled, origin: Origin) -> Line:
     return line
 
 
-def terminal(shown: Shown, tokenizer: Any, *, colour: bool, borders: bool = False) -> str:
-    """Return the examples as text: coloured, or with brackets around what is trained.
+def render_examples(examples: SourcedExamples, tokenizer: Any, *, colour: bool, token_boundaries: bool = False) -> str:
+    """The examples as text for a terminal: coloured, or with brackets around what is trained.
 
     Args:
-        borders: put a mark between tokens.
+        token_boundaries: put a mark between tokens.
     """
     lines: list[str] = []
-    border = _paint(_BORDER, MASKED, colour) if borders else ""
-    for (example, _), head in zip(shown, heads(shown), strict=True):
+    boundary = _style(_BOUNDARY, MASKED, colour) if token_boundaries else ""
+    for (example, _), header in zip(examples, example_headers(examples), strict=True):
         pieces: list[str] = []
-        for (kind, weight), piece in groupby(cells(example, tokenizer), key=lambda cell: cell.kind):
+        for (kind, weight), piece in groupby(to_cells(example, tokenizer), key=lambda cell: cell.kind):
             texts: list[str] = []
             for state, same in groupby(piece, key=lambda cell: cell.state):
-                alike = [_cell(cell, borders) for cell in same]
-                texts += [_paint(text, state, colour) for text in (alike if borders else ["".join(alike)])]
-            body = border.join(texts)
-            label = "" if weight == 1 else _paint(f"×{weight:g}", "weight", colour)
+                cells = [_format_cell(cell, token_boundaries) for cell in same]
+                texts += [_style(text, state, colour) for text in (cells if token_boundaries else ["".join(cells)])]
+            body = boundary.join(texts)
+            label = "" if weight == 1 else _style(f"×{weight:g}", "weight", colour)
             pieces.append(label + (body if colour else _BRACKETS[kind].format(body)))
-        lines += [_paint("  ".join(head), "head", colour), "", border.join(pieces), ""]
-    return "\n".join([*lines, _paint(f"total  {totals(shown)}", "head", colour), ""])
+        lines += [_style("  ".join(header), "header", colour), "", boundary.join(pieces), ""]
+    return "\n".join([*lines, _style(f"total  {count_all(examples)}", "header", colour), ""])
 
 
-def _cell(cell: Cell, borders: bool) -> str:
-    """Return one cell for the terminal, without colour."""
-    text = visible(cell.text, _MARKS + _BORDER * borders) or f"⟨{' '.join(cell.names)}⟩"
+def _format_cell(cell: Cell, token_boundaries: bool) -> str:
+    """One cell for the terminal, without colour."""
+    text = escape_unprintable(cell.text, _MARKS + _BOUNDARY * token_boundaries) or f"⟨{' '.join(cell.names)}⟩"
     if any(cell.trained):
         text = text.replace("\n", f"{_NEWLINE}\n")
-    if borders and len(cell.ids) > 1:
+    if token_boundaries and len(cell.ids) > 1:
         text += "".join("₀₁₂₃₄₅₆₇₈₉"[int(digit)] for digit in str(len(cell.ids)))
     return text + _STOP * (cell.state == STOP)
 
 
-def _paint(text: str, style: str, colour: bool) -> str:
-    """Return *text* in a colour that ends with each line, as ``less -R`` wants it."""
+def _style(text: str, style: str, colour: bool) -> str:
+    """*text* with ANSI codes that begin and end on each line, as ``less -R`` needs them."""
     if not colour:
         return text
     return "\n".join(line and f"\x1b[{_COLOURS[style]}m{line}\x1b[0m" for line in text.split("\n"))
 
 
-def cells(example: Labelled, tokenizer: Any) -> Iterator[Cell]:
-    """Yield the text of *example* from its begin to its end, cell by cell."""
-    names = [one_line(str(name)) for name in tokenizer.convert_ids_to_tokens(list(example.input_ids))]
+def to_cells(example: Labelled, tokenizer: Any) -> Iterator[Cell]:
+    """Yield all text of *example*, cell by cell."""
+    names = [escape_line(str(name)) for name in tokenizer.convert_ids_to_tokens(list(example.input_ids))]
     stops = set(example.stops)
-    done = 0
-    for begin, end, first, last in _groups(example, tokenizer):
-        if begin > done:
-            yield Cell(example.text[done:begin], LOST)
+    reached = 0
+    for begin, end, first, last in _group_tokens(example, tokenizer):
+        if begin > reached:
+            yield Cell(example.text[reached:begin], LOST)
         ids, labels = example.input_ids[first:last], example.labels[first:last]
         trained = [label != IGNORE_INDEX for label in labels]
         state = MASKED if not any(trained) else TRAINED if all(trained) else PARTLY
@@ -136,97 +140,96 @@ def cells(example: Labelled, tokenizer: Any) -> Iterator[Cell]:
             state = STOP
         weight = example.weights[first + trained.index(True)] if any(trained) and example.weights is not None else 1.0
         yield Cell(example.text[begin:end], state, weight, first, ids, names[first:last], trained)
-        done = end
-    if done < len(example.text):
-        yield Cell(example.text[done:], LOST)
+        reached = end
+    if reached < len(example.text):
+        yield Cell(example.text[reached:], LOST)
 
 
-def _groups(example: Labelled, tokenizer: Any) -> Iterator[tuple[int, int, int, int]]:
-    """Yield which characters belong to which tokens: begin and end of a range of each.
+def _group_tokens(example: Labelled, tokenizer: Any) -> Iterator[tuple[int, int, int, int]]:
+    """Yield ranges of characters with the range of their tokens: both begins and ends.
 
-    Tokens that share a character as it is seen are together, also where all but one of them have no character.
+    Tokens of one visible character stay together, also where the offsets of all but one of them are empty.
     """
     ids, text = list(example.input_ids), example.text
-    begin = done = first = 0
-    for position, (start, end) in enumerate(example.offsets or _located(ids, text, tokenizer)):
+    begin = reached = first = 0
+    for position, (start, end) in enumerate(example.offsets or _locate_tokens(ids, text, tokenizer)):
         if start >= end:
-            start = end = done
-        joined = start < done or (done == start < end and _continues(text, start))
-        if start == end or begin == done:  # a character whose tokens share its range so that some have none of it
+            start = end = reached
+        joined = start < reached or (reached == start < end and _extends_character(text, start))
+        if start == end or begin == reached:  # bytes of one character: some of its tokens may have an empty range
             joined |= all("\ufffd" in tokenizer.decode(part) for part in (ids[first:position], [ids[position]]))
         if position and not joined:
-            yield begin, done, first, position
+            yield begin, reached, first, position
             first, begin = position, start
         elif not position:
-            begin = done = start
-        done = max(done, end)
+            begin = reached = start
+        reached = max(reached, end)
     if ids:
-        yield begin, done, first, len(ids)
+        yield begin, reached, first, len(ids)
 
 
-def _located(ids: list[int], text: str, tokenizer: Any) -> list[tuple[int, int]]:
-    """Return the range of each token in *text* for a tokenizer that does not tell; empty where it cannot be found."""
+def _locate_tokens(ids: list[int], text: str, tokenizer: Any) -> list[tuple[int, int]]:
+    """The offsets of a tokenizer that returns none, found by decoding; empty ranges where that fails."""
     offsets: list[tuple[int, int]] = []
-    done = 0
+    reached = 0
     for position in range(1, len(ids) + 1):
         piece = tokenizer.decode(ids[len(offsets) : position], clean_up_tokenization_spaces=False)
-        if not text.startswith(piece or "\ufffd", done):
-            if not piece or "\ufffd" in piece:  # the character goes on in the next token
+        if not text.startswith(piece or "\ufffd", reached):
+            if not piece or "\ufffd" in piece:  # the character continues in the next token
                 continue
-            spaces = re.compile(r"\s*").match(text, done)  # some take the space before a word away
+            spaces = re.compile(r"\s*").match(text, reached)  # some tokenizers remove the space before a word
             piece = (spaces[0] if spaces else "") + piece
-        found = text.startswith(piece, done)
-        end = done + len(piece) * found
-        offsets += [(done, end)] * (position - len(offsets))
-        done = end
-    return offsets + [(done, done)] * (len(ids) - len(offsets))
+        end = reached + len(piece) * text.startswith(piece, reached)
+        offsets += [(reached, end)] * (position - len(offsets))
+        reached = end
+    return offsets + [(reached, reached)] * (len(ids) - len(offsets))
 
 
-def _continues(text: str, start: int) -> bool:
-    """Tell whether what is at *start* shows as a part of the character before it."""
-    here, before = text[start], text[start - 1 : start]
-    return here in _ATTACHED or before == "\u200d" or unicodedata.category(here).startswith("M")
+def _extends_character(text: str, start: int) -> bool:
+    """Whether the character at *start* is displayed as a part of the one before it."""
+    char, before = text[start], text[start - 1 : start]
+    return char in _ATTACHED or before == "\u200d" or unicodedata.category(char).startswith("M")
 
 
-def heads(shown: Shown) -> Iterator[list[str]]:
-    """Yield the parts of each example's header: where it comes from, and what it holds."""
-    of_row = Counter(origin for _, origin in shown)
+def example_headers(examples: SourcedExamples) -> Iterator[list[str]]:
+    """Yield the parts of each example's header: its source, and the numbers of its messages and tokens."""
+    examples_of_row = Counter(origin for _, origin in examples)
     seen: Counter[Origin] = Counter()
-    for example, origin in shown:
+    for example, origin in examples:
         seen[origin] += 1
         turns = ", ".join(str(turn + 1) for turn in example.turns)
         yield [
-            one_line(str(origin)),
-            *([f"example {seen[origin]} of {of_row[origin]}"] if of_row[origin] > 1 else []),
+            escape_line(str(origin)),
+            *([f"example {seen[origin]} of {examples_of_row[origin]}"] if examples_of_row[origin] > 1 else []),
             count(example.messages, "message")
             + (f" ({example.skipped:,} skipped)" if example.skipped else "")
             + (f", trained: {turns}" if turns else ""),
-            _counts([example]),
+            _count_tokens([example]),
         ]
 
 
-def totals(shown: Shown) -> str:
-    """Return what the examples hold together."""
-    rows = count(len({origin for _, origin in shown}), "row")
-    return f"{count(len(shown), 'example')} of {rows}, {_counts([example for example, _ in shown])}"
+def count_all(examples: SourcedExamples) -> str:
+    """The numbers of all examples, rows and tokens."""
+    rows = count(len({origin for _, origin in examples}), "row")
+    return f"{count(len(examples), 'example')} of {rows}, {_count_tokens([example for example, _ in examples])}"
 
 
-def _counts(examples: Sequence[Labelled]) -> str:
+def _count_tokens(examples: Sequence[Labelled]) -> str:
     tokens = sum(len(example.labels) for example in examples)
     trained = sum(label != IGNORE_INDEX for example in examples for label in example.labels)
     stops = sum(len(example.stops) for example in examples)
     return f"{count(tokens, 'token')}, {trained:,} trained ({trained / max(1, tokens):.0%}), {count(stops, 'stop')}"
 
 
-def visible(text: str, marks: str = "") -> str:
-    """Return *text* with a name for each character that does not print, and for each of *marks*.
+def escape_unprintable(text: str, marks: str = "") -> str:
+    """*text* with ``⟨U+...⟩`` for each character that does not print, and for each of *marks*.
 
-    Nothing is left that a terminal obeys, or that turns the direction of reading. Line breaks and tabs stay.
+    No control character is left, nor one that changes the direction of text. Line breaks and tabs stay.
     """
-    kept = (char in _KEPT or (char.isprintable() and char not in marks) for char in text)
-    return "".join(char if keep else f"⟨U+{ord(char):04X}⟩" for char, keep in zip(text, kept, strict=True))
+    printable = (char in _PRINTED or (char.isprintable() and char not in marks) for char in text)
+    return "".join(char if keep else f"⟨U+{ord(char):04X}⟩" for char, keep in zip(text, printable, strict=True))
 
 
-def one_line(text: str) -> str:
-    """Return *text* made :func:`visible`, its line breaks too."""
-    return visible(text).replace("\n", "⟨U+000A⟩")
+def escape_line(text: str) -> str:
+    """*text* in one line: :func:`escape_unprintable`, line breaks included."""
+    return escape_unprintable(text).replace("\n", "⟨U+000A⟩")

@@ -1,4 +1,4 @@
-"""What ``sft stats`` shows: how long examples are, how much of them is trained, and what a length would cost."""
+"""``sft stats``: the lengths of examples, their trained share, and the cost of each ``max_length``."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from sftcore.data import Examples
 from sftcore.data.batching.bin_packing import Bins, padding_share
 from sftcore.runtime.console import count
 
-LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
-"""The lengths whose cost is shown, as far as the data has use for them."""
+CANDIDATE_LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
+"""Values of ``max_length`` whose cost is shown, in tokens; those far from the data's own lengths are skipped."""
 
-BARS = 12
-"""How many bars a histogram has, about."""
+MAX_BARS = 12
+"""Bars of a histogram of lengths, with up to one more at each end."""
 
 Integers = NDArray[np.int64]
 
 
-class Cost(NamedTuple):
-    """What a ``max_length`` would cost.
+class LengthCost(NamedTuple):
+    """The cost of a ``max_length``.
 
     Attributes:
         max_length: in tokens.
-        too_long: examples that are longer.
-        beyond: their tokens behind that length.
-        rows: of this length, if examples share them (``data.packing``).
-        fill: how full these are.
-        padding: share of padding in batches that are not packed.
+        too_long: number of longer examples.
+        beyond: number of their tokens after ``max_length``.
+        rows: number of packed rows (``data.packing``).
+        fill: share of these rows that holds tokens, from 0 to 1.
+        padding: share of padding in batches without packing, from 0 to 1.
     """
 
     max_length: int
@@ -41,113 +41,113 @@ class Cost(NamedTuple):
     padding: float
 
 
-class Bar(NamedTuple):
-    """So many examples are in this range."""
+class HistogramBar(NamedTuple):
+    """The number of examples in a range."""
 
     name: str
     examples: int
 
 
-class Stats(NamedTuple):
-    """What there is to know of the lengths of a set.
+class LengthStats(NamedTuple):
+    """The lengths of the examples of a set.
 
     Attributes:
-        lengths: tokens of each example; of one that was made to fit, or dropped for its length, its tokens before.
-        shares: what part of each example is trained; without those that were dropped.
-        trained: trained tokens of all examples.
-        costs: of ``max_length`` as it is in the configuration, and of others.
+        lengths: tokens of each example, before truncation; dropped ones included.
+        shares: trained share of each example, from 0 to 1, after truncation; without dropped ones.
+        trained: number of trained tokens of all examples.
+        costs: one each for the ``max_length`` of the configuration and for candidates.
     """
 
     lengths: Integers
     shares: NDArray[np.float64]
     trained: int
-    costs: list[Cost]
+    costs: list[LengthCost]
 
 
-def stats(examples: Examples, max_length: int, batch_size: int) -> Stats:
-    """Return what there is to know of *examples*.
+def compute_stats(examples: Examples, max_length: int, batch_size: int) -> LengthStats:
+    """Statistics of *examples*.
 
     Args:
-        max_length: the one of the configuration.
-        batch_size: of the batches that a device trains on, in rows.
+        max_length: as configured, in tokens.
+        batch_size: examples per device and batch.
     """
     lengths, trained = np.concatenate([examples.full_lengths, examples.dropped_lengths]), examples.trained_tokens
     longest = int(lengths.max(initial=1))
-    wanted = {length for length in LENGTHS if length < 2 * longest and length > np.median(lengths) / 2} | {max_length}
-    costs = [_cost(lengths, length, batch_size) for length in sorted(wanted)]
-    return Stats(lengths, trained / np.maximum(examples.lengths, 1), int(trained.sum()), costs)
+    low, high = np.median(lengths) / 2, 2 * longest
+    candidates = {length for length in CANDIDATE_LENGTHS if low < length < high} | {max_length}
+    costs = [_cost(lengths, length, batch_size) for length in sorted(candidates)]
+    return LengthStats(lengths, trained / np.maximum(examples.lengths, 1), int(trained.sum()), costs)
 
 
-def _cost(lengths: Integers, max_length: int, batch_size: int) -> Cost:
+def _cost(lengths: Integers, max_length: int, batch_size: int) -> LengthCost:
     fitted = np.minimum(lengths, max_length)
     bins = Bins(fitted, max_length)
     beyond = int((lengths - fitted).sum())
-    return Cost(
+    return LengthCost(
         max_length, int((lengths > max_length).sum()), beyond, len(bins), bins.fill, padding_share(fitted, batch_size)
     )
 
 
-def length_bars(lengths: Integers) -> list[Bar]:
-    """Return how many examples have which length, in ranges that double."""
+def length_histogram(lengths: Integers) -> list[HistogramBar]:
+    """Examples by length, in ranges whose bounds grow by a constant factor."""
     if not len(lengths):
         return []
     low, high = np.log2(lengths.min()), np.log2(lengths.max() + 1)
-    step = next(step for step in (0.25, 0.5, 1.0, 2.0) if (high - low) / step <= BARS or step == 2.0)
+    step = next(step for step in (0.25, 0.5, 1.0, 2.0) if (high - low) / step <= MAX_BARS or step == 2.0)
     powers = np.arange(np.floor(low / step), np.ceil(high / step) + 1) * step
     edges = np.unique(np.round(2**powers).astype(np.int64))
     numbers, _ = np.histogram(lengths, [*edges[:-1], edges[-1] - 0.5])
     return [
-        Bar(f"{first:,} to {last - 1:,}", int(number))
+        HistogramBar(f"{first:,} to {last - 1:,}", int(number))
         for first, last, number in zip(edges[:-1], edges[1:], numbers, strict=True)
     ]
 
 
-def share_bars(shares: NDArray[np.float64]) -> list[Bar]:
-    """Return how many examples are trained to which part, in tenths."""
+def share_histogram(shares: NDArray[np.float64]) -> list[HistogramBar]:
+    """Examples by trained share, in tenths."""
     numbers, edges = np.histogram(shares, 10, (0.0, 1.0))
     return [
-        Bar(f"{first:.0%} to {last:.0%}", int(number))
+        HistogramBar(f"{first:.0%} to {last:.0%}", int(number))
         for first, last, number in zip(edges[:-1], edges[1:], numbers, strict=True)
     ]
 
 
-def as_json(found: Stats) -> dict[str, Any]:
-    """Return *found* as ``--json`` prints it."""
+def stats_to_json(stats: LengthStats) -> dict[str, Any]:
+    """*stats* as ``--json`` prints them."""
     return {
-        "examples": len(found.lengths),
-        "tokens": int(found.lengths.sum()),
-        "trained": found.trained,
-        "lengths": [bar._asdict() for bar in length_bars(found.lengths)],
-        "trained_shares": [bar._asdict() for bar in share_bars(found.shares)],
-        "costs": [cost._asdict() for cost in found.costs],
+        "examples": len(stats.lengths),
+        "tokens": int(stats.lengths.sum()),
+        "trained": stats.trained,
+        "lengths": [bar._asdict() for bar in length_histogram(stats.lengths)],
+        "trained_shares": [bar._asdict() for bar in share_histogram(stats.shares)],
+        "costs": [cost._asdict() for cost in stats.costs],
     }
 
 
-def terminal(found: Stats, max_length: int, batch_size: int, width: int) -> str:
-    """Return *found* as text of at most *width* columns."""
-    total = int(found.lengths.sum())
-    trained = f"{found.trained:,} of them trained ({found.trained / max(total, 1):.0%})"
-    head = f"{count(len(found.lengths), 'example')}, {count(total, 'token')}, {trained}"
-    if not len(found.lengths):
-        return head
-    middle, most, nearly = (int(value) for value in np.percentile(found.lengths, (50, 90, 99)))
+def render_stats(stats: LengthStats, max_length: int, batch_size: int, width: int) -> str:
+    """*stats* as text of at most *width* columns."""
+    total = int(stats.lengths.sum())
+    trained = f"{stats.trained:,} of them trained ({stats.trained / max(total, 1):.0%})"
+    totals = f"{count(len(stats.lengths), 'example')}, {count(total, 'token')}, {trained}"
+    if not len(stats.lengths):
+        return totals
+    median, p90, p99 = (int(value) for value in np.percentile(stats.lengths, (50, 90, 99)))
     lines = [
-        head,
+        totals,
         "",
-        f"Tokens of an example: half have at most {middle:,}, 90% {most:,}, 99% {nearly:,}, all {max(found.lengths):,}",
-        *_drawn(length_bars(found.lengths), width),
+        f"Tokens of an example: half have at most {median:,}, 90% {p90:,}, 99% {p99:,}, all {max(stats.lengths):,}",
+        *_histogram_lines(length_histogram(stats.lengths), width),
         "",
         "Trained part of an example",
-        *_drawn(share_bars(found.shares), width),
+        *_histogram_lines(share_histogram(stats.shares), width),
         "",
         "What max_length costs",
-        *_table(found, max_length, batch_size),
+        *_cost_table(stats, max_length, batch_size),
     ]
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _drawn(bars: Sequence[Bar], width: int) -> Iterator[str]:
-    """Yield the lines of a histogram."""
+def _histogram_lines(bars: Sequence[HistogramBar], width: int) -> Iterator[str]:
     names = max(len(bar.name) for bar in bars)
     numbers = max(len(f"{bar.examples:,}") for bar in bars)
     total = sum(bar.examples for bar in bars)
@@ -155,16 +155,15 @@ def _drawn(bars: Sequence[Bar], width: int) -> Iterator[str]:
     most = max(bar.examples for bar in bars)
     for bar in bars:
         eighths = round(8 * room * bar.examples / most)
-        drawn = "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
-        drawn = drawn or "▏" * bool(bar.examples)
-        yield f"  {bar.name:>{names}}  {bar.examples:>{numbers},}  {bar.examples / total:>6.1%}  {drawn}"
+        blocks = "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
+        blocks = blocks or "▏" * bool(bar.examples)
+        yield f"  {bar.name:>{names}}  {bar.examples:>{numbers},}  {bar.examples / total:>6.1%}  {blocks}"
 
 
-def _table(found: Stats, max_length: int, batch_size: int) -> Iterator[str]:
-    """Yield what lengths cost, line by line."""
+def _cost_table(stats: LengthStats, max_length: int, batch_size: int) -> Iterator[str]:
     yield f"{'max_length':>14}  {'too long':>18}  {'tokens beyond':>16}  {'packed rows':>12}    full  padding"
-    examples, tokens = len(found.lengths), int(found.lengths.sum())
-    for cost in found.costs:
+    examples, tokens = len(stats.lengths), int(stats.lengths.sum())
+    for cost in stats.costs:
         mark = "*" if cost.max_length == max_length else " "
         long = f"{cost.too_long:,} ({cost.too_long / examples:.1%})"
         beyond = f"{cost.beyond:,} ({cost.beyond / tokens:.1%})"

@@ -1,13 +1,9 @@
-"""The base model: where its files are, its tokenizer, its weights, its fingerprint."""
+"""The base model: its files, tokenizer, weights and fingerprint."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
 import os
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,23 +12,22 @@ from sftcore.config.document import Document
 from sftcore.config.schema import ModelConfig
 from sftcore.core.components import Method
 from sftcore.core.errors import ConfigError, SftError
-from sftcore.runtime.console import count, first_line, status
-from sftcore.runtime.files import file_sha256
-from sftcore.runtime.paths import cache_folder
+from sftcore.models.gguf import convert_gguf
+from sftcore.runtime.console import count, first_line
 
-_WHOLE = 64 << 20
-"""Files up to this many bytes go into a fingerprint whole; of larger ones only both ends and the size."""
+_HASHED_BYTES = 64 << 20
+"""Bytes of each file that a fingerprint covers: of larger files both ends, and the size."""
 
-_PATIENCE = 10
-"""Seconds that the hub may take to say whether it has a model."""
+_HUB_TIMEOUT = 10
+"""Seconds that the hub may take to answer whether it has a model."""
 
 
 @dataclass(frozen=True)
 class BaseModel:
-    """A base model that is at hand.
+    """A base model in a folder or on the hub.
 
     Attributes:
-        name: as the configuration names it.
+        name: as the configuration has it.
         location: the folder, or the hub id, that ``from_pretrained`` takes.
     """
 
@@ -40,20 +35,20 @@ class BaseModel:
     location: str
     config: ModelConfig
 
-    def options(self) -> dict[str, Any]:
-        """Return the arguments that every ``from_pretrained`` of this model takes."""
+    def pretrained_kwargs(self) -> dict[str, Any]:
+        """The arguments that every ``from_pretrained`` call for this model needs."""
         return {"revision": self.config.revision, "trust_remote_code": self.config.trust_remote_code}
 
-    def tokenizer(self) -> Any:
-        """Return the tokenizer, with a padding token.
+    def load_tokenizer(self) -> Any:
+        """Load the tokenizer; without a padding token it pads with the end-of-sequence token.
 
         Raises:
-            ConfigError: there is none, or it cannot be loaded.
+            ConfigError: it does not exist, or cannot be loaded.
         """
         from transformers import AutoTokenizer
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.location, **self.options())
+            tokenizer = AutoTokenizer.from_pretrained(self.location, **self.pretrained_kwargs())
         except Exception as error:  # missing files, no network, unknown classes: transformers raises many kinds
             raise ConfigError(f"the tokenizer of {self.name} cannot be loaded: {first_line(error)}") from error
         if tokenizer.pad_token_id is None:
@@ -62,29 +57,28 @@ class BaseModel:
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
 
-    def load(self, method: Method) -> Any:
-        """Return the model with its weights, as *method* wants them.
+    def load_model(self, method: Method) -> Any:
+        """Load the model and its weights with the ``from_pretrained`` options of *method*.
 
         Raises:
-            ConfigError: the weights cannot be loaded.
+            ConfigError: the model cannot be loaded, or weights of its architecture are missing.
         """
         import torch
         from transformers import AutoConfig, AutoModelForCausalLM
 
-        options = self.options()
+        kwargs = self.pretrained_kwargs()
         if self.config.attn_implementation != "auto":
-            options["attn_implementation"] = self.config.attn_implementation
+            kwargs["attn_implementation"] = self.config.attn_implementation
         dtype: Any = self.config.dtype
         try:
             if dtype == "auto":
-                dtype = (
-                    getattr(AutoConfig.from_pretrained(self.location, **self.options()), "dtype", None) or torch.float32
-                )
+                config = AutoConfig.from_pretrained(self.location, **self.pretrained_kwargs())
+                dtype = getattr(config, "dtype", None) or torch.float32
             else:
                 dtype = getattr(torch, dtype)
-            options.update(method.load_options(dtype))
+            kwargs.update(method.load_options(dtype))
             model, info = AutoModelForCausalLM.from_pretrained(
-                self.location, dtype=dtype, output_loading_info=True, **options
+                self.location, dtype=dtype, output_loading_info=True, **kwargs
             )
         except SftError:
             raise
@@ -93,50 +87,50 @@ class BaseModel:
         if missing := sorted(info["missing_keys"]):
             raise ConfigError(
                 f"the model {self.name} lacks {count(len(missing), 'weight')} of its architecture, "
-                f"which would start random: {', '.join(missing[:3])}, ..."
+                f"which would be initialized randomly: {', '.join(missing[:3])}, ..."
             )
         return model
 
     def fingerprint(self, model: Any) -> str:
-        """Return what identifies the weights: the hub's commit, or a SHA-256 over the folder's files."""
+        """The identity of the weights: the commit on the hub, or a SHA-256 over the files of the folder."""
         if commit := self._commit(model):
             return f"commit:{commit}"
         folder, digest = Path(self.location), hashlib.sha256()
-        if not folder.is_dir():  # of the hub, but its cache does not say the commit
+        if not folder.is_dir():  # of the hub, but its cache does not know the commit
             return "unknown"
         for file in sorted(path for path in folder.iterdir() if path.is_file()):
             digest.update(f"{file.name}:{file.stat().st_size}:".encode())
             with file.open("rb") as data:
-                if file.stat().st_size <= _WHOLE:
+                if file.stat().st_size <= _HASHED_BYTES:
                     digest.update(data.read())
                 else:
-                    digest.update(data.read(_WHOLE // 2))
-                    data.seek(-_WHOLE // 2, os.SEEK_END)
+                    digest.update(data.read(_HASHED_BYTES // 2))
+                    data.seek(-_HASHED_BYTES // 2, os.SEEK_END)
                     digest.update(data.read())
         return f"sha256:{digest.hexdigest()}"
 
     def _commit(self, model: Any) -> str | None:
-        """Return the commit of a hub model that was loaded, or None if the model is a folder."""
+        """The commit of a hub model that was loaded; None for a folder."""
         if Path(self.location).is_dir():
             return None
         if commit := getattr(model.config, "_commit_hash", None):
             return str(commit)
         import huggingface_hub
 
-        # a configuration with code of its own has lost it; the folder of the snapshot is called by it
+        # a configuration class of the model's own drops it, but the folder of the snapshot is named after it
         file = huggingface_hub.try_to_load_from_cache(self.location, "config.json", revision=self.config.revision)
         return Path(file).parent.name if isinstance(file, str) else None
 
-    def code(self, model: Any, *others: Any) -> dict[str, Any] | None:
-        """Return what identifies the Python code that comes with the model and may be run, or None if none may.
+    def remote_code(self, model: Any, *others: Any) -> dict[str, Any] | None:
+        """The identity of the Python code that comes with the model; None without ``trust_remote_code``.
 
         Args:
-            others: what was loaded beside the model; all modules that came with a model are named.
+            others: what else was loaded, such as the tokenizer; the result lists all modules that came with a model.
         """
         if not self.config.trust_remote_code:
             return None
         folder, digest = Path(self.location), hashlib.sha256()
-        classes = {cls for one in (model, model.config, *others) for cls in type(one).__mro__}
+        classes = {cls for item in (model, model.config, *others) for cls in type(item).__mro__}
         modules = sorted({cls.__module__ for cls in classes if _is_remote(cls)})
         if not folder.is_dir():
             return {"commit": self._commit(model), "modules": modules}
@@ -147,15 +141,15 @@ class BaseModel:
 
 
 def _is_remote(cls: type) -> bool:
-    """Tell whether *cls* came with a model: transformers gives its module a name with the commit in it."""
+    """Whether *cls* came with a model: transformers names its module after the commit."""
     return cls.__module__.startswith("transformers_modules.")
 
 
-def find(config: ModelConfig, document: Document) -> BaseModel:
-    """Return the base model that *config* names; a GGUF file is made a folder first.
+def resolve_base_model(config: ModelConfig, document: Document) -> BaseModel:
+    """The base model that *config* names; a GGUF file is converted to a folder first.
 
     Raises:
-        ConfigError: there is no such file or package.
+        ConfigError: the file, folder, package or hub model does not exist.
     """
     keys = ("model", "name_or_path")
     try:
@@ -164,11 +158,11 @@ def find(config: ModelConfig, document: Document) -> BaseModel:
         raise document.error(keys, str(error)) from None
     if path.suffix == ".gguf":
         if not path.is_file():
-            raise document.error(keys, f"there is no file {path}")
-        return BaseModel(config.name_or_path, str(_from_gguf(path)), config)
+            raise document.error(keys, f"the file {path} does not exist")
+        return BaseModel(config.name_or_path, str(convert_gguf(path)), config)
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise document.error(keys, f"the folder {path} holds no model (no config.json)")
+            raise document.error(keys, f"the folder {path} holds no model: it has no config.json")
         return BaseModel(config.name_or_path, str(path), config)
     if path.is_file() or config.name_or_path.startswith((".", "/", "~")) or config.name_or_path.count("/") > 1:
         raise document.error(keys, f"{config.name_or_path} is neither a folder with a model, a .gguf file nor a hub id")
@@ -177,7 +171,7 @@ def find(config: ModelConfig, document: Document) -> BaseModel:
 
 
 def _check_hub(config: ModelConfig, document: Document) -> None:
-    """Raise at once if the hub has no such model, or cannot be asked: a mistyped folder looks like the id of one."""
+    """Fail early if the hub does not have the model or cannot be reached: a mistyped folder looks like a hub id."""
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
@@ -185,49 +179,12 @@ def _check_hub(config: ModelConfig, document: Document) -> None:
     try:
         if isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json", revision=config.revision), str):
             return
-        huggingface_hub.HfApi().model_info(name, timeout=_PATIENCE)
+        huggingface_hub.HfApi().model_info(name, timeout=_HUB_TIMEOUT)
     except HFValidationError:
-        raise document.error(keys, f"there is no folder {name} here, and this is no hub id") from None
+        raise document.error(keys, f"the folder {name} does not exist, and this is not a hub id") from None
     except RepositoryNotFoundError:
-        problem = f"there is no folder {name} here, and the hub has no such model, or none that you may see"
+        problem = f"the folder {name} does not exist, and the hub has no such model, or none that you may access"
         raise document.error(keys, problem) from None
-    except Exception as error:  # of the network, of the hub, or of the client: no kind is common to them
-        problem = f"there is no folder {name} here, and the hub cannot be asked: {first_line(error)}"
+    except Exception as error:  # network, hub or client: they share no base class
+        problem = f"the folder {name} does not exist, and the hub cannot be reached: {first_line(error)}"
         raise document.error(keys, problem) from None
-
-
-def _from_gguf(path: Path) -> Path:
-    """Return a folder with the model in the GGUF file *path*, de-quantized to float32.
-
-    It is made once per content of the file and kept, so that all that works with an ordinary
-    folder (quantizing anew, sharding, many processes, loading an adapter later) works with it.
-    """
-    folder = cache_folder() / "gguf" / f"{path.stem}-{file_sha256(path)[:16]}"
-    if (folder / "config.json").is_file():
-        return folder
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
-    status("model", f"de-quantizing {path.name}, once; it is kept in {folder.parent}")
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):  # its progress bar cannot be switched off otherwise
-            tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
-            model = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32)
-        # the weights are plain now, but transformers still holds them for GGUF and would refuse to save
-        model.hf_quantizer, model.is_quantized = None, False
-        if hasattr(model.config, "quantization_config"):
-            del model.config.quantization_config
-        model.save_pretrained(staging)
-        tokenizer.save_pretrained(staging)
-        try:
-            staging.rename(folder)
-        except OSError:  # another process was faster; its folder is the same
-            if not (folder / "config.json").is_file():
-                raise
-    except Exception as error:
-        raise ConfigError(f"the GGUF file {path} cannot be converted: {first_line(error)}") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return folder

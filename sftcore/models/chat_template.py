@@ -12,46 +12,52 @@ from sftcore.config.schema import Loaded, load_template
 from sftcore.core.components import Template
 from sftcore.core.errors import ConfigError, nearest
 from sftcore.labelling import Labeller
-from sftcore.models.base_model import BaseModel, find
+from sftcore.models.base_model import BaseModel, resolve_base_model
 
 
 @dataclass(frozen=True)
-class ChosenTemplate:
-    """The chat template of a run: set on the tokenizer, with the reason for the choice."""
+class SelectedTemplate:
+    """The chat template of a run.
+
+    Attributes:
+        reason: which one it is, and why.
+        stops: the strings that end an assistant turn.
+        fingerprint: ``sha256:`` of its Jinja source.
+    """
 
     reason: str
     stops: tuple[str, ...]
     fingerprint: str
 
 
-class Serving(NamedTuple):
-    """A base model with its tokenizer and chat template, and what labels conversations as these serve them."""
+class ModelSetup(NamedTuple):
+    """The base model of a run without its weights, and what labels conversations for it."""
 
     base: BaseModel
     tokenizer: Any
-    template: ChosenTemplate
+    template: SelectedTemplate
     labeller: Labeller
 
 
-def serving(loaded: Loaded) -> Serving:
-    """Return how the model of the configuration is served; no weights are loaded.
+def set_up_model(loaded: Loaded) -> ModelSetup:
+    """The model of the configuration; no weights are loaded.
 
     Raises:
-        ConfigError: there is no such model, no chat template, or no valid one.
+        ConfigError: the model does not exist, or has no chat template or an invalid one.
     """
-    base = find(loaded.config.model, loaded.document)
-    tokenizer = base.tokenizer()
-    template = choose_template(loaded, tokenizer, base)
-    return Serving(base, tokenizer, template, labeller(loaded, tokenizer, template))
+    base = resolve_base_model(loaded.config.model, loaded.document)
+    tokenizer = base.load_tokenizer()
+    template = select_template(loaded, tokenizer, base)
+    return ModelSetup(base, tokenizer, template, build_labeller(loaded, tokenizer, template))
 
 
-def choose_template(loaded: Loaded, tokenizer: Any, base: BaseModel) -> ChosenTemplate:
-    """Set the chat template of the run on *tokenizer* and tell which it is, and why.
+def select_template(loaded: Loaded, tokenizer: Any, base: BaseModel) -> SelectedTemplate:
+    """Set the chat template of the run on *tokenizer*.
 
-    A named ``template`` wins; then the tokenizer's own; then the file at ``template_path``.
+    It is the configuration's ``template``; without one the tokenizer's own; without that the file at ``template_path``.
 
     Raises:
-        ConfigError: there is none of the three.
+        ConfigError: none of the three exists.
     """
     config, document = loaded.config, loaded.document
     template: Template | None = config.template
@@ -79,33 +85,34 @@ def choose_template(loaded: Loaded, tokenizer: Any, base: BaseModel) -> ChosenTe
     own_stops = tuple(template.stop()) if template else ()
     stops = tuple(dict.fromkeys([*own_stops, *_stop_tokens(tokenizer, base)]))
     digest = hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()
-    return ChosenTemplate(reason, stops, f"sha256:{digest}")
+    return SelectedTemplate(reason, stops, f"sha256:{digest}")
 
 
-def labeller(loaded: Loaded, tokenizer: Any, template: ChosenTemplate) -> Labeller:
-    """Return what labels conversations under the chosen template.
+def build_labeller(loaded: Loaded, tokenizer: Any, template: SelectedTemplate) -> Labeller:
+    """A labeller of conversations for the selected template.
 
     Raises:
-        ConfigError: the template is not valid.
+        ConfigError: the template is not valid, or does not read one of ``template_kwargs``.
     """
-    given = loaded.config.template_kwargs
+    kwargs = loaded.config.template_kwargs
     try:
-        made = Labeller(tokenizer, template.stops, given)
-        for name in given.keys() - made.template.variables - set(tokenizer.special_tokens_map):
-            hint = nearest(name, made.template.variables)
-            raise loaded.document.error(("template_kwargs", name), f"the chat template reads no such variable{hint}")
-        return made
+        labeller = Labeller(tokenizer, template.stops, kwargs)
+        for name in kwargs.keys() - labeller.template.variables - set(tokenizer.special_tokens_map):
+            hint = nearest(name, labeller.template.variables)
+            problem = f"the chat template does not use this variable{hint}"
+            raise loaded.document.error(("template_kwargs", name), problem)
+        return labeller
     except ValueError as error:
         raise ConfigError(f"the chat template ({template.reason}) is not valid: {error}") from None
 
 
 def _stop_tokens(tokenizer: Any, base: BaseModel) -> list[str]:
-    """Return the texts of the tokens that end generation, as tokenizer and generation config say."""
+    """The texts of the tokens that end generation, according to tokenizer and generation config."""
     from transformers import GenerationConfig
 
     ids: Sequence[int] = []
     try:
-        eos = GenerationConfig.from_pretrained(base.location, **base.options()).eos_token_id
+        eos = GenerationConfig.from_pretrained(base.location, **base.pretrained_kwargs()).eos_token_id
         ids = [eos] if isinstance(eos, int) else list(eos or ())
     except (OSError, json.JSONDecodeError):  # many models come without one
         pass
@@ -113,8 +120,8 @@ def _stop_tokens(tokenizer: Any, base: BaseModel) -> list[str]:
     return [*texts, *(text for text in tokenizer.convert_ids_to_tokens(list(ids)) if text)]
 
 
-def stop_token_ids(tokenizer: Any, stops: Sequence[str]) -> tuple[list[int], list[str]]:
-    """Return the ids of those *stops* that are a token of their own, and the rest, which are text to the model."""
+def split_stops(tokenizer: Any, stops: Sequence[str]) -> tuple[list[int], list[str]]:
+    """The ids of those *stops* that are a single special token, and the others, which are text to the model."""
     ids: list[int] = []
     texts: list[str] = []
     vocabulary = tokenizer.get_vocab()

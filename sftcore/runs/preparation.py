@@ -6,27 +6,27 @@ from collections.abc import Sequence
 
 from sftcore.config.schema import Loaded
 from sftcore.core.registry import Registry
-from sftcore.data import Prepared, Progress, pack, prepare, prepare_stream
-from sftcore.data.sources.files import files_of
-from sftcore.data.sources.rejected import Refusal
-from sftcore.models.chat_template import Serving, serving
+from sftcore.data import PreparationProgress, Prepared, pack, prepare, prepare_stream
+from sftcore.data.sources.files import find_files
+from sftcore.data.sources.rejected import RejectedRow
+from sftcore.models.chat_template import ModelSetup, set_up_model
 from sftcore.runtime.console import count, status
 
 FEW = 5
-"""How many refused rows of a source are shown, where a run goes on without them."""
+"""How many rejected rows of a source are shown, where a run continues without them."""
 
 
-def prepared_data(loaded: Loaded, registry: Registry) -> tuple[Serving, Prepared]:
+def prepared_data(loaded: Loaded, registry: Registry) -> tuple[ModelSetup, Prepared]:
     """Return how the model is served, and its data, labelled for that.
 
     Raises:
         SftError: the model, its chat template, or the data cannot be used; the message says why.
     """
     for source in loaded.config.data.sources:
-        files_of(source, loaded.document)  # a mistyped path is told at once
-    served = serving(loaded)
+        find_files(source, loaded.document)  # a mistyped path is reported at once
+    served = set_up_model(loaded)
     way = prepare_stream if loaded.config.data.streaming else prepare
-    return served, way(loaded, registry, served.labeller, Progress())
+    return served, way(loaded, registry, served.labeller, PreparationProgress())
 
 
 def packed(loaded: Loaded, prepared: Prepared) -> Prepared:
@@ -43,21 +43,21 @@ def packed(loaded: Loaded, prepared: Prepared) -> Prepared:
 
 
 def tell_read(prepared: Prepared) -> None:
-    """Say which rows were read, with the first refused ones of each source, and how they are used."""
+    """Say which rows were read, with the first rejected ones of each source, and how they are used."""
     for source in prepared.sources:
-        refused = f", {source.bad:,} refused:" if source.bad else ""
-        status("data", f"{source.path}: {count(source.rows, 'row')}, format {source.format}{refused}")
+        rejected = f", {source.bad:,} rejected:" if source.bad else ""
+        status("data", f"{source.path}: {count(source.rows, 'row')}, format {source.format}{rejected}")
         _tell_first(source.first_bad, source.bad)
         if source.unlabelled:
-            status("data", f"{count(source.unlabelled, 'row')} cannot be labelled with certainty, and left out:")
+            status("data", f"{count(source.unlabelled, 'row')} cannot be labelled with certainty, skipped:")
             _tell_first(source.first_unlabelled, source.unlabelled)
     for note in prepared.notes:
         status("data", note)
 
 
-def _tell_first(first: Sequence[Refusal], number: int) -> None:
-    for refusal in first[:FEW]:
-        status("data", f"  {refusal}")
+def _tell_first(first: Sequence[RejectedRow], number: int) -> None:
+    for row in first[:FEW]:
+        status("data", f"  {row}")
     if number > FEW:
         status("data", f"  ... and {number - FEW:,} more")
 

@@ -18,7 +18,7 @@ from sftcore.core.registry import Registry
 from sftcore.data import Prepared
 from sftcore.data.tables import quarantine
 from sftcore.models import chat_template
-from sftcore.models.chat_template import Serving
+from sftcore.models.chat_template import ModelSetup
 from sftcore.runs.preparation import packed, prepared_data, tell_prepared, tell_read
 from sftcore.runs.record import RunRecord
 from sftcore.runtime.console import count, is_main_process, quiet_libraries, status, warn
@@ -66,7 +66,7 @@ def run(document: Document, registry: Registry, argv: Sequence[str], stop: StopR
         return _train(loaded, served, prepared, argv, stop)
 
 
-def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[str], stop: StopRequest) -> int:
+def _train(loaded: Loaded, served: ModelSetup, prepared: Prepared, argv: Sequence[str], stop: StopRequest) -> int:
     """Train, and leave behind what is trained, and the record of it."""
     import torch
     import transformers
@@ -98,7 +98,7 @@ def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[s
             keeper = Keeper(folder, ranks, record.content["versions"])
             source = resume.checkpoint(args, keeper, ranks.gathered(record.begun_before())[0])
             model = build.load_model(base, loaded.config, args)
-            stop_ids, stop_texts = chat_template.stop_token_ids(tokenizer, labeller.stops)
+            stop_ids, stop_texts = chat_template.split_stops(tokenizer, labeller.stops)
             for text in stop_texts:
                 warn(f"the stop string {text!r} is no token of this tokenizer: whoever serves the model stops at it")
             build.set_stops(model, stop_ids, tokenizer.pad_token_id)
@@ -111,15 +111,15 @@ def _train(loaded: Loaded, served: Serving, prepared: Prepared, argv: Sequence[s
                 if here:
                     built.metrics.rewind(before["metrics"])
                 built.ask.answers = before.get("asked", built.ask.answers)
-                if kept := quarantine.write(folder, prepared.refused()):
-                    status("refused", f"{count(kept[1], 'row')}, kept in {kept[0]}")
+                if kept := quarantine.write_quarantine(folder, prepared.rejected()):
+                    status("rejected", f"{count(kept[1], 'row')}, written to {kept[0]}")
                 prepared.train.save_rejected(folder / quarantine.FILE)
                 record.write(
                     training_args=redact(args.to_dict()),
                     base_model={
                         "name": base.name,
                         "fingerprint": base.fingerprint(model),
-                        "code": base.code(getattr(model, "base_model", model), tokenizer),
+                        "code": base.remote_code(getattr(model, "base_model", model), tokenizer),
                     },
                     data=_data(prepared),
                     template={"chosen": template.reason, "fingerprint": template.fingerprint, "stops": labeller.stops},

@@ -30,7 +30,7 @@ def load_model(base: BaseModel, config: Config, args: transformers.TrainingArgum
         ConfigError: the weights cannot be loaded, or the method cannot use them.
     """
     transformers.set_seed(config.seed)
-    model = config.method.prepare(base.load(config.method), args)
+    model = config.method.prepare(base.load_model(config.method), args)
     total = sum(_size(weight) for weight in model.parameters())
     trained = sum(_size(weight) for weight in model.parameters() if weight.requires_grad)
     status("model", f"{base.name}\n{trained:,} of {count(total, 'parameter')} trained ({trained / total:.2%})")

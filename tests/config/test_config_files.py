@@ -24,7 +24,7 @@ def test_is_valid(file):
 
     document, registry = Document.load(file), Registry.discover()
     loaded = schema.load(document, registry, {})
-    prepared = prepare(loaded, registry, chat_template.serving(loaded).labeller)
+    prepared = prepare(loaded, registry, chat_template.set_up_model(loaded).labeller)
     assert arguments.build(loaded, cpu=True, has_eval=bool(prepared.eval), environ={}).output_dir
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from sftcore.core.types import IGNORE_INDEX, Origin
-from sftcore.inspection.preview import as_json, cells, terminal
-from sftcore.inspection.preview_page import page
+from sftcore.inspection.preview import example_to_json, render_examples, to_cells
+from sftcore.inspection.preview_page import render_page
 from sftcore.labelling import Labelled
 
 HERE = Origin("data/chat.jsonl", 3)
@@ -69,16 +69,16 @@ def paris(tokenizer: Any) -> Labelled:
     )
 
 
-def body(example: Labelled, tokenizer: Any, colour: bool = False, borders: bool = False) -> str:
+def body(example: Labelled, tokenizer: Any, colour: bool = False, token_boundaries: bool = False) -> str:
     """Return what the terminal shows between the header and the totals."""
-    shown = terminal([(example, HERE)], tokenizer, colour=colour, borders=borders)
+    shown = render_examples([(example, HERE)], tokenizer, colour=colour, token_boundaries=token_boundaries)
     return shown.split("\n\n", 1)[1].rpartition("\n\n")[0]
 
 
-def test_without_colour_brackets_hold_what_is_trained(tokenizer: Any, paris: Labelled) -> None:
+def test_preview_without_colour_puts_brackets_around_trained_text(tokenizer: Any, paris: Labelled) -> None:
     tokens, trained = len(paris.input_ids), sum(label != IGNORE_INDEX for label in paris.labels)
     counts = f"{tokens} tokens, {trained} trained ({trained / tokens:.0%}), 1 stop"
-    assert terminal([(paris, HERE)], tokenizer, colour=False) == (
+    assert render_examples([(paris, HERE)], tokenizer, colour=False) == (
         f"data/chat.jsonl:3  2 messages, trained: 2  {counts}\n"
         "\n"
         "user: What is it?<|end|>\n"
@@ -90,7 +90,7 @@ def test_without_colour_brackets_hold_what_is_trained(tokenizer: Any, paris: Lab
     )
 
 
-def test_with_colour_each_line_begins_and_ends_its_own(tokenizer: Any, paris: Labelled) -> None:
+def test_preview_with_colour_begins_and_ends_colours_on_each_line(tokenizer: Any, paris: Labelled) -> None:
     lines = body(paris, tokenizer, colour=True).split("\n")
     assert lines[:3] == [
         "\x1b[2muser: What is it?<|end|>\x1b[0m",
@@ -99,7 +99,7 @@ def test_with_colour_each_line_begins_and_ends_its_own(tokenizer: Any, paris: La
     ]
 
 
-def test_a_masked_end_of_turn_is_no_stop(tokenizer: Any) -> None:
+def test_preview_marks_no_stop_token_at_a_masked_end_of_turn(tokenizer: Any) -> None:
     example = labelled(tokenizer, ("user: it<|end|>", None), ("Paris", 1.0), ("<|end|>", None))
     for stops in ([], example.stops, [len(example.input_ids) - 1]):
         assert body(replace(example, stops=stops), tokenizer) == "user: it<|end|>⟦Paris⟧<|end|>"
@@ -107,9 +107,9 @@ def test_a_masked_end_of_turn_is_no_stop(tokenizer: Any) -> None:
 
 @pytest.mark.parametrize("hostile", HOSTILE, ids=ascii)
 @pytest.mark.parametrize("colour", [False, True])
-def test_no_text_commands_the_terminal(tokenizer: Any, hostile: str, colour: bool) -> None:
+def test_preview_prints_no_control_characters(tokenizer: Any, hostile: str, colour: bool) -> None:
     example = labelled(tokenizer, (f"user: {hostile}", None), (f"It is {hostile}<|end|>", 1.0))
-    said = terminal([(example, Origin(f"{hostile}.jsonl", 1))], tokenizer, colour=colour, borders=True)
+    said = render_examples([(example, Origin(f"{hostile}.jsonl", 1))], tokenizer, colour=colour, token_boundaries=True)
     assert {*OWN.findall(said)} <= (
         {f"\x1b[{code}m" for code in ("0", "1", "2", "4;32", "1;7;32")} if colour else set()
     )
@@ -117,53 +117,55 @@ def test_no_text_commands_the_terminal(tokenizer: Any, hostile: str, colour: boo
     assert said.count(f"⟨U+{ord(re.sub('[a-z]', '', hostile)[0]):04X}⟩") == 3
 
 
-def test_a_text_cannot_pose_as_trained(tokenizer: Any) -> None:
+def test_preview_escapes_its_own_marks_in_a_text(tokenizer: Any) -> None:
     example = labelled(tokenizer, (MARKS, None), (f"It{MARKS}", 1.0))
     assert [char for char in body(example, tokenizer) if char in MARKS.replace("⟨", "").replace("⟩", "")] == ["⟦", "⟧"]
     assert body(example, tokenizer).count("⟨U+27E6⟩") == 2
 
 
-def test_borders_stand_between_tokens(tokenizer: Any, paris: Labelled) -> None:
-    shown = body(paris, tokenizer, borders=True)
+def test_preview_marks_token_boundaries(tokenizer: Any, paris: Labelled) -> None:
+    shown = body(paris, tokenizer, token_boundaries=True)
     assert shown.count("│") == len(paris.input_ids) - 1
     assert "│:│⟦ It│ is│↵\n│Pa│ris│.│<|end|>■⟧│\n" in shown
-    assert body(replace(paris, stops=[]), tokenizer, borders=True).count("■") == 0
-    coloured = body(paris, tokenizer, colour=True, borders=True)
+    assert body(replace(paris, stops=[]), tokenizer, token_boundaries=True).count("■") == 0
+    coloured = body(paris, tokenizer, colour=True, token_boundaries=True)
     assert OWN.sub("", coloured) == re.sub("[⟦⟧]", "", shown)
     box = labelled(tokenizer, ("a│b", None))
     assert "│" in body(box, tokenizer)
-    assert body(box, tokenizer, borders=True) == "a│⟨U+2502⟩₃│b"
+    assert body(box, tokenizer, token_boundaries=True) == "a│⟨U+2502⟩₃│b"
 
 
 @pytest.mark.parametrize(
     "offsets", [[(0, 1)] * 4, [(0, 1), (1, 1), (1, 1), (1, 1)], [(0, 0), (0, 0), (0, 0), (0, 1)]], ids=str
 )
-def test_the_bytes_of_a_character_are_one_cell(tokenizer: Any, offsets: list[tuple[int, int]]) -> None:
+def test_preview_shows_the_byte_tokens_of_a_character_as_one_cell(
+    tokenizer: Any, offsets: list[tuple[int, int]]
+) -> None:
     example = labelled(tokenizer, ("😀😀", 1.0))
     assert len(example.input_ids) == 8
     example = replace(example, offsets=[*offsets, *((start + 1, end + 1) for start, end in offsets)])
-    first, second = cells(example, tokenizer)
+    first, second = to_cells(example, tokenizer)
     assert (first.text, second.text) == ("😀", "😀")
     assert [*first.ids, *second.ids] == example.input_ids
     assert (first.position, second.position) == (0, 4)
     assert body(example, tokenizer) == "⟦😀😀⟧"
-    assert body(example, tokenizer, borders=True) == "⟦😀₄│😀₄⟧"
+    assert body(example, tokenizer, token_boundaries=True) == "⟦😀₄│😀₄⟧"
 
 
 @pytest.mark.parametrize("seen", ["👩‍💻", "👍🏽", "❤️", "e\u0301", "हि", "ی\u200c"])
-def test_what_is_seen_as_one_character_is_one_cell(tokenizer: Any, seen: str) -> None:
+def test_preview_shows_a_grapheme_as_one_cell(tokenizer: Any, seen: str) -> None:
     example = labelled(tokenizer, (f"a{seen}b", None))
-    assert [cell.text for cell in cells(example, tokenizer)] == ["a", seen, "b"]
+    assert [cell.text for cell in to_cells(example, tokenizer)] == ["a", seen, "b"]
 
 
-def test_a_tokenizer_that_does_not_tell_where_its_tokens_lie() -> None:
+def test_preview_of_a_tokenizer_without_offsets() -> None:
     from transformers import ByT5Tokenizer
 
     slow = ByT5Tokenizer()
     ids = slow("It: 😀é", add_special_tokens=False)["input_ids"] + [slow.eos_token_id]
     example = Labelled("It: 😀é</s>", ids, [*[IGNORE_INDEX] * 3, *ids[3:]], None, [], [len(ids) - 1], 1, ())
-    assert body(example, slow, borders=True) == "I│t│:│⟦ │😀₄│é₂│</s>■⟧"
-    assert [token for cell in cells(example, slow) for token in cell.ids] == ids
+    assert body(example, slow, token_boundaries=True) == "I│t│:│⟦ │😀₄│é₂│</s>■⟧"
+    assert [token for cell in to_cells(example, slow) for token in cell.ids] == ids
     # where a text and its tokens do not fit together, neither is hidden
     assert body(replace(example, text="It= 😀"), slow) == (
         "It⟨:⟩⟦⟨ ⟩⟨ð⟩⟨⟨U+009F⟩⟩⟨⟨U+0098⟩⟩⟨⟨U+0080⟩⟩⟨Ã⟩⟨©⟩⟨</s>⟩■⟧⟪= 😀⟫"
@@ -172,7 +174,7 @@ def test_a_tokenizer_that_does_not_tell_where_its_tokens_lie() -> None:
     assert body(replace(example, text="It", input_ids=cut, labels=cut, stops=[]), slow) == "⟦It⟨ð⟩⟨⟨U+009F⟩⟩⟧"
 
 
-def test_words_that_lost_their_space(tokenizer: Any) -> None:
+def test_preview_of_words_that_lost_their_space(tokenizer: Any) -> None:
     class Stripping:
         """Decodes as sentencepiece does: without the space before the first word."""
 
@@ -183,27 +185,29 @@ def test_words_that_lost_their_space(tokenizer: Any) -> None:
 
     example = labelled(tokenizer, ("It:", None), (" is\n it😀", 1.0))
     for decoder in (tokenizer, Stripping()):
-        assert body(replace(example, offsets=[]), decoder, borders=True) == body(example, tokenizer, borders=True)
+        assert body(replace(example, offsets=[]), decoder, token_boundaries=True) == body(
+            example, tokenizer, token_boundaries=True
+        )
 
 
-def test_a_character_that_is_trained_in_part(tokenizer: Any) -> None:
+def test_preview_of_a_character_that_is_partly_trained(tokenizer: Any) -> None:
     example = labelled(tokenizer, ("a😀b", 1.0))
     example = replace(example, labels=[*[IGNORE_INDEX] * 3, *example.labels[3:]])
     assert body(example, tokenizer) == "a⦃😀⦄⟦b⟧"
-    assert 'data-m="--++"' in page([(example, HERE)], tokenizer, "x")
+    assert 'data-m="--++"' in render_page([(example, HERE)], tokenizer, "x")
     example = replace(example, weights=[0, 0, 0, 0.5, 0.5, 1])
     assert body(example, tokenizer) == "a×0.5⦃😀⦄⟦b⟧"
 
 
-def test_tokens_without_text_and_text_without_tokens(tokenizer: Any) -> None:
+def test_preview_of_tokens_without_text_and_text_without_tokens(tokenizer: Any) -> None:
     example = labelled(tokenizer, ("is it", 1.0))
     end = tokenizer.convert_tokens_to_ids("<|end|>")
     ids = [end, *example.input_ids, end]
     nowhere = (0, 0)
     example = Labelled("  is it?", ids, ids, None, [nowhere, (2, 4), (4, 7), nowhere], [3], 1, (0,))
     assert body(example, tokenizer) == "⟦⟨<|end|>⟩⟧⟪  ⟫⟦is it⟨<|end|>⟩■⟧⟪?⟫"
-    assert "".join(cell.text for cell in cells(example, tokenizer)) == example.text
-    assert page([(example, HERE)], tokenizer, "x").count(" data-empty>") == 2
+    assert "".join(cell.text for cell in to_cells(example, tokenizer)) == example.text
+    assert render_page([(example, HERE)], tokenizer, "x").count(" data-empty>") == 2
     assert body(replace(example, input_ids=ids[1:3], labels=ids[1:3], offsets=[(2, 4), (4, 7)]), tokenizer) == (
         "⟪  ⟫⟦is it⟧⟪?⟫"
     )
@@ -211,22 +215,22 @@ def test_tokens_without_text_and_text_without_tokens(tokenizer: Any) -> None:
     assert body(example, tokenizer) == "⟦a⟧⟪ b⟫⟦\u0301⟧"
 
 
-def test_an_end_without_text_is_no_part_of_a_broken_character(tokenizer: Any) -> None:
+def test_preview_of_an_eos_token_after_a_broken_character(tokenizer: Any) -> None:
     example = labelled(tokenizer, ("\ufffd<|end|>", 1.0))
     example = replace(example, text="\ufffd", offsets=[*example.offsets[:-1], (0, 0)])
     assert body(example, tokenizer) == "⟦\ufffd⟨<|end|>⟩■⟧"
 
 
-def test_weights_stand_where_they_begin(tokenizer: Any) -> None:
+def test_preview_shows_weights_where_they_begin(tokenizer: Any) -> None:
     example = labelled(tokenizer, ("user:", None), (" It is<|end|>", 0.3), (" It", 1.0), (" is", 0.0))
     assert body(example, tokenizer) == "user:×0.3⟦ It is<|end|>■⟧⟦ It⟧×0⟦ is⟧"
     assert "\x1b[1;35m×0.3\x1b[0m\x1b[4;32m It is" in body(example, tokenizer, colour=True)
 
 
-def test_headers_count_the_examples_of_a_row(tokenizer: Any, paris: Labelled) -> None:
+def test_preview_headers_count_the_examples_of_a_row(tokenizer: Any, paris: Labelled) -> None:
     other = replace(paris, messages=4, skipped=2, turns=(3, 5))
     shown = [(paris, HERE), (other, Origin(*HERE)), (paris, Origin("data/chat.jsonl", 4))]
-    lines = terminal(shown, tokenizer, colour=False).splitlines()
+    lines = render_examples(shown, tokenizer, colour=False).splitlines()
     heads = [re.sub(r"  \d+ tokens.*", "", line) for line in lines if line.startswith("data/")]
     assert heads == [
         "data/chat.jsonl:3  example 1 of 2  2 messages, trained: 2",
@@ -235,20 +239,20 @@ def test_headers_count_the_examples_of_a_row(tokenizer: Any, paris: Labelled) ->
     ]
     assert lines[-1].startswith(f"total  3 examples of 2 rows, {3 * len(paris.input_ids)} tokens, ")
     assert lines[-1].endswith(" 3 stops")
-    (head, *_) = terminal([(paris, Origin("a\nb", 1))], tokenizer, colour=False).splitlines()
+    (head, *_) = render_examples([(paris, Origin("a\nb", 1))], tokenizer, colour=False).splitlines()
     assert head.startswith("a⟨U+000A⟩b:1  2 messages")
 
 
-def test_nothing_to_show(tokenizer: Any) -> None:
-    assert "0 examples of 0 rows, 0 tokens, 0 trained (0%), 0 stops" in terminal([], tokenizer, colour=False)
+def test_preview_of_no_examples(tokenizer: Any) -> None:
+    assert "0 examples of 0 rows, 0 tokens, 0 trained (0%), 0 stops" in render_examples([], tokenizer, colour=False)
     nothing = Labelled("", [], [], None, [], [], 0, ())
-    assert "0 messages  0 tokens" in terminal([(nothing, HERE)], tokenizer, colour=True)
+    assert "0 messages  0 tokens" in render_examples([(nothing, HERE)], tokenizer, colour=True)
 
 
-def test_json_has_all_that_is_trained_on(tokenizer: Any, paris: Labelled) -> None:
+def test_preview_json_has_all_that_is_trained_on(tokenizer: Any, paris: Labelled) -> None:
     hostile = labelled(tokenizer, ("user: \x1b[31m\n😀", None), (" It", 0.3))
     for example in (paris, hostile):
-        line = json.dumps(as_json(example, HERE))
+        line = json.dumps(example_to_json(example, HERE))
         assert "\n" not in line
         read = json.loads(line)
         assert read.pop("source") == "data/chat.jsonl:3"
@@ -258,7 +262,7 @@ def test_json_has_all_that_is_trained_on(tokenizer: Any, paris: Labelled) -> Non
             "skipped": 0,
             **({"weights": example.weights} if example is hostile else {}),
         }
-    assert as_json(replace(paris, input_ids=tuple(paris.input_ids)), HERE)["input_ids"] == list(paris.input_ids)
+    assert example_to_json(replace(paris, input_ids=tuple(paris.input_ids)), HERE)["input_ids"] == list(paris.input_ids)
 
 
 class Reader(HTMLParser):
@@ -305,10 +309,10 @@ class Reader(HTMLParser):
             self.words.append(data)
 
 
-def test_the_page_has_every_token_with_what_becomes_of_it(tokenizer: Any, paris: Labelled) -> None:
+def test_preview_page_has_every_token_and_its_label(tokenizer: Any, paris: Labelled) -> None:
     emoji = labelled(tokenizer, ("a😀", None), (" 👩‍💻", 0.3))
     for example in (paris, emoji):
-        read = Reader(page([(example, HERE)], tokenizer, "x"))
+        read = Reader(render_page([(example, HERE)], tokenizer, "x"))
         names = tokenizer.convert_ids_to_tokens(example.input_ids)
         states = ["masked" if label == IGNORE_INDEX else "trained" for label in example.labels]
         for stop in example.stops:
@@ -318,8 +322,8 @@ def test_the_page_has_every_token_with_what_becomes_of_it(tokenizer: Any, paris:
     assert [here["data-w"] for _, here in read.elements if "data-w" in here] == ["0.3", "0.3"]  # one is the legend's
 
 
-def test_the_page_has_the_headers(tokenizer: Any, paris: Labelled) -> None:
-    read = Reader(page([(paris, HERE), (paris, HERE)], tokenizer, "the title", ["first", "second"]))
+def test_preview_page_has_the_headers(tokenizer: Any, paris: Labelled) -> None:
+    read = Reader(render_page([(paris, HERE), (paris, HERE)], tokenizer, "the title", ["first", "second"]))
     assert len(read.examples) == 2
     assert read.words.count("the title") == 2
     for text in ("first", "second", "data/chat.jsonl:3", "example 2 of 2", "2 messages, trained: 2"):
@@ -327,11 +331,11 @@ def test_the_page_has_the_headers(tokenizer: Any, paris: Labelled) -> None:
     assert any(word.startswith("2 examples of 1 row, ") for word in read.words)
 
 
-def test_no_text_becomes_a_part_of_the_page(tokenizer: Any, paris: Labelled) -> None:
+def test_preview_page_escapes_html_in_texts(tokenizer: Any, paris: Labelled) -> None:
     evil = "</div></script><script>alert(1)</script><img src=x onerror='alert(2)'>\" &amp; \"</b>"
     example = labelled(tokenizer, (evil, None), (evil, 1.0))
-    plain = Reader(page([(paris, HERE)], tokenizer, "x", ["y"]))
-    read = Reader(page([(example, Origin(evil, 1))], tokenizer, evil, [evil]))
+    plain = Reader(render_page([(paris, HERE)], tokenizer, "x", ["y"]))
+    read = Reader(render_page([(example, Origin(evil, 1))], tokenizer, evil, [evil]))
     kinds = [tag for tag, _ in read.elements if tag not in ("b", "i", "span")]
     assert kinds == [tag for tag, _ in plain.elements if tag not in ("b", "i", "span")]
     assert {key for _, here in read.elements for key in here} == {key for _, here in plain.elements for key in here}
@@ -341,14 +345,14 @@ def test_no_text_becomes_a_part_of_the_page(tokenizer: Any, paris: Labelled) -> 
 
 
 @pytest.mark.parametrize("hostile", HOSTILE, ids=ascii)
-def test_the_page_names_what_does_not_print(tokenizer: Any, hostile: str) -> None:
+def test_preview_page_escapes_control_characters(tokenizer: Any, hostile: str) -> None:
     example = labelled(tokenizer, (f"user: {hostile}", None))
-    text = page([(example, Origin(hostile, 1))], tokenizer, hostile, [hostile])
+    text = render_page([(example, Origin(hostile, 1))], tokenizer, hostile, [hostile])
     assert [char for char in text if char != "\n" and not char.isprintable()] == []
 
 
-def test_the_page_needs_no_network_and_runs_its_own_code_only(tokenizer: Any, paris: Labelled) -> None:
-    text = page([(paris, HERE)], tokenizer, "x")
+def test_preview_page_needs_no_network_and_runs_only_its_own_code(tokenizer: Any, paris: Labelled) -> None:
+    text = render_page([(paris, HERE)], tokenizer, "x")
     read = Reader(text)
     (policy,) = (here["content"] for _, here in read.elements if here.get("http-equiv") == "Content-Security-Policy")
     assert policy is not None

@@ -21,40 +21,40 @@ def labeller():
 
 
 def examples(labeller, lengths, policy=Policy()):  # noqa: B008
-    """Return examples whose answers have so many letters, each with four further tokens: three markers, one letter."""
+    """Examples whose answers have these numbers of letters, and four more tokens each: three markers and one letter."""
     rows = [row("q", "a" * length, line=at, policy=policy) for at, length in enumerate(lengths)]
     return Examples([part_of(table_of(rows, labeller))])
 
 
-def test_lengths_and_trained_parts(labeller):
-    found = stats.stats(examples(labeller, [6, 16, 96]), 2048, 8)
+def test_lengths_and_trained_shares(labeller):
+    found = stats.compute_stats(examples(labeller, [6, 16, 96]), 2048, 8)
     assert found.lengths.tolist() == [11, 21, 101]
     assert found.shares == pytest.approx([7 / 11, 17 / 21, 97 / 101])
     assert found.trained == 7 + 17 + 97
 
 
-def test_an_example_that_was_cut_counts_as_long_as_it_was(labeller):
+def test_a_truncated_example_counts_with_its_length_before_truncation(labeller):
     policy = Policy(max_length=50, truncation="truncate_right")
-    found = stats.stats(examples(labeller, [6, 96], policy), 50, 8)
+    found = stats.compute_stats(examples(labeller, [6, 96], policy), 50, 8)
     assert found.lengths.tolist() == [11, 101]
     [cost] = [cost for cost in found.costs if cost.max_length == 50]
     assert (cost.too_long, cost.beyond) == (1, 51)
 
 
-def test_what_a_length_costs(labeller):
-    found = stats.stats(examples(labeller, [295] * 4 + [895]), 600, 2)
+def test_cost_of_a_max_length(labeller):
+    found = stats.compute_stats(examples(labeller, [295] * 4 + [895]), 600, 2)
     costs = {cost.max_length: cost for cost in found.costs}
     assert sorted(costs) == [256, 512, 600, 1024]
-    assert costs[600] == stats.Cost(600, 1, 300, 3, 1.0, pytest.approx(1 - 1800 / 2040))
+    assert costs[600] == stats.LengthCost(600, 1, 300, 3, 1.0, pytest.approx(1 - 1800 / 2040))
     assert (costs[1024].too_long, costs[1024].beyond, costs[1024].rows) == (0, 0, 3)
     assert (costs[256].too_long, costs[256].beyond, costs[256].rows) == (5, 4 * 44 + 644, 5)
 
 
 @pytest.mark.parametrize("lengths", [[1], [5, 5, 5], [1, 2, 3, 4, 70_000], [*range(1, 3000)], [131_072]])
-def test_every_example_is_in_one_bar(lengths):
-    bars = stats.length_bars(np.array(lengths))
+def test_every_example_is_in_one_bar_of_the_length_histogram(lengths):
+    bars = stats.length_histogram(np.array(lengths))
     assert sum(bar.examples for bar in bars) == len(lengths)
-    assert len(bars) <= 2 * stats.BARS
+    assert len(bars) <= 2 * stats.MAX_BARS
     edges = [[int(edge.replace(",", "")) for edge in bar.name.split(" to ")] for bar in bars]
     assert edges[0][0] <= min(lengths)
     assert max(lengths) <= edges[-1][1]
@@ -63,15 +63,17 @@ def test_every_example_is_in_one_bar(lengths):
     assert all(before[1] + 1 == after[0] for before, after in pairwise(edges))
 
 
-def test_trained_parts_are_in_tenths():
-    bars = stats.share_bars(np.array([0.0, 0.05, 0.1, 0.95, 1.0]))
+def test_trained_shares_are_in_tenths():
+    bars = stats.share_histogram(np.array([0.0, 0.05, 0.1, 0.95, 1.0]))
     assert [bar.examples for bar in bars] == [2, 1, 0, 0, 0, 0, 0, 0, 0, 2]
     assert (bars[0].name, bars[-1].name) == ("0% to 10%", "90% to 100%")
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])
-def test_bars_fit_the_terminal_and_grow_with_their_numbers(labeller, width):
-    text = stats.terminal(stats.stats(examples(labeller, [5] * 90 + [50] * 9 + [500]), 2048, 8), 2048, 8, width)
+def test_histogram_bars_fit_the_terminal_and_grow_with_their_numbers(labeller, width):
+    text = stats.render_stats(
+        stats.compute_stats(examples(labeller, [5] * 90 + [50] * 9 + [500]), 2048, 8), 2048, 8, width
+    )
     shown = text.partition("Trained part")[0]
     drawn = [line for line in shown.splitlines() if set(line) & set("▏▎▍▌▋▊▉█")]
     assert len(drawn) == 3
@@ -81,13 +83,13 @@ def test_bars_fit_the_terminal_and_grow_with_their_numbers(labeller, width):
     assert sizes["90"] > sizes["9"] >= sizes["1"]
 
 
-def test_nothing_to_show():
-    found = stats.stats(Examples([]), 2048, 8)
-    assert stats.terminal(found, 2048, 8, 80) == "0 examples, 0 tokens, 0 of them trained (0%)"
-    assert stats.as_json(found)["lengths"] == []
+def test_stats_of_no_examples():
+    found = stats.compute_stats(Examples([]), 2048, 8)
+    assert stats.render_stats(found, 2048, 8, 80) == "0 examples, 0 tokens, 0 of them trained (0%)"
+    assert stats.stats_to_json(found)["lengths"] == []
 
 
-def test_the_command(sft, capsys):
+def test_sft_stats(sft, capsys):
     assert main(["stats", "--config", str(sft.write()), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["examples"], found["costs"][0]["too_long"]) == (40, 0)

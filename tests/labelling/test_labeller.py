@@ -384,7 +384,7 @@ def test_the_stop_that_a_template_prints_is_found(source: str, stops: list[str],
     assert list(made.stops) == found
 
 
-def test_a_template_that_is_not_valid() -> None:
+def test_a_chat_template_that_is_not_valid() -> None:
     with pytest.raises(ValueError, match="line 1: "):
         labeller("{% for")
 

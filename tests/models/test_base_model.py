@@ -1,4 +1,4 @@
-"""Which base model a name stands for, and what is said where it stands for none."""
+"""Which base model a name stands for, and the errors where it stands for none."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from sftcore import ConfigError, Method
 from sftcore.config.document import Document
 from sftcore.config.schema import ModelConfig
-from sftcore.models.base_model import BaseModel, find
+from sftcore.models.base_model import BaseModel, resolve_base_model
 
 
-def told(name: str) -> str:
+def error_of(name: str) -> str:
     document = Document({"model": {}}, "c.yaml")
     document.override(f"model.name_or_path={name}")
     with pytest.raises(ConfigError) as error:
-        find(ModelConfig(name), document)
+        resolve_base_model(ModelConfig(name), document)
     return str(error.value)
 
 
-def test_a_mistyped_folder_is_told_with_its_place() -> None:
+def test_a_mistyped_model_folder_is_an_error_with_its_place() -> None:
     expected = (
-        "'model.name_or_path=tiyn': model.name_or_path: there is no folder tiyn here, and the hub cannot be asked: "
+        "'model.name_or_path=tiyn': model.name_or_path: the folder tiyn does not exist, and the hub cannot be reached: "
     )
-    assert told("tiyn").startswith(expected)
-    assert told("models/tiyn").endswith("environment variable.")
-    assert told("a model").endswith("there is no folder a model here, and this is no hub id")
+    assert error_of("tiyn").startswith(expected)
+    assert error_of("models/tiyn").endswith("environment variable.")
+    assert error_of("a model").endswith("the folder a model does not exist, and this is not a hub id")
 
 
-def test_the_hub_is_asked_once_and_not_for_what_is_in_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hub_is_asked_once_and_not_for_a_model_in_its_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, float]] = []
 
     def model_info(self: object, name: str, timeout: float) -> None:
@@ -45,11 +45,11 @@ def test_the_hub_is_asked_once_and_not_for_what_is_in_the_cache(monkeypatch: pyt
             raise RepositoryNotFoundError("404", response=SimpleNamespace(headers={}, request=None))  # type: ignore[arg-type]
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
-    assert find(ModelConfig("owner/there"), Document({})).location == "owner/there"
+    assert resolve_base_model(ModelConfig("owner/there"), Document({})).location == "owner/there"
     assert asked == [("owner/there", 10)]
-    assert told("owner/nope").endswith("the hub has no such model, or none that you may see")
+    assert error_of("owner/nope").endswith("the hub has no such model, or none that you may access")
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: "/cache/config.json")
-    find(ModelConfig("owner/nope"), Document({}))
+    resolve_base_model(ModelConfig("owner/nope"), Document({}))
     assert len(asked) == 2
 
 
@@ -71,7 +71,7 @@ class OwnForCausalLM(LlamaForCausalLM):
 
 @pytest.fixture
 def coded(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A model with code of its own, which leaves the file ``ran`` beside it when it runs."""
+    """A model with remote code that creates the file ``ran`` beside it when it runs."""
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr(sys, "path", list(sys.path))
     for name in [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]:
@@ -85,31 +85,31 @@ def coded(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def loaded(folder: Path | str, **options: Any) -> tuple[BaseModel, Any]:
-    base = find(ModelConfig(str(folder), **options), Document({}))
-    return base, base.load(Method())
+    base = resolve_base_model(ModelConfig(str(folder), **options), Document({}))
+    return base, base.load_model(Method())
 
 
-def test_code_of_a_model_runs_only_where_it_is_named_and_is_told_apart(coded: Path) -> None:
+def test_remote_code_runs_only_with_trust_remote_code_and_has_a_fingerprint(coded: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be loaded"):
         loaded(coded)
     assert not (coded.parent / "ran").exists()
     base, model = loaded(coded, trust_remote_code=True)
     assert (coded.parent / "ran").exists()
-    first = base.code(model)
+    first = base.remote_code(model)
     assert first is not None
     assert [name.rpartition(".")[2] for name in first["modules"]] == ["own"]
     (coded / "own.py").write_text((coded / "own.py").read_text() + "\n")
-    second = base.code(model)
+    second = base.remote_code(model)
     assert second is not None
     assert second["sha256"] != first["sha256"]
 
 
-def test_a_model_without_leave_to_run_code_has_none(tiny: Path) -> None:
+def test_a_model_without_trust_remote_code_has_no_remote_code(tiny: Path) -> None:
     base, model = loaded(tiny)
-    assert base.code(model) is None
+    assert base.remote_code(model) is None
 
 
-def test_code_from_the_hub_is_pinned_by_its_commit(
+def test_remote_code_from_the_hub_is_identified_by_its_commit(
     coded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model that is in the hub's cache, as a download leaves it."""
@@ -124,7 +124,7 @@ def test_code_from_the_hub_is_pinned_by_its_commit(
         loaded("some-owner/coded")
     assert not (tmp_path / "ran").exists()
     base, model = loaded("some-owner/coded", trust_remote_code=True)
-    code = base.code(model)
+    code = base.remote_code(model)
     assert code is not None
     assert base.fingerprint(model) == f"commit:{code['commit']}" == f"commit:{commit}"
     assert code["modules"]

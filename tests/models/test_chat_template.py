@@ -12,7 +12,7 @@ from sftcore.config.document import Document
 from sftcore.config.schema import ModelConfig, load
 from sftcore.core.registry import Registry
 from sftcore.models.base_model import BaseModel
-from sftcore.models.chat_template import choose_template, labeller, stop_token_ids
+from sftcore.models.chat_template import build_labeller, select_template, split_stops
 
 REGISTRY = Registry.discover()
 OWN = "{% for m in messages %}{{ m.content }}{% endfor %}"
@@ -21,9 +21,9 @@ FILE = {"user": "U:{content}", "assistant": "A:{content}<|im_end|>", "generation
 
 @pytest.fixture
 def tokenizer(smollm2):
-    made = AutoTokenizer.from_pretrained(smollm2)
-    made.chat_template = OWN
-    return made
+    own = AutoTokenizer.from_pretrained(smollm2)
+    own.chat_template = OWN
+    return own
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def choose(tmp_path, tokenizer):
         if eos is not None:
             (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": eos}))
         data = {"model": {"name_or_path": "x"}, "data": {"train": "x"}, "method": "full", **keys}
-        return choose_template(load(Document(data, "c.yaml"), REGISTRY, {}), tokenizer, base)
+        return select_template(load(Document(data, "c.yaml"), REGISTRY, {}), tokenizer, base)
 
     return run
 
@@ -53,7 +53,7 @@ def test_a_named_template_always_wins(choose, tokenizer, file):
     assert choose(template="sftcore/qwen2_chatml").fingerprint == chosen.fingerprint
 
 
-def test_the_tokenizers_own_comes_before_the_file(choose, tokenizer, file):
+def test_the_tokenizers_own_template_comes_before_template_path(choose, tokenizer, file):
     assert choose().reason == "the tokenizer's own"
     chosen = choose(template_path=file)
     assert chosen.reason == f"the tokenizer's own (template_path {file} is for tokenizers without one)"
@@ -61,7 +61,7 @@ def test_the_tokenizers_own_comes_before_the_file(choose, tokenizer, file):
     assert "U:" not in chosen.stops
 
 
-def test_the_file_is_for_a_tokenizer_without_one(choose, tokenizer, file):
+def test_template_path_is_for_a_tokenizer_without_a_template(choose, tokenizer, file):
     tokenizer.chat_template = None
     chosen = choose(template_path=file)
     assert chosen.reason == f"{file}, because the tokenizer has none of its own"
@@ -70,7 +70,7 @@ def test_the_file_is_for_a_tokenizer_without_one(choose, tokenizer, file):
     assert text == "U:qA:"
 
 
-def test_none_of_the_three_is_an_error(choose, tokenizer):
+def test_no_chat_template_at_all_is_an_error(choose, tokenizer):
     tokenizer.chat_template = None
     with pytest.raises(
         ConfigError, match=r"c.yaml: the tokenizer of the-base has no chat template; name one with 'templ"
@@ -78,13 +78,13 @@ def test_none_of_the_three_is_an_error(choose, tokenizer):
         choose()
 
 
-def test_a_file_that_is_not_there(choose, tokenizer, tmp_path):
+def test_a_template_path_that_does_not_exist(choose, tokenizer, tmp_path):
     tokenizer.chat_template = None
     with pytest.raises(ConfigError, match=r"template_path: there is no file .*absent.json"):
         choose(template_path=str(tmp_path / "absent.json"))
 
 
-def test_of_several_templates_one_has_to_be_named(choose, tokenizer):
+def test_of_several_chat_templates_one_has_to_be_named(choose, tokenizer):
     tokenizer.chat_template = {"default": OWN, "tool_use": OWN}
     with pytest.raises(
         ConfigError, match=r"has several chat templates \(default, tool_use\); name the one .*'template'"
@@ -103,21 +103,21 @@ def test_of_several_templates_one_has_to_be_named(choose, tokenizer):
         ([0], "deepseek_chat", ["<|im_end|>", "<|endoftext|>"]),
     ],
 )
-def test_stops_of_template_tokenizer_and_generation_config(choose, eos, template, expected):
+def test_stop_strings_of_template_tokenizer_and_generation_config(choose, eos, template, expected):
     assert list(choose(eos, template=template).stops) == expected
 
 
-def test_a_tokenizer_without_an_end_token(choose, tokenizer):
+def test_stop_strings_of_a_tokenizer_without_an_eos_token(choose, tokenizer):
     tokenizer.eos_token = None
     assert choose().stops == ()
 
 
-def test_a_broken_generation_config_is_passed_over(choose, tmp_path):
+def test_a_broken_generation_config_is_skipped(choose, tmp_path):
     (tmp_path / "generation_config.json").write_text("{")
     assert choose().stops == ("<|im_end|>",)
 
 
-def test_the_fingerprint_is_the_templates(choose, tokenizer):
+def test_the_fingerprint_of_the_chat_template(choose, tokenizer):
     first = choose().fingerprint
     assert first.startswith("sha256:")
     assert choose().fingerprint == first
@@ -125,26 +125,26 @@ def test_the_fingerprint_is_the_templates(choose, tokenizer):
     assert choose().fingerprint != first
 
 
-def test_the_labeller_has_the_chosen_template_its_stops_and_its_variables(tmp_path, tokenizer):
+def test_the_labeller_has_the_selected_template_its_stops_and_its_variables(tmp_path, tokenizer):
     tokenizer.chat_template = "{{ x }}" + OWN + "{{ '' if add_generation_prompt else '<|im_end|>' }}"
     base = BaseModel("the-base", str(tmp_path), ModelConfig("the-base"))
     data = {"model": {"name_or_path": "x"}, "data": {"train": "x"}, "method": "full", "template_kwargs": {"x": "X"}}
     loaded = load(Document(data, "c.yaml"), REGISTRY, {})
-    made = labeller(loaded, tokenizer, choose_template(loaded, tokenizer, base))
+    made = build_labeller(loaded, tokenizer, select_template(loaded, tokenizer, base))
     [example] = made.examples(Conversation((Message("user", "q"), Message("assistant", "a"))))
     assert example.text == "Xqa<|im_end|>"
     assert made.stops == ["<|im_end|>"]
 
 
-def test_a_template_that_is_not_valid(tmp_path, tokenizer):
+def test_a_chat_template_that_is_not_valid(tmp_path, tokenizer):
     tokenizer.chat_template = "\n{% for"
     base = BaseModel("the-base", str(tmp_path), ModelConfig("the-base"))
     data = {"model": {"name_or_path": "x"}, "data": {"train": "x"}, "method": "full"}
     loaded = load(Document(data, "c.yaml"), REGISTRY, {})
     with pytest.raises(ConfigError, match=r"^the chat template \(the tokenizer's own\) is not valid: line 2: "):
-        labeller(loaded, tokenizer, choose_template(loaded, tokenizer, base))
+        build_labeller(loaded, tokenizer, select_template(loaded, tokenizer, base))
 
 
-def test_stops_that_are_tokens_and_stops_that_are_text(tokenizer):
-    assert stop_token_ids(tokenizer, ["<|im_end|>", "U:", "<|im_end|>", "<|endoftext|>"]) == ([2, 0], ["U:"])
-    assert stop_token_ids(tokenizer, []) == ([], [])
+def test_stop_tokens_are_split_from_stops_that_are_text(tokenizer):
+    assert split_stops(tokenizer, ["<|im_end|>", "U:", "<|im_end|>", "<|endoftext|>"]) == ([2, 0], ["U:"])
+    assert split_stops(tokenizer, []) == ([], [])

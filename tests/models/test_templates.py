@@ -10,7 +10,7 @@ from sftcore import IGNORE_INDEX, Conversation, Message, RowError
 from sftcore.config.document import Document
 from sftcore.config.schema import load
 from sftcore.core.registry import Registry
-from sftcore.models.chat_template import choose_template, labeller
+from sftcore.models.chat_template import build_labeller, select_template
 
 DEEPSEEK = ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>")
 TOKENS = {  # the beginning and end tokens of the models' own tokenizers
@@ -111,7 +111,7 @@ def chosen(bpe, request):
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=bos, eos_token=eos)
     data = {"model": {"name_or_path": "x"}, "data": {"train": "x"}, "method": "full", "template": name}
     loaded = load(Document(data), Registry.discover(), {})
-    return tokenizer, labeller(loaded, tokenizer, choose_template(loaded, tokenizer, Base()))
+    return tokenizer, build_labeller(loaded, tokenizer, select_template(loaded, tokenizer, Base()))
 
 
 class Base:
@@ -119,12 +119,12 @@ class Base:
 
     name = location = "/nowhere"
 
-    def options(self):
+    def pretrained_kwargs(self):
         return {}
 
 
 def trained(tokenizer, example):
-    """Return the decoded runs of trained tokens."""
+    """The decoded runs of trained tokens."""
     runs, before = [], IGNORE_INDEX
     for label in example.labels:
         if label != IGNORE_INDEX:
@@ -151,9 +151,9 @@ class TestEach:
         assert text.startswith(prompt)
 
     def test_what_is_trained(self, chosen, name, system):
-        tokenizer, made = chosen
+        tokenizer, labeller = chosen
         messages = (SYSTEM, *TURNS) if system else TURNS
-        examples = made.examples(Conversation(messages))
+        examples = labeller.examples(Conversation(messages))
         for example in examples:
             ids = tokenizer.apply_chat_template(as_dicts(messages[: example.messages]), return_dict=False)
             assert example.input_ids == ids
@@ -164,22 +164,22 @@ class TestEach:
 
 @pytest.mark.parametrize("name", EXPECTED)
 @pytest.mark.parametrize("role", ["tool", "critic"])
-def test_a_role_without_a_place_is_refused(chosen, name, role):
-    tokenizer, made = chosen
+def test_a_role_that_the_template_does_not_print_is_rejected(chosen, name, role):
+    tokenizer, labeller = chosen
     conversation = Conversation((*TURNS[:2], Message(role, "42"), Message("assistant", "So it is.")))
     if (name, role) == ("chatglm3", "tool"):
-        [example] = made.examples(conversation)
+        [example] = labeller.examples(conversation)
         assert trained(tokenizer, example) == ["\n It is 4.<|observation|>", "\n So it is.</s>"]
     else:
         with pytest.raises(RowError, match=f"no place for the role {role}"):
-            made.examples(conversation)
+            labeller.examples(conversation)
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_tools_are_refused(chosen, name):
-    _, made = chosen
+def test_tools_that_the_template_does_not_print_are_rejected(chosen, name):
+    _, labeller = chosen
     with pytest.raises(RowError, match="no place for tools"):
-        made.examples(Conversation(TURNS, tools=({"name": "f"},)))
+        labeller.examples(Conversation(TURNS, tools=({"name": "f"},)))
 
 
 def test_every_shipped_template_is_tested():

@@ -344,7 +344,7 @@ PARITY = [
         file="sftcore/models/chat_template.py",
         old="ids = [eos] if isinstance(eos, int) else list(eos or ())",
         new="ids = [eos] if isinstance(eos, int) else []",
-        tests=("tests/models/test_chat_template.py::test_stops_of_template_tokenizer_and_generation_config",),
+        tests=("tests/models/test_chat_template.py::test_stop_strings_of_template_tokenizer_and_generation_config",),
     ),
     Bug(
         name="prompt-of-another-row",
@@ -1383,7 +1383,7 @@ PREVIEW = [
         file="sftcore/inspection/preview.py",
         old="trained = [label != IGNORE_INDEX for label in labels]",
         new="trained = [True for label in labels]",
-        tests=("tests/inspection/test_preview.py::test_without_colour_brackets_hold_what_is_trained",),
+        tests=("tests/inspection/test_preview.py::test_preview_without_colour_puts_brackets_around_trained_text",),
     ),
     Bug(
         name="masked-end-shown-as-stop",
@@ -1392,7 +1392,7 @@ PREVIEW = [
         file="sftcore/inspection/preview.py",
         old="if state == TRAINED and not stops.isdisjoint(range(first, last)):",
         new="if not stops.isdisjoint(range(first, last)):",
-        tests=("tests/inspection/test_preview.py::test_a_masked_end_of_turn_is_no_stop",),
+        tests=("tests/inspection/test_preview.py::test_preview_marks_no_stop_token_at_a_masked_end_of_turn",),
     ),
 ]
 
@@ -1630,7 +1630,9 @@ SECRETS = [
         file="sftcore/models/base_model.py",
         old='"trust_remote_code": self.config.trust_remote_code}',
         new='"trust_remote_code": True}',
-        tests=("tests/models/test_base_model.py::test_code_of_a_model_runs_only_where_it_is_named_and_is_told_apart",),
+        tests=(
+            "tests/models/test_base_model.py::test_remote_code_runs_only_with_trust_remote_code_and_has_a_fingerprint",
+        ),
     ),
     Bug(
         name="code-not-pinned",
@@ -1639,7 +1641,7 @@ SECRETS = [
         file="sftcore/models/base_model.py",
         old="return Path(file).parent.name if isinstance(file, str) else None",
         new="return None",
-        tests=("tests/models/test_base_model.py::test_code_from_the_hub_is_pinned_by_its_commit",),
+        tests=("tests/models/test_base_model.py::test_remote_code_from_the_hub_is_identified_by_its_commit",),
     ),
 ]
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import re
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -175,11 +178,39 @@ def test_every_module_that_a_page_names_is_there(name: str):
         assert path.with_suffix(".py").is_file() or (path / "__init__.py").is_file(), module
 
 
-def test_contributing_names_every_target_of_the_makefile_and_no_other():
-    targets = set(re.findall(r"^([a-z][a-z-]*):", page("Makefile"), re.MULTILINE)) - {"help", "setup", "setup-dev"}
-    assert set(re.findall(r"^\| `make ([\w-]+)` \|", page("CONTRIBUTING.md"), re.MULTILINE)) == targets
+def test_contributing_has_the_targets_of_the_makefile_with_their_help():
+    targets = dict(re.findall(r"^([a-z][a-z-]*):.*?##\s+(.+)$", page("Makefile"), re.MULTILINE))
+    setup = {"help", "setup", "setup-dev"}
+    rows = dict(re.findall(r"^\| `make ([\w-]+)` \| (.+) \|$", page("CONTRIBUTING.md"), re.MULTILINE))
+    assert rows == {name: text for name, text in targets.items() if name not in setup}
     everywhere = {name for path in PAGES for name in re.findall(r"`make ([\w-]+)`", path.read_text(encoding="utf-8"))}
-    assert everywhere <= targets
+    assert everywhere <= set(targets)
+
+
+def options_of(command: str) -> set[str]:
+    """The options and subcommands that ``sft COMMAND --help`` lists."""
+    run = [sys.executable, "-m", "sftcore", *command.split(), "--help"]
+    output = subprocess.run(
+        run, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "300"}
+    ).stdout
+    options = " ".join(re.findall(r"^ +(-.*?)(?: {2}|$)", output, re.MULTILINE))
+    return {
+        *re.findall(r"(?<!\S)--?[a-z][a-z-]*", options),
+        *re.findall(r"^ {4}([a-z-]+)(?: |$)", output, re.MULTILINE),
+    }
+
+
+def test_the_configuration_page_has_every_command_with_its_options():
+    text = page("docs/config.md")
+    block = BLOCK.search(text, text.index("## Command line"))
+    assert block is not None
+    lines = {re.match(r"sft ([a-z -]*[a-z])", line).group(1): line for line in block.group(2).splitlines()}
+    first = {command.split()[0] for command in lines}
+    assert first == {option for option in options_of("") if not option.startswith("-")}
+    assert {"list", "clean"} == {option for option in options_of("cache") if not option.startswith("-")}
+    for command, line in lines.items():
+        options = {option for option in options_of(command) if option.startswith("-")} - {"-h", "--help"}
+        assert set(re.findall(r"(?<=\[)--?[a-z-]+", line)) == options, command
 
 
 def test_every_term_of_the_glossary_is_linked_and_has_two_sentences_at_most():
@@ -189,3 +220,10 @@ def test_every_term_of_the_glossary_is_linked_and_has_two_sentences_at_most():
     assert [term for term, text in terms if len(re.findall(r"[.!?](?: |$)", text)) > 2] == []
     for name in ("README.md", "README_zh.md", "docs/design.md"):
         assert "glossary.md" in page(name), name
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_file_of_the_repository_that_a_page_names_is_there(path: Path):
+    text = path.read_text(encoding="utf-8")
+    for name in re.findall(r"(?<![\w/.-])(?:tests|bench|config|templates|plugins)/[\w/.-]*\w", text):
+        assert (ROOT / name).exists() or (ROOT / "sftcore" / f"{name}.py").exists(), name

@@ -224,11 +224,11 @@ def test_a_template_that_is_named_wins_and_is_saved(sft, tiny):
         (("model", {"name_or_path": "/no/such/model"}), "model.name_or_path: /no/such/model is neither"),
         (
             ("model", {"name_or_path": "tiyn"}),
-            "model.name_or_path: there is no folder tiyn here, and the hub cannot be asked: ",
+            "model.name_or_path: the folder tiyn does not exist, and the hub cannot be reached: ",
         ),
         (
             ("model", {"name_or_path": "a model"}),
-            "model.name_or_path: there is no folder a model here, and this is no hub id",
+            "model.name_or_path: the folder a model does not exist, and this is not a hub id",
         ),
         (("model", {"name_or_path": "package:no_such/x.gguf"}), "the Python package 'no_such' is not installed"),
         (("data", {"train": "no/such.jsonl"}), "there is no such file"),
@@ -264,9 +264,8 @@ def test_a_model_that_lacks_weights_is_refused(sft, tiny, tmp_path):
     sft.config["model"]["name_or_path"] = str(broken)
     done = sft.run_here()
     assert done.code == 2
-    assert (
-        "lacks 1 weight of its architecture, which would start random: model.layers.0.mlp.up_proj.weight" in done.said
-    )
+    problem = "lacks 1 weight of its architecture, which would be initialized randomly"
+    assert f"{problem}: model.layers.0.mlp.up_proj.weight" in done.said
 
 
 def test_a_typo_is_told_before_any_row_is_read(sft):

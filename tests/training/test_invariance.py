@@ -142,7 +142,7 @@ def trainer_of(model: Path, folder: Path, spread: Spread, train_set: Any, eval_s
     values = {"model": {"name_or_path": str(model)}, "data": data, "method": "full", "training_args": given}
     loaded = load(Document(values), Registry.discover(), os.environ)
     loaded.config.backend.start(os.environ, True)
-    base = base_model.find(loaded.config.model, loaded.document)
+    base = base_model.resolve_base_model(loaded.config.model, loaded.document)
     args = arguments.build(loaded, cpu=True, has_eval=False, environ=os.environ)
     if spread.packing:
         train_set, eval_set = PackedSet(train_set, 64), PackedSet(eval_set, 64)
@@ -152,7 +152,7 @@ def trainer_of(model: Path, folder: Path, spread: Spread, train_set: Any, eval_s
         build.load_model(base, loaded.config, args),
         loaded.config,
         args,
-        base.tokenizer(),
+        base.load_tokenizer(),
         SimpleNamespace(train=train_set, eval=eval_set, fingerprint=""),
         Keeper(folder, ranks, {}),
         StopRequest(),

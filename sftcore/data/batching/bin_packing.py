@@ -35,8 +35,8 @@ class Bins:
     """Rows of at most ``max_length`` tokens, for documents of these *lengths*.
 
     A row has slots, each for a document of one length. They are found once, by best fit, longest first (Johnson et al.,
-    1974), over all documents. Which documents take the slots follows from seed and epoch alone, so the number of rows is
-    the same in every epoch and on every rank.
+    1974), over all documents. Which documents take the slots follows from seed and epoch alone, so the number of rows
+    is the same in every epoch and on every rank.
 
     All documents of a length are placed at once, into all rows that are alike. A row then has less than half of the
     room it had, so the time grows with the number of different lengths, times the logarithm of ``max_length``; only

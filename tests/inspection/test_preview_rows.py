@@ -1,4 +1,4 @@
-"""What ``sft preview`` takes of the training data."""
+"""Which rows of the training data ``sft preview`` shows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sftcore.cli.main import main
 from sftcore.config.document import Document
 from sftcore.config.schema import load
 from sftcore.core.registry import Registry
-from sftcore.inspection.samples import samples
+from sftcore.inspection.preview_rows import label_preview_rows
 
 REGISTRY = Registry.discover()
 
@@ -21,46 +21,48 @@ def row(question):
 
 
 @pytest.fixture
-def look(tiny, tmp_path):
+def preview_rows(tiny, tmp_path):
     (tmp_path / "t.jsonl").write_text("\n".join(["{", *(json.dumps(row(f"q{number}")) for number in range(9)), "[]"]))
 
-    def samples_of(number=5, place=None, more=None, **options):
+    def rows_of(number=5, place=None, more=None, **options):
         source = {"path": str(tmp_path / "t.jsonl"), "format": "qa", "columns": {"prompt": "input"}, **options}
         data = {"train": source, **(more or {})}
         document = Document({"model": {"name_or_path": str(tiny)}, "method": "full", "data": data})
-        return samples(load(document, REGISTRY, {}), REGISTRY, number, place and f"{tmp_path / 't.jsonl'}:{place}")
+        return label_preview_rows(
+            load(document, REGISTRY, {}), REGISTRY, number, place and f"{tmp_path / 't.jsonl'}:{place}"
+        )
 
-    return samples_of
-
-
-def lines(found):
-    return [origin.line for _, origin in found.shown]
+    return rows_of
 
 
-def test_bad_rows_are_told_where_a_run_would_go_on_without_them(look):
+def lines(rows):
+    return [origin.line for _, origin in rows.examples]
+
+
+def test_malformed_rows_are_reported_where_a_run_would_skip_them(preview_rows):
     with pytest.raises(DataError, match=r"1 row cannot be used.*\n  .*t.jsonl:1: not valid JSON"):
-        look()
-    found = look(more={"max_bad_rows": 0.01})
-    assert lines(found) == [2, 3, 4, 5]
-    assert [problem.partition(": ")[0].rpartition(":")[2] for problem in found.bad] == ["1"]
-    assert len(look(99, more={"max_bad_rows": 1}).bad) == 2
+        preview_rows()
+    rows = preview_rows(more={"max_bad_rows": 0.01})
+    assert lines(rows) == [2, 3, 4, 5]
+    assert [problem.partition(": ")[0].rpartition(":")[2] for problem in rows.malformed] == ["1"]
+    assert len(preview_rows(99, more={"max_bad_rows": 1}).malformed) == 2
 
 
-def test_a_row_by_its_place_needs_no_others(look):
-    assert lines(look(place=4)) == [4]
+def test_preview_of_one_source_line_reads_no_other_row(preview_rows):
+    assert lines(preview_rows(place=4)) == [4]
     with pytest.raises(DataError, match=r"t.jsonl:11: expected one JSON object, not a list"):
-        look(place=11, more={"max_bad_rows": 5})
+        preview_rows(place=11, more={"max_bad_rows": 5})
 
 
-def test_the_limit_of_a_source_holds(look):
-    assert lines(look(limit=3, more={"max_bad_rows": 5})) == [2, 3]
+def test_preview_respects_the_limit_of_a_source(preview_rows):
+    assert lines(preview_rows(limit=3, more={"max_bad_rows": 5})) == [2, 3]
     with pytest.raises(DataError, match=r"the training data has no such row within its limit \(sources: "):
-        look(place=5, limit=3)
+        preview_rows(place=5, limit=3)
     with pytest.raises(DataError, match=r"the training data has no such row \(sources: "):
-        look(place=99)
+        preview_rows(place=99)
 
 
-def test_where_no_row_gives_an_example_more_are_suggested(sft, capsys, monkeypatch):
+def test_preview_without_any_example_suggests_more_rows(sft, capsys, monkeypatch):
     monkeypatch.chdir(sft.folder)
     monkeypatch.setattr("sftcore.runtime.console.quiet_libraries", lambda: None)
     rows = [{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "train": False}]}] * 3

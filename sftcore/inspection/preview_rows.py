@@ -1,0 +1,106 @@
+"""The rows of the training data that ``sft preview`` shows, labelled as a run would label them."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from itertools import chain, islice, zip_longest
+from pathlib import Path
+from typing import NamedTuple
+
+from sftcore.config.schema import Loaded
+from sftcore.core.errors import DataError, RowError
+from sftcore.core.registry import Registry
+from sftcore.core.types import Origin
+from sftcore.data import sample_sources
+from sftcore.data.sources.rejected import rejected_rows
+from sftcore.data.tables.label_batch import label_row
+from sftcore.data.tables.summary import remark_texts
+from sftcore.labelling import Labelled, Remark, TooLongError
+from sftcore.models.chat_template import set_up_model
+
+
+class PreviewRows(NamedTuple):
+    """What became of some rows.
+
+    Attributes:
+        examples: each with the row that it comes from.
+        malformed: messages about rows that no format can read.
+        unlabelled: messages about rows that cannot be labelled with certainty.
+        untrained: rows without a trained token.
+        warnings: about the labels.
+        template: which chat template labelled them, and why.
+    """
+
+    examples: list[tuple[Labelled, Origin]]
+    malformed: list[str]
+    unlabelled: list[str]
+    untrained: list[Origin]
+    warnings: list[str]
+    tokenizer: object
+    template: str
+
+
+def label_preview_rows(loaded: Loaded, registry: Registry, number: int, place: str | None) -> PreviewRows:
+    """Label *number* rows of the training data, taken in turn from its sources; or the one row at *place*.
+
+    Args:
+        place: ``file:line`` of a row, as errors and the run record write it.
+
+    Raises:
+        SftError: the configuration or the data cannot be used, or has no row at *place*.
+    """
+    samples = sample_sources(
+        loaded.config.data.train,
+        ("data", "train"),
+        loaded,
+        registry,
+        wanted=_is_at(place) if place else None,
+        limit=None if place else number,
+    )
+    bad = [str(row) for sample in samples for row in sample.rejected]
+    if bad and (place or not loaded.config.data.max_bad_rows):
+        raise DataError(rejected_rows(bad))
+    by_source = [[(row, sample.source.policy) for row in sample.rows] for sample in samples]
+    rows = [pair for pair in chain.from_iterable(zip_longest(*by_source)) if pair is not None]
+    if place and not rows:
+        read = ", ".join(source.path for source in loaded.config.data.train)
+        within = " within its limit" if any(source.limit for source in loaded.config.data.train) else ""
+        raise DataError(f"--source {place}: the training data has no such row{within} (sources: {read})")
+    _, tokenizer, template, labeller = set_up_model(loaded)
+    result = PreviewRows([], bad, [], [], [], tokenizer, template.reason)
+    remarks: Counter[Remark] = Counter()
+    for row, policy in islice(rows, number):
+        try:
+            row_labels = label_row(row, labeller, policy)
+        except TooLongError as error:
+            raise DataError(f"{row.origin}: {error}") from None
+        except RowError as error:
+            result.unlabelled.append(f"{row.origin}: {error}")
+            continue
+        remarks.update(row_labels.remarks)
+        trained = [example for example in row_labels.examples if example.trained]
+        result.examples.extend((example, row.origin) for example in trained)
+        if not trained:
+            result.untrained.append(row.origin)
+    result.warnings.extend(remark_texts(remarks, {}))
+    return result
+
+
+def _is_at(place: str) -> Callable[[Origin], bool]:
+    """A predicate that is true for the row at *place*."""
+    path, _, line = place.rpartition(":")
+    if not path or not line.isdecimal():
+        raise DataError(f"--source {place}: give the row as file:line, with lines counted from 1")
+
+    def predicate(origin: Origin) -> bool:
+        return origin.line == int(line) and (origin.path == path or _is_same_file(origin.path, path))
+
+    return predicate
+
+
+def _is_same_file(path: str, other: str) -> bool:
+    return Path(path).name == other or (
+        os.path.exists(other) and os.path.exists(path) and os.path.samefile(path, other)
+    )
