@@ -247,14 +247,14 @@ def stages(path: Path, serving: chat_template.ModelSetup) -> None:
         for stage, (module, name) in inner.items():
             stack.enter_context(timed(module, name, stage, times))
         stack.enter_context(timed(worker, "decoded", "JSON", times))
-        stack.enter_context(timed(worker, "tabulate", "tabulate", times))
+        stack.enter_context(timed(worker, "label_rows", "label_rows", times))
         stack.enter_context(timed(part, "add", "write", times))
         begin = time.process_time()
         for block in given[1:]:
             part.add(worker.work(block, [source.task], labeller, True))
         whole = time.process_time() - begin
-    times["lines, conversations, their keys, the rest"] = whole - times["JSON"] - times["tabulate"] - times["write"]
-    times["rendering by plans, remarks"] = times.pop("tabulate") - sum(times[stage] for stage in inner)
+    times["lines, conversations, their keys, the rest"] = whole - times["JSON"] - times["label_rows"] - times["write"]
+    times["rendering by plans, remarks"] = times.pop("label_rows") - sum(times[stage] for stage in inner)
     rows, whole = sum(len(block.rows) for block in given[1:]), sum(times.values())
     print("\n| stage | µs of CPU per row | share |\n|---|---|---|")
     for stage, taken in times.items():

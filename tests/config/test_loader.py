@@ -356,7 +356,8 @@ def test_backend_auto_goes_by_the_environment(checked: Check, environ: dict[str,
 def test_backend_auto_refuses_to_guess(checked: Check) -> None:
     both = {"LAUNCHER": "1", "OTHER": "1"}
     with pytest.raises(
-        ConfigError, match=r"backend: several backends recognise the launcher of this process \(dist/launcher, dist/other\)"
+        ConfigError,
+        match=r"backend: several backends recognise the launcher of this process \(dist/launcher, dist/other\)",
     ):
         checked(environ=both)
     assert type(checked(backend="launcher", environ=both).config.backend) is Launcher

@@ -5,12 +5,11 @@ import os
 import subprocess
 import sys
 import tarfile
-import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
-
+import tomllib
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = {

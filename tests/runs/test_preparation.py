@@ -11,18 +11,18 @@ import pytest
 
 from sftcore.cli.main import main
 from sftcore.data.preparation.cache import Cache
-from sftcore.data.preparation.progress import Progress
+from sftcore.data.preparation.progress import PreparationProgress
 
 TOLD = """
 import os, sys
-from sftcore import preparation
-from sftcore.data import workers
+from sftcore.runs import preparation
+from sftcore.data.preparation import pool
 
 def told(*words):
     with open({log!r}, "a") as log:
         print(os.environ.get("RANK", "alone"), *words, file=log)
 
-prepare, work = preparation.prepare, workers.work
+prepare, label_block = preparation.prepare, pool.label_block
 
 def before(*args):
     import torch
@@ -31,9 +31,9 @@ def before(*args):
 
 def labelling(*args):
     told("labels")
-    return work(*args)
+    return label_block(*args)
 
-preparation.prepare, workers.work = before, labelling
+preparation.prepare, pool.label_block = before, labelling
 from sftcore.cli.main import main
 sys.exit(main())
 """
@@ -76,8 +76,8 @@ def test_prepare_does_only_that_and_a_run_finds_it(sft, cached, capsys):
     sft.config["data"]["packing"] = True
     assert main(["prepare", "--config", str(sft.write())]) == 0
     said = capsys.readouterr().err
-    [item] = Cache().items()
-    for line in ("  prepared  ", "40 examples packed into ", "40 rows read: 40 trained", f"kept  {item.folder}"):
+    [item] = Cache().entries()
+    for line in ("  prepared  ", "40 examples packed into ", "40 rows read: 40 trained", f"cached  {item.folder}"):
         assert line in said
     assert not sft.out.exists()
     assert "  prepared  " not in sft.train()
@@ -98,12 +98,12 @@ def test_the_cache_is_listed_and_cleaned(sft, cached, capsys, rows):
     assert f"40 rows  {rows}" in listed
     assert main(["cache", "list", "--json"]) == 0
     [item] = json.loads(capsys.readouterr().out)
-    assert (item["rows"], item["source"], item["whole"]) == (40, str(rows), True)
+    assert (item["rows"], item["source"], item["complete"]) == (40, str(rows), True)
     assert main(["cache", "clean", "--unused", "1"]) == 0
     assert capsys.readouterr().out.startswith("0 bytes freed")
     assert main(["cache", "clean"]) == 0
     assert f"freed in {cached}/data" in capsys.readouterr().out
-    assert Cache().items() == []
+    assert Cache().entries() == []
     assert main(["cache", "list", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == []
 
@@ -112,19 +112,19 @@ def test_a_cache_that_cannot_be_made_is_told(sft, tmp_path, monkeypatch, capsys)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SFTCORE_CACHE", str(tmp_path / "file"))
     assert main(["cache", "list"]) == 2
-    assert "cannot be made: Not a directory; set SFTCORE_CACHE" in capsys.readouterr().err
+    assert "cannot be created: Not a directory; set SFTCORE_CACHE" in capsys.readouterr().err
 
 
 def test_lines_tell_of_progress_where_there_is_no_terminal(monkeypatch, capsys):
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
-    progress = Progress()
-    progress.begin("rows.jsonl")
+    progress = PreparationProgress()
+    progress.start("rows.jsonl")
     for step in range(1, 4):
         now[0] = 6.0 * step
-        progress.done(step / 4, 600, 6000)
-    progress.end(whole=True)
+        progress.update(step / 4, 600, 6000)
+    progress.finish(complete=True)
     said = capsys.readouterr().err
     assert " preparing  rows.jsonl: 50%, 100 rows/s, 1,000 tokens/s, 24 s left" in said
     assert "  prepared  rows.jsonl: 1,800 rows, 100 rows/s, 1,000 tokens/s" in said

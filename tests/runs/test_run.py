@@ -175,7 +175,7 @@ def test_every_row_is_accounted_for(sft, rows):
         f"data  {mixed}: 49 rows, format messages (auto), 8 refused:",
         f"data    {mixed}:41: not valid JSON: ",
         "data    ... and 3 more",
-        f"data  {mixed}: 30 of 30 rows drawn, as 60 of 60 in an epoch (100.0%)",
+        f"data  {mixed}: 30 of 30 rows sampled, as 60 of 60 in an epoch (100.0%)",
         "train  30 rows in 60 examples, ",
         "rows  59 rows read: 30 trained, 10 evaluated, 9 refused, 10 also in data.eval",
         f"refused  9 rows, kept in {sft.out}/quarantine.jsonl",
@@ -194,7 +194,7 @@ def test_bad_rows_end_the_run_before_weights_are_looked_for(sft, rows, tiny):
     sft.config["model"]["name_or_path"] = str(bare)
     done = sft.run_here()
     assert done.code == 2
-    assert "error: 2 rows cannot be used; mend or remove:\n" in done.said
+    assert "error: 2 rows cannot be used; fix or remove:\n" in done.said
     assert done.said.endswith("data.max_bad_rows is 1\n")
     assert not sft.out.exists()
 
@@ -231,7 +231,7 @@ def test_a_template_that_is_named_wins_and_is_saved(sft, tiny):
             "model.name_or_path: the folder a model does not exist, and this is not a hub id",
         ),
         (("model", {"name_or_path": "package:no_such/x.gguf"}), "the Python package 'no_such' is not installed"),
-        (("data", {"train": "no/such.jsonl"}), "there is no such file"),
+        (("data", {"train": "no/such.jsonl"}), "the file does not exist"),
         (("method", "lroa"), "no installed plugin offers the method 'lroa'; did you mean 'lora'?"),
         (
             ("method", {"name": "lora", "lora_dropuot": 0.1}),

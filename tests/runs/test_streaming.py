@@ -37,9 +37,9 @@ def weights(folder):
 
 def test_nothing_is_kept_of_a_stream(stream, eval_rows):
     stream.config["data"]["eval"] = str(eval_rows)
-    before = {item.about["source"] for item in Cache().items()}
+    before = {item.about["source"] for item in Cache().entries()}
     said = stream.train()
-    after = {item.about["source"] for item in Cache().items()}
+    after = {item.about["source"] for item in Cache().entries()}
     assert after - before <= {str(eval_rows)}
     assert not any("stream.jsonl" in source for source in after)
     data = stream.record()["data"]
@@ -147,7 +147,7 @@ def test_a_bad_row_ends_the_run_where_it_comes(stream):
     done = stream.run_here()
     assert done.code == 2
     assert "long.jsonl:281: not valid JSON: " in done.said
-    assert "1 row cannot be used; mend or remove" in done.said
+    assert "1 row cannot be used; fix or remove" in done.said
     record = stream.record()
     assert record["status"] == "failed"
     rows = record["data"]["rows"]

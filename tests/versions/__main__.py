@@ -14,10 +14,11 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tomllib
 import venv
 from collections.abc import Sequence
 from pathlib import Path
+
+import tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = ("transformers", "peft", "datasets", "accelerate")
