@@ -1,4 +1,4 @@
-"""What becomes of runs that are killed while they save: with transformers' Trainer as it is, and with sftcore.
+"""What happens to runs that are killed while they save: with transformers' Trainer as it is, and with sftcore.
 
 Each run is killed before every file event below its output folder, and with every file half written, and started again.
 ``python bench/crashes.py [RANKS...]`` prints how many finished with the same weights, with others, or not at all.

@@ -36,7 +36,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from encoder import ROUNDS, made_texts, reordered, seconds, without_repeats
 
 from sftcore.config.document import Document
-from sftcore.config.schema import Loaded, load
+from sftcore.config.loader import LoadedConfig, load_config
 from sftcore.core.registry import Registry
 from sftcore.data import Progress
 from sftcore.data.preparation import worker
@@ -59,9 +59,11 @@ class Silent(Progress):
     def end(self, whole: bool) -> None: ...
 
 
-def configured(path: Path, workers: int | None = None) -> Loaded:
+def configured(path: Path, workers: int | None = None) -> LoadedConfig:
     data = {"train": str(path), "packing": True, "max_length": MAX_LENGTH, "workers": workers}
-    return load(Document({"model": {"name_or_path": MODEL}, "method": "full", "data": data}), REGISTRY, os.environ)
+    return load_config(
+        Document({"model": {"name_or_path": MODEL}, "method": "full", "data": data}), REGISTRY, os.environ
+    )
 
 
 def made_rows(number: int, path: Path) -> Path:

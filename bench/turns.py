@@ -64,7 +64,7 @@ def per_token(label: Callable[[], int]) -> float:
 
 def render(tokenizer: Any, rows: list[Conversation]) -> int:
     """Render and tokenize *rows*, no more, and return the number of their tokens."""
-    talks = [[message.as_dict() for message in row.messages] for row in rows]
+    talks = [[message.to_dict() for message in row.messages] for row in rows]
     return sum(len(tokenizer.apply_chat_template(messages, return_dict=False)) for messages in talks)
 
 

@@ -1,1 +1,1 @@
-"""The plugins that ship with sftcore; they use the public API only, as any other package would."""
+"""The built-in plugins. They use the public API only, like those of any other package."""

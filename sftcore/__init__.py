@@ -1,43 +1,30 @@
-"""sftcore: supervised fine-tuning whose every part is a plugin.
+"""Supervised fine-tuning of language models, every part a plugin.
 
-What a plugin needs is imported from here, and nothing else is public.
+This is what a plugin imports, together with :mod:`sftcore.rows` (the fields of a row), :mod:`sftcore.launching`
+(processes) and :mod:`sftcore.testing` (checks of a plugin's classes). Everything else is internal.
 """
 
-from sftcore.core.components import KINDS, Backend, Component, Format, Method, Template, Tracker, further_options
-from sftcore.core.errors import ConfigError, DataError, PluginError, RowError, SftError, json_type
-from sftcore.core.hookspecs import hookimpl
-from sftcore.core.types import IGNORE_INDEX, ROLES, Conversation, Example, Message, Origin, Role, Texts, role_of
+from sftcore.core.components import Backend, Format, Method, Template, Tracker, further_options
+from sftcore.core.errors import ConfigError, RowError, SftError
+from sftcore.core.hookspecs import BackendSpec, FormatSpec, hookimpl
+from sftcore.core.types import Conversation, Message, Role
 from sftcore.core.version import __version__
-from sftcore.runtime.launch_protocol import LaunchedProcess
-from sftcore.runtime.signals import Stopped, handle_stop_signals
 
 __all__ = [
-    "IGNORE_INDEX",
-    "KINDS",
-    "ROLES",
     "Backend",
-    "Component",
+    "BackendSpec",
     "ConfigError",
     "Conversation",
-    "DataError",
-    "Example",
     "Format",
-    "LaunchedProcess",
+    "FormatSpec",
     "Message",
     "Method",
-    "Origin",
-    "PluginError",
     "Role",
     "RowError",
     "SftError",
-    "Stopped",
     "Template",
-    "Texts",
     "Tracker",
     "__version__",
     "further_options",
-    "handle_stop_signals",
     "hookimpl",
-    "json_type",
-    "role_of",
 ]

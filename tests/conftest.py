@@ -24,6 +24,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
+def pytest_report_header(config: pytest.Config) -> str:
+    from tests.sizes import SEED, SIZE
+
+    return f"random tests: SFTCORE_TESTS={SIZE} SFTCORE_SEED={SEED}"
+
+
 def pytest_configure(config: pytest.Config) -> None:
     os.environ.pop("RANK", None)
 
@@ -165,13 +171,13 @@ class Sft:
         return Done(code, said.getvalue())
 
     def train(self, *args: str) -> str:
-        """Run in this process, expect success, and return what was said."""
+        """Run in this process, expect success, and return the output."""
         done = self.run_here(*args)
         assert done.code == 0, done.said
         return done.said
 
     def train_apart(self, *args: str, **options: Any) -> str:
-        """Run in a process of its own, expect success, and return what was said."""
+        """Run in another process, expect success, and return the output."""
         done = self.run(*args, **options)
         assert done.code == 0, done.said
         return done.said

@@ -110,10 +110,10 @@ def packed_and_alone(attention: str, dtype: torch.dtype) -> Compared:
 
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from sftcore import Example, Origin
     from sftcore.data import Collator, PackedSet
-    from sftcore.training.build import wants_flat_rows
-    from sftcore.training.loss import TokenMean
+    from sftcore.data.row_types import Example, Origin
+    from sftcore.training.build import needs_flat_rows
+    from sftcore.training.loss import TokenMeanLoss
     from sftcore.training.packing_check import PackingCheck
 
     torch.manual_seed(0)
@@ -136,7 +136,7 @@ def packed_and_alone(attention: str, dtype: torch.dtype) -> Compared:
         ids = chance.choices(range(3, 190), k=length)
         documents.append(Example(ids, ids, (length,), (Origin("f", number),)))
     packed = PackedSet(documents, 128)
-    collator = Collator(0, packed=True, flat=wants_flat_rows(model))
+    collator = Collator(0, packed=True, flat=needs_flat_rows(model))
     args = SimpleNamespace(bf16=False, fp16=False)
     PackingCheck(packed, collator).on_train_begin(args, None, None, model=model)
     model.eval()
@@ -155,7 +155,7 @@ def packed_and_alone(attention: str, dtype: torch.dtype) -> Compared:
             compared.alone.append(model(input_ids=ids, attention_mask=mask).logits[0].float())
             compared.exact.append(reference(input_ids=ids, attention_mask=mask).logits[0])
             each = [
-                TokenMean()({"logits": part[-1][None]}, labels[None, at : at + length])
+                TokenMeanLoss()({"logits": part[-1][None]}, labels[None, at : at + length])
                 for part in (compared.together, compared.alone)
             ]
             compared.losses.append(float((each[0] - each[1]).abs()))

@@ -39,7 +39,7 @@ TOKENIZERS: dict[str, PreTrainedTokenizerBase] = {}
 
 @dataclass
 class Row:
-    """What became of one template, one kind of conversation, one tokenizer."""
+    """The result of one template, one kind of conversation, one tokenizer."""
 
     template: str
     kind: str

@@ -16,7 +16,7 @@ from sftcore.labelling import Labelled
 
 @dataclass
 class Verdict:
-    """What became of one conversation: ``outcome`` is a column of the table, ``findings`` say why."""
+    """The result of one conversation: ``outcome`` is a column of the table, ``findings`` say why."""
 
     outcome: str = "exact"
     findings: list[str] = field(default_factory=list)

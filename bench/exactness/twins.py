@@ -43,7 +43,7 @@ COLUMNS = {
 
 @dataclass
 class Comparison:
-    """What became of the conversations of one twin."""
+    """The results of the conversations of one twin."""
 
     conversations: Counter[str] = field(default_factory=Counter)
     """A conversation counts in every column of a difference that it has."""

@@ -1,4 +1,4 @@
-"""DeepSpeed: ZeRO spreads optimizer state, gradients and weights over processes (Rajbhandari, arXiv:1910.02054)."""
+"""DeepSpeed: ZeRO shards optimizer state, gradients and weights (Rajbhandari et al., 2019, arXiv:1910.02054)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sftcore import Backend, ConfigError, SftError
 from .building import build
 
 SHIPPED = "sftcore_config"
-"""The package with the configurations that ship with sftcore."""
+"""The package with the configuration files of sftcore."""
 
 
 @dataclass
@@ -27,30 +27,26 @@ class DeepSpeed(Backend):
     """Starts DeepSpeed's launcher, and trains with ZeRO as its JSON configuration says."""
 
     requires: ClassVar[tuple[str, ...]] = ("deepspeed",)
-    owns: ClassVar[tuple[str, ...]] = ("deepspeed",)
-    engine: ClassVar[bool] = True
+    owns_training_step: ClassVar[bool] = True
 
     config: Path | None = None
-    """DeepSpeed's JSON configuration; `auto` values follow training_args. By default ZeRO-2 as shipped."""
+    """DeepSpeed's JSON configuration; `auto` values follow training_args. Default: the ZeRO-2 file of sftcore."""
     num_gpus: int | None = None
-    """Processes on each machine; by default one per GPU."""
+    """Processes per machine; default: one per GPU."""
     num_nodes: int | None = None
-    """Machines; by default all in the hostfile."""
+    """Machines; default: all in the hostfile."""
     hostfile: str | None = None
-    """File with the machines and their slots."""
+    """File that lists the machines and their slots."""
     include: str | None = None
     """Machines and devices to use, as DeepSpeed writes them: `worker-0@worker-1:0,2`."""
     master_addr: str | None = None
     """Address of machine 0."""
     master_port: int | None = None
-    """Free port on machine 0; by default one that is free on this machine."""
+    """Free port on machine 0; default: a port that is free on this machine."""
 
     def __post_init__(self) -> None:
         if self.config is not None and not self.config.is_file():
-            raise ConfigError(f"there is no DeepSpeed configuration {self.config}")
-
-    def launched(self, environ: Mapping[str, str]) -> bool:
-        return {"RANK", "WORLD_SIZE", "CROSS_SIZE"} <= environ.keys() and "TORCHELASTIC_RUN_ID" not in environ
+            raise ConfigError(f"the DeepSpeed configuration {self.config} does not exist")
 
     def command(self, argv: Sequence[str]) -> list[str]:
         options: dict[str, object] = {
@@ -59,7 +55,7 @@ class DeepSpeed(Backend):
             "hostfile": self.hostfile,
             "include": self.include,
             "master_addr": self.master_addr,
-            "master_port": self.master_port or _free_port(),  # so that two runs on one machine do not meet
+            "master_port": self.master_port or _free_port(),  # so that two runs on one machine do not collide
         }
         given = [f"--{name}={value}" for name, value in options.items() if value is not None]
         return [sys.executable, "-m", "deepspeed.launcher.runner", *given, "--module", "sftcore", *argv]
@@ -83,7 +79,7 @@ class DeepSpeed(Backend):
         from deepspeed.accelerator import get_accelerator
 
         build(get_accelerator().create_op_builder("ShareMemCommBuilder"))
-        # before the training arguments, or their batch size is computed for one rank
+        # before the training arguments, which compute the batch size from the number of ranks
         deepspeed.init_distributed("gloo")
 
     def training_args(self) -> dict[str, Any]:
@@ -98,7 +94,7 @@ class DeepSpeed(Backend):
 
 
 def _allow_states() -> None:
-    """Name the few plain classes that stand in DeepSpeed's state files, which are read as weights only otherwise."""
+    """Allow the few plain classes in DeepSpeed's state files, which are read with ``weights_only=True``."""
     import torch
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum

@@ -1,10 +1,10 @@
-"""torchrun: starts one process per device."""
+"""The options and the command line of torchrun, for all backends that start it."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from sftcore import Backend, SftError
 
@@ -14,43 +14,33 @@ class TorchLauncher(Backend):
     """Starts torchrun."""
 
     nproc_per_node: int | str = "auto"
-    """Processes on each machine: a number, or `auto` for one per GPU (without GPUs one per CPU core), `gpu`, `cpu`."""
+    """Processes per machine: a number, or `auto` for one per GPU (one per CPU core without GPUs), `gpu`, `cpu`."""
     nnodes: int | str = 1
     """Machines: a number, or MIN:MAX for an elastic run."""
     node_rank: int | None = None
-    """Which machine this is, counted from 0; not needed with a rendezvous."""
+    """Number of this machine, from 0; not needed with a rendezvous."""
     master_addr: str | None = None
     """Address of machine 0."""
     master_port: int | None = None
     """Free port on machine 0."""
     rdzv_backend: str | None = None
-    """Rendezvous: `c10d` for several machines; `static` by default."""
+    """Rendezvous: `c10d` for several machines; default: `static`."""
     rdzv_endpoint: str | None = None
     """HOST:PORT of the rendezvous."""
     rdzv_id: str | None = None
     """Id of the job, the same on all machines."""
     max_restarts: int = 0
-    """How often to start all processes anew after one fails."""
+    """How often all processes are restarted after one fails."""
 
     def command(self, argv: Sequence[str]) -> list[str]:
-        options: dict[str, object] = {
-            "nproc_per_node": self.nproc_per_node,
-            "nnodes": self.nnodes,
-            "node_rank": self.node_rank,
-            "master_addr": self.master_addr,
-            "master_port": self.master_port,
-            "rdzv_backend": self.rdzv_backend,
-            "rdzv_endpoint": self.rdzv_endpoint,
-            "rdzv_id": self.rdzv_id,
-            "max_restarts": self.max_restarts,
-        }
-        given = [f"--{name}={value}" for name, value in options.items() if value is not None]
-        met = (self.node_rank, self.master_addr, self.master_port, self.rdzv_backend, self.rdzv_endpoint, self.rdzv_id)
-        if self.nnodes == 1 and all(option is None for option in met):
-            given.append("--standalone")  # a free port of its own, so that two runs on one machine do not meet
-        # else ranks that are started anew look for each other where those before them were
-        anew = ["env", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"] if self.max_restarts else []
-        return [*anew, sys.executable, "-m", "torch.distributed.run", *given, "-m", "sftcore", *argv]
+        values = ((field.name, getattr(self, field.name)) for field in fields(TorchLauncher))
+        options = {name: value for name, value in values if value is not None}
+        given = [f"--{name}={value}" for name, value in options.items()]
+        if self.nnodes == 1 and options.keys() <= {"nproc_per_node", "nnodes", "max_restarts"}:
+            given.append("--standalone")  # picks a free port, so that two runs on one machine do not collide
+        # without a new TCP store, restarted ranks would connect to the addresses of the ranks before them
+        fresh_store = ["env", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"] if self.max_restarts else []
+        return [*fresh_store, sys.executable, "-m", "torch.distributed.run", *given, "-m", "sftcore", *argv]
 
     def start(self, environ: Mapping[str, str], cpu: bool) -> None:
         size = environ.get("WORLD_SIZE", "1")

@@ -10,10 +10,7 @@ from sftcore import Backend, SftError
 
 @dataclass
 class OneProcess(Backend):
-    """Trains in this process alone."""
-
-    def launched(self, environ: Mapping[str, str]) -> bool:
-        return not ("RANK" in environ and "WORLD_SIZE" in environ)
+    """Trains in this process, without a launcher."""
 
     def start(self, environ: Mapping[str, str], cpu: bool) -> None:
         if (size := environ.get("WORLD_SIZE", "1")) != "1":

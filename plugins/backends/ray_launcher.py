@@ -12,7 +12,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sftcore import SftError, Stopped, handle_stop_signals
+from sftcore import SftError
+from sftcore.launching import Stopped, handle_stop_signals
 
 from .ray import Ray
 

@@ -18,7 +18,7 @@ from ray import train
 from ray.train.backend import Backend, BackendConfig
 from ray.train.collective import broadcast_from_rank_zero
 
-from sftcore import LaunchedProcess
+from sftcore.launching import LaunchedProcess
 
 LOOK = 0.3
 """Seconds between two looks at the desk."""

@@ -1,14 +1,15 @@
-"""Built-in data formats."""
+"""The built-in data formats."""
 
-from sftcore import hookimpl
+from sftcore import FormatSpec, hookimpl
 
 
 @hookimpl
-def register_formats() -> dict[str, str]:
+def register_formats() -> dict[str, FormatSpec]:
+    here = "sftcore_plugins.formats"
     return {
-        "messages": "sftcore_plugins.formats.messages:Messages",
-        "sharegpt": "sftcore_plugins.formats.sharegpt:ShareGPT",
-        "qa": "sftcore_plugins.formats.qa:QA",
-        "instruction": "sftcore_plugins.formats.instruction:Instruction",
-        "alpaca": "sftcore_plugins.formats.alpaca:Alpaca",
+        "messages": FormatSpec(f"{here}.messages:Messages", keys=["messages"]),
+        "sharegpt": FormatSpec(f"{here}.sharegpt:ShareGPT", keys=["conversations"]),
+        "qa": FormatSpec(f"{here}.qa:QA", keys=["input", "output"], without=["instruction"]),
+        "instruction": FormatSpec(f"{here}.instruction:Instruction", keys=["instruction", "output"]),
+        "alpaca": FormatSpec(f"{here}.alpaca:Alpaca", keys=["instruction", "response"]),
     }

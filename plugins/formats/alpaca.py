@@ -1,4 +1,4 @@
-"""``{"instruction": "...", "input": "...", "response": "..."}``: a task, what it is about, and the response."""
+"""``{"instruction": "...", "input": "...", "response": "..."}``: a task, its input, and the response."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from .instruction import Instruction
 
 @dataclass
 class Alpaca(Instruction):
-    """One turn: instruction, input (may be empty or absent) and response."""
-
-    needs: ClassVar[frozenset[str]] = frozenset({"instruction", "response"})
+    """One turn: instruction, input (may be empty or missing) and response."""
 
     answer: ClassVar[str] = "response"

@@ -1,4 +1,4 @@
-"""``{"instruction": "...", "input": "...", "output": "..."}``: a task, what it is about, and the answer."""
+"""``{"instruction": "...", "input": "...", "output": "..."}``: a task, its input, and the answer."""
 
 from __future__ import annotations
 
@@ -7,18 +7,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from sftcore import Format, Message
-
-from ._fields import single_turn, text
+from sftcore.rows import read_text, single_turn
 
 
 @dataclass
 class Instruction(Format):
-    """One turn: instruction, input (may be empty or absent) and output."""
-
-    needs: ClassVar[frozenset[str]] = frozenset({"instruction", "output"})
+    """One turn: instruction, input (may be empty or missing) and output."""
 
     answer: ClassVar[str] = "output"
 
     def parse(self, row: Mapping[str, Any]) -> list[Message]:
-        task, about = text(row, "instruction"), text(row, "input") if row.get("input") is not None else ""
-        return single_turn("\n".join(part for part in (task, about) if part.strip()), text(row, self.answer))
+        parts = read_text(row, "instruction"), read_text(row, "input") if row.get("input") is not None else ""
+        return single_turn("\n".join(part for part in parts if part.strip()), read_text(row, self.answer))

@@ -1,26 +1,31 @@
-"""``{"messages": [{"role": "user", "content": "..."}, ...]}``: several turns, as OpenAI and Hugging Face write them."""
+"""``{"messages": [{"role": "user", "content": "..."}, ...]}``: several turns, as in OpenAI's API and on the hub."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
-from sftcore import Format, Message, RowError, json_type
-
-from ._fields import plain, role, text, tool_call, training, turns
+from sftcore import Format, Message, RowError
+from sftcore.rows import (
+    json_type,
+    read_list,
+    read_plain_messages,
+    read_role,
+    read_text,
+    read_tool_call,
+    read_training_fields,
+)
 
 
 @dataclass
 class Messages(Format):
     """Several turns: a list of objects with role and content."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"messages"})
-
     def parse(self, row: Mapping[str, Any]) -> Sequence[Message]:
-        return plain(row, "messages", "role", "content") or [
-            _message(turn, f"message {index}: ") for index, turn in enumerate(turns(row, "messages"), start=1)
+        return read_plain_messages(row, "messages", "role", "content") or [
+            _message(turn, f"message {index}: ") for index, turn in enumerate(read_list(row, "messages"), start=1)
         ]
 
 
@@ -28,41 +33,41 @@ def _message(turn: Mapping[str, Any], where: str) -> Message:
     calls = turn.get("tool_calls") or []
     if not isinstance(calls, list):
         raise RowError(f"{where}'tool_calls' must be a list, not {json_type(calls)}")
-    if calls and turn.get("content") is None:  # what OpenAI's API returns for a bare call
+    if calls and turn.get("content") is None:  # as OpenAI's API returns a message that only calls tools
         turn = {**turn, "content": ""}
-    content, reasoning, further_calls = _content(turn, where)
+    content, reasoning, calls_in_content = _content(turn, where)
     return Message(
-        role=role(turn, "role", where),
+        role=read_role(turn, "role", where),
         content=content,
         reasoning_content=reasoning,
-        tool_calls=tuple(_call(call, where) for call in [*calls, *further_calls]),
+        tool_calls=tuple(_call(call, where) for call in [*calls, *calls_in_content]),
         name=_optional(turn, "name", where),
         tool_call_id=_optional(turn, "tool_call_id", where),
-        **training(turn, where),
+        **read_training_fields(turn, where),
     )
 
 
 def _content(turn: Mapping[str, Any], where: str) -> tuple[str, str | None, list[object]]:
-    """Return content, reasoning and tool calls; content may be a string, or a list of parts."""
+    """Return content, reasoning and tool calls; the content may be a string or a list of parts."""
     reasoning = _reasoning(turn, where)
     if not isinstance(turn.get("content"), list):
-        return text(turn, "content", where), reasoning, []
-    found: dict[str, list[str]] = {"text": [], "reasoning": [], "tool_call": []}
+        return read_text(turn, "content", where), reasoning, []
+    parts: dict[str, list[str]] = {"text": [], "reasoning": [], "tool_call": []}
     for part in turn["content"]:
         kind = part.get("type") if isinstance(part, Mapping) else None
         value = (part.get("text", part.get("value"))) if isinstance(part, Mapping) else None
-        if kind not in found or not isinstance(value, str):
-            raise RowError(f"{where}'content' has a part that is no text ({kind or json_type(part)})")
-        found[kind].append(value)
+        if kind not in parts or not isinstance(value, str):
+            raise RowError(f"{where}'content' has a part that is not text ({kind or json_type(part)})")
+        parts[kind].append(value)
     try:
-        calls = [json.loads(value) for value in found["tool_call"]]
+        calls = [json.loads(value) for value in parts["tool_call"]]
     except ValueError as error:
         raise RowError(f"{where}a part of 'content' is a tool call that is not valid JSON: {error}") from None
-    return "".join(found["text"]), "".join([reasoning or "", *found["reasoning"]]) or None, calls
+    return "".join(parts["text"]), "".join([reasoning or "", *parts["reasoning"]]) or None, calls
 
 
 def _reasoning(turn: Mapping[str, Any], where: str) -> str | None:
-    """Return the reasoning, under any of the names that transformers takes for it."""
+    """Return the reasoning, under any of the names that transformers accepts."""
     given = {
         key: text for key in ("reasoning_content", "reasoning", "thinking") if (text := _optional(turn, key, where))
     }
@@ -75,10 +80,9 @@ def _call(call: object, where: str) -> dict[str, Any]:
     function = call.get("function", call) if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping):
         raise RowError(f"{where}a tool call must be an object, not {json_type(call)}")
-    made = tool_call(text(function, "name", where), function.get("arguments", {}), where)
     assert isinstance(call, Mapping)
-    return {**made, "id": call["id"]} if "id" in call else made
+    return read_tool_call(function, where) | ({"id": call["id"]} if "id" in call else {})
 
 
 def _optional(turn: Mapping[str, Any], key: str, where: str) -> str | None:
-    return None if turn.get(key) is None else text(turn, key, where)
+    return None if turn.get(key) is None else read_text(turn, key, where)

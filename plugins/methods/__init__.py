@@ -1,4 +1,4 @@
-"""Built-in fine-tuning methods."""
+"""The built-in fine-tuning methods."""
 
 from sftcore import hookimpl
 

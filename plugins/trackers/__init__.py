@@ -1,4 +1,4 @@
-"""Built-in experiment trackers."""
+"""The built-in experiment trackers."""
 
 from sftcore import hookimpl
 

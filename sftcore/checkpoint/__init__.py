@@ -1,6 +1,10 @@
-"""Checkpoints that are there whole or not at all, and what a run needs to go on from one as if it had never stopped."""
+"""Checkpoints: complete or not there at all, and resumed from exactly.
+
+In: files that each rank writes, random states. Out: verified checkpoint folders, and the exported model.
+It must not know the Trainer, the data or the configuration; only ``training`` knows what a run needs to resume.
+"""
 
 from sftcore.checkpoint.manifest import Manifest
-from sftcore.checkpoint.store import Checkpoint, Checkpoints
+from sftcore.checkpoint.store import Checkpoint, CheckpointStore
 
-__all__ = ["Checkpoint", "Checkpoints", "Manifest"]
+__all__ = ["Checkpoint", "CheckpointStore", "Manifest"]

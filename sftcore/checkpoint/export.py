@@ -1,4 +1,4 @@
-"""What a run leaves behind: the adapter or model, with what is needed to serve it as it was trained."""
+"""The result of a run: the adapter or model, with the tokenizer and settings it is to be served with."""
 
 from __future__ import annotations
 
@@ -6,29 +6,28 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from sftcore.checkpoint import manifest
+from sftcore.checkpoint.manifest import flush_file
 from sftcore.distributed.ranks import Ranks
 from sftcore.runtime.console import write_error_reason
+from sftcore.runtime.files import fsync_folder
 from sftcore.runtime.paths import earlier_folder
 
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "adapter_config.json")
-"""Files that say which weights a folder holds: one that is left of another run would be taken for this one's."""
-
-_STAGED = "model.writing"
+"""Files by which loaders find weights: those of an earlier run would be loaded with, or instead of, the new ones."""
 
 
-def save(trainer: Any, tokenizer: Any, folder: Path, ranks: Ranks) -> None:
-    """Write the trained weights, the tokenizer with its chat template, and the generation settings.
+def export_model(trainer: Any, tokenizer: Any, folder: Path, ranks: Ranks) -> None:
+    """Write the trained weights, the tokenizer with its chat template, and the generation settings to *folder*.
 
-    All ranks must call it: weights that are spread over them are gathered. What is in *folder* is only replaced when
-    everything is on the disk.
+    All ranks must call it: sharded weights are gathered. Files in *folder* are replaced only when all new ones are on
+    the disk; weights of an earlier run are moved to ``earlier/``.
 
     Raises:
-        SftError: it cannot be written.
+        SftError: on all ranks, if a file cannot be written.
     """
-    staged = folder / _STAGED
+    staged = folder / "model.writing"
 
-    def explain(error: Exception) -> str:
+    def describe(error: Exception) -> str:
         return f"the trained model cannot be written to {folder}: {write_error_reason(folder, error)}"
 
     def clear() -> None:
@@ -36,35 +35,29 @@ def save(trainer: Any, tokenizer: Any, folder: Path, ranks: Ranks) -> None:
 
     def write() -> None:
         trainer.save_model(str(staged))
-        if ranks.writes:
+        if ranks.is_writer:
             tokenizer.save_pretrained(str(staged))
             trainer.accelerator.unwrap_model(trainer.model).generation_config.save_pretrained(str(staged))
 
-    def publish() -> None:
-        names = sorted(path.relative_to(staged) for path in staged.rglob("*") if path.is_file())
-        for name in names:
-            manifest.flush_file(staged / name)
-        for name in names:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (staged / name).replace(folder / name)
-        _put_aside([path for path in _weights(folder) if path.relative_to(folder) not in names], folder)
-        manifest.flush_folder(folder)
-
-    ranks.together(clear, explain)
+    ranks.run_on_writers(clear, describe)
     try:
-        ranks.together(write, explain, everyone=True)
-        ranks.together(publish, explain)
+        ranks.run_on_all(write, describe)
+        ranks.run_on_writers(lambda: _publish(staged, folder), describe)
     finally:  # when no rank writes any more
-        if ranks.writes:
+        if ranks.is_writer:
             clear()
 
 
-def _weights(folder: Path) -> list[Path]:
-    return [path for pattern in _WEIGHTS for path in folder.glob(pattern)]
-
-
-def _put_aside(paths: list[Path], folder: Path) -> None:
+def _publish(staged: Path, folder: Path) -> None:
+    names = sorted(path.relative_to(staged) for path in staged.rglob("*") if path.is_file())
+    for name in names:
+        flush_file(staged / name)
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (staged / name).replace(folder / name)
     earlier = earlier_folder(folder)
-    for path in paths:
+    weights = (path for pattern in _WEIGHTS for path in folder.glob(pattern))
+    for path in [path for path in weights if path.relative_to(folder) not in names]:
         earlier.mkdir(parents=True, exist_ok=True)
         path.rename(earlier / path.name)
+    fsync_folder(folder)

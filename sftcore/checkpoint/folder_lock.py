@@ -1,4 +1,4 @@
-"""An output folder belongs to one run at a time."""
+"""The lock of an output folder, which belongs to one run at a time."""
 
 from __future__ import annotations
 
@@ -7,30 +7,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sftcore.core.errors import SftError
-
-NAME = ".lock"
-"""The file in the folder that a run keeps locked; the system unlocks it when the run has ended, however it ends."""
+from sftcore.runtime.files import FileLock
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Hold *folder* as long as the context lasts, where the file system has locks.
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold *folder* for one run as long as the context lasts, where the file system has locks.
 
     Raises:
         SftError: another run holds it.
     """
+    lock = FileLock(folder / ".lock")
+    if not lock.acquire(blocking=False):
+        raise SftError(f"another run writes into {folder}: wait for its end, or give this run an output_dir of its own")
     try:
-        import fcntl
-    except ImportError:  # Windows
         yield
-        return
-    with (folder / NAME).open("a", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SftError(
-                f"another run writes into {folder}: wait for its end, or give this one an output_dir of its own"
-            ) from None
-        except OSError:  # no locks there
-            pass
-        yield
+    finally:
+        lock.release()

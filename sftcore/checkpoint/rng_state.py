@@ -12,44 +12,44 @@ import numpy as np
 import torch
 
 
-def state() -> dict[str, Any]:
-    """Return the states of Python's, numpy's and torch's generators, of the latter also on the GPU of this process."""
+def capture() -> dict[str, Any]:
+    """The states of Python's, numpy's and torch's generators, the latter also on the GPU of this process."""
     kind, keys, *rest = np.random.get_state(legacy=True)
-    version, inner, gauss = random.getstate()
-    found = {
-        "python": [version, list(inner), gauss],
+    version, internal, gauss = random.getstate()
+    states = {
+        "python": [version, list(internal), gauss],
         "numpy": [kind, np.asarray(keys).tolist(), *rest],
-        "torch": _text(torch.get_rng_state()),
+        "torch": _to_text(torch.get_rng_state()),
     }
     if torch.cuda.is_available():
-        found["cuda"] = _text(torch.cuda.get_rng_state())
-    return found
+        states["cuda"] = _to_text(torch.cuda.get_rng_state())
+    return states
 
 
-def restore(found: dict[str, Any]) -> None:
-    """Bring all generators to what :func:`state` returned."""
-    version, inner, gauss = found["python"]
-    random.setstate((version, tuple(inner), gauss))
-    kind, keys, *rest = found["numpy"]
+def restore(states: dict[str, Any]) -> None:
+    """Set all generators to the states that :func:`capture` returned."""
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, *rest = states["numpy"]
     np.random.set_state((kind, np.asarray(keys, np.uint32), *rest))
-    torch.set_rng_state(_tensor(found["torch"]))
-    if torch.cuda.is_available() and "cuda" in found:
-        torch.cuda.set_rng_state(_tensor(found["cuda"]))
+    torch.set_rng_state(_from_text(states["torch"]))
+    if torch.cuda.is_available() and "cuda" in states:
+        torch.cuda.set_rng_state(_from_text(states["cuda"]))
 
 
 @contextmanager
-def kept() -> Iterator[None]:
-    """Let what happens inside draw as it likes, and be as before afterwards."""
-    before = state()
+def preserved() -> Iterator[None]:
+    """Restore all generators at the end of the context."""
+    states = capture()
     try:
         yield
     finally:
-        restore(before)
+        restore(states)
 
 
-def _text(state: torch.Tensor) -> str:
+def _to_text(state: torch.Tensor) -> str:
     return base64.b64encode(state.cpu().numpy().tobytes()).decode()
 
 
-def _tensor(text: str) -> torch.Tensor:
+def _from_text(text: str) -> torch.Tensor:
     return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""Files of others in a checkpoint that are pickles: read as tensors and known plain classes, never as code."""
+"""Pickles in a checkpoint (of other libraries): read as tensors and known plain classes, never as code."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _FORCED = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 
 @contextmanager
-def refused() -> Iterator[None]:
-    """Make every ``torch.load`` inside read weights only, whatever it was told.
+def weights_only() -> Iterator[None]:
+    """Make every ``torch.load`` in the context read weights only, whatever its arguments.
 
-    What else may stand in such files is what ``torch.serialization.add_safe_globals`` was told of.
+    Other classes in such files need ``torch.serialization.add_safe_globals``.
     """
     before = os.environ.get(_FORCED)
     os.environ[_FORCED] = "1"

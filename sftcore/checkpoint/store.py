@@ -1,4 +1,4 @@
-"""The checkpoints of an output folder, as they lie on one disk."""
+"""The checkpoints of an output folder on one disk."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sftcore.checkpoint import manifest
-from sftcore.checkpoint.manifest import Manifest
+from sftcore.checkpoint.manifest import Manifest, find_damage, read_manifest, write_manifest
+from sftcore.runtime.files import fsync_folder
 
-_COMMITTED = re.compile(r"checkpoint-(\d+)$")
-_LEFT = re.compile(r"checkpoint-\d+\.(writing|old)$")
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)$")
+_LEFTOVER = re.compile(r"checkpoint-\d+\.(writing|old)$")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder that is named as a checkpoint.
+    """A folder named as a checkpoint.
 
     Attributes:
-        manifest: None where it cannot be used.
-        problem: why it cannot be used, or None.
+        manifest: None if it cannot be read.
+        problem: why the checkpoint cannot be used; None if it is complete.
     """
 
     path: Path
@@ -30,97 +30,108 @@ class Checkpoint:
     manifest: Manifest | None
     problem: str | None
 
+    @classmethod
+    def from_folder(cls, path: Path, read_content: bool = True) -> Checkpoint:
+        """The checkpoint at *path*, compared with its manifest.
 
-class Checkpoints:
+        Args:
+            read_content: compare the SHA-256 of each file, and not only its size.
+        """
+        try:
+            manifest = read_manifest(path)
+        except ValueError as error:
+            name = _CHECKPOINT.match(path.name)
+            return cls(path, int(name[1]) if name else 0, None, str(error))
+        return cls(path, manifest.step, manifest, find_damage(path, manifest, read_content))
+
+
+class CheckpointStore:
     """The checkpoints in *folder*.
 
-    One is written into ``checkpoint-N.writing``, which nobody takes for a checkpoint; its manifest is written last, and
-    then it is renamed. So what is named ``checkpoint-N`` and has a manifest is whole, or was damaged afterwards, which
-    the digests in the manifest tell.
+    A checkpoint is written into ``checkpoint-N.writing``; its manifest is written last, and then it is renamed. So a
+    folder ``checkpoint-N`` with a manifest was complete once, and the SHA-256 in the manifest show later damage.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def path(self, step: int) -> Path:
-        """Return where the checkpoint of *step* lies."""
+        """Path of the checkpoint of *step*."""
         return self.folder / f"checkpoint-{step}"
 
     def steps(self) -> list[int]:
-        """Return the steps of all that are named as one, the newest first."""
-        return sorted((int(found[1]) for found in map(_COMMITTED.match, self._names()) if found), reverse=True)
+        """The steps of all folders named as a checkpoint, newest first."""
+        matches = map(_CHECKPOINT.match, self._names())
+        return sorted((int(match[1]) for match in matches if match), reverse=True)
 
-    def found(self, content: bool = True) -> Iterator[Checkpoint]:
-        """Yield all, the newest first; each is looked at when it is asked for.
+    def checkpoints(self, read_content: bool = True) -> Iterator[Checkpoint]:
+        """Yield all checkpoints, newest first; each is read when it is requested.
 
         Args:
-            content: read all files; without it only their presence and size are looked at.
+            read_content: compare the SHA-256 of each file, and not only its size.
         """
         for step in self.steps():
-            yield examine(self.path(step), content)
+            yield Checkpoint.from_folder(self.path(step), read_content)
 
-    def staged(self, step: int) -> Path:
-        """Return where the checkpoint of *step* is written."""
+    def staging_path(self, step: int) -> Path:
+        """Path of the folder into which the checkpoint of *step* is written."""
         return self.folder / f"checkpoint-{step}.writing"
 
-    def stage(self, step: int) -> Path:
-        """Return the empty folder into which the checkpoint of *step* is written.
+    def create_staging(self, step: int) -> Path:
+        """Create the empty folder into which the checkpoint of *step* is written; its path.
 
         Raises:
-            OSError: it cannot be made.
+            OSError: it cannot be created.
         """
-        staged = self.staged(step)
+        staged = self.staging_path(step)
         if staged.exists():
             shutil.rmtree(staged)
         staged.mkdir(parents=True)
         return staged
 
     def commit(self, step: int, world_size: int, written: str, versions: Mapping[str, str]) -> None:
-        """Make a checkpoint of what was written for *step*: from here on it counts, whatever happens.
+        """Make a checkpoint of the files written for *step*: manifest first, then the rename.
 
         Raises:
-            OSError: the disk is full, or gone; nothing has changed then.
+            OSError: a file cannot be written; the earlier checkpoints are unchanged.
         """
-        staged, path = self.staged(step), self.path(step)
-        manifest.seal(staged, step, world_size, written, versions)
-        if path.exists():  # of an earlier attempt, which this run began before
+        staged, path = self.staging_path(step), self.path(step)
+        write_manifest(staged, step, world_size, written, versions)
+        if path.exists():  # from an earlier attempt at this step
             _remove(path)
         staged.rename(path)
-        manifest.flush_folder(self.folder)
+        fsync_folder(self.folder)
 
-    def withdraw(self, step: int) -> None:
-        """Remove what was written for *step* and is not committed."""
-        shutil.rmtree(self.staged(step), ignore_errors=True)
+    def discard_staging(self, step: int) -> None:
+        """Remove files written for *step* that were not committed."""
+        shutil.rmtree(self.staging_path(step), ignore_errors=True)
 
-    def rotate(self, keep: int | None, best: str | None = None) -> None:
-        """Remove the oldest, so that *keep* are left, among them the one at the path *best*.
-
-        Those that were never committed are no checkpoints, and are neither counted nor removed.
-        """
-        if keep is None or keep <= 0:
+    def rotate(self, limit: int | None, best: str | None = None) -> None:
+        """Remove the oldest complete checkpoints, so that *limit* remain, among them the one at the path *best*."""
+        if limit is None or limit <= 0:
             return
-        whole = [checkpoint.path for checkpoint in self.found(content=False) if not checkpoint.problem]
-        kept = whole[:keep]
-        if best is not None and (named := self.folder / Path(best).name) in whole[keep:]:
-            kept = [*whole[: max(keep - 1, 1)], named]
-        for path in whole:
-            if path not in kept:
+        complete = [checkpoint.path for checkpoint in self.checkpoints(read_content=False) if not checkpoint.problem]
+        remaining = complete[:limit]
+        if best is not None and (best_path := self.folder / Path(best).name) in complete[limit:]:
+            remaining = [*complete[: max(limit - 1, 1)], best_path]
+        for path in complete:
+            if path not in remaining:
                 _remove(path)
 
-    def put_aside(self, step: int, aside: Path) -> None:
-        """Move all beyond *step* into the folder *aside*.
+    def move_later(self, step: int, target: Path) -> None:
+        """Move all checkpoints after *step* into the folder *target*.
 
         Raises:
-            OSError: that is not possible.
+            OSError: one cannot be moved.
         """
         for path in [self.path(other) for other in self.steps() if other > step]:
-            aside.mkdir(parents=True, exist_ok=True)
-            path.rename(aside / path.name)
+            target.mkdir(parents=True, exist_ok=True)
+            path.rename(target / path.name)
 
-    def tidy(self) -> None:
-        """Remove what was never committed, and what was about to be removed; only for a run that has the folder."""
+    def remove_leftovers(self) -> None:
+        """Remove folders that were never committed or only half removed; for the run that holds the folder."""
         for name in self._names():
-            if _LEFT.match(name):
+            if _LEFTOVER.match(name):
                 shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def _names(self) -> list[str]:
@@ -129,19 +140,9 @@ class Checkpoints:
         return []
 
 
-def examine(path: Path, content: bool = True) -> Checkpoint:
-    """Return the checkpoint at *path* with what is wrong with it."""
-    named = _COMMITTED.match(path.name)
-    try:
-        found = manifest.read(path)
-    except ValueError as error:
-        return Checkpoint(path, int(named[1]) if named else 0, None, str(error))
-    return Checkpoint(path, found.step, found, manifest.verify(path, found, content))
-
-
 def _remove(path: Path) -> None:
-    """Remove a checkpoint: first its name, so that it is never half there."""
-    aside = path.with_name(f"{path.name}.old")
-    shutil.rmtree(aside, ignore_errors=True)
-    path.rename(aside)
-    shutil.rmtree(aside, ignore_errors=True)
+    """Remove a checkpoint; it is renamed first, so that there is never half a checkpoint."""
+    renamed = path.with_name(f"{path.name}.old")
+    shutil.rmtree(renamed, ignore_errors=True)
+    path.rename(renamed)
+    shutil.rmtree(renamed, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Nested Python values with tensors in them, in one safetensors file: nothing in it can run code."""
+"""Nested Python values with tensors, as one safetensors file: reading it cannot run code."""
 
 from __future__ import annotations
 
@@ -10,61 +10,61 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-_SHAPE = "tree"
+_TREE = "tree"
 
 
-def save(value: object, path: Path) -> None:
-    """Write *value*: dicts, lists, tuples, tensors, numbers, strings, booleans and None, in each other.
+def save_tree(value: object, path: Path) -> None:
+    """Write *value*: dicts, lists, tuples, tensors, numbers, strings, booleans and None, nested.
 
-    A tensor that stands in it twice is written once.
+    A tensor that appears twice is written once.
 
     Raises:
-        TypeError: something else is in it.
-        OSError: it cannot be written.
+        TypeError: *value* contains another type.
+        OSError: the file cannot be written.
     """
     tensors: dict[str, torch.Tensor] = {}
-    seen: dict[tuple[object, ...], str] = {}
+    names: dict[tuple[object, ...], str] = {}
 
-    def plain(value: object) -> object:
+    def to_json(value: object) -> object:
         if type(value) in (torch.Tensor, torch.nn.Parameter):
             assert isinstance(value, torch.Tensor)
-            place = value.data_ptr() if value.numel() else len(tensors)
-            same = (place, value.shape, value.stride(), value.dtype, value.device)
-            if same not in seen:
-                seen[same] = str(len(tensors))
-                tensors[seen[same]] = value.detach().to("cpu", copy=True).contiguous()
-            return {"tensor": seen[same]}
+            address = value.data_ptr() if value.numel() else len(tensors)
+            identity = (address, value.shape, value.stride(), value.dtype, value.device)
+            if identity not in names:
+                names[identity] = str(len(tensors))
+                tensors[names[identity]] = value.detach().to("cpu", copy=True).contiguous()
+            return {"tensor": names[identity]}
         if isinstance(value, dict):
-            return {"dict": [[plain(key), plain(item)] for key, item in value.items()]}
+            return {"dict": [[to_json(key), to_json(item)] for key, item in value.items()]}
         if isinstance(value, (list, tuple)):
-            return {"tuple" if isinstance(value, tuple) else "list": [plain(item) for item in value]}
+            return {"tuple" if isinstance(value, tuple) else "list": [to_json(item) for item in value]}
         if value is None or type(value) in (bool, int, float, str):
             return value
         raise TypeError(f"{type(value).__module__}.{type(value).__qualname__} cannot be written as numbers and text")
 
-    shape = json.dumps(plain(value))
-    save_file(tensors, path, metadata={_SHAPE: shape})
+    tree = json.dumps(to_json(value))
+    save_file(tensors, path, metadata={_TREE: tree})
 
 
-def load(path: Path, device: torch.device | str = "cpu") -> Any:
-    """Return what :func:`save` wrote, its tensors on *device*.
+def load_tree(path: Path) -> Any:
+    """The value that :func:`save_tree` wrote, its tensors on the CPU.
 
     Raises:
-        OSError, ValueError, safetensors.SafetensorError: it cannot be read.
+        OSError, ValueError, safetensors.SafetensorError: the file cannot be read.
     """
-    with safe_open(path, framework="pt", device=str(device)) as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
-        shape = json.loads(file.metadata()[_SHAPE])
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is not a mapping
+        tree = json.loads(file.metadata()[_TREE])
 
-    def built(value: Any) -> Any:
+    def from_json(value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        ((kind, inner),) = value.items()
+        ((kind, content),) = value.items()
         if kind == "tensor":
-            return tensors[inner]
+            return tensors[content]
         if kind == "dict":
-            return {built(key): built(item) for key, item in inner}
-        items = [built(item) for item in inner]
+            return {from_json(key): from_json(item) for key, item in content}
+        items = [from_json(item) for item in content]
         return tuple(items) if kind == "tuple" else items
 
-    return built(shape)
+    return from_json(tree)

@@ -1,116 +1,115 @@
-"""Writing checkpoints, and finding the one to go on from, on all ranks together."""
+"""Writing checkpoints on all ranks, and finding the one to resume from."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from sftcore.checkpoint.store import Checkpoint, Checkpoints, examine
+from sftcore.checkpoint.store import Checkpoint, CheckpointStore
 from sftcore.core.errors import ConfigError, SftError
 from sftcore.distributed.ranks import Ranks
 from sftcore.runtime.console import status, utc_now, write_error_reason
 from sftcore.runtime.paths import earlier_folder
 
-STATE = "run_state.json"
-"""The file in a checkpoint without which a run cannot go on; one that holds only weights has none."""
+RUN_STATE = "run_state.json"
+"""The state of the run as a whole; a checkpoint of weights only has none, and cannot be resumed from."""
 
 
-class Keeper:
-    """The checkpoints of a run in *folder*.
+class CheckpointWriter:
+    """The checkpoints of a run in *folder*. All ranks have to make the same calls.
 
-    All ranks write into a folder that is none yet; when all are done, those that have a disk to themselves (the first,
-    or where disks are not shared the first of each node) seal and rename it; when all of these are done, older ones
-    are removed. So at every moment there is one that all can go on from.
+    All ranks write into a staging folder. When all are done, the writers (rank 0, or the first rank of each node where
+    disks are not shared) commit it; when all of these are done, they remove older checkpoints. So at every moment there
+    is a checkpoint that all ranks can resume from.
     """
 
     def __init__(self, folder: Path, ranks: Ranks, versions: Mapping[str, str]) -> None:
         self.ranks = ranks
-        self._checkpoints = Checkpoints(folder)
+        self._store = CheckpointStore(folder)
         self._versions = versions
 
     def path(self, step: int) -> Path:
-        """Return where the checkpoint of *step* lies."""
-        return self._checkpoints.path(step)
+        """Path of the checkpoint of *step*."""
+        return self._store.path(step)
 
-    def begin(self, step: int) -> None:
-        """Begin a run that goes on from the checkpoint of *step*, or from none if that is negative.
+    def start_from(self, step: int) -> None:
+        """Prepare the folder for a run that resumes from the checkpoint of *step*, or starts from scratch (-1).
 
-        What an earlier run left half done is removed, and its checkpoints beyond *step* are put aside: the run will not
-        come to be what they are.
+        Incomplete checkpoints are removed, and later ones moved to ``earlier/``: this run may never reach their state.
 
         Raises:
-            SftError: on all ranks, if that is not possible.
+            SftError: on all ranks, if that fails on any.
         """
 
         def clear() -> None:
-            self._checkpoints.tidy()
-            self._checkpoints.put_aside(step, earlier_folder(self._checkpoints.folder))
+            self._store.remove_leftovers()
+            self._store.move_later(step, earlier_folder(self._store.folder))
 
-        self.ranks.together(clear, lambda error: f"the output folder cannot be cleared: {error}")
+        self.ranks.run_on_writers(clear, lambda error: f"the output folder cannot be cleared: {error}")
 
-    def write(self, step: int, fill: Callable[[Path], None], keep: int | None, best: str | None) -> None:
+    def write(self, step: int, write_files: Callable[[Path], None], limit: int | None, best: str | None) -> None:
         """Write the checkpoint of *step*.
 
         Args:
-            fill: writes all files into the folder that it is given.
-            keep: how many there may be; None for no limit.
-            best: path of the one that is kept in any case.
+            write_files: writes the files of this rank into the given folder.
+            limit: how many checkpoints remain; None for all.
+            best: path of the best checkpoint, which always remains.
 
         Raises:
-            SftError: on all ranks, if it cannot be written; those that were there before still are.
+            SftError: on all ranks, if it cannot be written; earlier checkpoints are unchanged.
         """
 
-        def explain(error: Exception) -> str:
-            return self._explained(step, error)
+        def describe(error: Exception) -> str:
+            return self._describe_failure(step, error)
 
         try:
-            self._write(step, fill, explain)
-            self.ranks.together(lambda: self._checkpoints.rotate(keep, best), explain)
+            self.ranks.run_on_writers(lambda: self._store.create_staging(step), describe)
+            self.ranks.run_on_all(lambda: write_files(self._store.staging_path(step)), describe)
+            self.ranks.run_on_writers(lambda: self._commit(step), describe)
+            self.ranks.run_on_writers(lambda: self._store.rotate(limit, best), describe)
         except SftError:
-            if self.ranks.writes:
-                self._checkpoints.withdraw(step)
+            if self.ranks.is_writer:
+                self._store.discard_staging(step)
             raise
 
-    def _write(self, step: int, fill: Callable[[Path], None], explain: Callable[[Exception], str]) -> None:
-        self.ranks.together(lambda: self._checkpoints.stage(step), explain)
-        self.ranks.together(lambda: fill(self._checkpoints.staged(step)), explain, everyone=True)
-        size = self.ranks.size
-        self.ranks.together(lambda: self._checkpoints.commit(step, size, utc_now(), self._versions), explain)
+    def _commit(self, step: int) -> None:
+        self._store.commit(step, self.ranks.size, utc_now(), self._versions)
 
-    def newest(self) -> Checkpoint | None:
-        """Return the newest checkpoint that is whole on all disks, or None; say which were passed over, and why."""
-        mine = self._checkpoints.steps() if self.ranks.writes else []
-        for step in sorted(set().union(*self.ranks.gathered(mine)), reverse=True):
-            problem = None
-            if self.ranks.writes:
-                problem = self._problem(examine(self.path(step)))
-            found = self.ranks.gathered(problem)
-            problems = [f"(rank {rank}) {told}" if rank else told for rank, told in enumerate(found) if told]
+    def newest_complete(self) -> Checkpoint | None:
+        """The newest checkpoint that is complete on all disks, or None; skipped ones are reported."""
+        steps = self._store.steps() if self.ranks.is_writer else []
+        for step in sorted(set().union(*self.ranks.gather(steps)), reverse=True):
+            path = self.path(step)
+            problems = [f"(rank {rank}) {text}" if rank else text for rank, text in self._problems(path)]
             if not problems:
-                return examine(self.path(step), content=False)
-            status("resume", f"{self.path(step).name} is passed over: {problems[0]}")
+                return Checkpoint.from_folder(path, read_content=False)
+            status("resume", f"{path.name} is skipped: {problems[0]}")
         return None
 
-    def named(self, path: Path) -> Checkpoint:
-        """Return the checkpoint at *path*, which the user named.
+    def checkpoint_at(self, path: Path) -> Checkpoint:
+        """The checkpoint at *path*.
 
         Raises:
-            ConfigError: it cannot be gone on from.
+            ConfigError: it is not complete on all disks.
         """
-        problem = self._problem(examine(path)) if self.ranks.writes else None
-        if problems := [told for told in self.ranks.gathered(problem) if told]:
-            raise ConfigError(f"training_args.resume_from_checkpoint: {path} cannot be gone on from: {problems[0]}")
-        return examine(path, content=False)
+        for _, problem in self._problems(path):
+            raise ConfigError(f"training_args.resume_from_checkpoint: {path} cannot be resumed from: {problem}")
+        return Checkpoint.from_folder(path, read_content=False)
 
-    def _problem(self, checkpoint: Checkpoint) -> str | None:
-        if checkpoint.problem is None and checkpoint.manifest and STATE not in checkpoint.manifest.files:
-            return "it holds the weights only (training_args.save_only_model)"
-        return checkpoint.problem
+    def _problems(self, path: Path) -> list[tuple[int, str]]:
+        """Why the checkpoint at *path* cannot be resumed from, with the rank that found it."""
+        problem = _problem(Checkpoint.from_folder(path)) if self.ranks.is_writer else None
+        return [(rank, text) for rank, text in enumerate(self.ranks.gather(problem)) if text]
 
-    def _explained(self, step: int, error: Exception) -> str:
-        folder = self._checkpoints.folder
-        whole = next((found.path.name for found in self._checkpoints.found(content=False) if not found.problem), None)
-        left = f"the run can go on from {whole} (--resume auto)" if whole else "there is no earlier one"
-        return (
-            f"the checkpoint of step {step} cannot be written to {folder}: {write_error_reason(folder, error)}; {left}"
-        )
+    def _describe_failure(self, step: int, error: Exception) -> str:
+        complete = (each.path.name for each in self._store.checkpoints(read_content=False) if not each.problem)
+        newest, folder = next(complete, None), self._store.folder
+        reason = write_error_reason(folder, error)
+        advice = f"the run can be resumed from {newest} (--resume auto)" if newest else "there is no earlier one"
+        return f"the checkpoint of step {step} cannot be written to {folder}: {reason}; {advice}"
+
+
+def _problem(checkpoint: Checkpoint) -> str | None:
+    if checkpoint.problem is None and checkpoint.manifest and RUN_STATE not in checkpoint.manifest.files:
+        return "it holds the weights only (training_args.save_only_model)"
+    return checkpoint.problem

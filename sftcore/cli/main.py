@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import io
 import json
 import os
@@ -16,18 +15,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from sftcore import __version__
-from sftcore.core.errors import ConfigError, DataError, PluginError, SftError
+from sftcore.core.errors import ConfigError, DataError, SftError
 from sftcore.runtime import redaction
 from sftcore.runtime.launch_protocol import STOPPED_EXIT_CODE
 from sftcore.runtime.signals import Stopped, StopRequest, handle_stop_signals
 
 if TYPE_CHECKING:
     from sftcore.config.document import Document
-    from sftcore.config.schema import Loaded
+    from sftcore.config.loader import LoadedConfig
     from sftcore.core.registry import Registry
     from sftcore.data import Prepared
 
 DEFAULT_CONFIG = "config/finetune.yaml"
+
+RUN_FLAGS = ("help", "config", "trace", "resume")
+"""Flags of `sft run`, which no backend may have."""
 
 PREPARING = ("run", "prepare", "stats", "preview")
 """Commands that read a configuration and its data, and take ``KEY=VALUE``."""
@@ -61,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(argv: list[str], stop: StopRequest) -> int:
     registry: Registry | None = None
-    flags: dict[str, str] = {}
+    flags: dict[str, tuple[str, str]] = {}
     if argv and argv[0] in PREPARING:
         from sftcore.core.registry import Registry
 
@@ -127,7 +129,7 @@ class _Parser(argparse.ArgumentParser):
         super().error(redaction.redact_text(message))
 
 
-def _parser(backend_flags: dict[str, str]) -> argparse.ArgumentParser:
+def _parser(backend_flags: dict[str, tuple[str, str]]) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="sft", description="Supervised fine-tuning of language models, every part a plugin.", allow_abbrev=False
     )
@@ -247,24 +249,22 @@ def _add_config(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _backend_flags(registry: Registry) -> dict[str, str]:
-    """Return flag and qualified name of each backend that is configured by a file: those with the option ``config``."""
-    flags: dict[str, str] = {}
-    for entry in registry.of_kind("backend"):
-        try:
-            options = {field.name for field in dataclasses.fields(entry.component_class())}
-        except (PluginError, TypeError):  # listed as broken, and an error once it is selected
-            continue
-        if "config" in options and entry.name not in ("help", "config", "trace") and not registry.is_ambiguous(entry):
-            flags[entry.name] = entry.qualified
-    return flags
+def _backend_flags(registry: Registry) -> dict[str, tuple[str, str]]:
+    """Return the qualified name and the file option of each backend that has a flag, by name."""
+    from sftcore.core.hookspecs import BackendSpec
+
+    return {
+        entry.name: (entry.qualified, spec.file_option)
+        for entry, spec in registry.specs(BackendSpec)
+        if spec.file_option and entry.name not in RUN_FLAGS and not registry.is_ambiguous(entry)
+    }
 
 
 def _run(
     options: argparse.Namespace,
     overrides: list[str],
     registry: Registry,
-    flags: dict[str, str],
+    flags: dict[str, tuple[str, str]],
     argv: list[str],
     stop: StopRequest,
 ) -> int:
@@ -275,9 +275,9 @@ def _run(
     document = Document.load(Path(locate(options.config)))
     if options.trace is not None:
         _override_trackers(document, options.trace.split(","))
-    for name, qualified in flags.items():
+    for name, (qualified, option) in flags.items():
         if (file := getattr(options, name.replace("-", "_"))) is not None:
-            _override_backend(document, name, qualified, file)
+            _override_backend(document, name, qualified, option, file)
     for assignment in overrides:
         document.override(assignment)
     if options.resume is not None:
@@ -285,10 +285,10 @@ def _run(
     return run(document, registry, argv, stop)
 
 
-def _loaded(options: argparse.Namespace, overrides: list[str], registry: Registry) -> Loaded:
+def _loaded(options: argparse.Namespace, overrides: list[str], registry: Registry) -> LoadedConfig:
     """Return the configuration that a command names, with what it overrides."""
     from sftcore.config.document import Document
-    from sftcore.config.schema import load
+    from sftcore.config.loader import load_config
     from sftcore.runtime.console import quiet_libraries
     from sftcore.runtime.paths import locate
 
@@ -296,30 +296,30 @@ def _loaded(options: argparse.Namespace, overrides: list[str], registry: Registr
     document = Document.load(Path(locate(options.config)))
     for assignment in overrides:
         document.override(assignment)
-    return load(document, registry, os.environ)
+    return load_config(document, registry, os.environ)
 
 
-def _prepared(loaded: Loaded, registry: Registry) -> Prepared:
+def _prepared(loaded: LoadedConfig, registry: Registry) -> Prepared:
     """Return the prepared data of a configuration, and say what became of its rows."""
-    from sftcore.runs.preparation import prepared_data, tell_read
+    from sftcore.runs.preparation import prepare_data, report_sources
     from sftcore.runtime.console import status
 
     if loaded.config.data.streaming:
         problem = "nothing is prepared of a stream; add data.streaming=false, and a limit if there is too much of it"
         raise loaded.document.error(("data", "streaming"), problem)
-    served, prepared = prepared_data(loaded, registry)
+    served, prepared = prepare_data(loaded, registry)
     status("template", served.template.reason)
-    tell_read(prepared)
+    report_sources(prepared)
     return prepared
 
 
 def _prepare(options: argparse.Namespace, overrides: list[str], registry: Registry) -> int:
-    from sftcore.runs.preparation import packed, tell_prepared
+    from sftcore.runs.preparation import pack_if_configured, report_sets
     from sftcore.runtime.console import status
 
     loaded = _loaded(options, overrides, registry)
-    prepared = packed(loaded, _prepared(loaded, registry))
-    tell_prepared(prepared)
+    prepared = pack_if_configured(loaded, _prepared(loaded, registry))
+    report_sets(prepared)
     for folder in dict.fromkeys(str(cached.folder) for cached, _ in prepared.cached):
         status("cached", folder)
     return 0
@@ -367,12 +367,12 @@ def _cache(options: argparse.Namespace) -> int:
 
 
 def _checkpoints(folder: Path, verify: bool, as_json: bool) -> int:
-    from sftcore.checkpoint import Checkpoints
+    from sftcore.checkpoint import CheckpointStore
     from sftcore.runtime.console import count, format_bytes
 
     if not folder.is_dir():
         raise ConfigError(f"{folder} is no folder; name the output_dir of a run")
-    found = list(Checkpoints(folder).found(content=verify))
+    found = list(CheckpointStore(folder).checkpoints(read_content=verify))
     if as_json:
         rows = [
             {
@@ -401,12 +401,12 @@ def _checkpoints(folder: Path, verify: bool, as_json: bool) -> int:
 
 def _sync(options: argparse.Namespace) -> int:
     from sftcore.core.registry import Registry
-    from sftcore.tracking.sync import Recorded
+    from sftcore.tracking.sync import MetricsSync
 
-    recorded = Recorded(Path(options.folder))
+    sync = MetricsSync(Path(options.folder))
     if options.trace is not None:
-        _override_trackers(recorded.document, options.trace.split(","))
-    recorded.sync(Registry.discover())
+        _override_trackers(sync.document, options.trace.split(","))
+    sync.send(Registry.discover())
     return 0
 
 
@@ -466,11 +466,11 @@ def _override_trackers(document: Document, names: list[str]) -> None:
     document.set(("trackers",), [given.get(name, name) for name in names], "--trace")
 
 
-def _override_backend(document: Document, name: str, qualified: str, file: str) -> None:
+def _override_backend(document: Document, name: str, qualified: str, option: str, file: str) -> None:
     """Select the backend *name* with the configuration *file*; its other options stay as the YAML has them."""
     before = document.data.get("backend")
     kept = dict(before) if isinstance(before, dict) and before.get("name") in (name, qualified) else {}
-    document.set(("backend",), {**kept, "name": name, "config": file}, f"--{name}")
+    document.set(("backend",), {**kept, "name": name, option: file}, f"--{name}")
 
 
 def _list_plugins(registry: Registry, as_json: bool, verbose: bool) -> int:
@@ -524,7 +524,7 @@ def _listed(registry: Registry, entry: object, verbose: bool) -> dict[str, objec
         return {**row, "status": "broken", "error": problem}
     if not verbose:
         return row
-    from sftcore.config.fields import describe
+    from sftcore.config.fields import describe_options
     from sftcore.core.template_file import FileTemplate
 
     try:
@@ -532,7 +532,7 @@ def _listed(registry: Registry, entry: object, verbose: bool) -> dict[str, objec
         if isinstance(entry.target, Path):
             return {**row, "description": FileTemplate(entry.target).description() or str(entry.target), "options": []}
         first = (cls.__doc__ or "").strip().splitlines()[:1]
-        options = [option._asdict() for option in describe(cls)]
+        options = [option._asdict() for option in describe_options(cls)]
     except Exception as error:  # of one plugin; the others are listed all the same
         return {**row, "status": "broken", "error": str(error)}
     return {**row, "description": first[0] if first else "", "options": options}

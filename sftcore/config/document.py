@@ -1,4 +1,4 @@
-"""A configuration as written: its values, and the file and line of each."""
+"""A YAML file with the file and line of every value."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from sftcore.runtime.paths import locate
 from sftcore.runtime.redaction import redact_argument, register_secrets
 
 Keys = tuple[str | int, ...]
-"""The way to a value: ``("data", "train", 0, "path")``."""
+"""The path to a value: ``("data", "train", 0, "path")``."""
 
 
-class _Loader(yaml.SafeLoader):
-    """Scalars as YAML 1.2 has them, and no key twice in one mapping.
+class _YamlLoader(yaml.SafeLoader):
+    """Scalars of YAML 1.2; a key that appears twice in a mapping is an error.
 
     ``2e-4`` is a number; ``no`` (``save_strategy: no``), ``1:4`` (``nnodes: 1:4``) and
     ``2026-01-31`` are strings.
@@ -31,13 +31,13 @@ class _Loader(yaml.SafeLoader):
         first: dict[str, int] = {}
         for key_node, _ in node.value:
             if (key := str(key_node.value)) in first:
-                problem = f"the key '{key}' is here a second time (first in line {first[key]})"
+                problem = f"the key '{key}' appears twice (first in line {first[key]})"
                 raise yaml.composer.ComposerError(None, None, problem, key_node.start_mark)
             first[key] = key_node.start_mark.line + 1
         return node
 
 
-_Loader.yaml_implicit_resolvers = {}
+_YamlLoader.yaml_implicit_resolvers = {}
 for _tag, _pattern, _first in (
     ("merge", r"<<", "<"),
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
@@ -46,7 +46,7 @@ for _tag, _pattern, _first in (
     ("float", r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+", "-+.0123456789"),
     ("float", r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", "-+."),
 ):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), list(_first))
+    _YamlLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), list(_first))
 
 
 class Document:
@@ -54,7 +54,7 @@ class Document:
 
     Attributes:
         data: the values, as plain dicts and lists.
-        folder: where relative paths may start.
+        folder: relative paths are looked up here too.
     """
 
     def __init__(self, data: dict[str, Any], name: str = "<config>", folder: Path | None = None) -> None:
@@ -69,25 +69,25 @@ class Document:
         """Read *path*.
 
         Raises:
-            ConfigError: it is missing, not YAML, not a mapping, or has a key twice.
+            ConfigError: it does not exist, or is not a YAML mapping, or a key appears twice.
         """
         try:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
-            raise ConfigError(f"there is no configuration file {path}; name one with --config PATH") from None
+            raise ConfigError(f"the configuration file {path} does not exist; name one with --config PATH") from None
         except OSError as error:
             raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
         except UnicodeDecodeError as error:
             raise ConfigError(f"{path} cannot be read: {error}") from None
         document = cls({}, str(path), path.resolve().parent)
         try:
-            loader = _Loader(text)
+            loader = _YamlLoader(text)
             node = loader.get_single_node()
             data = document._construct(loader, node, (), ()) if node else {}
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
             raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem or error.context}") from None
-        except (yaml.YAMLError, ValueError, AttributeError) as error:  # the last two: of a tag such as !!int
+        except (yaml.YAMLError, ValueError, AttributeError) as error:  # the last two come from tags such as !!int
             raise ConfigError(f"{path}: not valid YAML: {first_line(error)}") from None
         if not isinstance(data, dict):
             raise ConfigError(f"{path}:1: must be a mapping of keys to values")
@@ -95,15 +95,15 @@ class Document:
         document.data = data
         return document
 
-    def _construct(self, loader: _Loader, node: yaml.Node, keys: Keys, above: tuple[int, ...]) -> Any:
-        """Return the value of *node*, and note the line of everything in it."""
+    def _construct(self, loader: _YamlLoader, node: yaml.Node, keys: Keys, above: tuple[int, ...]) -> Any:
+        """Return the value of *node*, and record the line of everything in it."""
         line = node.start_mark.line + 1
         self._lines.setdefault(keys, line)
         if id(node) in above:
             raise ConfigError(f"{self.name}:{line}: an alias that contains itself")
         above = (*above, id(node))
         if isinstance(node, yaml.MappingNode):
-            loader.flatten_mapping(node)  # what comes by `<<` stands first, so the mapping's own keys win
+            loader.flatten_mapping(node)  # puts merged keys first, so that the mapping's own keys win
             values: dict[str, Any] = {}
             for key_node, value_node in node.value:
                 key, place = loader.construct_object(key_node), key_node.start_mark.line + 1
@@ -118,23 +118,23 @@ class Document:
         return loader.construct_object(node, deep=True)
 
     def override(self, assignment: str) -> None:
-        """Apply one ``KEY=VALUE`` of the command line: a dotted key, a YAML value.
+        """Apply ``KEY=VALUE`` from the command line: a dotted key and a YAML value.
 
         Raises:
-            ConfigError: it has another form, or the key leads through a value that has no keys.
+            ConfigError: it has another form, or a part of the key is of a value without keys.
         """
         key, equals, text = assignment.partition("=")
         shown = redact_argument(assignment)
         if not equals or not key or key.startswith("-"):
             raise ConfigError(f"'{shown}': expected KEY=VALUE, for example training_args.max_steps=20")
         try:
-            value = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+            value = yaml.load(text, Loader=_YamlLoader)  # noqa: S506 (a SafeLoader)
         except (yaml.YAMLError, ValueError, AttributeError):
             raise ConfigError(f"'{shown}': the value is not valid YAML") from None
         self.set(tuple(int(part) if part.isdecimal() else part for part in key.split(".")), value, f"'{shown}'")
 
     def set(self, keys: Keys, value: Any, place: str) -> None:
-        """Put *value* at *keys*; *place* is what messages about it will name."""
+        """Set the value at *keys*; *place* is its place in later messages."""
         data = copy.deepcopy(self.data)
         at: Any = {"": data}
         way: Keys = ("", *keys)
@@ -146,7 +146,7 @@ class Document:
                     raise ConfigError(f"{place}: {name} is a list of {len(at)}; write {name}.0 for its first item")
             elif isinstance(at, dict) and isinstance(key, int):
                 name = dotted(keys[: depth - 1])
-                raise ConfigError(f"{place}: {name} is no list; write {name} without a number")
+                raise ConfigError(f"{place}: {name} is not a list; write {name} without a number")
             elif not isinstance(at, dict):
                 raise ConfigError(f"{place}: {dotted(keys[: depth - 1])} has no keys")
             if depth == len(way) - 1:
@@ -167,7 +167,7 @@ class Document:
         self._overridden.update(dict.fromkeys(made, place))
 
     def where(self, keys: Keys) -> str:
-        """Return the place of the value at *keys*: ``file:line``, or the argument that set it."""
+        """Return the place of the value at *keys*: ``file:line``, or the command-line argument that set it."""
         for end in range(len(keys), -1, -1):
             if keys[:end] in self._overridden:
                 return self._overridden[keys[:end]]
@@ -176,15 +176,15 @@ class Document:
         return self.name
 
     def error(self, keys: Keys, problem: str) -> ConfigError:
-        """Return the error that says where *keys* stands and what is wrong with it."""
+        """Return an error with the place and the name of *keys*, and the *problem*."""
         name = dotted(keys)
         return ConfigError(f"{self.where(keys)}: {name + ': ' if name else ''}{problem}")
 
     def locate(self, text: str) -> Path:
-        """Return the path that *text*, a value of this document, stands for."""
+        """Return the path of *text*, a value of this document; see :func:`sftcore.runtime.paths.locate`."""
         return locate(text, self.folder)
 
 
 def dotted(keys: Sequence[str | int]) -> str:
-    """Return *keys* as a user writes them."""
+    """Return *keys* as written by a user: ``data.train.0.path``."""
     return ".".join(map(str, keys))

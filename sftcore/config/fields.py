@@ -1,7 +1,6 @@
-"""The options of a dataclass: filled from a mapping, checked against the annotations, described.
+"""The options of dataclasses: read from a mapping, checked against the annotations, written back, and described.
 
-One way for everything that a YAML file may hold: the sections of the configuration, the
-components, and the dataclasses of other libraries that a component hands options on to.
+Sections of the configuration, components, and dataclasses of other libraries all go this way.
 """
 
 from __future__ import annotations
@@ -26,85 +25,84 @@ from sftcore.runtime.redaction import REDACTED, is_secret
 T = TypeVar("T")
 
 
-def fill(
+def from_mapping(
     cls: type[T],
     values: object,
     document: Document,
     keys: Keys,
-    known: Mapping[str, Any] | None = None,
-    elsewhere: Mapping[str, str] | None = None,
+    ready: Mapping[str, Any] | None = None,
+    misplaced: Mapping[str, str] | None = None,
 ) -> T:
-    """Return an instance of the dataclass *cls* made of *values*, which stand at *keys* of *document*.
+    """Return an instance of the dataclass *cls* with *values*, converted to the annotations of its fields.
 
-    A value is converted to its field's annotation (``"8"`` to 8 for an int); a ``Path`` is
-    resolved against the document. *known* holds values that are ready, taken as they are. *elsewhere* says of
-    keys that do not belong here where they do.
+    Args:
+        keys: the place of *values* in *document*, for errors and relative paths.
+        ready: values of fields that are taken as they are.
+        misplaced: full names of keys that belong elsewhere.
 
     Raises:
-        ConfigError: an unknown or missing key, or a value of another type, with its place.
+        ConfigError: an unknown or missing key, or an invalid value, with its place.
     """
     fields, further = _fields(cls)
-    given = check(cls, values, document, keys, ready=known or {}, further=further, elsewhere=elsewhere)
-    given.update(known or {})
+    options = check_options(cls, values, document, keys, ready=ready or {}, further=further, misplaced=misplaced)
+    options.update(ready or {})
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if required and name not in given:
+        if required and name not in options:
             raise document.error(keys, f"the key '{name}' is missing")
     try:
-        return cls(**given)
+        return cls(**options)
     except FieldError as error:
         raise document.error((*keys, error.field), str(error)) from None
-    except SftError as error:
+    except (SftError, TypeError, ValueError) as error:
         raise document.error(keys, str(error)) from None
-    except (TypeError, ValueError) as error:
-        raise document.error(keys, f"{error}") from None
 
 
-def check(
+def check_options(
     cls: type,
     values: object,
     document: Document,
     keys: Keys,
     ready: Mapping[str, Any] | None = None,
     further: str | None = None,
-    elsewhere: Mapping[str, str] | None = None,
+    misplaced: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Return *values* checked against the fields of the dataclass *cls* and converted to them.
+    """Return *values*, converted to the annotations of the fields of the dataclass *cls*.
 
     Args:
-        ready: keys that are left out, because they are dealt with elsewhere.
-        further: a field that collects the options of another dataclass (``further_options``).
-        elsewhere: keys that are not known here, and where they belong.
+        ready: keys that are ignored, because the caller has their values.
+        further: name of a field declared by ``further_options``.
+        misplaced: full names of keys that belong elsewhere.
 
     Raises:
-        ConfigError: an unknown key, or a value of another type, with its place.
+        ConfigError: an unknown key or an invalid value, with its place.
     """
     if not isinstance(values, Mapping):
-        raise document.error(keys, f"must be a mapping of options, not {shown(values)}")
+        raise document.error(keys, f"must be a mapping of options, not {format_value(values)}")
     fields, _ = _fields(cls)
     hints = _hints(cls)
     other = _load(fields[further].metadata[FURTHER], document, keys) if further else None
-    others = _fields(other)[0] if other else {}
-    given: dict[str, Any] = {}
-    handed: dict[str, Any] = {}
+    other_fields = _fields(other)[0] if other else {}
+    options: dict[str, Any] = {}
+    other_options: dict[str, Any] = {}
     for key, value in values.items():
         if ready and key in ready:
             continue
         if key in fields and key != further:
-            given[key] = _convert(hints.get(key, Any), value, document, (*keys, key))
-        elif key in others and other:
-            handed[key] = _convert(_hints(other).get(key, Any), value, document, (*keys, key))
+            options[key] = _convert(hints.get(key, Any), value, document, (*keys, key))
+        elif key in other_fields and other:
+            other_options[key] = _convert(_hints(other).get(key, Any), value, document, (*keys, key))
         else:
-            choices = [*(name for name in fields if name != further), *others, *(ready or ())]
-            hint = f"; it is {elsewhere[key]}" if elsewhere and key in elsewhere else nearest(key, choices)
+            choices = [*(name for name in fields if name != further), *other_fields, *(ready or ())]
+            hint = f"; it is {misplaced[key]}" if misplaced and key in misplaced else nearest(key, choices)
             raise document.error((*keys, key), f"unknown key{hint}")
-    if further and handed:
-        given[further] = handed
-    return given
+    if further and other_options:
+        options[further] = other_options
+    return options
 
 
-def written(component: Any) -> dict[str, Any]:
-    """Return the options of the dataclass instance *component* as one writes them, so that :func:`fill` makes it."""
+def to_mapping(component: Any) -> dict[str, Any]:
+    """Return the options of the dataclass instance *component*, such that :func:`from_mapping` creates it again."""
     values: dict[str, Any] = {}
     for field in dataclasses.fields(component):
         if not field.init:
@@ -113,21 +111,21 @@ def written(component: Any) -> dict[str, Any]:
         if FURTHER in field.metadata:
             values.update(value)
         elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-            values[field.name] = written(value)
+            values[field.name] = to_mapping(value)
         else:
             values[field.name] = str(value) if isinstance(value, Path) else value
     return values
 
 
 def _fields(cls: type) -> tuple[dict[str, dataclasses.Field[Any]], str | None]:
-    """Return the fields that may be given, and the name of the one that takes further options."""
+    """Return the fields by name, and the name of the one declared by ``further_options``."""
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     further = next((name for name, field in fields.items() if FURTHER in field.metadata), None)
     return fields, further
 
 
 def _hints(cls: type) -> dict[str, Any]:
-    """Return the annotations of *cls*; those that cannot be resolved here accept anything."""
+    """Return the annotations of *cls*; empty if they cannot be resolved, so that any value is accepted."""
     try:
         return typing.get_type_hints(cls, include_extras=True)
     except Exception:  # a library may annotate with what it imports for type checkers only
@@ -146,20 +144,20 @@ def _load(target: str, document: Document, keys: Keys) -> type:
 
 
 def _convert(hint: Any, value: Any, document: Document, keys: Keys) -> Any:
-    """Return *value* as its annotation has it."""
+    """Return *value* converted to the annotation *hint*."""
     if (section := _section(hint)) and value is not None:
-        return fill(section, value, document, keys)
+        return from_mapping(section, value, document, keys)
     from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
-    if isinstance(value, bool) and (number := _number(hint)):  # pydantic would take true for 1
-        raise document.error(keys, f"should be {number}, got {_got(value, keys)}")
+    if isinstance(value, bool) and (number := _number(hint)):  # pydantic would convert true to 1
+        raise document.error(keys, f"should be {number}, got {_format_unless_secret(value, keys)}")
     try:
         converted = TypeAdapter(
             hint, config=None if _has_config(hint) else ConfigDict(arbitrary_types_allowed=True)
         ).validate_python(value)
     except ValidationError as error:
         inner, got, wanted = _expected(error.errors(), value)
-        raise document.error((*keys, *inner), f"should be {wanted}, got {_got(got, keys)}") from None
+        raise document.error((*keys, *inner), f"should be {wanted}, got {_format_unless_secret(got, keys)}") from None
     except PydanticUserError:  # an annotation that pydantic has no schema for
         return value
     if not isinstance(converted, Path):
@@ -183,19 +181,19 @@ _WANTED = {
     "string": "text",
     "path": "a path",
 }
-"""What pydantic wanted, by the first word of the type of its error."""
+"""The expected value, by the first word of the type of pydantic's error."""
 
 
 def _expected(problems: Sequence[Any], value: Any) -> tuple[Keys, Any, str]:
-    """Return where within *value* the *problems* are that pydantic found, what is there, and what should be.
+    """Return the place of pydantic's *problems* within *value*, the value there, and what is expected.
 
-    There is one problem for each member of a union. The deepest tell of the member that was meant.
+    There is at least one problem per member of a union; the deepest ones are of the member that was meant.
     """
-    found: list[tuple[Keys, Any, list[str]]] = []
+    places: list[tuple[Keys, Any, list[str]]] = []
     for problem in problems:
         inner: list[str | int] = []
         at = value
-        for step in problem["loc"]:  # may have names of the members of a union too
+        for step in problem["loc"]:  # contains names of union members too
             listed = isinstance(at, (list, tuple)) and isinstance(step, int) and step < len(at)
             if listed or (isinstance(at, Mapping) and step in at):
                 inner, at = [*inner, step], at[step]
@@ -203,19 +201,19 @@ def _expected(problems: Sequence[Any], value: Any) -> tuple[Keys, Any, str]:
             first, _, last = str(problem["ctx"]["expected"]).rpartition(" or ")
             wanted = [*(first.split(", ") if first else []), last]
         else:
-            told = str(problem["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
-            wanted = [_WANTED.get(problem["type"].partition("_")[0], told)]
-        found.append((tuple(inner), at, wanted))
-    deepest = max(len(inner) for inner, _, _ in found)
-    keys, got, _ = next(one for one in found if len(one[0]) == deepest)
-    choices = list(dict.fromkeys(choice for inner, _, wanted in found if inner == keys for choice in wanted))
+            message = str(problem["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
+            wanted = [_WANTED.get(problem["type"].partition("_")[0], message)]
+        places.append((tuple(inner), at, wanted))
+    deepest = max(len(inner) for inner, _, _ in places)
+    keys, got, _ = next(place for place in places if len(place[0]) == deepest)
+    choices = list(dict.fromkeys(choice for inner, _, wanted in places if inner == keys for choice in wanted))
     if "a number" in choices and "a whole number" in choices:
         choices.remove("a whole number")
     return keys, got, " or ".join(filter(None, (", ".join(choices[:-1]), choices[-1])))
 
 
 def _number(hint: Any) -> str:
-    """Return the kind of number that *hint* wants, if it does, and takes no truth value."""
+    """Return the kind of number that *hint* accepts; empty if none, or booleans too."""
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     members = typing.get_args(hint) if union else (hint,)
     if bool in members or typing.Any in members:
@@ -223,33 +221,33 @@ def _number(hint: Any) -> str:
     return "a number" if float in members else "a whole number" if int in members else ""
 
 
-def shown(value: Any) -> str:
-    """Return *value* as a message has it: ``null``, ``true``, ``'text'``."""
+def format_value(value: Any) -> str:
+    """Return *value* for a message: ``null``, ``true``, ``'text'``."""
     return _yaml(value) if value is None or isinstance(value, bool) else repr(value)
 
 
-def _got(value: Any, keys: Keys) -> str:
-    """Return *value* as a message has it, unless it is secret by one of its *keys*."""
-    return REDACTED if any(is_secret(str(key)) for key in keys) else shown(value)
+def _format_unless_secret(value: Any, keys: Keys) -> str:
+    """Return *value* for a message, redacted if one of its *keys* names a secret."""
+    return REDACTED if any(is_secret(str(key)) for key in keys) else format_value(value)
 
 
 def _has_config(hint: Any) -> bool:
-    """Tell whether pydantic forbids to configure *hint* from outside."""
+    """Whether *hint* has a pydantic configuration of its own, so that none can be given."""
     return isinstance(hint, type) and (dataclasses.is_dataclass(hint) or typing.is_typeddict(hint))
 
 
 def _section(hint: Any) -> type | None:
-    """Return the dataclass that *hint* is, or is with None."""
+    """Return the dataclass in *hint*: ``Section`` or ``Section | None``."""
     if isinstance(hint, type):
         return hint if dataclasses.is_dataclass(hint) else None
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        found = [arg for arg in typing.get_args(hint) if arg is not type(None)]
-        return _section(found[0]) if len(found) == 1 else None
+        members = [member for member in typing.get_args(hint) if member is not type(None)]
+        return _section(members[0]) if len(members) == 1 else None
     return None
 
 
 class Option(NamedTuple):
-    """One option as it is shown to a user."""
+    """One option, as listed for a user."""
 
     name: str
     type: str
@@ -257,8 +255,8 @@ class Option(NamedTuple):
     description: str
 
 
-def describe(cls: type) -> list[Option]:
-    """Return the options of the dataclass *cls*, with the docstrings below its fields and its bases'."""
+def describe_options(cls: type) -> list[Option]:
+    """Return the options of the dataclass *cls*, with the docstrings below its fields, also of its base classes."""
     texts = _docstrings(cls)
     options: list[Option] = []
     for name, field in _fields(cls)[0].items():
@@ -276,14 +274,14 @@ def describe(cls: type) -> list[Option]:
 
 
 def _yaml(value: Any) -> str:
-    """Return *value* as one writes it in YAML."""
+    """Return *value* as written in YAML."""
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _docstrings(cls: type) -> dict[str, str]:
-    """Return the string literal below each field, from the classes' own sources."""
+    """Return the string literal below each field, from the source of the classes."""
     texts: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if not dataclasses.is_dataclass(base):

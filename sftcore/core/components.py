@@ -1,8 +1,8 @@
-"""The five kinds of component. A component is a plain dataclass whose fields are its options.
+"""The base classes of the five kinds of component.
 
-The YAML names a component and fills its fields; the core validates the values against the
-annotations and never knows which component it holds. Write a string literal below a field
-and it becomes the option's description in ``sft list-plugins --verbose``.
+A component is a dataclass whose fields are its options. The YAML names the component and sets its options; sftcore
+checks the values against the annotations. A string literal below a field is the option's description in
+``sft list-plugins --verbose``.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from sftcore.core.errors import RowError, json_type
-from sftcore.core.types import Conversation, Message, Texts
+from sftcore.core.types import Conversation, Message, PlainMessages
 
 FURTHER = "further_options"
-"""Key in the metadata of a field that collects another dataclass's options."""
+"""Metadata key of a field that collects the options of another dataclass."""
 
 RESERVED = frozenset(
     {
@@ -37,44 +37,37 @@ RESERVED = frozenset(
         "return_assistant_tokens_mask",
     }
 )
-"""What is no further variable of a chat template: arguments of ``apply_chat_template``, which rendering sets."""
+"""Arguments of ``apply_chat_template`` that rendering sets, so no ``chat_template_kwargs`` may have them."""
 
 
 def further_options(target: str) -> Any:
-    """Declare a field that takes every option of another dataclass, checked against it.
+    """Declare a field that collects the options of another dataclass in a dict, checked against its annotations.
+
+    With it a component offers all options of a library's configuration class without copying them.
 
     Args:
-        target: ``"package.module:Class"`` of that dataclass, imported when a run selects the
-            component. Its fields become options beside the component's own, so a wrapper of a
-            library's configuration need not copy it.
+        target: ``"package.module:Class"`` of that dataclass, imported when a run selects the component.
     """
     return field(default_factory=dict, metadata={FURTHER: target})
 
 
 @dataclass
 class Component:
-    """What all components share."""
+    """The base class of all components."""
 
     requires: ClassVar[tuple[str, ...]] = ()
-    """Packages that must be importable when a run selects this component."""
+    """Packages that must be installed when a run selects this component."""
 
 
 @dataclass
 class Format(Component):
     """Turns one row of a data source into a conversation."""
 
-    needs: ClassVar[frozenset[str]] = frozenset()
-    """Keys that a row of this format has; ``format: auto`` goes by them."""
-
-    def matches(self, row: Mapping[str, Any]) -> bool:
-        """Tell whether *row* looks like this format. A format without ``needs`` is never guessed."""
-        return bool(self.needs) and self.needs <= row.keys()
-
     def parse(self, row: Mapping[str, Any]) -> Sequence[Message]:
         """Return the messages of *row*.
 
         Raises:
-            RowError: the row does not fit; say which key and why, the core adds file and line.
+            RowError: the row is malformed. The message names the key and the problem; file and line are added.
         """
         raise NotImplementedError
 
@@ -82,10 +75,10 @@ class Format(Component):
         """Return the conversation of *row*; ``system``, ``tools`` and ``chat_template_kwargs`` work in every format.
 
         Raises:
-            RowError: as :meth:`parse`, or there is no message, or one of the three fields is unsound.
+            RowError: from :meth:`parse`; or there is no message, or one of the three keys has an invalid value.
         """
         messages = self.parse(row)
-        if not isinstance(messages, Texts):
+        if not isinstance(messages, PlainMessages):
             messages = tuple(messages)
         if not messages:
             raise RowError("the conversation is empty")
@@ -98,12 +91,12 @@ class Format(Component):
             if messages[0].role != "system":
                 messages = (Message("system", system), *messages)
         if "tools" not in row and "chat_template_kwargs" not in row:
-            return Conversation.of(messages)
+            return Conversation.from_messages(messages)
         return Conversation(messages, _tools(row), _template_kwargs(row))
 
 
-def _decoded(row: Mapping[str, Any], key: str) -> object:
-    """Return the value at *key*, parsed if it is JSON text; None if it is absent or empty text."""
+def _decode(row: Mapping[str, Any], key: str) -> object:
+    """Return the value at *key*, decoded where it is JSON text; None where it is missing or empty."""
     value = row.get(key)
     if not isinstance(value, str):
         return value
@@ -114,21 +107,21 @@ def _decoded(row: Mapping[str, Any], key: str) -> object:
 
 
 def _template_kwargs(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    value = _decoded(row, "chat_template_kwargs")
+    value = _decode(row, "chat_template_kwargs")
     if value is None:
         return {}
     if not isinstance(value, Mapping):
         raise RowError(f"'chat_template_kwargs' must be an object, not {json_type(value)}")
     for name in value:
         if not isinstance(name, str):
-            raise RowError(f"'chat_template_kwargs' has a name that is no string: {name!r}")
+            raise RowError(f"'chat_template_kwargs' has a name that is not a string: {name!r}")
         if name in RESERVED:
             raise RowError(f"'chat_template_kwargs' may not have '{name}': rendering sets it itself")
     return dict(value)
 
 
 def _tools(row: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
-    value = _decoded(row, "tools")
+    value = _decode(row, "tools")
     if value is None or value == []:
         return ()
     if not isinstance(value, list) or not all(isinstance(tool, Mapping) for tool in value):
@@ -138,31 +131,31 @@ def _tools(row: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
 
 @dataclass
 class Template(Component):
-    """A chat template: how a conversation is written for the model."""
+    """A chat template: renders a conversation as the text that the model reads."""
 
     def jinja(self) -> str:
-        """Return the Jinja source, as ``tokenizer.chat_template`` takes it."""
+        """Return the Jinja source that is set as ``tokenizer.chat_template``."""
         raise NotImplementedError
 
     def stop(self) -> Sequence[str]:
-        """Return the strings that end an assistant turn, beside the tokenizer's end-of-sequence token."""
+        """Return the strings that end an assistant turn, in addition to the tokenizer's EOS token."""
         return ()
 
 
 @dataclass
 class Method(Component):
-    """How a base model becomes one that is trained: which weights, of what precision."""
+    """A fine-tuning method: which weights of the base model are trained, and in which precision they are loaded."""
 
     def load_options(self, dtype: Any) -> dict[str, Any]:
-        """Return further arguments for ``AutoModelForCausalLM.from_pretrained``.
+        """Return additional arguments for ``AutoModelForCausalLM.from_pretrained``.
 
         Args:
-            dtype: the ``torch.dtype`` that computations will use.
+            dtype: the ``torch.dtype`` of the computations.
         """
         return {}
 
     def prepare(self, model: Any, args: Any) -> Any:
-        """Return *model* ready to train: adapters added, ``requires_grad`` set.
+        """Return *model* ready to be trained, with adapters added and ``requires_grad`` set.
 
         Args:
             model: the ``transformers.PreTrainedModel``.
@@ -171,77 +164,73 @@ class Method(Component):
         raise NotImplementedError
 
     def optimizer(self, model: Any, args: Any) -> Any | None:
-        """Return a ``torch.optim.Optimizer`` of the method's own, or None for the one that *args* names."""
+        """Return a ``torch.optim.Optimizer``, or None for the one that *args* names."""
         return None
 
 
 @dataclass
 class Tracker(Component):
-    """Receives what happens in a run, in a process of its own. Only rank 0 tracks."""
+    """An experiment tracker. It runs in a process of its own, started by rank 0."""
 
     def start(self, run: Mapping[str, Any]) -> None:
-        """Begin. *run* holds ``id``, ``name``, ``output_dir``, ``command``, ``config``, ``versions`` and ``pid``.
+        """Start tracking.
 
-        The id is that of the run in this output folder, also after it was resumed; config and command have no secrets.
-        The pid is that of the process that trains.
+        Args:
+            run: ``id``, ``name``, ``output_dir``, ``command``, ``config``, ``versions`` and ``pid`` of the run. The id
+                stays the same when the run is resumed; command and config contain no secrets; the pid is the process
+                that trains.
         """
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Take the *metrics* of optimizer step *step*."""
+        """Log the *metrics* of optimizer step *step*."""
 
     def finish(self, error: BaseException | None = None) -> None:
-        """End. *error* reads like what ended the run early, or is None."""
+        """Stop tracking. *error* is None, or an error with the text of what ended the run early."""
 
 
 @dataclass
 class Backend(Component):
-    """How the processes of a run are started and work together."""
+    """A distributed backend: how the processes of a run are started and train together."""
 
-    owns: ClassVar[tuple[str, ...]] = ()
-    """Training arguments that only this backend sets; in ``training_args`` they are refused."""
-    engine: ClassVar[bool] = False
-    """Whether an engine of its own trains: it takes the optimizer's step in its backward pass, and transformers lets it
-    write and read files of its own in a checkpoint."""
-    spread: ClassVar[bool] = False
-    """Whether :meth:`state` holds the trained weights too, because they are spread over the ranks."""
-
-    def launched(self, environ: Mapping[str, str]) -> bool:
-        """Tell whether this process was started by the backend's launcher; ``backend: auto`` goes by it."""
-        return False
+    owns_training_step: ClassVar[bool] = False
+    """Whether an engine of its own trains, which takes the optimizer step in its backward pass and writes and reads
+    its own files in a checkpoint (through transformers)."""
+    shards_weights: ClassVar[bool] = False
+    """Whether the trained weights are sharded over the ranks; then :meth:`state` contains them too."""
 
     def command(self, argv: Sequence[str]) -> list[str] | None:
-        """Return the command that runs ``python argv...`` on all processes, or None for this process.
+        """Return the command that runs ``python argv...`` on all processes, or None to train in this process.
 
-        It changes nothing, and is only asked for where no launcher is at work yet.
+        It is called only in a process that no launcher has started, and must have no side effects.
         """
         return None
 
     def start(self, environ: Mapping[str, str], cpu: bool) -> None:
-        """Set up this process, before any training argument or model exists.
+        """Set up this process; called before training arguments and model are created.
 
         Raises:
-            SftError: the processes that were started are not those the backend stands for.
+            SftError: the launcher started other processes than the options of the backend ask for.
         """
 
     def training_args(self) -> dict[str, Any]:
-        """Return what the backend sets in ``transformers.TrainingArguments``."""
+        """Return the arguments of ``transformers.TrainingArguments`` that the backend sets."""
         return {}
 
     def layout(self, ranks: int) -> str:
-        """Return how the state is laid out in a checkpoint of so many ranks: a run goes on from its own layout only.
+        """Return a name for the layout of the training state in a checkpoint of this many *ranks*.
 
-        Empty: any number of ranks of any such backend can go on from it.
+        A run can only be resumed from a checkpoint of the same layout. Empty: any number of ranks can resume.
         """
         return ""
 
-    def parts(self) -> bool:
-        """Tell whether each rank writes a part of the state of its own."""
+    def writes_shards(self) -> bool:
+        """Whether each rank writes a shard of the state."""
         return False
 
     def state(self, trainer: Any) -> Any:
-        """Return the state of the optimizer: tensors, numbers and texts in dicts, lists and tuples.
+        """Return the state of the optimizer: tensors, numbers and strings in dicts, lists and tuples.
 
-        All ranks call it; only what the first returns is written, unless each has a part of its own.
+        All ranks call it. The value of rank 0 is written, or that of each rank if :meth:`writes_shards`.
 
         Args:
             trainer: the ``transformers.Trainer`` of the run.
@@ -249,10 +238,11 @@ class Backend(Component):
         return trainer.optimizer.state_dict()
 
     def restore(self, trainer: Any, read: Callable[[], Any]) -> None:
-        """Bring the optimizer to a state that was written; all ranks call it.
+        """Restore the state of the optimizer. All ranks call it.
 
         Args:
-            read: reads what :meth:`state` returned.
+            trainer: the ``transformers.Trainer`` of the run.
+            read: reads what :meth:`state` returned (of this rank if :meth:`writes_shards`).
         """
         trainer.optimizer.load_state_dict(read())
 
@@ -264,4 +254,4 @@ KINDS: Mapping[str, type[Component]] = {
     "tracker": Tracker,
     "backend": Backend,
 }
-"""The kinds, by the name that the configuration and ``sft list-plugins`` use."""
+"""The base class of each kind, by the name of the kind in the configuration and in ``sft list-plugins``."""

@@ -1,4 +1,4 @@
-"""Errors a user can cause: each is one clear message and an exit code, never a traceback."""
+"""Errors that a user can fix: each is one message and an exit code, without a traceback."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from collections.abc import Iterable
 
 
 class SftError(Exception):
-    """Something the user can mend. ``str(error)`` says what, where, and what to do."""
+    """An error that the user can fix. The message says what is wrong, where, and what to do."""
 
     exit_code = 2
 
 
 class RankError(SftError):
-    """Another process of the run has ended, or cannot be reached any more."""
+    """Another process of the run has ended or does not respond."""
 
     exit_code = 1
 
 
 class ConfigError(SftError):
-    """The configuration, or an option of a component, is wrong."""
+    """The configuration, or an option of a component, is invalid."""
 
 
 class FieldError(ValueError):
-    """The value of one field of a dataclass fails a check; whoever fills the dataclass adds the place."""
+    """The value of one field of a configuration dataclass is invalid; the loader adds its place."""
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(problem)
@@ -35,20 +35,20 @@ class PluginError(SftError):
 
 
 class DataError(SftError):
-    """A data source cannot be used: unreadable, of no known format, or without trainable rows."""
+    """A data source cannot be used: it is unreadable, of unknown format, or has no trainable rows."""
 
 
 class RowError(SftError):
-    """One row cannot be used. Raised by formats and by labelling; the core adds file and line."""
+    """One row cannot be used. Formats and labelling raise it; file and line are added."""
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the closest of *choices*, or an empty string."""
+    """Return ``"; did you mean 'x'?"`` for the closest of *choices*, or an empty string if none is close."""
     close = difflib.get_close_matches(str(word), [str(choice) for choice in choices], n=1, cutoff=0.6)
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
 def json_type(value: object) -> str:
-    """Return how JSON calls the type of *value*: ``"a string"``, ``"null"``, ..."""
+    """Return the JSON name of the type of *value*, with its article: ``"a string"``, ``"null"``, ..."""
     names = {str: "a string", bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object"}
     return "null" if value is None else names.get(type(value), type(value).__name__)

@@ -1,4 +1,4 @@
-"""What a person may say about the tokens that are trained."""
+"""The options that decide which tokens are trained."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Truncation = Literal["drop_turns", "drop_row", "split", "truncate_right", "error
 
 @dataclass(frozen=True)
 class Policy:
-    """The choices that hold for one source of rows; docs/config.md explains each."""
+    """The options of one data source; docs/config.md explains each."""
 
     train_on: TrainOn = "assistant"
     train_on_stop: bool = True
@@ -23,5 +23,5 @@ class Policy:
     context: Context = "served"
     truncation: Truncation = "drop_turns"
     max_length: int | None = None
-    """Longest example, in tokens; None for no limit."""
+    """Limit of the length of an example, in tokens; None: no limit."""
     weight: float = 1.0

@@ -1,65 +1,79 @@
-"""Discovery of installed plugins, and the registry of what they offer.
+"""Discovery of installed plugins, and the registry of their components.
 
-Nothing is imported here but hook modules, which only hold names. Distributions are walked
-by hand: pluggy's own loader ends at the first exception, and skips without a word an entry
-point whose name is taken.
+Only hook modules are imported here; the module of a component is imported when it is selected. Distributions are read
+directly, because pluggy's own loader stops at the first exception and ignores an entry point whose name is taken.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 from importlib.metadata import Distribution, EntryPoint, distributions
 from pathlib import Path
 from types import ModuleType
+from typing import Any, TypeVar
 
 import pluggy
 
 from sftcore.core import hookspecs
 from sftcore.core.components import KINDS, Component
 from sftcore.core.errors import PluginError, nearest
-from sftcore.core.hookspecs import PROJECT, TEMPLATE_GROUP
+from sftcore.core.hookspecs import PROJECT, TEMPLATE_GROUP, BackendSpec, FormatSpec
 from sftcore.core.template_file import FileTemplate
 
 _HOOKS = {f"register_{kind}s": kind for kind in KINDS}
+_SPECS: dict[str, type[BackendSpec | FormatSpec]] = {"format": FormatSpec, "backend": BackendSpec}
+
+Spec = TypeVar("Spec", FormatSpec, BackendSpec)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One component on offer: where it comes from, and how to get it."""
+    """One installed component.
+
+    Attributes:
+        offer: what its hook returned for the name, or the path of a template file.
+    """
 
     kind: str
     name: str
     distribution: str
     version: str
-    target: str | type[Component] | Path
+    offer: str | type[Component] | Path | FormatSpec | BackendSpec
 
     def __str__(self) -> str:
         return f"the {self.kind} '{self.name}' of {self.distribution} {self.version}"
 
     @property
     def qualified(self) -> str:
-        """The name that is never ambiguous."""
+        """The name that is never ambiguous: ``distribution/name``."""
         return f"{self.distribution}/{self.name}"
 
+    @property
+    def target(self) -> str | type[Component] | Path:
+        """The class, ``"module:Class"``, or the path of a template file."""
+        return self.offer.target if isinstance(self.offer, (FormatSpec, BackendSpec)) else self.offer
+
     def problem(self) -> str | None:
-        """Return what is wrong with the component as far as it can be seen without importing it, or None."""
+        """Return why the component cannot be loaded, as far as this shows without an import, or None."""
         try:
             if isinstance(self.target, Path):
                 FileTemplate(self.target).jinja()
-            elif isinstance(self.target, str) and importlib.util.find_spec(self.target.partition(":")[0]) is None:
-                return f"there is no module {self.target.partition(':')[0]}"
-        except Exception as error:  # a malformed template, or a parent package that fails
-            return _told(error)
+            elif isinstance(self.target, str) and find_module(module := self.target.partition(":")[0]) is None:
+                return f"there is no module {module}"
+        except Exception as error:  # a malformed template
+            return _one_line(error)
         return None
 
     def component_class(self) -> type[Component]:
         """Import and return the class.
 
         Raises:
-            PluginError: it cannot be imported, or is no component of this kind.
+            PluginError: it cannot be imported, or is not a component of this kind.
         """
         if isinstance(self.target, Path):
             return FileTemplate
@@ -69,7 +83,7 @@ class Entry:
             try:
                 cls = getattr(importlib.import_module(module), attribute)
             except (Exception, SystemExit) as error:
-                raise PluginError(f"{self} cannot be loaded: {_told(error)}") from error
+                raise PluginError(f"{self} cannot be loaded: {_one_line(error)}") from error
         if not (isinstance(cls, type) and issubclass(cls, KINDS[self.kind])):
             raise PluginError(f"{self} is {cls!r}, not a subclass of sftcore.{KINDS[self.kind].__name__}")
         if "name" in cls.__dataclass_fields__:
@@ -79,7 +93,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Broken:
-    """An entry point that could not be used, and why."""
+    """An entry point that failed to load, and why."""
 
     distribution: str
     version: str
@@ -88,7 +102,7 @@ class Broken:
 
 
 class Registry:
-    """Every component that the installed plugins offer."""
+    """All components of the installed plugins, and the plugins that failed to load."""
 
     def __init__(self, entries: Iterable[Entry] = (), broken: Iterable[Broken] = ()) -> None:
         self.entries = sorted(
@@ -98,7 +112,7 @@ class Registry:
 
     @classmethod
     def discover(cls) -> Registry:
-        """Return the registry of the running environment."""
+        """Return the registry of this Python environment."""
         entries: list[Entry] = []
         broken: list[Broken] = []
         manager = pluggy.PluginManager(PROJECT)
@@ -108,57 +122,64 @@ class Registry:
             for point in points:
                 try:
                     if point.group == TEMPLATE_GROUP:
-                        entries.extend(
-                            Entry("template", path.stem, name, version, path) for path in _files(point.value)
-                        )
+                        files = _template_files(point.value)
+                        entries.extend(Entry("template", path.stem, name, version, path) for path in files)
                     else:
-                        found = _components(manager, point, f"{name}:{point.name}")
-                        entries.extend(Entry(kind, key, name, version, target) for kind, key, target in found)
-                except (Exception, SystemExit) as error:  # a plugin may fail in any way, but not take others along
-                    broken.append(Broken(name, version, f"{point.group}:{point.name}", _told(error)))
+                        entries.extend(_components(manager, point, name, version))
+                except (Exception, SystemExit) as error:  # a broken plugin must not affect the others
+                    broken.append(Broken(name, version, f"{point.group}:{point.name}", _one_line(error)))
         return cls(entries, broken)
 
     def of_kind(self, kind: str) -> list[Entry]:
-        """Return the entries of *kind*, by name."""
+        """Return the entries of *kind*, sorted by name."""
         return [entry for entry in self.entries if entry.kind == kind]
 
-    def usable(self, kind: str) -> Iterator[tuple[Entry, Component]]:
-        """Yield every entry of *kind* that works as it is, with a component of default options.
-
-        Left out are those that are broken, lack a package, or cannot do without options: they have to be named.
-        """
-        for entry in self.of_kind(kind):
-            try:
-                cls = entry.component_class()
-                if all(importlib.util.find_spec(package) for package in cls.requires):
-                    yield entry, cls()
-            except Exception:  # noqa: S112 (a plugin may fail in any way; it matters once it is selected)
-                continue
+    def specs(self, spec_class: type[Spec]) -> Iterator[tuple[Entry, Spec]]:
+        """Yield the entries that have a spec of *spec_class*, with it; not those whose module is missing."""
+        for entry in self.entries:
+            if isinstance(entry.offer, spec_class) and entry.problem() is None:
+                yield entry, entry.offer
 
     def is_ambiguous(self, entry: Entry) -> bool:
-        """Tell whether another distribution offers the same name."""
+        """Whether another distribution has a component of the same kind and name."""
         return sum(other.kind == entry.kind and other.name == entry.name for other in self.entries) > 1
 
     def find(self, kind: str, name: str) -> Entry:
-        """Return the entry that *name*, bare or ``distribution/name``, stands for.
+        """Return the entry with this *name* or qualified name.
 
         Raises:
-            PluginError: none or several do; the message lists the choices, and what failed to load.
+            PluginError: there is none, or several; the message lists the choices and what failed to load.
         """
-        found = [entry for entry in self.of_kind(kind) if name in (entry.name, entry.qualified)]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            choices = ", ".join(entry.qualified for entry in found)
+        matches = [entry for entry in self.of_kind(kind) if name in (entry.name, entry.qualified)]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            choices = ", ".join(entry.qualified for entry in matches)
             raise PluginError(f"the {kind} '{name}' is ambiguous; write one of: {choices}")
         names = [entry.name for entry in self.of_kind(kind)]
         known = ", ".join(names) or "nothing"
         message = f"no installed plugin offers the {kind} '{name}'{nearest(name, names)} (installed: {known})"
         if not self.entries:
-            message += "; no plugins were found at all: install the package, for example with `pip install -e .`"
+            message += "; no plugin is installed: install sftcore itself, for example with `pip install -e .`"
         for item in self.broken:
             message += f"\n  {item.distribution} {item.version} failed to load ({item.entry_point}): {item.error}"
         raise PluginError(message)
+
+
+def find_module(name: str) -> ModuleSpec | None:
+    """Return the spec of the module *name*, or None if it does not exist; nothing is imported, not even a parent."""
+    way, *inner = name.split(".")
+    try:
+        spec = importlib.util.find_spec(way)
+    except (ImportError, ValueError):
+        return None
+    for part in inner:
+        parent: Any = sys.modules.get(way) or spec
+        path = getattr(parent, "__path__", None) or getattr(parent, "submodule_search_locations", None)
+        way = f"{way}.{part}"
+        specs = (finder.find_spec(way, path) for finder in sys.meta_path) if path else iter(())
+        spec = next((found for found in specs if found is not None), None)
+    return spec
 
 
 def _entry_points() -> Iterator[tuple[Distribution, list[EntryPoint]]]:
@@ -167,47 +188,44 @@ def _entry_points() -> Iterator[tuple[Distribution, list[EntryPoint]]]:
     for dist in distributions():
         try:
             points = [point for point in dist.entry_points if point.group in (PROJECT, TEMPLATE_GROUP)]
-        except Exception:  # noqa: S112 (some package, of whatever kind, whose entry points cannot be read)
+        except Exception:  # noqa: S112 (the metadata of any installed package may be invalid)
             continue
         if points and (name := dist.metadata["Name"]) not in seen:
             seen.add(name)
             yield dist, points
 
 
-def _components(
-    manager: pluggy.PluginManager, point: EntryPoint, plugin_name: str
-) -> list[tuple[str, str, str | type[Component]]]:
-    """Return ``(kind, name, target)`` of all that the hook module at *point* registers, or raise."""
+def _components(manager: pluggy.PluginManager, point: EntryPoint, distribution: str, version: str) -> list[Entry]:
+    """Return the components that the hook module at *point* registers, or raise any exception."""
     module = point.load()
     if not isinstance(module, ModuleType):
         raise PluginError(f"{point.value} is not a module")
-    _refuse_unknown_hooks(module)
-    manager.register(module, name=plugin_name)
-    found: list[tuple[str, str, str | type[Component]]] = []
+    for name, function in vars(module).items():  # pluggy would ignore a hook that it does not know
+        if hasattr(function, f"{PROJECT}_impl") and name not in _HOOKS:
+            raise PluginError(f"unknown hook '{name}', which may need a newer sftcore{nearest(name, _HOOKS)}")
+    manager.register(module, name=f"{distribution}:{point.name}")
+    entries: list[Entry] = []
     for caller in manager.get_hookcallers(module) or ():
+        kind = _HOOKS[caller.name]
+        allowed = (str, type, _SPECS.get(kind, str))
         for impl in caller.get_hookimpls():
             if impl.plugin is not module:
                 continue
-            offered: Mapping[str, str | type[Component]] = impl.function()  # type: ignore[assignment]
-            for key, target in offered.items():
-                if not isinstance(key, str) or not isinstance(target, (str, type)):
-                    raise PluginError(f"{caller.name} must return a mapping of names to classes or 'module:Class'")
-                found.append((_HOOKS[caller.name], key, target))
-    if not found:
+            for key, offer in impl.function().items():  # type: ignore[attr-defined]
+                if not isinstance(key, str) or not isinstance(offer, allowed):
+                    or_spec = f", or of {_SPECS[kind].__name__}" if kind in _SPECS else ""
+                    raise PluginError(
+                        f"{caller.name} must return a mapping of names to classes or 'module:Class'{or_spec}"
+                    )
+                entries.append(Entry(kind, key, distribution, version, offer))
+    if not entries:
         raise PluginError(f"{point.value} registers nothing: mark its functions with @sftcore.hookimpl")
-    return found
+    return entries
 
 
-def _refuse_unknown_hooks(module: ModuleType) -> None:
-    """Raise for a hook that this version of sftcore does not have; pluggy would ignore it."""
-    for name, function in vars(module).items():
-        if hasattr(function, f"{PROJECT}_impl") and name not in _HOOKS:
-            raise PluginError(f"unknown hook '{name}', which may need a newer sftcore{nearest(name, _HOOKS)}")
-
-
-def _files(package: str) -> list[Path]:
-    """Return the template files in *package*, which is located but not executed."""
-    spec = importlib.util.find_spec(package)
+def _template_files(package: str) -> list[Path]:
+    """Return the template files in *package*, which is located but not imported."""
+    spec = find_module(package)
     folders = list(spec.submodule_search_locations or ()) if spec else []
     if not folders:
         raise PluginError(f"{package} is not an importable package")
@@ -215,10 +233,10 @@ def _files(package: str) -> list[Path]:
         path for folder in folders for path in sorted(Path(folder).iterdir()) if path.suffix in (".json", ".jinja")
     ]
     if not files:
-        raise PluginError(f"the package {package} holds no *.json or *.jinja (were they left out of the wheel?)")
+        raise PluginError(f"the package {package} has no *.json or *.jinja files (are they missing from the wheel?)")
     return files
 
 
-def _told(error: BaseException) -> str:
-    """Return *error* in one line."""
+def _one_line(error: BaseException) -> str:
+    """Return type and first line of *error*."""
     return f"{type(error).__name__}: {error}".splitlines()[0].strip()

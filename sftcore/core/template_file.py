@@ -1,6 +1,6 @@
-"""Chat templates that are files: Jinja as it is, or the JSON form, compiled to Jinja.
+"""Chat templates in files: Jinja, or a JSON form that is compiled to Jinja.
 
-The JSON form has one string per role, so that it reads at a glance::
+The JSON form has one string per role::
 
     {
       "default_system": "You are a helpful assistant.",
@@ -11,7 +11,7 @@ The JSON form has one string per role, so that it reads at a glance::
       "stop": ["<|im_end|>"]
     }
 
-``{bos}`` and ``{eos}`` stand for the tokenizer's own tokens; docs/templates.md has every key.
+``{bos}`` and ``{eos}`` are the tokenizer's own tokens; docs/templates.md explains every key.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _ROLES = ("system", "user", "assistant", "tool")
 
 @dataclass
 class FileTemplate(Template):
-    """A template read from a ``.json`` or ``.jinja`` file."""
+    """A chat template in a ``.json`` or ``.jinja`` file."""
 
     path: Path
     """The file."""
@@ -52,7 +52,7 @@ class FileTemplate(Template):
         return text if self.path.suffix == ".jinja" else compile_template(_parse(text, self.path))
 
     def description(self) -> str:
-        """Return what the JSON form says of itself; empty for Jinja."""
+        """Return the description in the JSON form; empty for Jinja."""
         if self.path.suffix == ".jinja":
             return ""
         return str(_parse(_read(self.path), self.path).get("description", ""))
@@ -103,10 +103,10 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
 
 
 def compile_template(form: dict[str, Any]) -> str:
-    """Return the Jinja source of a template's checked JSON form.
+    """Return the Jinja source of the checked JSON *form* of a template.
 
-    A role that the form does not have, tools and their calls, end the rendering with an error that
-    says so: what a template has no place for is never dropped without a word.
+    Roles that the form does not have, tools and tool calls raise an error in the rendering, so that nothing is
+    dropped silently.
     """
     content = "message['content'] | trim" if form.get("trim") else "message['content']"
     lines = [

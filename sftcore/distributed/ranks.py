@@ -1,4 +1,4 @@
-"""The processes of a run, and how they agree."""
+"""The ranks of a run: collectives, and actions that succeed or fail on all of them."""
 
 from __future__ import annotations
 
@@ -18,127 +18,142 @@ from sftcore.core.errors import SftError
 
 T = TypeVar("T")
 
-_SEEN_WITHIN = 5.0
-"""Seconds within which a shared file system shows to one machine what another wrote."""
+_VISIBLE_WITHIN = 5.0
+"""Seconds within which a shared file system shows a file of one machine to another."""
 
-_GONE = re.compile(
+_CONNECTION_LOST = re.compile(
     r"closed by peer|reset by peer|broken pipe|read error|connection refused|timed out|socket|nccl", re.IGNORECASE
 )
 
 
-class AloneError(Exception):
-    """What one rank did has failed, and the others wait where they cannot hear of it."""
+class LocalFailureError(Exception):
+    """An action failed on this rank while the others wait in a library, where they cannot be told."""
 
-    def __init__(self, problem: Exception) -> None:
-        super().__init__(str(problem))
-        self.problem = problem
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
 
 
 class Ranks:
-    """A process among those of its run. All of them have to make the same calls, in the same order.
+    """The ranks of a run, of which this process is one. All ranks have to make the same calls, in the same order.
 
-    They agree over a group of their own on the CPU, so that no accelerator has to be waited for.
+    The calls use a gloo group of their own, so that they never wait for an accelerator.
 
     Args:
-        timeout: seconds that one waits for the others.
+        timeout: seconds that a call waits for the other ranks.
+
+    Attributes:
+        is_writer: whether this rank writes to a disk: rank 0, or the first of its node (see :meth:`find_writers`).
     """
 
     def __init__(self, timeout: float) -> None:
-        self._many = torch.distributed.is_available() and torch.distributed.is_initialized()
-        self.rank = torch.distributed.get_rank() if self._many else 0
-        self.size = torch.distributed.get_world_size() if self._many else 1
-        self.writes = self.rank == 0
+        initialized = _is_initialized()
+        self.rank = torch.distributed.get_rank() if initialized else 0
+        self.size = torch.distributed.get_world_size() if initialized else 1
+        self.is_writer = self.rank == 0
         self._group = None
         if self.size > 1:
             self._group = torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
 
-    def gathered(self, value: T) -> list[T]:
-        """Return the values of all ranks, in their order."""
+    def gather(self, value: T) -> list[T]:
+        """The values of all ranks, by rank."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
         torch.distributed.all_gather_object(values, value, group=self._group)
         return values
 
-    def any(self, flag: bool) -> bool:
-        """Tell whether the flag of any rank is up."""
+    def any_rank(self, flag: bool) -> bool:
+        """Whether *flag* is true on any rank."""
         if self.size == 1:
             return flag
-        up = torch.tensor([int(flag)])
-        torch.distributed.all_reduce(up, torch.distributed.ReduceOp.MAX, group=self._group)
-        return bool(up.item())
+        flags = torch.tensor([int(flag)])
+        torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX, group=self._group)
+        return bool(flags.item())
 
-    def agree(self, problem: str | None) -> None:
-        """Return where no rank has a problem.
-
-        Raises:
-            SftError: on all ranks, with the problem of the first that has one.
-        """
-        for rank, told in enumerate(self.gathered(problem)):
-            if told is not None:
-                raise SftError(told if self.size == 1 else f"{told} (rank {rank})")
-
-    def together(
-        self, action: Callable[[], T], explain: Callable[[Exception], str], everyone: bool = False
-    ) -> T | None:
-        """Do *action* on the ranks that write, wait for all, and return what it gave here.
+    def run_on_writers(self, action: Callable[[], T], describe: Callable[[Exception], str]) -> T | None:
+        """Run *action* on the ranks that write, and wait for all; its result on this rank, None if it does not write.
 
         Args:
-            explain: what to tell of an error.
-            everyone: do it on all ranks.
+            describe: the message for an error of *action*.
 
         Raises:
-            SftError: on all ranks, if it failed on any; on this one alone if that was an :class:`AloneError`: it has to
-                end, which the others notice.
+            SftError: *action* failed on any rank; all ranks raise it.
         """
+        return self._run(action, describe, here=self.is_writer)
+
+    def run_on_all(self, action: Callable[[], T], describe: Callable[[Exception], str]) -> T | None:
+        """Run *action* on every rank, and wait for all; its result on this rank.
+
+        Raises:
+            SftError: *action* failed on any rank; all ranks raise it. If it was a :class:`LocalFailureError`, this rank
+                raises it at once, and the others notice that this rank has ended.
+        """
+        return self._run(action, describe, here=True)
+
+    def _run(self, action: Callable[[], T], describe: Callable[[Exception], str], here: bool) -> T | None:
         result: T | None = None
         problem: str | None = None
-        if everyone or self.writes:
-            try:
-                result = action()
-            except AloneError as error:
-                if of_another_rank(error.problem):
-                    raise error.problem from None
-                raise SftError(_explained(error.problem, explain)) from None
-            except Exception as error:  # whatever it is: the others wait, and have to hear of it
-                problem = _explained(error, explain)
-        self.agree(problem)
+        try:
+            result = action() if here else None
+        except LocalFailureError as error:
+            if caused_by_another_rank(error.cause):
+                raise error.cause from None
+            raise SftError(_message(error.cause, describe)) from None
+        except Exception as error:  # any error: the other ranks wait for this one
+            problem = _message(error, describe)
+        self._raise_first(problem)
         return result
 
-    def share(self, folder: Path) -> None:
-        """Find out which ranks write checkpoints in *folder*: the first, or one per node where disks are not shared."""
+    def _raise_first(self, problem: str | None) -> None:
+        for rank, message in enumerate(self.gather(problem)):
+            if message is not None:
+                raise SftError(message if self.size == 1 else f"{message} (rank {rank})")
+
+    def find_writers(self, folder: Path) -> None:
+        """Find out which ranks write checkpoints in *folder*: rank 0, or one per node where disks are not shared.
+
+        Raises:
+            SftError: *folder* cannot be written.
+        """
         if self.size == 1:
             return
-        name = self.gathered(f".{uuid.uuid4().hex}.seen")[0]
-        local = int(os.environ.get("LOCAL_RANK", self.rank)) == 0
-        note = folder / name
-        self.together(note.touch, lambda error: f"{folder} cannot be written: {error}")
-        until = time.monotonic() + _SEEN_WITHIN
-        while local and not (seen := note.exists()) and time.monotonic() < until:
-            time.sleep(0.2)
-        self.writes = self.rank == 0 or (local and not seen)
-        self.gathered(0)
+        probe = folder / self.gather(f".{uuid.uuid4().hex}.probe")[0]
+        first_of_node = int(os.environ.get("LOCAL_RANK", self.rank)) == 0
+        self.run_on_writers(probe.touch, lambda error: f"{folder} cannot be written: {error}")
+        self.is_writer = self.rank == 0 or (first_of_node and not _appears(probe))
+        self.gather(0)
         if self.rank == 0:
-            note.unlink()
+            probe.unlink()
 
     @property
-    def apart(self) -> bool:
-        """Whether the disks of the nodes are not shared; all ranks have to ask."""
-        return self.gathered(self.writes).count(True) > 1
+    def separate_disks(self) -> bool:
+        """Whether the nodes do not share a disk; a collective."""
+        return self.gather(self.is_writer).count(True) > 1
 
 
-def _explained(error: Exception, explain: Callable[[Exception], str]) -> str:
+def _appears(path: Path) -> bool:
+    deadline = time.monotonic() + _VISIBLE_WITHIN
+    while not (exists := path.exists()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return exists
+
+
+def _is_initialized() -> bool:
+    return bool(torch.distributed.is_available() and torch.distributed.is_initialized())
+
+
+def _message(error: Exception, describe: Callable[[Exception], str]) -> str:
     try:
-        return explain(error)
-    except Exception:  # as where even the folder is gone
+        return describe(error)
+    except Exception:  # such as a folder that is gone
         return f"{type(error).__name__}: {error}"
 
 
-def of_another_rank(error: BaseException) -> bool:
-    """Tell whether *error* says that another rank has ended, or cannot be reached."""
-    many = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if not many or torch.distributed.get_world_size() == 1:
+def caused_by_another_rank(error: BaseException) -> bool:
+    """Whether *error* shows that another rank has ended or cannot be reached."""
+    if not _is_initialized() or torch.distributed.get_world_size() == 1:
         return False
     return isinstance(error, torch.distributed.DistError) or (
-        isinstance(error, RuntimeError) and bool(_GONE.search(str(error)))
+        isinstance(error, RuntimeError) and bool(_CONNECTION_LOST.search(str(error)))
     )

@@ -1,4 +1,4 @@
-"""A watch over the ranks: one that hangs, or is gone, ends the run instead of making all others wait."""
+"""A watchdog over the ranks: one that hangs or is gone ends the run, instead of making the others wait forever."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -22,119 +22,141 @@ from sftcore.runtime.signals import Stopped
 
 PRIVATE_NAMES = PrivateNames(distributed_c10d, calls={"_get_default_store": ()})
 
-DONE, FAILED, STOPPED = -1, -2, -3
-"""What a rank writes in place of a sign of life when it ends."""
+FINISHED, FAILED, STOPPED = -1, -2, -3
+"""The last heartbeat of a rank: how it ended."""
 
 
 class Watchdog:
-    """Says what this rank does, and looks at what the others do.
+    """Publishes the heartbeat and progress of this rank, and checks those of all ranks.
 
-    Each rank writes down, from a thread, that it lives and how far its work has come. A rank that is silent is stopped,
-    swapped out or gone; if none comes further, those are to blame that are behind the others.
+    A thread of each rank counts heartbeats and the phases of its work in the store of torch.distributed. A rank without
+    heartbeats is considered dead; if no rank makes progress, those that are behind the others are to blame.
 
     Args:
-        silent: seconds without a sign of life of a process.
-        stuck: seconds in which no rank comes further.
-        tell: is told why the run ends, on each rank that notices it.
+        heartbeat_timeout: seconds that a rank may be without a heartbeat.
+        progress_timeout: seconds that all ranks may be without progress.
+        on_failure: called with the reason, on each rank that ends the run.
     """
 
-    def __init__(self, ranks: Ranks, silent: float, stuck: float, tell: Callable[[str], None]) -> None:
-        self._ranks, self._silent, self._stuck, self._tell = ranks, silent, stuck, tell
-        self._done, self._phase = 0, "starting"
-        self._pause = min(silent / 10, 5.0)
-        self._over, self._said = threading.Event(), threading.Event()
+    def __init__(
+        self, ranks: Ranks, heartbeat_timeout: float, progress_timeout: float, on_failure: Callable[[str], None]
+    ) -> None:
+        self._ranks, self._on_failure = ranks, on_failure
+        self._heartbeat_timeout, self._progress_timeout = heartbeat_timeout, progress_timeout
+        self._interval = min(heartbeat_timeout / 10, 5.0)
+        self._progress, self._phase = 0, "starting"
+        self._over, self._ending_published = threading.Event(), threading.Event()
         self._store: Any = None
-        self._states: list[Any] = []
-        self._heard = 0.0
-        self._how = DONE
+        self._states: list[Any] = []  # of each rank: heartbeat, progress, phase
+        self._last_contact = 0.0
+        self._ending = FINISHED
 
-    def at(self, phase: str) -> None:
-        """Note that the work has come to *phase*, or further in it."""
-        self._done, self._phase = self._done + 1, phase
+    def report_phase(self, phase: str) -> None:
+        """Report that the work of this rank is at *phase*, or has made progress in it."""
+        self._progress, self._phase = self._progress + 1, phase
 
     def __enter__(self) -> Watchdog:
         if self._ranks.size > 1:
-            default = distributed_c10d._get_default_store()
-            # a connection of its own: the main thread may wait on the other one
-            self._store = torch.distributed.PrefixStore("sftcore watch", default.clone())
-            self._heard = time.monotonic()
-            for work in (self._talk, self._look):
-                threading.Thread(target=work, name=f"watchdog{work.__name__}", daemon=True).start()
+            # a connection of its own: the main thread may block the other one
+            self._store = torch.distributed.PrefixStore(
+                "sftcore watchdog", distributed_c10d._get_default_store().clone()
+            )
+            self._last_contact = time.monotonic()
+            for target in (self._publish_heartbeats, self._check_ranks):
+                threading.Thread(target=target, name=f"watchdog{target.__name__}", daemon=True).start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """End the watch; the others are told how this rank ended, and do not miss it."""
-        self._how = DONE if kind is None else STOPPED if issubclass(kind, Stopped) else FAILED
+        """End the watch, and publish how this rank ended."""
+        self._ending = FINISHED if kind is None else STOPPED if issubclass(kind, Stopped) else FAILED
         self._over.set()
         if self._store is not None:
-            self._said.wait(timeout=self._silent)
+            self._ending_published.wait(timeout=self._heartbeat_timeout)
 
-    def stopped_elsewhere(self) -> bool:
-        """Tell whether another rank has ended because it was asked to stop."""
+    def another_rank_stopped(self) -> bool:
+        """Whether another rank has ended because it was asked to stop."""
         if self._store is None:
             return False
         with suppress(RuntimeError, OSError):
-            names = [str(rank) for rank in range(self._ranks.size) if rank != self._ranks.rank]
-            return any(json.loads(value)[0] == STOPPED for value in self._store.multi_get(names))
+            keys = [str(rank) for rank in range(self._ranks.size) if rank != self._ranks.rank]
+            return any(json.loads(value)[0] == STOPPED for value in self._store.multi_get(keys))
         return False
 
-    def _talk(self) -> None:
-        """Write down that this process lives, and read what the others wrote; each of this may never come back."""
-        names = [str(rank) for rank in range(self._ranks.size)]
-        lives = 0
+    def _publish_heartbeats(self) -> None:
+        """Publish heartbeats and read those of all ranks; each access to the store may block forever."""
+        keys = [str(rank) for rank in range(self._ranks.size)]
+        heartbeat = 0
         try:
-            self._write(0)
-            while not self._over.wait(self._pause):
-                lives += 1
-                self._write(lives)
-                if self._store.check(names):  # all have begun
-                    self._states = [json.loads(value) for value in self._store.multi_get(names)]
-                self._heard = time.monotonic()
-            self._write(self._how)
-        except (RuntimeError, OSError):  # the store is gone: the first rank has ended, and so should this one
+            self._publish(0)
+            while not self._over.wait(self._interval):
+                heartbeat += 1
+                self._publish(heartbeat)
+                if self._store.check(keys):  # all have begun
+                    self._states = [json.loads(value) for value in self._store.multi_get(keys)]
+                self._last_contact = time.monotonic()
+            self._publish(self._ending)
+        except (RuntimeError, OSError):  # the store is gone: rank 0 has ended, and this rank is about to
             return
         finally:
-            self._said.set()
+            self._ending_published.set()
 
-    def _look(self) -> None:
-        """Judge what the others wrote, and when they last did."""
-        count = self._ranks.size
-        lives: list[tuple[Any, float]] = [(None, time.monotonic())] * count
-        works = lives
-        while not self._over.wait(self._pause):
-            now = time.monotonic()
-            if now - self._heard > self._silent:
-                self._end(f"the first rank, or the network to it, gives no sign of life for {now - self._heard:.0f} s")
+    def _publish(self, heartbeat: int) -> None:
+        self._store.set(str(self._ranks.rank), json.dumps([heartbeat, self._progress, self._phase]))
+
+    def _check_ranks(self) -> None:
+        """Check what the ranks have published, and when that last changed."""
+        heartbeats, progress = _Changes(self._ranks.size), _Changes(self._ranks.size)
+        while not self._over.wait(self._interval):
+            silent = time.monotonic() - self._last_contact
+            if silent > self._heartbeat_timeout:
+                self._abort(f"rank 0, or the network to it, has not answered for {silent:.0f} s")
             if not (states := self._states):
-                lives = works = [(None, now)] * count
                 continue
-            ended = {state[0] for state in states if state[0] < 0}
-            if DONE in ended:  # so all will be soon
+            if self._run_is_over({state[0] for state in states}, states):
                 return
-            if STOPPED in ended:  # and so shall this one
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
-            if FAILED in ended and not self._over.wait(self._silent):
-                failed = [str(rank) for rank, state in enumerate(states) if state[0] == FAILED]
-                self._end(f"rank {', '.join(failed)} has ended with an error")
-            lives = [old if old[0] == new[0] else (new[0], now) for old, new in zip(lives, states, strict=True)]
-            works = [old if old[0] == new[1:] else (new[1:], now) for old, new in zip(works, states, strict=True)]
-            self._judge([now - when for _, when in lives], [now - when for _, when in works], states)
+            self._check_heartbeats(heartbeats.ages([state[0] for state in states]), states)
+            self._check_progress(progress.ages([state[1:] for state in states]), states)
 
-    def _write(self, lives: int) -> None:
-        self._store.set(str(self._ranks.rank), json.dumps([lives, self._done, self._phase]))
+    def _run_is_over(self, heartbeats: set[int], states: Sequence[Any]) -> bool:
+        """Whether a rank has ended, so that this one will too; one that failed must take this one with it."""
+        if FINISHED in heartbeats:
+            return True
+        if STOPPED in heartbeats:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return True
+        if FAILED in heartbeats and not self._over.wait(self._heartbeat_timeout):
+            failed = [str(rank) for rank, state in enumerate(states) if state[0] == FAILED]
+            self._abort(f"rank {', '.join(failed)} has ended with an error")
+        return False
 
-    def _judge(self, silent: list[float], stuck: list[float], states: list[Any]) -> None:
-        for rank, seconds in enumerate(silent):
-            if seconds > self._silent:
-                self._end(f"rank {rank} has given no sign of life for {seconds:.0f} s; it was {states[rank][2]}")
-        if min(stuck) > self._stuck:
+    def _check_heartbeats(self, ages: Sequence[float], states: Sequence[Any]) -> None:
+        for rank, seconds in enumerate(ages):
+            if seconds > self._heartbeat_timeout:
+                self._abort(f"rank {rank} has sent no heartbeat for {seconds:.0f} s; it was {states[rank][2]}")
+
+    def _check_progress(self, ages: Sequence[float], states: Sequence[Any]) -> None:
+        if min(ages) > self._progress_timeout:
             least = min(state[1] for state in states)
-            behind = [rank for rank, state in enumerate(states) if state[1] == least]
-            told = ", ".join(f"rank {rank} is {states[rank][2]}" for rank in behind)
-            self._end(f"no rank has come further for {min(stuck):.0f} s; behind the others: {told}")
+            behind = [f"rank {rank} is {state[2]}" for rank, state in enumerate(states) if state[1] == least]
+            self._abort(f"no rank has made progress for {min(ages):.0f} s; behind the others: {', '.join(behind)}")
 
-    def _end(self, problem: str) -> None:
-        self._tell(f"[rank {self._ranks.rank}] {problem}; the run ends, and can go on with --resume auto")
+    def _abort(self, reason: str) -> None:
+        self._on_failure(f"[rank {self._ranks.rank}] {reason}; the run ends, and --resume auto resumes it")
         sys.stderr.flush()
         os._exit(RankError.exit_code)
+
+
+class _Changes:
+    """When the values of the ranks last changed."""
+
+    def __init__(self, size: int) -> None:
+        self._values: list[Any] = [None] * size
+        self._times = [0.0] * size
+
+    def ages(self, values: Sequence[Any]) -> list[float]:
+        """Seconds since the value of each rank last changed."""
+        now = time.monotonic()
+        for rank, value in enumerate(values):
+            if value != self._values[rank]:
+                self._values[rank], self._times[rank] = value, now
+        return [now - changed for changed in self._times]

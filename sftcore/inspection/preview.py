@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
-from sftcore.core.types import IGNORE_INDEX, Origin
+from sftcore.core.types import IGNORE_INDEX
+from sftcore.data.row_types import Origin
 from sftcore.runtime.console import count
 
 if TYPE_CHECKING:

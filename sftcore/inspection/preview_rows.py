@@ -9,11 +9,11 @@ from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
-from sftcore.config.schema import Loaded
+from sftcore.config.loader import LoadedConfig
 from sftcore.core.errors import DataError, RowError
 from sftcore.core.registry import Registry
-from sftcore.core.types import Origin
 from sftcore.data import sample_sources
+from sftcore.data.row_types import Origin
 from sftcore.data.sources.rejected import rejected_rows
 from sftcore.data.tables.label_batch import label_row
 from sftcore.data.tables.summary import remark_texts
@@ -42,7 +42,7 @@ class PreviewRows(NamedTuple):
     template: str
 
 
-def label_preview_rows(loaded: Loaded, registry: Registry, number: int, place: str | None) -> PreviewRows:
+def label_preview_rows(loaded: LoadedConfig, registry: Registry, number: int, place: str | None) -> PreviewRows:
     """Label *number* rows of the training data, taken in turn from its sources; or the one row at *place*.
 
     Args:

@@ -73,7 +73,7 @@ def compute_stats(examples: Examples, max_length: int, batch_size: int) -> Lengt
     """
     lengths, trained = np.concatenate([examples.full_lengths, examples.dropped_lengths]), examples.trained_tokens
     longest = int(lengths.max(initial=1))
-    low, high = np.median(lengths) / 2, 2 * longest
+    low, high = np.median(lengths) / 2 if len(lengths) else 0, 2 * longest
     candidates = {length for length in CANDIDATE_LENGTHS if low < length < high} | {max_length}
     costs = [_cost(lengths, length, batch_size) for length in sorted(candidates)]
     return LengthStats(lengths, trained / np.maximum(examples.lengths, 1), int(trained.sum()), costs)

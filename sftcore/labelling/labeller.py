@@ -405,7 +405,7 @@ def _chosen(messages: Sequence[Message], policy: Policy) -> dict[int, float]:
 
 def as_template_gets_it(message: Message, text_arguments: bool = False) -> dict[str, Any]:
     """Return the fields of *message* as ``apply_chat_template`` hands them on."""
-    fields = message.as_dict()
+    fields = message.to_dict()
     if text_arguments and "tool_calls" in fields:
         fields["tool_calls"] = [_with_text_arguments(call) for call in fields["tool_calls"]]
     if "reasoning_content" in fields:  # transformers fills the name that gpt-oss templates read

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from sftcore.models.gguf import convert_gguf
 from sftcore.runtime.console import count, first_line
 
 _HASHED_BYTES = 64 << 20
-"""Bytes of each file that a fingerprint covers: of larger files both ends, and the size."""
+"""Bytes of each file that are hashed: of larger files both ends."""
 
 _HUB_TIMEOUT = 10
 """Seconds that the hub may take to answer whether it has a model."""
@@ -95,19 +96,10 @@ class BaseModel:
         """The identity of the weights: the commit on the hub, or a SHA-256 over the files of the folder."""
         if commit := self._commit(model):
             return f"commit:{commit}"
-        folder, digest = Path(self.location), hashlib.sha256()
+        folder = Path(self.location)
         if not folder.is_dir():  # of the hub, but its cache does not know the commit
             return "unknown"
-        for file in sorted(path for path in folder.iterdir() if path.is_file()):
-            digest.update(f"{file.name}:{file.stat().st_size}:".encode())
-            with file.open("rb") as data:
-                if file.stat().st_size <= _HASHED_BYTES:
-                    digest.update(data.read())
-                else:
-                    digest.update(data.read(_HASHED_BYTES // 2))
-                    data.seek(-_HASHED_BYTES // 2, os.SEEK_END)
-                    digest.update(data.read())
-        return f"sha256:{digest.hexdigest()}"
+        return f"sha256:{_files_sha256(folder, [path for path in folder.iterdir() if path.is_file()])}"
 
     def _commit(self, model: Any) -> str | None:
         """The commit of a hub model that was loaded; None for a folder."""
@@ -129,15 +121,26 @@ class BaseModel:
         """
         if not self.config.trust_remote_code:
             return None
-        folder, digest = Path(self.location), hashlib.sha256()
+        folder = Path(self.location)
         classes = {cls for item in (model, model.config, *others) for cls in type(item).__mro__}
         modules = sorted({cls.__module__ for cls in classes if _is_remote(cls)})
         if not folder.is_dir():
             return {"commit": self._commit(model), "modules": modules}
-        for file in sorted(folder.rglob("*.py")):
-            digest.update(f"{file.relative_to(folder).as_posix()}:{file.stat().st_size}:".encode())
-            digest.update(file.read_bytes())
-        return {"sha256": digest.hexdigest(), "modules": modules}
+        return {"sha256": _files_sha256(folder, folder.rglob("*.py")), "modules": modules}
+
+
+def _files_sha256(folder: Path, paths: Iterable[Path]) -> str:
+    """SHA-256 over the names, sizes and contents of files; of large ones only both ends are read."""
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(folder).as_posix()}:{size}:".encode())
+        with path.open("rb") as data:
+            digest.update(data.read(size if size <= _HASHED_BYTES else _HASHED_BYTES // 2))
+            if size > _HASHED_BYTES:
+                data.seek(-_HASHED_BYTES // 2, os.SEEK_END)
+                digest.update(data.read())
+    return digest.hexdigest()
 
 
 def _is_remote(cls: type) -> bool:

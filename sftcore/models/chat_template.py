@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sftcore.config.schema import Loaded, load_template
+from sftcore.config.loader import LoadedConfig, load_template
 from sftcore.core.components import Template
 from sftcore.core.errors import ConfigError, nearest
 from sftcore.labelling import Labeller
@@ -39,7 +39,7 @@ class ModelSetup(NamedTuple):
     labeller: Labeller
 
 
-def set_up_model(loaded: Loaded) -> ModelSetup:
+def set_up_model(loaded: LoadedConfig) -> ModelSetup:
     """The model of the configuration; no weights are loaded.
 
     Raises:
@@ -51,7 +51,7 @@ def set_up_model(loaded: Loaded) -> ModelSetup:
     return ModelSetup(base, tokenizer, template, build_labeller(loaded, tokenizer, template))
 
 
-def select_template(loaded: Loaded, tokenizer: Any, base: BaseModel) -> SelectedTemplate:
+def select_template(loaded: LoadedConfig, tokenizer: Any, base: BaseModel) -> SelectedTemplate:
     """Set the chat template of the run on *tokenizer*.
 
     It is the configuration's ``template``; without one the tokenizer's own; without that the file at ``template_path``.
@@ -88,7 +88,7 @@ def select_template(loaded: Loaded, tokenizer: Any, base: BaseModel) -> Selected
     return SelectedTemplate(reason, stops, f"sha256:{digest}")
 
 
-def build_labeller(loaded: Loaded, tokenizer: Any, template: SelectedTemplate) -> Labeller:
+def build_labeller(loaded: LoadedConfig, tokenizer: Any, template: SelectedTemplate) -> Labeller:
     """A labeller of conversations for the selected template.
 
     Raises:

@@ -1,10 +1,10 @@
-"""Preparing the data of a run, before any process waits for another; and what is said of it at the terminal."""
+"""The data of a run: prepared before any process waits for another, and reported at the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sftcore.config.schema import Loaded
+from sftcore.config.loader import LoadedConfig
 from sftcore.core.registry import Registry
 from sftcore.data import PreparationProgress, Prepared, pack, prepare, prepare_stream
 from sftcore.data.sources.files import find_files
@@ -12,25 +12,25 @@ from sftcore.data.sources.rejected import RejectedRow
 from sftcore.models.chat_template import ModelSetup, set_up_model
 from sftcore.runtime.console import count, status
 
-FEW = 5
-"""How many rejected rows of a source are shown, where a run continues without them."""
+_SHOWN = 5
+"""Rejected rows shown per source, where a run continues without them."""
 
 
-def prepared_data(loaded: Loaded, registry: Registry) -> tuple[ModelSetup, Prepared]:
-    """Return how the model is served, and its data, labelled for that.
+def prepare_data(loaded: LoadedConfig, registry: Registry) -> tuple[ModelSetup, Prepared]:
+    """Set up the model without its weights, and label the data for it.
 
     Raises:
-        SftError: the model, its chat template, or the data cannot be used; the message says why.
+        SftError: the model, its chat template or the data cannot be used; the message says why.
     """
     for source in loaded.config.data.sources:
-        find_files(source, loaded.document)  # a mistyped path is reported at once
-    served = set_up_model(loaded)
-    way = prepare_stream if loaded.config.data.streaming else prepare
-    return served, way(loaded, registry, served.labeller, PreparationProgress())
+        find_files(source, loaded.document)  # a mistyped path is reported before anything else
+    setup = set_up_model(loaded)
+    prepare_rows = prepare_stream if loaded.config.data.streaming else prepare
+    return setup, prepare_rows(loaded, registry, setup.labeller, PreparationProgress())
 
 
-def packed(loaded: Loaded, prepared: Prepared) -> Prepared:
-    """Return *prepared* with its examples in rows that they share, if the configuration asks for it.
+def pack_if_configured(loaded: LoadedConfig, prepared: Prepared) -> Prepared:
+    """*prepared*, with its examples packed if the configuration says so.
 
     Raises:
         ConfigError: a training argument is wrong.
@@ -42,35 +42,43 @@ def packed(loaded: Loaded, prepared: Prepared) -> Prepared:
     return pack(prepared, loaded.config.data.max_length, batch_sizes(loaded))
 
 
-def tell_read(prepared: Prepared) -> None:
-    """Say which rows were read, with the first rejected ones of each source, and how they are used."""
+def report_sources(prepared: Prepared) -> None:
+    """Print how many rows were read from each source, with the first rejected ones, and how they are used."""
     for source in prepared.sources:
         rejected = f", {source.bad:,} rejected:" if source.bad else ""
         status("data", f"{source.path}: {count(source.rows, 'row')}, format {source.format}{rejected}")
-        _tell_first(source.first_bad, source.bad)
+        _report_rejected(source.first_bad, source.bad)
         if source.unlabelled:
-            status("data", f"{count(source.unlabelled, 'row')} cannot be labelled with certainty, skipped:")
-            _tell_first(source.first_unlabelled, source.unlabelled)
+            status("data", f"{count(source.unlabelled, 'row')} cannot be labelled with certainty, and skipped:")
+            _report_rejected(source.first_unlabelled, source.unlabelled)
     for note in prepared.notes:
         status("data", note)
 
 
-def _tell_first(first: Sequence[RejectedRow], number: int) -> None:
-    for row in first[:FEW]:
-        status("data", f"  {row}")
-    if number > FEW:
-        status("data", f"  ... and {number - FEW:,} more")
+def _report_rejected(first: Sequence[RejectedRow], number: int) -> None:
+    for rejected in first[:_SHOWN]:
+        status("data", f"  {rejected}")
+    if number > _SHOWN:
+        status("data", f"  ... and {number - _SHOWN:,} more")
 
 
-def tell_prepared(prepared: Prepared) -> None:
-    """Say what became of the rows."""
+def report_sets(prepared: Prepared) -> None:
+    """Print rows and tokens of the sets to train and evaluate, and the account of all rows."""
     for name, summary in (("train", prepared.train_summary), ("eval", prepared.eval_summary)):
         if summary.rows:
             share = summary.trained / max(summary.tokens, 1)
             rows, tokens = count(summary.kept, "row"), count(summary.tokens, "token")
-            more = f" in {count(summary.examples, 'example')}" if summary.examples != summary.kept else ""
-            status(name, f"{rows}{more}, {tokens}, {summary.trained:,} of them trained ({share:.0%})")
+            examples = f" in {count(summary.examples, 'example')}" if summary.examples != summary.kept else ""
+            status(name, f"{rows}{examples}, {tokens}, {summary.trained:,} of them trained ({share:.0%})")
         for note in summary.notes:
             status(name, note)
-    if not prepared.train.streaming:  # what becomes of its rows is known when the run ends
+    if not prepared.train.streaming:  # the account of a stream is known when the run ends
+        status("rows", str(prepared.account))
+
+
+def report_stream(prepared: Prepared) -> None:
+    """Print the notes and the account of a stream, at the end of a run."""
+    if prepared.train.streaming:
+        for note in prepared.train_summary.notes:
+            status("train", note)
         status("rows", str(prepared.account))

@@ -1,4 +1,4 @@
-"""``run.json``: what a run was made of and how it ended, so that it can be told apart and repeated."""
+"""``run.json``: everything that went into a run and how it ended, so that it can be identified and repeated."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import platform
 import secrets
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from sftcore import __version__
-from sftcore.config.schema import Loaded
+from sftcore.config.loader import LoadedConfig
 from sftcore.runtime.console import utc_now
 from sftcore.runtime.files import write_atomically
 from sftcore.runtime.launch_protocol import LAUNCH_ID_VARIABLE
@@ -21,22 +22,20 @@ from sftcore.runtime.paths import earlier_folder
 from sftcore.runtime.redaction import redact, redact_argv
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors")
-"""Libraries whose versions every record holds; a component's own are added from ``requires``."""
+"""Libraries whose versions are recorded, besides those that components require."""
 
 
-def versions(loaded: Loaded) -> dict[str, str]:
-    """Return the versions of sftcore and of the libraries that the run uses."""
+def library_versions(loaded: LoadedConfig) -> dict[str, str]:
+    """The versions of sftcore, of Python and of the libraries that the run uses."""
     packages = [*LIBRARIES, *(name for entry in loaded.selected.values() for name in entry.component_class().requires)]
-    found = {"sftcore": __version__, "python": platform.python_version()}
+    versions = {"sftcore": __version__, "python": platform.python_version()}
     for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions
 
 
-LAUNCHER = (
+LAUNCHER_VARIABLES = (
     LAUNCH_ID_VARIABLE,
     "TORCHELASTIC_RUN_ID",
     "LOCAL_WORLD_SIZE",
@@ -45,18 +44,18 @@ LAUNCHER = (
     "MASTER_ADDR",
     "MASTER_PORT",
 )
-"""What launchers tell their processes, as far as it says how the run was launched."""
+"""Environment variables that show how the run was launched."""
 
 
 class RunRecord:
-    """The record of one run; written when it starts, and again whenever more is known."""
+    """The record of a run; written when it starts, and again whenever more is known."""
 
-    def __init__(self, folder: Path, loaded: Loaded, argv: list[str], environ: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, loaded: LoadedConfig, argv: list[str], environ: Mapping[str, str]) -> None:
         self.folder = folder
         self.path = folder / "run.json"
-        self.begun = False
+        self.started = False
         self.content: dict[str, Any] = {
-            "id": new_id(),
+            "id": new_run_id(),
             "status": "running",
             "started": utc_now(),
             "command": [Path(sys.executable).name, "-m", "sftcore", *redact_argv(argv)],
@@ -65,60 +64,63 @@ class RunRecord:
                 key: {"component": entry.qualified, "kind": entry.kind, "version": entry.version}
                 for key, entry in loaded.selected.items()
             },
-            "versions": versions(loaded),
+            "versions": library_versions(loaded),
             "host": {"name": platform.node(), "system": platform.platform(), "cpus": os.cpu_count()},
             "world_size": int(environ.get("WORLD_SIZE", "1")),
-            "launcher": {name: environ[name] for name in LAUNCHER if name in environ},
+            "launcher": {name: environ[name] for name in LAUNCHER_VARIABLES if name in environ},
         }
 
-    def begun_before(self) -> bool:
-        """Tell whether ranks of this launch have begun this run before: their launcher has started all of them anew."""
+    def is_relaunch(self) -> bool:
+        """Whether ranks of this launch have started this run before, so that their launcher has restarted them."""
         launch = self.content["launcher"].get(LAUNCH_ID_VARIABLE)
-        return launch is not None and launch == _read(self.path).get("launcher", {}).get(LAUNCH_ID_VARIABLE)
+        return launch is not None and launch == _read_record(self.path).get("launcher", {}).get(LAUNCH_ID_VARIABLE)
 
-    def begin(self, resuming: bool) -> None:
-        """Write the record for the first time; what an earlier run left here is moved aside, not lost.
+    def start(self, resuming: bool) -> None:
+        """Write the record for the first time; files of an earlier run in this folder are moved to ``earlier/``.
 
-        A run that goes on from a checkpoint in this folder keeps its id, and keeps adding to its metrics.
+        A run that resumes from a checkpoint in this folder keeps its id and its metrics.
         """
-        self.begun = True
+        self.started = True
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
             if resuming:
-                self.content["id"] = earlier_id(self.path) or self.content["id"]
-            earlier = earlier_folder(self.folder)
-            earlier.mkdir(parents=True, exist_ok=True)
-            for name in (self.path.name, "quarantine.jsonl", *(() if resuming else ("metrics.jsonl",))):
-                if (self.folder / name).exists():
-                    (self.folder / name).rename(earlier / name)
-        self.write()
+                self.content["id"] = read_run_id(self.path) or self.content["id"]
+            self._move_to_earlier(self.path.name, "quarantine.jsonl", *(() if resuming else ("metrics.jsonl",)))
+        self.update()
 
-    def write(self, **more: Any) -> None:
-        """Add *more* to the record and write it without secrets, whole or not at all."""
-        self.content.update(more)
+    def _move_to_earlier(self, *names: str) -> None:
+        earlier = earlier_folder(self.folder)
+        earlier.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            if (self.folder / name).exists():
+                (self.folder / name).rename(earlier / name)
+
+    def update(self, **fields: Any) -> None:
+        """Add *fields* to the record and write it without secrets, completely or not at all."""
+        self.content.update(fields)
         content = json.dumps(redact(self.content), indent=2, ensure_ascii=False, default=str)
         write_atomically(self.path, content + "\n")
 
-    def end(self, status: str, **more: Any) -> None:
+    def finish(self, status: str, **fields: Any) -> None:
         """Write how the run ended: ``finished``, ``failed`` or ``interrupted``."""
-        self.write(status=status, ended=utc_now(), **more)
+        self.update(status=status, ended=utc_now(), **fields)
 
 
-def new_id() -> str:
-    """Return an id that no other run has, of letters and digits that every tracker takes; no generator is asked."""
+def new_run_id() -> str:
+    """A unique id, of letters and digits that every tracker accepts; the random state of the run is not used."""
     return secrets.token_hex(8)
 
 
-def earlier_id(path: Path) -> str | None:
-    """Return the id of the run whose record is at *path*, if it can be read and has one."""
-    found = _read(path).get("id")
-    return found if isinstance(found, str) else None
+def read_run_id(path: Path) -> str | None:
+    """The id of the run whose record is at *path*, if it can be read and has one."""
+    run_id = _read_record(path).get("id")
+    return run_id if isinstance(run_id, str) else None
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Return the record at *path*; empty if it cannot be read."""
+def _read_record(path: Path) -> dict[str, Any]:
+    """The record at *path*; empty if it cannot be read."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return record if isinstance(record, dict) else {}

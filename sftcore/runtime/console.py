@@ -1,4 +1,4 @@
-"""What a run says to the person at the terminal: one aligned line per fact, on rank 0 only."""
+"""Lines on the terminal: status, warnings, and the numbers in them; on rank 0 only, and without secrets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import warnings
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,12 @@ from sftcore.runtime.redaction import redact_text
 
 
 def is_main_process() -> bool:
-    """Tell whether this process speaks for the run: rank 0, or the only one."""
+    """Whether this process is rank 0, or the only one."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def status(topic: str, text: str, all_ranks: bool = False) -> None:
-    """Print *text* under *topic* to standard error, without secrets.
+    """Print a line of status to standard error: *topic*, aligned, and *text* without secrets.
 
     Args:
         all_ranks: print on every rank, not only on rank 0.
@@ -32,17 +32,17 @@ def status(topic: str, text: str, all_ranks: bool = False) -> None:
 
 
 def warn(text: str) -> None:
-    """Print a warning."""
+    """Print a warning as a line of status."""
     status("warning", text)
 
 
 def count(number: int, noun: str) -> str:
-    """Return *number* with its noun: ``1 row``, ``1,234 rows``."""
+    """*number* with its noun: ``1 row``, ``1,234 rows``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def format_bytes(number: int) -> str:
-    """Return a *number* of bytes as people read it: ``1.5 MB``."""
+    """A *number* of bytes in a readable unit: ``1.5 MB``."""
     size, units = float(number), ["bytes", "kB", "MB", "GB", "TB"]
     while size >= 1000 and len(units) > 1:
         size /= 1000
@@ -56,33 +56,33 @@ def first_line(error: BaseException) -> str:
 
 
 def write_error_reason(folder: Path, error: BaseException) -> str:
-    """Return why nothing can be written into *folder*, and what is free there, as far as that can be known."""
+    """Why writing to *folder* failed, with the free space there if that is known."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
     try:
         return f"{reason}; {format_bytes(shutil.disk_usage(folder).free)} are free there"
-    except OSError:  # not even the folder is there any more
+    except OSError:  # the folder itself is gone
         return reason
 
 
 def utc_now() -> str:
-    """Return the time, in UTC and ISO 8601."""
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    """The time in UTC, ISO 8601, with milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def quiet_libraries() -> None:
-    """Leave the terminal to the run: of the libraries only errors show, and no secrets."""
+    """Show only errors of libraries on the terminal, and no secrets."""
     logging.disable(logging.WARNING)
-    logging.setLogRecordFactory(_record)
-    warnings.formatwarning = _warning
+    logging.setLogRecordFactory(_redacted_log_record)
+    warnings.formatwarning = _format_redacted_warning
     warnings.filterwarnings("ignore", module=r"(transformers|peft|accelerate|bitsandbytes|torch)\.")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
-def _record(*args: Any, **kwargs: Any) -> logging.LogRecord:
-    """Return what a library logs, without secrets."""
+def _redacted_log_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
+    """A log record of a library, without secrets."""
     record = logging.LogRecord(*args, **kwargs)
-    with contextlib.suppress(TypeError, ValueError):  # arguments that do not fit: logging tells
+    with contextlib.suppress(TypeError, ValueError):  # arguments that do not match: logging reports it
         record.msg, record.args = redact_text(record.getMessage()), ()
     return record
 
@@ -90,6 +90,5 @@ def _record(*args: Any, **kwargs: Any) -> logging.LogRecord:
 _format_warning = warnings.formatwarning
 
 
-def _warning(*args: Any, **kwargs: Any) -> str:
-    """Return a warning as it is shown, without secrets."""
+def _format_redacted_warning(*args: Any, **kwargs: Any) -> str:
     return redact_text(_format_warning(*args, **kwargs))

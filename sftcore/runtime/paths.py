@@ -1,4 +1,4 @@
-"""Where a path in a configuration points to, and where sftcore keeps its own files."""
+"""Paths in a configuration, and the folders of sftcore's own files."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ PACKAGE = "package:"
 
 
 def locate(text: str, folder: Path | None = None) -> Path:
-    """Return the path that *text* stands for; it need not exist.
+    """The path that *text* names; it need not exist.
 
-    ``package:NAME/file`` is looked up in the installed package NAME (which is not imported).
-    A relative path is tried from the working directory, then from *folder*, the configuration's own.
+    ``package:NAME/file`` is a file of the installed package NAME, which is not imported. A relative path is looked up
+    in the working directory, then in *folder*, that of the configuration.
 
     Raises:
         ConfigError: the package is not installed.
@@ -40,10 +40,10 @@ def locate(text: str, folder: Path | None = None) -> Path:
 
 
 def cache_folder() -> Path:
-    """Return where sftcore keeps what it can make again: ``$SFTCORE_CACHE``, or ``~/.cache/sftcore``."""
+    """Folder of files that sftcore can recreate: ``$SFTCORE_CACHE``, or ``~/.cache/sftcore``."""
     return Path(os.environ.get("SFTCORE_CACHE") or Path.home() / ".cache" / "sftcore")
 
 
 def earlier_folder(folder: Path) -> Path:
-    """Folder below *folder* for what an earlier run left there; it need not exist."""
+    """New folder below *folder* to move the files of an earlier run to; it is not created."""
     return folder / "earlier" / utc_now().replace(":", "-")

@@ -1,9 +1,8 @@
-"""What is secret, and text without it.
+"""Redaction of secrets in everything that is printed or recorded.
 
-Four things tell a secret: the name of its key (``hub_token``), its place in a URL (a login, ``?token=``), its shape
-(``hf_...``, ``AKIA...``), and its value: what once stood under the name of a secret, in the environment, in the YAML
-file or on the command line, is hidden wherever it turns up later. Everything that is printed or recorded goes through
-:func:`hide` or :func:`redact`.
+A secret is recognised by the name of its key (``hub_token``), its place in a URL (a login, ``?token=``), its shape
+(``hf_...``, ``AKIA...``), or its value: what was registered under the name of a secret, from the environment, the YAML
+file or the command line, is redacted wherever it appears later.
 """
 
 from __future__ import annotations
@@ -21,31 +20,31 @@ from urllib.parse import quote, unquote
 
 REDACTED = "(redacted)"
 
-SHORTEST = 6
-"""Characters that a value has at least, to be hidden wherever it occurs: shorter ones occur by chance."""
+MIN_LENGTH = 6
+"""Characters of the shortest value that is redacted wherever it appears: shorter ones appear by chance."""
 
-LONG = 20
-"""Characters from which on a value is hidden wherever it occurs, whatever it consists of."""
+LONG_LENGTH = 20
+"""Characters from which on a value is redacted wherever it appears, whatever it consists of."""
 
-_WORDS = (
+_KEY_WORDS = (
     r"api_?-?keys?|access_?-?key(?:_?-?id)?|key|token|secrets?|passwords?|passwd|passphrase|passcode|(?<=[_.\-])pwd"
     r"|credentials?|pat"
     r"|authorization|webhook(?:_?-?url)?|dsn|cookie"
 )
-_SECRET_KEY = re.compile(rf"(^|_|-|\.)({_WORDS})$", re.IGNORECASE)
+_SECRET_KEY = re.compile(rf"(^|_|-|\.)({_KEY_WORDS})$", re.IGNORECASE)
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _SPECIAL_TOKEN = re.compile(
     r"(^|\.)(bos|eos|eot|eom|pad|unk|sep|cls|mask|stop|image|video|audio|bo[iav]|eo[iav]|decoder_start|forced_bos)"
     r"_token$",
     re.IGNORECASE,
 )
-_IN_A_NAME = re.compile(
+_ENVIRONMENT_NAME = re.compile(
     r"(^|_)(API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIALS?)(_|\d*$)", re.IGNORECASE
 )
-"""Names of variables of the environment are longer: ``SECRET_KEY_BASE``, ``API_KEY_2``."""
+"""In the environment these words may also stand inside a name: ``SECRET_KEY_BASE``, ``API_KEY_2``."""
 
-_OF_THE_USER = ("columns",)
-"""Mappings whose keys are names of the user's own data, and so no names of secrets."""
+_DATA_KEYED = ("columns",)
+"""Mappings whose keys are column names of the user's data, and so never names of secrets."""
 
 _URL_LOGIN = re.compile(r"(\w://)[^/\s'\"]+@")
 _LOGIN = re.compile(r"\w://([^/\s'\"@]+)@")
@@ -72,41 +71,41 @@ _SHAPES = re.compile(
 )
 
 _known: set[str] = set()
-"""Values that were given under the name of a secret."""
+"""Values that are redacted wherever they appear."""
 
 
 def is_secret(key: str) -> bool:
-    """Tell whether *key* names a secret: ``hub_token``, ``apiKey``, ``AWS_SECRET_ACCESS_KEY``; not ``pad_token``."""
+    """Whether *key* names a secret: ``hub_token``, ``apiKey``, ``AWS_SECRET_ACCESS_KEY``; not ``pad_token``."""
     key = _CAMEL.sub("_", key)
     return bool(_SECRET_KEY.search(key)) and not _SPECIAL_TOKEN.search(key)
 
 
 def register_secrets(values: Mapping[str, Any]) -> None:
-    """Take note of every value in *values* that stands under the name of a secret, so that :func:`hide` hides it."""
-    found = {line for text in _secrets_in(values) for line in _lines(text) if _is_telling(line)} - _known
-    if found:
-        _known.update(found)
+    """Have every value in *values* whose key names a secret redacted wherever it appears later."""
+    new = {line for text in _iter_secrets(values) for line in _secret_lines(text) if _is_distinctive(line)} - _known
+    if new:
+        _known.update(new)
         _known_pattern.cache_clear()
 
 
-def register_argv_secrets(words: Sequence[str]) -> None:
-    """Take note of the secrets in the *words* of a command line: ``KEY=VALUE``, ``--key=VALUE``, ``--key VALUE``."""
-    for word, following in itertools.zip_longest(words, words[1:], fillvalue=""):
-        key, equals, value = word.partition("=")
+def register_argv_secrets(argv: Sequence[str]) -> None:
+    """Register the secrets of a command line: ``KEY=VALUE``, ``--key=VALUE``, ``--key VALUE``."""
+    for argument, following in itertools.zip_longest(argv, argv[1:], fillvalue=""):
+        key, equals, value = argument.partition("=")
         if equals:
-            register_secrets({key: _yaml(value)})
-        elif word.startswith("-") and not following.startswith("-"):
+            register_secrets({key: _parse_yaml(value)})
+        elif argument.startswith("-") and not following.startswith("-"):
             register_secrets({key: following})
 
 
 def redact(value: Any, key: str = "") -> Any:
-    """Return *value* without secrets: mappings and lists item by item, texts as :func:`hide` has them."""
+    """*value* without secrets: mappings and lists item by item, texts by :func:`redact_text`."""
     if value not in (None, "") and is_secret(key):
         return value if isinstance(value, bool) else REDACTED
     if isinstance(value, Mapping):
-        named = key not in _OF_THE_USER
+        named_by_us = key not in _DATA_KEYED
         return {
-            redact_text(name) if isinstance(name, str) else name: redact(item, str(name) if named else "")
+            redact_text(name) if isinstance(name, str) else name: redact(item, str(name) if named_by_us else "")
             for name, item in value.items()
         }
     if isinstance(value, (list, tuple)):
@@ -114,60 +113,61 @@ def redact(value: Any, key: str = "") -> Any:
     return redact_text(value) if isinstance(value, str) else value
 
 
-def redact_argv(words: Sequence[str]) -> list[str]:
-    """Return the *words* of a command line without secrets."""
-    shown: list[str] = []
-    for before, word in itertools.pairwise(["", *words]):
-        flag = before.startswith("-") and "=" not in before
-        shown.append(REDACTED if flag and is_secret(before) and not word.startswith("-") else redact_argument(word))
-    return shown
+def redact_argv(argv: Sequence[str]) -> list[str]:
+    """The arguments of a command line without secrets."""
+    redacted: list[str] = []
+    for before, argument in itertools.pairwise(["", *argv]):
+        is_flag = before.startswith("-") and "=" not in before
+        is_value = is_flag and is_secret(before) and not argument.startswith("-")
+        redacted.append(REDACTED if is_value else redact_argument(argument))
+    return redacted
 
 
-def redact_argument(word: str) -> str:
-    """Return one *word* of a command line without secrets; ``KEY=VALUE`` by the name of its key."""
-    key, equals, value = word.partition("=")
+def redact_argument(argument: str) -> str:
+    """One argument of a command line without secrets; ``KEY=VALUE`` by the name of its key."""
+    key, equals, value = argument.partition("=")
     if not equals:
-        return redact_text(word)
-    given = _yaml(value)
-    hidden = redact(given, key)
-    return (
-        word if hidden == given else f"{key}={hidden if isinstance(hidden, str) else json.dumps(hidden, default=str)}"
-    )
+        return redact_text(argument)
+    parsed = _parse_yaml(value)
+    redacted = redact(parsed, key)
+    if redacted == parsed:
+        return argument
+    return f"{key}={redacted if isinstance(redacted, str) else json.dumps(redacted, default=str)}"
 
 
 def redact_text(text: str) -> str:
-    """Return *text* without what is secret by its place in a URL, by its shape, or because its value is known."""
-    _learn_environment()
+    """*text* without what is secret by its place in a URL, its shape, or its registered value."""
+    _register_environment()
     if pattern := _known_pattern():
         text = pattern.sub(REDACTED, text)
     if "://" in text:
         text = _URL_LOGIN.sub(rf"\1{REDACTED}@", text)
     if "=" in text:
-        text = _ASSIGNED.sub(_assigned, _URL_PART.sub(rf"\1{REDACTED}", text))
+        text = _ASSIGNED.sub(_redact_assignment, _URL_PART.sub(rf"\1{REDACTED}", text))
     if "-----BEGIN" in text:
         text = _PRIVATE_KEY.sub(REDACTED, text)
     return _SHAPES.sub(REDACTED, _HEADER.sub(rf"\1{REDACTED}", text))
 
 
-def _assigned(found: re.Match[str]) -> str:
-    key, mark, value = found.groups()
-    return f"{key}={mark}{REDACTED}" if is_secret(key) and _is_telling(value) else found[0]
+def _redact_assignment(match: re.Match[str]) -> str:
+    key, quote_mark, value = match.groups()
+    return f"{key}={quote_mark}{REDACTED}" if is_secret(key) and _is_distinctive(value) else match[0]
 
 
 def describe_error(error: BaseException) -> str:
-    """Return kind and message of *error* without secrets."""
+    """Class and message of *error*, without secrets."""
     return redact_text(f"{type(error).__name__}: {error}")
 
 
 def print_redacted_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print the traceback of an error that nobody caught, without secrets; for ``sys.excepthook``."""
+    """Print the traceback of an uncaught error without secrets; for ``sys.excepthook``."""
     import traceback
 
     print(redact_text("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr, flush=True)
 
 
-def _yaml(text: str) -> Any:
-    """Return *text* as the YAML value it is, or as it stands."""
+def _parse_yaml(text: str) -> Any:
+    """*text* as a YAML value; unchanged if it is not valid YAML."""
     import yaml
 
     try:
@@ -176,15 +176,15 @@ def _yaml(text: str) -> Any:
         return text
 
 
-def _secrets_in(value: Any, key: str = "", secret: bool = False) -> Iterator[str]:
-    """Yield what stands under the name of a secret in *value*, and the passwords of URLs anywhere in it."""
+def _iter_secrets(value: Any, key: str = "", secret: bool = False) -> Iterator[str]:
+    """Yield the values in *value* whose keys name secrets, and the passwords of all URLs in it."""
     secret = secret or is_secret(key)
     if isinstance(value, Mapping):
         for name, item in value.items():
-            yield from _secrets_in(item, "" if key in _OF_THE_USER else str(name), secret)
+            yield from _iter_secrets(item, "" if key in _DATA_KEYED else str(name), secret)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from _secrets_in(item, "", secret)
+            yield from _iter_secrets(item, "", secret)
     elif isinstance(value, (str, int, float)) and not isinstance(value, bool):
         if secret:
             yield str(value)
@@ -193,38 +193,38 @@ def _secrets_in(value: Any, key: str = "", secret: bool = False) -> Iterator[str
             yield from {password, unquote(password)}
 
 
-def _lines(text: str) -> list[str]:
-    """Return *text*, or the long lines of it if it has several: a key in a file has."""
+def _secret_lines(text: str) -> list[str]:
+    """*text*, or its long lines if it has several, as a private key has."""
     lines = text.splitlines()
-    return [text] if len(lines) < 2 else [line for line in lines if len(line) >= LONG]
+    return [text] if len(lines) < 2 else [line for line in lines if len(line) >= LONG_LENGTH]
 
 
-def _is_telling(text: str) -> bool:
-    """Tell whether *text* is so unlike a word of the language, a path or a number that it may be hidden anywhere."""
-    if len(text) < SHORTEST or REDACTED in text or os.path.exists(text):
+def _is_distinctive(text: str) -> bool:
+    """Whether *text* is unlike a word, a path or a number, so that it can be redacted anywhere."""
+    if len(text) < MIN_LENGTH or REDACTED in text or os.path.exists(text):
         return False
-    if len(text) >= LONG:
+    if len(text) >= LONG_LENGTH:
         return True
     digits = sum(letter.isdigit() for letter in text)
     mixed = text != text.lower() and text != text.upper() and text != text.capitalize()
     return (len(text) >= 8 and text.isdigit()) or 0 < digits < len(text) or mixed
 
 
-def _learn_environment() -> None:
-    """Learn the environment, again only if it has changed: a library may load a file of secrets into it."""
-    global _learned
-    if _learned != (state := hash(frozenset(os.environ.items()))):
-        _learned = state
+def _register_environment() -> None:
+    """Register the secrets of the environment whenever it has changed: a library may load a file of secrets into it."""
+    global _registered_environment
+    if _registered_environment != (state := hash(frozenset(os.environ.items()))):
+        _registered_environment = state
         register_secrets(os.environ)
-        longer = {name: value for name, value in os.environ.items() if _IN_A_NAME.search(name)}
-        register_secrets({"secret": [value for value in longer.values() if not value.startswith(("/", "~", "./"))]})
+        values = [value for name, value in os.environ.items() if _ENVIRONMENT_NAME.search(name)]
+        register_secrets({"secret": [value for value in values if not value.startswith(("/", "~", "./"))]})
 
 
-_learned = 0
+_registered_environment = 0
 
 
 @functools.lru_cache(maxsize=1)
 def _known_pattern() -> re.Pattern[str] | None:
-    """Return what finds every known value, also as JSON and URLs write it; the longest first."""
-    written = {way for text in _known for way in (text, json.dumps(text)[1:-1], repr(text)[1:-1], quote(text, safe=""))}
-    return re.compile("|".join(map(re.escape, sorted(written, key=len, reverse=True)))) if written else None
+    """A pattern of all registered values, the longest first, also as JSON, Python and URLs escape them."""
+    forms = {form for text in _known for form in (text, json.dumps(text)[1:-1], repr(text)[1:-1], quote(text, safe=""))}
+    return re.compile("|".join(map(re.escape, sorted(forms, key=len, reverse=True)))) if forms else None

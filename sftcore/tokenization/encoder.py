@@ -259,7 +259,7 @@ def _not_ascii(texts: Sequence[str]) -> tuple[dict[int, bytes], dict[int, RowErr
 def _running_sums(lengths: NDArray[np.int32]) -> TokenEnds:
     """0, and the sum of *lengths* up to each."""
     small = len(lengths) * int(lengths.max(initial=0)) <= np.iinfo(np.int32).max
-    sums: TokenEnds = np.empty(len(lengths) + 1, np.int32 if small else np.int64)
+    sums: TokenEnds = np.empty(len(lengths) + 1, np.int32) if small else np.empty(len(lengths) + 1, np.int64)
     sums[0] = 0
     np.cumsum(lengths, out=sums[1:])
     return sums

@@ -1,7 +1,7 @@
-"""The trackers of a run: each in a process of its own, so that none can hurt the training.
+"""The trackers of a run: each in a process of its own, so that none can affect training.
 
-A tracker's process reads ``metrics.jsonl`` as it grows. The run itself writes that file in any case, so it neither
-waits for a tracker nor hands it anything, and what a tracker could not send is there to be sent later.
+The process reads ``metrics.jsonl`` while the run writes it, which it does in any case. So the run never waits for a
+tracker or sends it a metric, and ``sft sync`` can send later what a tracker missed.
 """
 
 from __future__ import annotations
@@ -18,78 +18,75 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sftcore.config.fields import written
-from sftcore.config.schema import Loaded
+from sftcore.config.fields import to_mapping
+from sftcore.config.loader import LoadedConfig
 from sftcore.core.components import Tracker
 from sftcore.runtime.console import status, warn
 from sftcore.runtime.redaction import describe_error
 from sftcore.tracking.process import EXIT_LIMIT, STARTED
 
 METRICS = "metrics.jsonl"
-"""What is logged in a run, in its output folder: a JSON object a line, with ``step`` and ``time``."""
+"""File in the output folder with the metrics of a run: one JSON object per line, with ``step`` and ``time``."""
 
 START_LIMIT = 60
-"""Seconds that a tracker may take to start, beside the training."""
+"""Seconds that a tracker may take to start, while the run trains."""
 
 FINISH_LIMIT = 30
-"""Seconds that a finished run waits for its trackers: all of them together."""
+"""Seconds that a finished run waits for its trackers, all of them together."""
 
 UNSTARTED_LIMIT = 20
-"""A tracker that has not started when the run ends is waited for until it had so many seconds."""
+"""Seconds since its start that a tracker gets if it has not started when the run ends."""
 
 STOPPED_LIMIT = 10
-"""Seconds that a run waits for its trackers that was stopped, or failed: whoever stopped it is waiting."""
+"""Seconds that a run waits for its trackers after it was stopped, or failed: the user is waiting."""
 
 _COMMAND = (sys.executable, "-m", "sftcore.tracking.process")
 
 
-def chosen(loaded: Loaded) -> list[tuple[str, Tracker]]:
-    """Return the trackers of a configuration, each with its name."""
+def selected_trackers(loaded: LoadedConfig) -> list[tuple[str, Tracker]]:
+    """The trackers of a configuration, each with its name."""
     trackers = loaded.config.trackers
     return [(loaded.selected[f"trackers.{index}"].name, tracker) for index, tracker in enumerate(trackers)]
 
 
 class TrackerGroup:
-    """The trackers of a run. What becomes of one changes nothing in the training; it is told once."""
+    """The trackers of a run. A failure of one is reported once, and changes nothing in training."""
 
     def __init__(self, trackers: Iterable[tuple[str, Tracker]], folder: Path) -> None:
-        self._processes = [_Process(name, tracker, folder) for name, tracker in trackers if _tracks(type(tracker))]
+        self._processes = [
+            _TrackerProcess(name, tracker, folder) for name, tracker in trackers if _is_active(type(tracker))
+        ]
 
     def start(self, run: Mapping[str, Any], all_metrics: bool = False) -> None:
-        """Let all trackers begin, and wait for none of them.
+        """Start all trackers without waiting for them.
 
         Args:
-            run: what :meth:`sftcore.Tracker.start` gets.
-            all_metrics: send also what ``metrics.jsonl`` holds already.
+            run: the argument of :meth:`sftcore.Tracker.start`.
+            all_metrics: also send what ``metrics.jsonl`` contains already.
         """
         for process in self._processes:
             process.start(run, all_metrics)
 
-    def await_start(self) -> None:
-        """Wait until each tracker has started, or failed."""
-        deadline = time.monotonic() + START_LIMIT + EXIT_LIMIT
-        for process in self._processes:
-            process.await_start(deadline)
-
     def finish(self, error: str | None = None, limit: float | None = None) -> list[str]:
-        """Let all trackers end, and return the names of those that did not get everything.
+        """Finish all trackers, and return the names of those that missed metrics.
 
-        It returns in time, whatever the trackers do: after *limit* seconds, by default :data:`FINISH_LIMIT`, or
-        :data:`STOPPED_LIMIT` if the run failed. A tracker that takes longer is stopped, and so are all by Ctrl-C.
+        A tracker that takes longer than *limit* is stopped, and so are all by Ctrl-C.
 
         Args:
             error: what ended the run early, as ``Kind: message``.
+            limit: in seconds; by default :data:`FINISH_LIMIT`, or :data:`STOPPED_LIMIT` with an *error*.
         """
+        start_limit = UNSTARTED_LIMIT if limit is None else START_LIMIT
         if limit is None:
             limit = STOPPED_LIMIT if error else FINISH_LIMIT
         processes, self._processes = self._processes, []
         deadline = time.monotonic() + limit
         try:
             for process in processes:
-                process.end(error, limit)
+                process.report_end(error, limit)
             for process in processes:
-                process.wait(deadline)
-        except (KeyboardInterrupt, SystemExit):  # whoever is asked to end for the second time waits no longer
+                process.wait(deadline, start_limit)
+        except (KeyboardInterrupt, SystemExit):  # asked to stop for the second time
             pass
         finally:
             for process in processes:
@@ -97,13 +94,13 @@ class TrackerGroup:
         return [process.name for process in processes if process.failed]
 
 
-def _tracks(cls: type[Tracker]) -> bool:
-    """Tell whether *cls* does anything at all."""
-    return any(getattr(cls, call) is not getattr(Tracker, call) for call in ("start", "log", "finish"))
+def _is_active(cls: type[Tracker]) -> bool:
+    """Whether *cls* overrides any method; ``none`` does not."""
+    return any(getattr(cls, name) is not getattr(Tracker, name) for name in ("start", "log", "finish"))
 
 
-class _Process:
-    """One tracker, in its process. Two threads listen to what it tells and to what it prints."""
+class _TrackerProcess:
+    """One tracker in its process. Two threads read its reports and its output."""
 
     def __init__(self, name: str, tracker: Tracker, folder: Path) -> None:
         self.name, self._tracker, self._folder = name, tracker, folder
@@ -114,19 +111,19 @@ class _Process:
         self._ordered = threading.Event()
         self._started = threading.Event()
         self._finished = threading.Event()
-        self._over = threading.Event()
+        self._exited = threading.Event()
 
     def start(self, run: Mapping[str, Any], all_metrics: bool) -> None:
         cls, metrics = type(self._tracker), self._folder / METRICS
         order = {
             "module": cls.__module__,
             "class": cls.__qualname__,
-            "options": written(self._tracker),
+            "options": to_mapping(self._tracker),
             "run": {**run, "pid": os.getpid()},
             "metrics": str(metrics.absolute()),
             "offset": metrics.stat().st_size if metrics.exists() and not all_metrics else 0,
             "start_limit": START_LIMIT,
-            "lost_limit": FINISH_LIMIT,
+            "killed_limit": FINISH_LIMIT,
         }
         self._began = time.monotonic()
         try:
@@ -137,65 +134,56 @@ class _Process:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"},
-                start_new_session=True,  # Ctrl-C in a terminal is for the run, which then tells its trackers
+                start_new_session=True,  # Ctrl-C in a terminal is for the run, which then finishes its trackers
             )
-        except Exception as error:  # options that are no JSON, no more processes, no memory
+        except Exception as error:  # options that are not JSON, too many processes, no memory
             self._fail(f"cannot be started: {describe_error(error)}")
-            self._over.set()
+            self._exited.set()
             return
-        threading.Thread(target=self._listen, args=(self._process, text), daemon=True).start()
-        threading.Thread(target=self._show, args=(self._process,), daemon=True).start()
+        threading.Thread(target=self._read_reports, args=(self._process, text), daemon=True).start()
+        threading.Thread(target=self._show_output, args=(self._process,), daemon=True).start()
 
-    def end(self, error: str | None, limit: float) -> None:
-        """Ask the tracker to finish."""
-        if self._process is None or self._over.is_set():
+    def report_end(self, error: str | None, limit: float) -> None:
+        """Report the end of the run to the tracker, if that does not block."""
+        if self._process is None or self._exited.is_set():
             return
-        self._tell({"error": error, "limit": limit + EXIT_LIMIT})
-
-    def wait(self, deadline: float) -> None:
-        """Wait until the tracker has ended, not longer than *deadline*."""
-        if self._process is None:
-            return
-        self.await_start(min(deadline, self._began + UNSTARTED_LIMIT))
-        if self._started.is_set() and self._either(self._finished, deadline):
-            self._over.wait(EXIT_LIMIT)
-
-    def await_start(self, deadline: float) -> None:
-        """Wait until the tracker has started or failed, not longer than *deadline*."""
-        self._either(self._started, deadline)
-
-    def stop(self, limit: float) -> None:
-        """End the process, whatever it does."""
-        if self._process is None:
-            return
-        if not self._over.is_set():
-            if not self._finished.is_set():
-                what = f"did not finish within {limit:g} s" if self._started.is_set() else "had not started at the end"
-                self._fail(f"{what}, and is stopped")
-            self._kill()
-            self._over.wait(EXIT_LIMIT)
-
-    def _either(self, event: threading.Event, deadline: float) -> bool:
-        """Wait for *event*, or the end of the process; tell whether *event* came."""
-        while not event.is_set() and not self._over.is_set() and (left := deadline - time.monotonic()) > 0:
-            event.wait(min(left, 0.05))
-        return event.is_set()
-
-    def _tell(self, message: Mapping[str, Any]) -> None:
-        """Write *message* to the process, if that does not block."""
         if not self._ordered.wait(1):  # a process that does not even read its order
             return
-        assert self._process is not None
         assert self._process.stdin is not None
-        with contextlib.suppress(OSError, ValueError):  # it is gone
+        message = {"error": error, "limit": limit + EXIT_LIMIT}
+        with contextlib.suppress(OSError, ValueError):  # it has exited
             os.set_blocking(self._process.stdin.fileno(), False)
             os.write(self._process.stdin.fileno(), json.dumps(message).encode() + b"\n")
 
-    def _listen(self, process: subprocess.Popen[bytes], order: bytes) -> None:
-        """Hand over the *order*, take what the process tells of itself, and clean up when it has ended."""
+    def wait(self, deadline: float, start_limit: float) -> None:
+        """Wait until the tracker has exited, at most until *deadline*, or *start_limit* if it has not even started."""
+        if self._process is None:
+            return
+        started = self._wait_for(self._started, min(deadline, self._began + start_limit))
+        if started and self._wait_for(self._finished, deadline):
+            self._exited.wait(EXIT_LIMIT)
+
+    def stop(self, limit: float) -> None:
+        """Kill the process, if it has not exited."""
+        if self._process is None or self._exited.is_set():
+            return
+        if not self._finished.is_set():
+            problem = f"did not finish within {limit:g} s" if self._started.is_set() else "did not start in time"
+            self._fail(f"{problem} and is stopped")
+        self._kill()
+        self._exited.wait(EXIT_LIMIT)
+
+    def _wait_for(self, event: threading.Event, deadline: float) -> bool:
+        """Wait for *event* or the exit of the process, and return whether *event* is set."""
+        while not event.is_set() and not self._exited.is_set() and (left := deadline - time.monotonic()) > 0:
+            event.wait(min(left, 0.05))
+        return event.is_set()
+
+    def _read_reports(self, process: subprocess.Popen[bytes], order: bytes) -> None:
+        """Send the *order*, read the reports of the process, and clean up when it has exited."""
         assert process.stdin is not None
         assert process.stdout is not None
-        with contextlib.suppress(OSError):  # it has died already
+        with contextlib.suppress(OSError):  # it has exited already
             process.stdin.write(order)
             process.stdin.flush()
             self._ordered.set()
@@ -207,8 +195,8 @@ class _Process:
                 elif "finished" in message:
                     self._finished.set()
                 elif "failed" in message:
-                    self._fail(f"failed in {message['failed']} and is left out: {message['told']}")
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # its number is its own as long as it is not reaped
+                    self._fail(f"failed in {message['failed']} and is disabled: {message['error']}")
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # its pid is not reused until it is reaped
         if not self._finished.is_set():
             self._kill()
         code = process.wait()
@@ -217,20 +205,20 @@ class _Process:
                 pipe.close()
         if not self._finished.is_set():
             if code == -signal.SIGALRM and not self._started.is_set():
-                self._fail(f"has not started within {START_LIMIT} s and is left out")
+                self._fail(f"has not started within {START_LIMIT} s and is disabled")
             else:
-                self._fail(f"ended (exit code {code}) and is left out")
-        self._over.set()
+                self._fail(f"ended (exit code {code}) and is disabled")
+        self._exited.set()
 
-    def _show(self, process: subprocess.Popen[bytes]) -> None:
-        """Show what the tracker prints while it starts, as the address of the run; later it is read and dropped."""
+    def _show_output(self, process: subprocess.Popen[bytes]) -> None:
+        """Show what the tracker prints while it starts, such as the address of the run; drop what it prints later."""
         assert process.stderr is not None
-        shown = True
+        starting = True
         with process.stderr as lines:
             for line in lines:
                 text = line.decode(errors="replace").rstrip()
-                shown = shown and not line.endswith(STARTED)
-                if text and shown:
+                starting = starting and not line.endswith(STARTED)
+                if text and starting:
                     status(self.name, text.removeprefix(f"{self.name}: "))
 
     def _kill(self) -> None:
@@ -238,13 +226,13 @@ class _Process:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
-    def _fail(self, what: str) -> None:
-        """Tell once what became of the tracker, and how its metrics can be sent."""
+    def _fail(self, problem: str) -> None:
+        """Report the first *problem* of the tracker, and how its metrics can be sent."""
         with self._lock:
             first, self.failed = not self.failed, True
         if first:
             warn(
-                f"the tracker {self.name} {what}\n"
-                f"training is not touched; {self._folder / METRICS} has every metric, and\n"
+                f"the tracker {self.name} {problem}\n"
+                f"training is not affected; {self._folder / METRICS} has every metric, and\n"
                 f"`sft sync {self._folder} --trace {self.name}` sends them"
             )

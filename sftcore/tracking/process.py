@@ -1,8 +1,8 @@
-"""``python -m sftcore.tracking.process``: one tracker, fed from ``metrics.jsonl``.
+"""``python -m sftcore.tracking.process``: one tracker, which reads ``metrics.jsonl``.
 
-The first line of standard input is the order: which tracker, with which options, for which run. The second line says
-that the run has ended. If there is none, because the run was killed, the tracker is finished all the same. Standard
-output tells how far the tracker is; what the tracker itself prints goes to standard error.
+The first line of standard input is the order: which tracker, with which options, for which run. The second line reports
+the end of the run; without one, because the run was killed, the tracker is finished all the same. Standard output
+reports the progress of the tracker; what the tracker itself prints goes to standard error.
 """
 
 from __future__ import annotations
@@ -24,86 +24,91 @@ from sftcore.runtime.redaction import describe_error, redact_text, register_secr
 from sftcore.runtime.signals import STOP_SIGNALS
 
 INTERVAL = 0.5
-"""Seconds between two looks at ``metrics.jsonl``."""
+"""Seconds between two reads of ``metrics.jsonl``."""
 
 STARTED = b"\0\n"
-"""Stands in what the tracker prints where it has started."""
+"""Separates what the tracker prints while it starts from its later output."""
 
 EXIT_LIMIT = 5
 """Seconds that this process may take to end after the tracker has finished, or failed."""
 
-_LOST = "Killed: the process of the run ended without a word"
+_KILLED = "Killed: the process of the run ended without a report"
 
 
-class Follower:
-    """Reads metrics as they are written, from the byte *offset* on; a line that is not complete yet waits."""
+class MetricsReader:
+    """Reads metrics while they are written, from the byte *offset* on; an incomplete line waits."""
 
     def __init__(self, path: Path, offset: int) -> None:
         self.path = path
         self.offset = offset
 
-    def read(self) -> Iterator[tuple[dict[str, float], int]]:
-        """Yield the metrics, and their step, that have come since the last call."""
+    def read_new(self) -> Iterator[tuple[dict[str, float], int]]:
+        """Yield the metrics since the last call, with their steps."""
         if not self.path.exists():
             return
         with self.path.open("rb") as file:
-            self.offset = min(self.offset, os.fstat(file.fileno()).st_size)  # it may have been cut, to resume a run
+            self.offset = min(self.offset, os.fstat(file.fileno()).st_size)  # a resumed run truncates the file
             file.seek(self.offset)
             for line in file:
                 if not line.endswith(b"\n"):
                     return
                 self.offset += len(line)
-                if found := _metrics(line):
-                    yield found
+                if metrics := _parse_metrics(line):
+                    yield metrics
 
 
-def _metrics(line: bytes) -> tuple[dict[str, float], int] | None:
+def _parse_metrics(line: bytes) -> tuple[dict[str, float], int] | None:
     try:
         content = json.loads(line)
         step = int(content.pop("step"))
         content.pop("time", None)
         return {name: float(value) if isinstance(value, str) else value for name, value in content.items()}, step
-    except (ValueError, KeyError, AttributeError, TypeError):  # not ours
+    except (ValueError, KeyError, AttributeError, TypeError):  # not written by us
         return None
 
 
-class _End:
-    """What the run says last: how it ended."""
+class _RunEnd:
+    """The last report of the run: its error, and how long the tracker may still take.
 
-    def __init__(self, start_limit: float, lost_limit: float) -> None:
-        self.come = threading.Event()
-        self.error: str | None = _LOST
-        self._limit = lost_limit
+    Attributes:
+        reported: set at the end of the run.
+        error: ``Kind: message``, or None.
+    """
+
+    def __init__(self, start_limit: float, killed_limit: float) -> None:
+        self.reported = threading.Event()
+        self.error: str | None = _KILLED
+        self._limit = killed_limit
         self._lock = threading.Lock()
-        _alarm(start_limit)
+        _exit_after(start_limit)
 
-    def started(self) -> None:
-        """Lift the limit of the start, unless there is that of the end already."""
+    def lift_start_limit(self) -> None:
+        """Remove the time limit of the start, unless that of the end applies already."""
         with self._lock:
-            if not self.come.is_set():
-                _alarm(0)
+            if not self.reported.is_set():
+                _exit_after(0)
 
-    def await_it(self, control: BinaryIO) -> None:
-        """Wait for the last line, and limit what may follow it."""
+    def wait(self, control: BinaryIO) -> None:
+        """Wait for the report on *control*, and set the time limit of the end."""
         try:
             message = json.loads(control.readline())
             self.error, self._limit = message["error"], message["limit"]
-        except (ValueError, KeyError, OSError):  # the run was killed, and nobody reads what is printed
-            with open(os.devnull, "wb") as nothing:
-                os.dup2(nothing.fileno(), 1)
-                os.dup2(nothing.fileno(), 2)
+        except (ValueError, KeyError, OSError):  # the run was killed, so nobody reads the output
+            with open(os.devnull, "wb") as null:
+                os.dup2(null.fileno(), 1)
+                os.dup2(null.fileno(), 2)
         with self._lock:
-            _alarm(self._limit)
-            self.come.set()
+            _exit_after(self._limit)
+            self.reported.set()
 
 
-def _alarm(seconds: float) -> None:
-    """Let the kernel end this process after *seconds*, whatever it is doing; 0 lifts that."""
+def _exit_after(seconds: float) -> None:
+    """Have the kernel end this process after *seconds*, whatever it is doing; 0 cancels that."""
     signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
-def ended_by(error: str | None) -> BaseException | None:
-    """Return an exception that reads like *error*, ``Kind: message``, and is of that kind if Python has it."""
+def parse_error(error: str | None) -> BaseException | None:
+    """The exception that *error*, ``Kind: message``, describes; a built-in one if it has that name."""
     if error is None:
         return None
     kind, _, message = error.partition(": ")
@@ -111,86 +116,85 @@ def ended_by(error: str | None) -> BaseException | None:
     if isinstance(cls, type) and issubclass(cls, BaseException):
         try:
             return cls(message)
-        except TypeError:  # UnicodeDecodeError wants more
+        except TypeError:  # UnicodeDecodeError needs more arguments
             pass
     name = kind if kind.isidentifier() else "Error"
-    made: BaseException = type(name, (Exception,), {})(message)
-    return made
+    exception: BaseException = type(name, (Exception,), {})(message)
+    return exception
 
 
-def _made(order: Mapping[str, Any]) -> Any:
-    """Return the tracker that *order* describes."""
+def _build_tracker(order: Mapping[str, Any]) -> Any:
     from sftcore.config.document import Document
-    from sftcore.config.fields import fill
+    from sftcore.config.fields import from_mapping
 
-    found: Any = importlib.import_module(order["module"])
+    cls: Any = importlib.import_module(order["module"])
     for name in order["class"].split("."):
-        found = getattr(found, name)
-    return fill(found, order["options"], Document({}), ())
+        cls = getattr(cls, name)
+    return from_mapping(cls, order["options"], Document({}), ())
 
 
-def _hide_git_logins() -> None:
-    """Let git tell the addresses of the repository without logins: trackers ask it, and send them."""
-    asked = ["git", "config", "--get-regexp", r"^remote\..*\.url$"]
+def _redact_git_remotes() -> None:
+    """Configure git to report the addresses of remotes without logins: trackers read and send them."""
+    command = ["git", "config", "--get-regexp", r"^remote\..*\.url$"]
     try:
-        found = subprocess.run(asked, capture_output=True, text=True, timeout=5, check=False).stdout
+        remotes = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False).stdout
     except (OSError, subprocess.SubprocessError):  # no git
         return
     number = int(os.environ.get("GIT_CONFIG_COUNT") or 0)
-    for line in found.splitlines():
+    for line in remotes.splitlines():
         key, _, address = line.partition(" ")
-        if (hidden := redact_text(address)) != address:
-            os.environ[f"GIT_CONFIG_KEY_{number}"], os.environ[f"GIT_CONFIG_VALUE_{number}"] = key, hidden
+        if (redacted := redact_text(address)) != address:
+            os.environ[f"GIT_CONFIG_KEY_{number}"], os.environ[f"GIT_CONFIG_VALUE_{number}"] = key, redacted
             number += 1
     os.environ["GIT_CONFIG_COUNT"] = str(number)
 
 
 def main() -> int:
-    """Do what the order says, and return the exit code."""
-    control, status = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "w", encoding="utf-8")
-    with open(os.devnull, "rb") as nothing:
-        os.dup2(nothing.fileno(), 0)  # nobody can answer a question here
+    """Run the tracker of the order, and return the exit code."""
+    control, reports = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "w", encoding="utf-8")
+    with open(os.devnull, "rb") as null:
+        os.dup2(null.fileno(), 0)  # nobody can answer a question here
     os.dup2(2, 1)
 
-    def tell(**message: str) -> None:
+    def report(**message: str) -> None:
         with contextlib.suppress(OSError):  # the run was killed
-            status.write(json.dumps(message) + "\n")
-            status.flush()
+            reports.write(json.dumps(message) + "\n")
+            reports.flush()
 
-    for number in STOP_SIGNALS:  # a scheduler may send them to every process; the run says the end
+    for number in STOP_SIGNALS:  # a scheduler may send them to every process; only the run ends the tracker
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    os.nice(5)  # training comes first
+    os.nice(5)  # training has priority
     order = json.loads(control.readline())
     sys.argv = ["sftcore", *order["run"].get("command", [])]
     register_secrets(order["options"])
-    _hide_git_logins()
-    end = _End(order["start_limit"], order["lost_limit"])
-    threading.Thread(target=end.await_it, args=(control,), daemon=True).start()
-    doing = "start"
+    _redact_git_remotes()
+    end = _RunEnd(order["start_limit"], order["killed_limit"])
+    threading.Thread(target=end.wait, args=(control,), daemon=True).start()
+    call = "start"
     try:
-        tracker = _made(order)
+        tracker = _build_tracker(order)
         tracker.start(order["run"])
-        end.started()
+        end.lift_start_limit()
         sys.stdout.flush()
         sys.stderr.flush()
         with contextlib.suppress(OSError):
             os.write(2, STARTED)
-        tell(started="")
-        doing, metrics = "log", Follower(Path(order["metrics"]), order["offset"])
+        report(started="")
+        call, reader = "log", MetricsReader(Path(order["metrics"]), order["offset"])
         while True:
-            last = end.come.wait(INTERVAL)
-            for found in metrics.read():
-                tracker.log(*found)
+            last = end.reported.wait(INTERVAL)
+            for metrics, step in reader.read_new():
+                tracker.log(metrics, step)
             if last:
                 break
-        doing = "finish"
-        tracker.finish(ended_by(end.error))
+        call = "finish"
+        tracker.finish(parse_error(end.error))
     except Exception as error:  # of a library that we do not know
-        tell(failed=doing, told=describe_error(error))
-        _alarm(EXIT_LIMIT)
+        report(failed=call, error=describe_error(error))
+        _exit_after(EXIT_LIMIT)
         return 1
-    tell(finished="")
+    report(finished="")
     return 0
 
 

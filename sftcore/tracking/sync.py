@@ -1,4 +1,4 @@
-"""``sft sync``: the metrics that a run has written go to trackers that did not get them."""
+"""``sft sync``: send the metrics that a run has written to trackers that missed them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sftcore.config.document import Document
-from sftcore.config.schema import load_trackers
+from sftcore.config.loader import load_trackers
 from sftcore.core.errors import ConfigError, SftError
 from sftcore.core.registry import Registry
 from sftcore.runtime.console import status
@@ -15,13 +15,22 @@ from sftcore.runtime.redaction import REDACTED
 from sftcore.tracking.group import METRICS, TrackerGroup
 
 SYNC_LIMIT = 600
-"""Seconds that trackers may take to send what is there."""
+"""Seconds that trackers may take to send all metrics."""
 
 
-class Recorded:
-    """A run, as its folder tells."""
+class MetricsSync:
+    """The metrics of the run in *folder*, to be sent again.
+
+    Attributes:
+        document: its trackers, as configured; may be changed before :meth:`send`.
+    """
 
     def __init__(self, folder: Path) -> None:
+        """Read the record of the run.
+
+        Raises:
+            ConfigError: *folder* is not that of a run, or has no metrics.
+        """
         self.folder = folder
         path = folder / "run.json"
         try:
@@ -29,18 +38,18 @@ class Recorded:
             self.content: dict[str, Any] = content
             trackers = content["config"]["trackers"]
         except FileNotFoundError:
-            raise ConfigError(f"{folder} is no folder of a run: it has no run.json") from None
+            raise ConfigError(f"{folder} is not the output folder of a run: it has no run.json") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{path} cannot be read: {type(error).__name__}: {error}") from None
         if not (folder / METRICS).exists():
             raise ConfigError(f"{folder} has no {METRICS}: nothing was logged")
-        self.document = Document({"trackers": [_known(item) for item in trackers]}, str(path), folder)
+        self.document = Document({"trackers": [_without_redacted(item) for item in trackers]}, str(path), folder)
 
-    def sync(self, registry: Registry) -> None:
-        """Send all metrics to the trackers that the document names.
+    def send(self, registry: Registry) -> None:
+        """Send all metrics to the trackers of the document.
 
         Raises:
-            SftError: there is none, or one did not take everything.
+            SftError: it has no tracker, or one failed.
         """
         trackers = load_trackers(self.document, registry)
         if not trackers:
@@ -56,12 +65,11 @@ class Recorded:
             "versions": content["versions"],
         }
         group.start(run, all_metrics=True)
-        group.await_start()
         if missed := group.finish(content.get("error"), SYNC_LIMIT):
             raise SftError(f"not everything was sent to {' and '.join(missed)}")
         status("sent", f"{self.folder / METRICS} to {' and '.join(name for name, _ in trackers)}")
 
 
-def _known(reference: dict[str, Any]) -> dict[str, Any]:
-    """Return the *reference* to a tracker without the options that were secret: the environment may have them."""
+def _without_redacted(reference: dict[str, Any]) -> dict[str, Any]:
+    """The *reference* to a tracker without its secret options: the environment may have them."""
     return {key: value for key, value in reference.items() if value != REDACTED}

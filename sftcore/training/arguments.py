@@ -1,4 +1,4 @@
-"""``training_args``: passed on to ``transformers.TrainingArguments``, each name and value checked."""
+"""The section ``training_args``: checked, and passed on to ``transformers.TrainingArguments``."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import Any
 import torch
 import transformers
 
-from sftcore.config.fields import check
-from sftcore.config.schema import ELSEWHERE, Loaded
+from sftcore.config.fields import check_options
+from sftcore.config.loader import LoadedConfig
+from sftcore.config.schema import MISPLACED_KEYS
 from sftcore.core.errors import SftError
 from sftcore.runtime.console import count, warn
 from sftcore.runtime.private_api import PrivateNames
 
 PRIVATE_NAMES = PrivateNames(transformers.TrainingArguments, attributes=("_n_gpu",))
 
-_ELSEWHERE = {
+_NOT_ALLOWED = {
     "seed": "it is the top-level key 'seed'",
     "report_to": "name trackers under the top-level key 'trackers'",
     "project": "it is an option of a tracker, under 'trackers'",
@@ -25,111 +26,116 @@ _ELSEWHERE = {
     "do_train": "`sft run` always trains",
     "do_eval": "it follows from 'data.eval'",
     "do_predict": "`sft run` does not predict",
-    "remove_unused_columns": "sftcore makes the batches itself",
-    "label_names": "sftcore makes the batches itself",
-    "use_cache": "training has no use for a cache, and packed rows would see each other through it",
+    "remove_unused_columns": "sftcore builds the batches itself",
+    "label_names": "sftcore builds the batches itself",
+    "use_cache": "training does not need a cache, and packed rows would see each other through it",
     "log_level": "a run prints its own lines, and only errors of the libraries",
     "log_level_replica": "a run prints its own lines, and only errors of the libraries",
-    "logging_nan_inf_filter": "a loss that is no number is shown as it is; 'non_finite' says what becomes of its step",
-    "ignore_data_skip": "a run that goes on trains the rows that come next",
-    "enable_jit_checkpoint": "a run that is asked to stop writes a checkpoint itself",
+    "logging_nan_inf_filter": "a loss that is not finite is logged as such; 'non_finite' says what happens to its step",
+    "ignore_data_skip": "a resumed run trains the rows that come next",
+    "enable_jit_checkpoint": "a run that is asked to stop always writes a checkpoint",
     "restore_callback_states_from_checkpoint": "nothing would read it",
     "average_tokens_across_devices": "the loss is always the mean over all trained tokens of a step",
 }
-"""Arguments that nothing would read here, or that would break the run, and what to write instead."""
+"""Arguments that would have no effect or break a run, and what to use instead."""
 
-
-_WITHIN_BACKWARD = "lomo", "layerwise"
-"""How the names of optimizers end that take their step within the backward pass, and keep a state no checkpoint has."""
+_STEP_IN_BACKWARD = "lomo", "layerwise"
+"""Endings of the names of optimizers that step within the backward pass, and whose state no checkpoint has."""
 
 _NOT_STREAMED = {
     "dataloader_num_workers": "each worker would read all rows; data.workers says how many processes label them ahead",
-    "auto_find_batch_size": "the rows that were tried would be gone",
+    "auto_find_batch_size": "the rows of failed attempts would be lost",
 }
-"""Arguments that cannot be set where the rows are a stream, and why."""
+"""Arguments that do not work with a stream, and why."""
 
 
-def check_given(loaded: Loaded) -> dict[str, Any]:
-    """Return the user's own arguments, each of a known name and the right type.
+def check_training_args(loaded: LoadedConfig) -> dict[str, Any]:
+    """The user's own arguments, checked for names and types.
 
     Raises:
-        ConfigError: an unknown name, a wrong value, or one that has its place elsewhere.
+        ConfigError: an unknown name, a wrong value, or an argument that is set elsewhere.
     """
     document, given = loaded.document, loaded.config.training_args
-    for key in given.keys() & _ELSEWHERE.keys():
-        raise document.error(("training_args", key), f"cannot be set here: {_ELSEWHERE[key]}")
+    for key in given.keys() & _NOT_ALLOWED.keys():
+        raise document.error(("training_args", key), f"cannot be set here: {_NOT_ALLOWED[key]}")
     if (strategy := given.get("train_sampling_strategy")) not in (None, "random", "sequential"):
         raise document.error(
             ("training_args", "train_sampling_strategy"), f"'{strategy}' does not work here; use 'packing'"
         )
-    if str(optimizer := given.get("optim", "")).endswith(_WITHIN_BACKWARD):
+    if str(optimizer := given.get("optim", "")).endswith(_STEP_IN_BACKWARD):
         raise document.error(
             ("training_args", "optim"),
-            f"'{optimizer}' does not work here: it takes each step within the backward pass, so that none can be left "
-            "out, and its state is in no checkpoint",
+            f"'{optimizer}' does not work here: it takes each step within the backward pass, so that no step can be "
+            "skipped, and no checkpoint holds its state",
         )
-    checked = check(transformers.TrainingArguments, given, document, ("training_args",), elsewhere=ELSEWHERE)
+    checked = check_options(
+        transformers.TrainingArguments, given, document, ("training_args",), misplaced=MISPLACED_KEYS
+    )
     if loaded.config.data.streaming:
         _check_streaming(loaded, checked)
     return checked
 
 
-def _check_streaming(loaded: Loaded, given: Mapping[str, Any]) -> None:
-    """Raise for what cannot be where the rows are a stream.
+def _check_streaming(loaded: LoadedConfig, given: Mapping[str, Any]) -> None:
+    """Check the arguments of a run whose rows are a stream.
 
     Raises:
-        ConfigError: there is no number of steps, or an argument would give other rows than the stream has.
+        ConfigError: ``max_steps`` is not set, or an argument would change which rows are trained.
     """
     if given.get("max_steps", -1) <= 0:
-        problem = "must be at least 1 with data.streaming: how long a stream is is not known, so say when to stop"
+        problem = "must be at least 1 with data.streaming, because the length of a stream is not known"
         raise loaded.document.error(("training_args", "max_steps"), problem)
     for key, why in _NOT_STREAMED.items():
         if given.get(key):
-            raise loaded.document.error(("training_args", key), f"does not go with data.streaming: {why}")
+            raise loaded.document.error(("training_args", key), f"does not work with data.streaming: {why}")
 
 
-def batch_sizes(loaded: Loaded) -> tuple[int, int]:
-    """Return how many rows a batch has that a device trains on, and one that it evaluates on.
+def batch_sizes(loaded: LoadedConfig) -> tuple[int, int]:
+    """The rows per device in a training batch, and in an evaluation batch.
 
     Raises:
-        ConfigError: as :func:`check_given`.
+        ConfigError: as :func:`check_training_args`.
     """
-    given = check_given(loaded)
+    given = check_training_args(loaded)
     defaults = {field.name: field.default for field in fields(transformers.TrainingArguments)}
-    train, held_back = (f"per_device_{part}_batch_size" for part in ("train", "eval"))
-    return int(given.get(train, defaults[train])), int(given.get(held_back, defaults[held_back]))
+    train, evaluation = (f"per_device_{part}_batch_size" for part in ("train", "eval"))
+    return int(given.get(train, defaults[train])), int(given.get(evaluation, defaults[evaluation]))
 
 
-def build(loaded: Loaded, cpu: bool, has_eval: bool, environ: Mapping[str, str]) -> transformers.TrainingArguments:
-    """Return the checked ``TrainingArguments`` of a run.
+def build_training_args(
+    loaded: LoadedConfig, cpu: bool, has_eval: bool, environ: Mapping[str, str]
+) -> transformers.TrainingArguments:
+    """Build the ``TrainingArguments`` of a run.
 
     Args:
-        cpu: no accelerator is there, so that ranks have to be told to use the CPU.
-        has_eval: there are rows to evaluate on.
+        cpu: this machine has no accelerator, so that all ranks use the CPU.
+        has_eval: the run has rows to evaluate on.
 
     Raises:
-        ConfigError: an unknown name, a wrong value, or one that has its place elsewhere.
-        SftError: the processes that work together are not those the launcher started.
+        ConfigError: an unknown name, a wrong value, or an argument that is set elsewhere.
+        SftError: torch does not see the processes that the launcher started.
     """
     document = loaded.document
-    values = {**_defaults(loaded, cpu, has_eval), **check_given(loaded)}
+    values = {**_defaults(loaded, cpu, has_eval), **check_training_args(loaded)}
     if values["eval_strategy"] != "no" and not has_eval:
-        raise document.error(("training_args", "eval_strategy"), "there is nothing to evaluate on; give 'data.eval'")
+        raise document.error(("training_args", "eval_strategy"), "the run has no rows to evaluate on; set 'data.eval'")
     try:
         args = transformers.TrainingArguments(**values, **loaded.config.backend.training_args())
     except (ValueError, TypeError, ImportError, NotImplementedError) as error:
-        raise document.error(("training_args",), f"transformers refuses them: {error}") from None
+        raise document.error(("training_args",), f"transformers rejects them: {error}") from None
     _check_world(args, environ)
     if loaded.config.data.streaming:
         if args.accelerator_config.split_batches or args.accelerator_config.dispatch_batches:
-            problem = "split_batches and dispatch_batches do not go with data.streaming: each process reads the stream"
+            problem = (
+                "split_batches and dispatch_batches do not work with data.streaming: each process reads the stream"
+            )
             raise document.error(("training_args", "accelerator_config"), problem)
         args.accelerator_config.dispatch_batches = False
     return args
 
 
-def _defaults(loaded: Loaded, cpu: bool, has_eval: bool) -> dict[str, Any]:
-    """Return what is set where the user says nothing; docs/config.md lists them."""
+def _defaults(loaded: LoadedConfig, cpu: bool, has_eval: bool) -> dict[str, Any]:
+    """Defaults that differ from transformers' own; docs/config.md lists them."""
     return {
         "output_dir": "outputs/sft",
         "seed": loaded.config.seed,
@@ -146,16 +152,16 @@ def _defaults(loaded: Loaded, cpu: bool, has_eval: bool) -> dict[str, Any]:
 
 
 def _check_world(args: transformers.TrainingArguments, environ: Mapping[str, str]) -> None:
-    """Refuse ranks that would each train alone or share a GPU, and keep one process to one device."""
+    """Reject ranks that would each train alone or share a GPU, and limit a single process to one device."""
     launched = int(environ.get("WORLD_SIZE", "1"))
     if args.world_size != launched:
         raise SftError(
-            f"the launcher started {launched} processes, but {args.world_size} would work together; "
+            f"the launcher started {launched} processes, but {args.world_size} would train together; "
             "on a machine without an accelerator leave training_args.use_cpu unset or true"
         )
-    here, gpus = int(environ.get("LOCAL_WORLD_SIZE") or environ.get("LOCAL_SIZE") or 1), torch.cuda.device_count()
-    if args.device.type == "cuda" and here > gpus:  # two of them would share a GPU, which NCCL refuses, much later
-        raise SftError(f"the launcher started {here} processes on this machine, which has {count(gpus, 'GPU')}")
+    local, gpus = int(environ.get("LOCAL_WORLD_SIZE") or environ.get("LOCAL_SIZE") or 1), torch.cuda.device_count()
+    if args.device.type == "cuda" and local > gpus:  # NCCL rejects two ranks on a GPU, but much later
+        raise SftError(f"the launcher started {local} processes on this machine, which has {count(gpus, 'GPU')}")
     if args.n_gpu > 1:
         warn(f"one process uses one of the {args.n_gpu} GPUs; select a backend, or a launcher, to use them all")
         args._n_gpu = 1

@@ -1,4 +1,4 @@
-"""Training: from a base model, a method and examples to a fine-tuned model, by transformers' Trainer."""
+"""Building the trainer of a run from a base model, a method and training sets."""
 
 from __future__ import annotations
 
@@ -9,132 +9,133 @@ from typing import Any
 
 import transformers
 
-from sftcore.checkpoint.writer import Keeper
+from sftcore.checkpoint.writer import CheckpointWriter
 from sftcore.config.schema import Config
 from sftcore.data import Collator, Prepared, RowOrder
 from sftcore.distributed.watchdog import Watchdog
 from sftcore.models.base_model import BaseModel
 from sftcore.runtime.console import count, status
 from sftcore.runtime.signals import StopRequest
-from sftcore.training.callbacks import Ask, Metrics, Progress
-from sftcore.training.loss import TokenMean
-from sftcore.training.non_finite import Finite
+from sftcore.training.callbacks import MetricsWriter, ProgressBar, SampleQuestions
+from sftcore.training.loss import TokenMeanLoss
+from sftcore.training.non_finite import NonFiniteGuard
 from sftcore.training.packing_check import PackingCheck
 from sftcore.training.trainer import SftTrainer
 
 
 def load_model(base: BaseModel, config: Config, args: transformers.TrainingArguments) -> Any:
-    """Return the base model, made ready by the method.
+    """Load the base model and let the method prepare it for training.
 
     Raises:
         ConfigError: the weights cannot be loaded, or the method cannot use them.
     """
     transformers.set_seed(config.seed)
     model = config.method.prepare(base.load_model(config.method), args)
-    total = sum(_size(weight) for weight in model.parameters())
-    trained = sum(_size(weight) for weight in model.parameters() if weight.requires_grad)
+    total = sum(_numel(weight) for weight in model.parameters())
+    trained = sum(_numel(weight) for weight in model.parameters() if weight.requires_grad)
     status("model", f"{base.name}\n{trained:,} of {count(total, 'parameter')} trained ({trained / total:.2%})")
     return model
 
 
-def _size(weight: Any) -> int:
-    """Return the number of elements of *weight*, also where it is packed into 4 bits or spread over ranks."""
+def _numel(weight: Any) -> int:
+    """Number of elements of *weight*, also if it is packed into 4 bits or sharded over ranks."""
     if (state := getattr(weight, "quant_state", None)) is not None:
         return int(state.shape.numel())
     return int(getattr(weight, "ds_numel", weight.numel()))
 
 
 @dataclass
-class Built:
-    """The trainer of a run, and what of it is kept beside the weights."""
+class TrainingJob:
+    """The trainer of a run, and the parts whose state is saved beside the weights.
+
+    Attributes:
+        method: the method with its options, as text.
+        data: the fingerprint of the training data; empty if it is only known at the end.
+        layout: the layout of the state in a checkpoint.
+    """
 
     trainer: SftTrainer
-    ask: Ask
-    metrics: Metrics
-    progress: Progress
+    questions: SampleQuestions
+    metrics: MetricsWriter
+    progress: ProgressBar
     method: str
-    """The method with its options."""
     data: str
-    """The fingerprint of what is trained on; empty where it is known only at the end."""
     layout: str
-    """How the state is laid out in a checkpoint."""
 
-    def noted(self) -> dict[str, Any]:
-        """Return what a checkpoint holds of the run as a whole."""
+    def run_state(self) -> dict[str, Any]:
+        """The state of the run as a whole, as a checkpoint holds it."""
         args = self.trainer.args
         return {
             "rows_per_step": self.trainer.get_total_train_batch_size(args),
-            "seed": args.seed if args.data_seed is None else args.data_seed,
+            "seed": _data_seed(args),
             "order": f"{args.train_sampling_strategy}{', whole batches' if args.dataloader_drop_last else ''}",
             "optim": str(getattr(args.optim, "value", args.optim)),
             "method": self.method,
             "data": self.data,
             "layout": self.layout,
-            "metrics": self.metrics.flushed(),
-            "asked": self.ask.answers,
+            "metrics_bytes": self.metrics.sync(),
+            "asked": self.questions.answers,
         }
 
 
-def build_trainer(
+def build_job(
     model: Any,
     config: Config,
     args: transformers.TrainingArguments,
     tokenizer: Any,
     prepared: Prepared,
-    keeper: Keeper,
+    checkpoint_writer: CheckpointWriter,
     stop: StopRequest,
     watchdog: Watchdog,
-) -> Built:
-    """Return the trainer of a run.
-
-    Args:
-        prepared: what is trained and evaluated.
-        keeper: writes the checkpoints.
-        stop: whether the run was asked to stop.
-        watchdog: looks whether it goes on.
-    """
-    train = prepared.train
-    ask = Ask(config.ask.questions, config.ask.max_new_tokens, tokenizer, config.template_kwargs)
-    metrics, progress = Metrics(Path(args.output_dir)), Progress()
-    seed = args.seed if args.data_seed is None else args.data_seed
-    order = RowOrder(seed, args.train_sampling_strategy == "sequential")
-    dataset = train.to_dataset(tokenizer.pad_token_id, order, args.max_steps)
-    weighted = None if train.weighted is None else bool(train.weighted or prepared.eval.weighted)
+) -> TrainingJob:
+    """Build the trainer of a run, with its data sets, collator and callbacks."""
+    train, evaluation, pad = prepared.train, prepared.eval, tokenizer.pad_token_id
+    questions = SampleQuestions(config.ask.questions, config.ask.max_new_tokens, tokenizer, config.template_kwargs)
+    metrics, progress = MetricsWriter(Path(args.output_dir)), ProgressBar()
+    order = RowOrder(_data_seed(args), args.train_sampling_strategy == "sequential")
+    dataset = train.to_dataset(pad, order, args.max_steps)
+    weighted = None if train.weighted is None else bool(train.weighted or evaluation.weighted)
     packed = train.packed is not None
-    collator = Collator(tokenizer.pad_token_id, packed, packed and wants_flat_rows(model), weighted)
+    job: TrainingJob
+    collator = Collator(pad, packed, packed and needs_flat_rows(model), weighted)
     checks = [PackingCheck(train.packed, collator)] if train.packed else []
     trainer = SftTrainer(
-        loss=TokenMean(label_smoothing=args.label_smoothing_factor),
+        loss=TokenMeanLoss(label_smoothing=args.label_smoothing_factor),
         method=config.method,
         backend=config.backend,
-        keeper=keeper,
+        checkpoint_writer=checkpoint_writer,
         stop=stop,
-        finite=Finite(config.non_finite, keeper.ranks),
+        non_finite=NonFiniteGuard(config.non_finite, checkpoint_writer.ranks),
         watchdog=watchdog,
-        noted=lambda: built.noted(),
+        run_state=lambda: job.run_state(),
         model=model,
         args=args,
         train_dataset=dataset,
-        eval_dataset=prepared.eval.to_dataset(tokenizer.pad_token_id, RowOrder()) if prepared.eval else None,
+        eval_dataset=evaluation.to_dataset(pad, RowOrder()) if evaluation else None,
         data_collator=replace(collator, traced=True),
         processing_class=tokenizer,
-        callbacks=[*checks, *dataset.callbacks, metrics, progress, ask],
+        callbacks=[*checks, *dataset.callbacks, metrics, progress, questions],
     )
-    data = "" if train.streaming else prepared.fingerprint
-    built = Built(trainer, ask, metrics, progress, repr(config.method), data, config.backend.layout(keeper.ranks.size))
+    for callback in (transformers.PrinterCallback, transformers.ProgressCallback):
+        trainer.remove_callback(callback)
     dataset.rows_per_step = trainer.get_total_train_batch_size(args)
-    for shown_elsewhere in (transformers.PrinterCallback, transformers.ProgressCallback):
-        trainer.remove_callback(shown_elsewhere)
-    return built
+    data = "" if train.streaming else prepared.fingerprint
+    layout = config.backend.layout(checkpoint_writer.ranks.size)
+    job = TrainingJob(trainer, questions, metrics, progress, repr(config.method), data, layout)
+    return job
 
 
-def wants_flat_rows(model: Any) -> bool:
-    """Tell whether *model* has a kernel that finds the documents of a packed batch only in a single row."""
+def _data_seed(args: transformers.TrainingArguments) -> int:
+    return int(args.seed if args.data_seed is None else args.data_seed)
+
+
+def needs_flat_rows(model: Any) -> bool:
+    """Whether the attention of *model* finds the documents of a packed batch in a single row only."""
     return "flash" in str(getattr(model.config, "_attn_implementation", None))
 
 
-def set_stops(model: Any, ids: Sequence[int], pad_token_id: int) -> None:
-    """Make generation end where a trained turn ends, whatever the base model's settings were."""
+def set_stop_tokens(model: Any, ids: Sequence[int], pad_token_id: int) -> None:
+    """Add *ids* to the tokens at which generation ends, so that it ends where a trained turn ends."""
     settings = model.generation_config
     own = settings.eos_token_id
     settings.eos_token_id = list(dict.fromkeys([*ids, *([own] if isinstance(own, int) else own or [])]))

@@ -1,4 +1,4 @@
-"""What happens beside the steps: metrics, progress, questions."""
+"""Trainer callbacks: metrics, the progress bar, sample questions."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from sftcore.runtime.console import status
 from sftcore.tracking.group import METRICS
 
 
-class Metrics(TrainerCallback):  # type: ignore[misc]
-    """Writes every log to ``metrics.jsonl``, flushed line by line; that is where the trackers read it."""
+class MetricsWriter(TrainerCallback):  # type: ignore[misc]
+    """Writes every log to ``metrics.jsonl``, flushed line by line: the trackers read it from there."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / METRICS
@@ -28,23 +28,22 @@ class Metrics(TrainerCallback):  # type: ignore[misc]
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if not state.is_world_process_zero or not logs:
             return
-        metrics = {key: value for key, value in logs.items() if isinstance(value, (int, float))}
-        written = {
-            key: value if math.isfinite(value) else str(value) for key, value in metrics.items()
-        }  # NaN is no JSON
+        numbers = {key: value for key, value in logs.items() if isinstance(value, (int, float))}
+        # JSON has neither NaN nor infinity
+        metrics = {key: value if math.isfinite(value) else str(value) for key, value in numbers.items()}
         if self._file is None:
             self._file = self.path.open("a", encoding="utf-8")
-        self._file.write(json.dumps({"step": state.global_step, "time": time.time(), **written}) + "\n")
+        self._file.write(json.dumps({"step": state.global_step, "time": time.time(), **metrics}) + "\n")
         self._file.flush()
 
-    def flushed(self) -> int:
-        """Bring all lines to the disk, and return the size of the file in bytes; 0 where there is none."""
+    def sync(self) -> int:
+        """Flush all lines to the disk; the size of the file in bytes, 0 if it does not exist."""
         if self._file is not None:
             os.fsync(self._file.fileno())
         return self.path.stat().st_size if self.path.exists() else 0
 
-    def rewind(self, size: int) -> None:
-        """Go back to what :meth:`flushed` returned: what was logged since will be logged again."""
+    def truncate(self, size: int) -> None:
+        """Remove the lines after the first *size* bytes: a resumed run logs them again."""
         if self.path.exists() and self.path.stat().st_size > size:
             os.truncate(self.path, size)
 
@@ -54,23 +53,23 @@ class Metrics(TrainerCallback):  # type: ignore[misc]
             self._file = None
 
 
-class Progress(TrainerCallback):  # type: ignore[misc]
+class ProgressBar(TrainerCallback):  # type: ignore[misc]
     """A bar with loss, tokens per second and time left; plain lines where there is no terminal."""
 
     def __init__(self) -> None:
         self._bar: Any = None
         self._loss: float | None = None
-        self._began = 0.0
-        self._tokens_before = 0
-        self._steps_before = 0
+        self._started_at = 0.0
+        self._initial_tokens = 0
+        self._initial_step = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._began, self._tokens_before, self._steps_before = 0.0, state.num_input_tokens_seen, state.global_step
+        self._started_at, self._initial_tokens, self._initial_step = 0.0, state.num_input_tokens_seen, state.global_step
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._began:
+        if self._started_at:
             return
-        self._began = time.monotonic()  # not before: questions may be asked, and packing proven, before the first step
+        self._started_at = time.monotonic()  # not earlier: sample questions and the packing check come before
         if state.is_world_process_zero:
             hidden = True if args.disable_tqdm else None  # None: shown on a terminal only
             self._bar = tqdm(
@@ -84,7 +83,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._bar is not None:
-            self._bar.set_postfix_str(self._numbers(state), refresh=False)
+            self._bar.set_postfix_str(self._loss_and_speed(state), refresh=False)
             self._bar.update(1)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
@@ -92,34 +91,35 @@ class Progress(TrainerCallback):  # type: ignore[misc]
         self._loss = logs.get("loss", self._loss)
         if self._bar is None:
             return
+        step = f"step {state.global_step}/{state.max_steps}"
         if "eval_loss" in logs:
-            self._line(f"step {state.global_step}/{state.max_steps}: evaluation loss {logs['eval_loss']:.4f}")
+            self._print(f"{step}: evaluation loss {logs['eval_loss']:.4f}")
         elif "loss" in logs and self._bar.disable:
-            taken = (time.monotonic() - self._began) / max(state.global_step - self._steps_before, 1)
-            left = taken * (state.max_steps - state.global_step)
-            self._line(f"step {state.global_step}/{state.max_steps}: {self._numbers(state)}, {left:.0f} s left")
+            per_step = (time.monotonic() - self._started_at) / max(state.global_step - self._initial_step, 1)
+            left = per_step * (state.max_steps - state.global_step)
+            self._print(f"{step}: {self._loss_and_speed(state)}, {left:.0f} s left")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.close()
 
     def close(self) -> None:
-        """Leave the bar as it stands, and the line to others."""
+        """Close the bar as it is, so that other output starts on a line of its own."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
-    def _numbers(self, state: Any) -> str:
-        rate = (state.num_input_tokens_seen - self._tokens_before) / max(time.monotonic() - self._began, 1e-9)
+    def _loss_and_speed(self, state: Any) -> str:
+        seconds = max(time.monotonic() - self._started_at, 1e-9)
         loss = "" if self._loss is None else f"loss {self._loss:.4f}, "
-        return f"{loss}{rate:,.0f} tokens/s"
+        return f"{loss}{(state.num_input_tokens_seen - self._initial_tokens) / seconds:,.0f} tokens/s"
 
-    def _line(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         self._bar.clear()
         status("train", text)
 
 
-class Ask(TrainerCallback):  # type: ignore[misc]
-    """Puts questions to the model before and after training, and keeps the answers.
+class SampleQuestions(TrainerCallback):  # type: ignore[misc]
+    """Asks the model questions before and after training.
 
     ``answers`` has a ``{"question", "before", "after"}`` for each.
     """
@@ -134,24 +134,24 @@ class Ask(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if state.global_step == 0:
-            self._ask(model, "before")
-        else:  # resumed: these weights are trained already
+            self._ask_all(model, "before")
+        else:  # resumed: the weights are trained already
             for answer in self.answers:
                 answer.setdefault("before", "(not asked: the run was resumed)")
 
     def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        self._ask(model, "after")
+        self._ask_all(model, "after")
         for answer in self.answers:
             status("asked", f"{answer['question']}\nbefore: {answer['before']}\nafter:  {answer['after']}")
 
-    def _ask(self, model: Any, when: str) -> None:
+    def _ask_all(self, model: Any, when: str) -> None:
         training = model.training
         model.eval()
-        for answer in self.answers:  # on every rank: weights may be spread over them
-            answer[when] = self._answer(model, answer["question"])
+        for answer in self.answers:  # on every rank: the weights may be sharded
+            answer[when] = self._generate(model, answer["question"])
         model.train(training)
 
-    def _answer(self, model: Any, question: str) -> str:
+    def _generate(self, model: Any, question: str) -> str:
         messages = [{"role": "user", "content": question}]
         prompt = self.tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, return_tensors="pt", return_dict=True, **self.template_kwargs

@@ -1,4 +1,4 @@
-"""What ends a run from outside: a full disk, memory, or another rank; each told in one message."""
+"""Failures from outside the run: a full disk, no memory, another rank; each becomes one message for the user."""
 
 from __future__ import annotations
 
@@ -7,35 +7,31 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sftcore.core.errors import RankError, SftError
-from sftcore.distributed.ranks import of_another_rank
+from sftcore.distributed.ranks import caused_by_another_rank
 from sftcore.runtime.console import write_error_reason
-from sftcore.training.out_of_memory import ran_out
+from sftcore.training.out_of_memory import is_out_of_memory
 
-_DISK = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}
+_DISK_ERRORS = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}
 
 
-def explained(error: BaseException, folder: Path, out_of_memory: Callable[[], str]) -> BaseException:
-    """Return *error*, or in its place one that says what happened, and what to do.
+def to_user_error(error: BaseException, folder: Path, memory_message: Callable[[], str]) -> BaseException:
+    """*error*, or in its place one that tells the user what happened and what to do.
 
     Args:
-        folder: where the run writes.
-        out_of_memory: says what to do where memory is short.
+        folder: the output folder.
+        memory_message: the message for a run that is out of memory.
     """
-    if ran_out(error):
-        return SftError(out_of_memory())
-    if isinstance(error, OSError) and error.errno in _DISK:
+    if is_out_of_memory(error):
+        return SftError(memory_message())
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         return SftError(
             f"{error.filename or folder} cannot be written: {write_error_reason(folder, error)}. "
-            "--resume auto goes on from the last checkpoint"
+            "--resume auto resumes from the last checkpoint"
         )
-    if of_another_rank(error):
+    if caused_by_another_rank(error):
+        first_line = next(iter(str(error).splitlines()), "")[:200]
         return RankError(
-            "another rank has ended, or cannot be reached: what it said, or the system's log, tells why (killed, or "
-            "out of memory?); --resume auto goes on from the last checkpoint. Here it was noticed by: "
-            f"{_first(str(error))}"
+            "another rank has ended or cannot be reached: its messages, or the system's log, show why (killed, or out "
+            f"of memory?); --resume auto resumes from the last checkpoint. This rank noticed it by: {first_line}"
         )
     return error
-
-
-def _first(text: str) -> str:
-    return text.splitlines()[0][:200] if text else ""

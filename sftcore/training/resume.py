@@ -1,4 +1,4 @@
-"""Where a run goes on from, and whether it may."""
+"""Which checkpoint a run resumes from, and whether it may."""
 
 from __future__ import annotations
 
@@ -7,74 +7,80 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sftcore.checkpoint import Checkpoint
-from sftcore.checkpoint.writer import STATE, Keeper
+from sftcore.checkpoint.writer import RUN_STATE, CheckpointWriter
 from sftcore.core.errors import ConfigError
 from sftcore.runtime.console import count, status, warn
 
 if TYPE_CHECKING:
-    from sftcore.training.build import Built
+    from sftcore.training.build import TrainingJob
 
-AUTO = (True, "true", "True", "auto")
-NEVER = (None, False, "false", "False")
+_AUTO = (True, "true", "True", "auto")
+_NEVER = (None, False, "false", "False")
+
+_MUST_MATCH = (
+    ("rows_per_step", "rows per optimizer step", "choose batch size and accumulation so that they are the same"),
+    ("seed", "seed of the order of rows", "set it back"),
+    ("order", "order of rows", "set it back"),
+    ("optim", "optimizer", "set training_args.optim back"),
+    ("method", "method", "set it and its options back"),
+    ("data", "data", "to train on with other data, name the trained model as model.name_or_path"),
+)
+"""Keys of the run state that must not change, with their names in messages, and what to do."""
 
 
-def checkpoint(args: Any, keeper: Keeper, anew: bool) -> Checkpoint | None:
-    """Return the checkpoint that ``training_args.resume_from_checkpoint`` asks for, or None.
+def find_checkpoint(args: Any, writer: CheckpointWriter, relaunched: bool) -> Checkpoint | None:
+    """The checkpoint that ``training_args.resume_from_checkpoint`` selects, or None.
 
-    ``auto`` or ``true`` stands for the newest whole one in the output folder; where there is none, the run begins anew.
+    ``auto`` or ``true`` is the newest complete one in the output folder; without one the run starts from scratch.
 
     Args:
-        anew: all ranks were started anew by their launcher; they go on from the newest that they wrote, if they did.
+        relaunched: the launcher has restarted all ranks, which resume from the newest checkpoint they wrote, if any.
 
     Raises:
-        ConfigError: it names one that cannot be gone on from.
+        ConfigError: the selected checkpoint cannot be resumed from.
     """
-    if anew and (found := keeper.newest()):
-        return found
-    wanted = args.resume_from_checkpoint
-    if wanted in NEVER:
+    if relaunched and (newest := writer.newest_complete()):
+        return newest
+    selected = args.resume_from_checkpoint
+    if selected in _NEVER:
         return None
-    if wanted not in AUTO:
-        return keeper.named(Path(wanted))
-    found = keeper.newest()
-    if found is None:
-        status("resume", "there is no checkpoint to go on from; the run begins anew")
-    return found
+    if selected not in _AUTO:
+        return writer.checkpoint_at(Path(selected))
+    newest = writer.newest_complete()
+    if newest is None:
+        status("resume", "no checkpoint to resume from; the run starts from scratch")
+    return newest
 
 
-def check(found: Checkpoint, built: Built, ranks: int) -> dict[str, Any]:
-    """Return what the checkpoint holds of the run; tell what differs.
+def check_compatible(checkpoint: Checkpoint, job: TrainingJob, world_size: int) -> dict[str, Any]:
+    """Check that the run may resume from *checkpoint*; the run state in it.
 
     Raises:
-        ConfigError: the run would go on as another: its data, its order or the rows of a step are others.
+        ConfigError: data, order, rows per step, method, optimizer or layout of the state are not the same.
     """
-    before, now = json.loads((found.path / STATE).read_text(encoding="utf-8")), built.noted()
-    for key, what, mend in (
-        ("rows_per_step", "rows in an optimizer step", "choose batch size and accumulation so that they are the same"),
-        ("seed", "seed of the order of rows", "set it back"),
-        ("order", "order of rows", "set it back"),
-        ("optim", "optimizer", "set training_args.optim back"),
-        ("method", "method", "set it and its options back"),
-        ("data", "data", "to train on with other data, name the trained model as model.name_or_path"),
-    ):
+    before, now = json.loads((checkpoint.path / RUN_STATE).read_text(encoding="utf-8")), job.run_state()
+    for key, name, fix in _MUST_MATCH:
         if before[key] != now[key] and "" not in (before[key], now[key]):
-            both = "" if key in ("data", "method") else f" ({before[key]} there, {now[key]} here)"
-            raise ConfigError(
-                f"{found.path} cannot be gone on from: the {what} would not be the same{both}; {mend}, "
-                "or begin anew in another output_dir"
-            )
-    if (there := before.get("layout", "")) != built.layout:
-        as_one, told = "whole", "choose the backend, its options and the number of processes as they were"
-        raise ConfigError(
-            f"{found.path} cannot be gone on from: its state is laid out otherwise ({there or as_one} there, "
-            f"{built.layout or as_one} here); {told}, or begin anew in another output_dir"
+            values = "" if key in ("data", "method") else f" ({before[key]} there, {now[key]} here)"
+            raise _incompatible(checkpoint, f"the {name} would not be the same{values}; {fix}")
+    if (layout := before.get("layout", "")) != job.layout:
+        raise _incompatible(
+            checkpoint,
+            f"its state has another layout ({layout or 'whole'} there, {job.layout or 'whole'} here); choose the "
+            "backend, its options and the number of processes as they were",
         )
-    assert found.manifest
-    size = found.manifest.world_size
-    status("resume", f"{found.path} (step {found.step:,}, written {found.manifest.written} on {count(size, 'rank')})")
-    if size != ranks:
+    assert checkpoint.manifest
+    size, written = checkpoint.manifest.world_size, checkpoint.manifest.written
+    status("resume", f"{checkpoint.path} (step {checkpoint.step:,}, written {written} on {count(size, 'rank')})")
+    if size != world_size:
         warn(
-            f"that run had {count(size, 'rank')}, this one has {ranks}: the order of rows goes on as it was, but "
-            "random numbers, as of dropout, do not"
+            f"that run had {count(size, 'rank')}, this one has {world_size}: the order of rows continues, but random "
+            "numbers, such as those of dropout, do not"
         )
     return dict(before)
+
+
+def _incompatible(checkpoint: Checkpoint, problem: str) -> ConfigError:
+    return ConfigError(
+        f"{checkpoint.path} cannot be resumed from: {problem}, or start from scratch in another output_dir"
+    )

@@ -13,7 +13,7 @@ import torch
 from nursery import BACKENDS, outcome
 from running import Running
 
-from sftcore.checkpoint import Checkpoints
+from sftcore.checkpoint import CheckpointStore
 
 
 def log(folder, rank=0):
@@ -63,7 +63,7 @@ def test_a_full_disk(nursery, life, expected, tmpfs, part):
     assert codes == [2], log(folder)
     assert "No space left on device" in log(folder) or "is full" in log(folder)
     assert "Traceback" not in log(folder)
-    assert not [found.problem for found in Checkpoints(folder / "out").found() if found.problem]
+    assert not [found.problem for found in CheckpointStore(folder / "out").checkpoints() if found.problem]
     subprocess.run(["mount", "-o", "remount,size=100m", str(folder / "out")], check=True)
     assert nursery.run(folder, "--resume", "auto") == [0], log(folder)
     assert outcome(folder / "out") == as_it_should
@@ -99,7 +99,7 @@ def test_a_folder_that_cannot_be_written_to_any_more(nursery, life, tmpfs):
     codes = nursery.wait(pids)
     subprocess.run(["umount", str(folder / "out")], check=True)
     assert codes == [2], log(folder)
-    assert not [found.problem for found in Checkpoints(folder / "out").found() if found.problem]
+    assert not [found.problem for found in CheckpointStore(folder / "out").checkpoints() if found.problem]
     assert "Traceback" not in log(folder)
     assert "Read-only file system" in log(folder)
 
@@ -114,7 +114,7 @@ def test_a_rank_that_is_stopped_is_named(nursery, life):
     codes = nursery.wait(pids)
     assert time.monotonic() - began < 60
     assert codes[0] == 1, log(folder)
-    assert "rank 1 has given no sign of life for" in log(folder)
+    assert "rank 1 has sent no heartbeat for" in log(folder)
     assert "it was " in log(folder)
     record = json.loads((folder / "out/run.json").read_text())
     assert (record["status"], "rank 1" in record["error"]) == ("failed", True)
@@ -160,7 +160,7 @@ def poisoned_life(life, poisoned, name, **non_finite):
 def test_steps_that_are_no_numbers_are_left_out_and_their_rows_named(nursery, life, poisoned):
     folder = poisoned_life(life, poisoned, "skip", action="skip")
     assert nursery.run(folder) == [0], log(folder)
-    lines = [line for line in log(folder).splitlines() if "is left out" in line]
+    lines = [line for line in log(folder).splitlines() if "is skipped" in line]
     assert [line.split("(rows ")[1].split(")")[0].replace(f"{poisoned}/", "") for line in lines] == [
         "rows.jsonl:3, rows.jsonl:4",
         "rows.jsonl:9, rows.jsonl:10",
@@ -170,7 +170,7 @@ def test_steps_that_are_no_numbers_are_left_out_and_their_rows_named(nursery, li
     assert [line["loss"] == "nan" for line in metrics if "loss" in line] == [
         number in (2, 5, 7) for number in range(1, 9)
     ]
-    assert metrics[-1]["left_out_steps"] == 3
+    assert metrics[-1]["skipped_steps"] == 3
     from safetensors.torch import load_file
 
     weights = load_file(folder / "out/model.safetensors")

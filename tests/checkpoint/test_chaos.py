@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import signal
 import time
@@ -15,6 +14,8 @@ from pathlib import Path
 
 import pytest
 from nursery import BACKENDS, Death, Nursery, outcome
+
+from tests.sizes import generator
 
 KILLS, STOPS = int(os.environ.get("SFTCORE_KILLS", "60")), int(os.environ.get("SFTCORE_STOPS", "20"))
 SPREAD_KILLS = int(os.environ.get("SFTCORE_SPREAD_KILLS", "20"))
@@ -82,7 +83,7 @@ def test_random_kills_of_what_is_spread(compiled, nursery, life, method, backend
 def killed_at_random(nursery: Nursery, life: Callable[[str], Path], ranks: int, wanted: int) -> None:
     """Kill runs again and again, at random moments of their whole life, until each comes to its end."""
     expected, _, seconds = whole(nursery, life("whole"), ranks)
-    chance, kills, runs, lost = random.Random(wanted), 0, 0, 0
+    chance, kills, runs, lost = generator(f"kills {wanted}"), 0, 0, 0
     while kills < wanted:
         folder = life(f"{runs}")
         runs += 1
@@ -106,7 +107,7 @@ def killed_at_random(nursery: Nursery, life: Callable[[str], Path], ranks: int, 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_asked_to_stop_at_random_moments(nursery, life, ranks):
     expected, _, seconds = whole(nursery, life("whole", ranks=ranks), ranks)
-    chance, stops = random.Random(ranks), 0
+    chance, stops = generator(f"stops {ranks}"), 0
     for number in range(STOPS):
         folder = life(f"{number}", ranks=ranks)
         pids = nursery.start(folder, ranks=ranks)

@@ -14,15 +14,15 @@ def folder(tmp_path):
     (tmp_path / "below").mkdir()
     (tmp_path / "a.bin").write_bytes(b"abc" * 1000)
     (tmp_path / "below/b.json").write_text("{}")
-    manifest.seal(tmp_path, 3, 2, "2026-01-01T00:00:00+00:00", {"torch": "2"})
+    manifest.write_manifest(tmp_path, 3, 2, "2026-01-01T00:00:00+00:00", {"torch": "2"})
     return tmp_path
 
 
 def test_a_sealed_folder_is_whole(folder):
-    found = manifest.read(folder)
+    found = manifest.read_manifest(folder)
     assert (found.step, found.world_size, found.versions, found.size) == (3, 2, {"torch": "2"}, 3002)
     assert set(found.files) == {"a.bin", "below/b.json"}
-    assert manifest.verify(folder, found) is None
+    assert manifest.find_damage(folder, found) is None
 
 
 @pytest.mark.parametrize(
@@ -30,29 +30,29 @@ def test_a_sealed_folder_is_whole(folder):
     [
         (lambda folder: (folder / "a.bin").unlink(), "a.bin cannot be read: No such file"),
         (lambda folder: (folder / "a.bin").write_bytes(b"abc" * 999), "a.bin has 2,997 bytes, not 3,000"),
-        (lambda folder: (folder / "below/b.json").write_text("[]"), "below/b.json is not what was written"),
+        (lambda folder: (folder / "below/b.json").write_text("[]"), "below/b.json was changed after it was written"),
     ],
     ids=["missing", "torn", "changed"],
 )
 def test_damage_is_told(folder, damage, told):
     damage(folder)
-    assert manifest.verify(folder, manifest.read(folder)).startswith(told)
+    assert manifest.find_damage(folder, manifest.read_manifest(folder)).startswith(told)
 
 
 def test_a_changed_file_of_the_same_size_is_only_seen_by_reading_it(folder):
     (folder / "below/b.json").write_text("[]")
-    assert manifest.verify(folder, manifest.read(folder), content=False) is None
+    assert manifest.find_damage(folder, manifest.read_manifest(folder), read_content=False) is None
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "[]", '{"files": 3}', '{"files": {"a": {}}}'])
 def test_a_manifest_that_is_none(folder, content):
-    path = folder / manifest.NAME
+    path = folder / manifest.MANIFEST_FILE
     path.unlink()
     if content is not None:
         path.write_text(content)
     with pytest.raises(ValueError, match="cannot be read" if content is not None else "not written to its end"):
-        manifest.read(folder)
+        manifest.read_manifest(folder)
 
 
 def test_nothing_but_json_is_in_it(folder):
-    assert json.loads((folder / manifest.NAME).read_text())["files"]["below/b.json"]["size"] == 2
+    assert json.loads((folder / manifest.MANIFEST_FILE).read_text())["files"]["below/b.json"]["size"] == 2

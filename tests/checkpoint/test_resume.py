@@ -108,7 +108,7 @@ def test_a_schedule_free_optimizer_gives_the_weights_that_it_evaluates(nursery, 
     assert nursery.run(folder) == [0], (folder / "log-0.txt").read_text()
     checkpoint = folder / "out/checkpoint-6"
     trained, given = (load_file(path / "model.safetensors") for path in (checkpoint, folder / "out"))
-    states = tensor_tree.load(checkpoint / "optimizer.safetensors")["state"].values()
+    states = tensor_tree.load_tree(checkpoint / "optimizer.safetensors")["state"].values()
     for name, weight in given.items():
         assert (weight != trained[name]).any()
         steps = [state["z"] for state in states if state["z"].shape == weight.shape]
@@ -165,7 +165,7 @@ def test_nodes_that_share_no_disk(nursery, life):
     metrics = outcome(nodes[0] / "out")["metrics"]
     shutil.rmtree(nodes[1] / "out/checkpoint-7")
     assert set(nursery.run(folder, "--resume", "auto", ranks=2, APART="1")) == {0}
-    assert "checkpoint-7 is passed over: (rank 1) it is no folder" in (nodes[0] / "log-0.txt").read_text()
+    assert "checkpoint-7 is skipped: (rank 1) it is not a folder" in (nodes[0] / "log-0.txt").read_text()
     assert "checkpoint-6 (step 6" in (nodes[0] / "log-0.txt").read_text()
     assert [(node / "out/adapter_model.safetensors").read_bytes() for node in nodes] == expected
     assert outcome(nodes[0] / "out")["metrics"] == metrics
@@ -182,7 +182,7 @@ def test_a_damaged_checkpoint_is_passed_over(nursery, life, whole):
     codes = nursery.run(folder, "--resume", "auto")
     said = (folder / "log-0.txt").read_text()
     assert codes == [0], said
-    assert "checkpoint-6 is passed over: optimizer.safetensors is not what was written" in said
+    assert "checkpoint-6 is skipped: optimizer.safetensors was changed after it was written" in said
     assert "checkpoint-4 (step 4" in said
     now = outcome(folder / "out")
     assert (now["samples"], now["last"]) == (expected["samples"], "checkpoint-7")
@@ -263,7 +263,7 @@ def test_what_is_not_the_same_run_is_refused(nursery, life):
     folder = life("other")
     assert nursery.run(folder, "training_args.max_steps=2") == [0]
     for change, told in (
-        ("training_args.per_device_train_batch_size=2", "the rows in an optimizer step would not be the same"),
+        ("training_args.per_device_train_batch_size=2", "the rows per optimizer step would not be the same"),
         ("seed=1", "the seed of the order of rows would not be the same (42 there, 1 here)"),
         ("data.train_on_stop=false", "the data would not be the same"),
         ("method.r=2", "the method would not be the same"),

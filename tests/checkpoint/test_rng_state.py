@@ -17,7 +17,7 @@ def drawn():
 
 def test_generators_go_on_from_json():
     random.gauss(0, 1)  # which keeps a second number for the next call
-    noted = json.loads(json.dumps(rng_state.state()))
+    noted = json.loads(json.dumps(rng_state.capture()))
     expected = drawn()
     assert drawn() != expected
     rng_state.restore(noted)
@@ -25,10 +25,10 @@ def test_generators_go_on_from_json():
 
 
 def test_what_is_drawn_meanwhile_changes_nothing():
-    noted = rng_state.state()
+    noted = rng_state.capture()
     expected = drawn()
     rng_state.restore(noted)
-    with rng_state.kept():
+    with rng_state.preserved():
         drawn()
     assert drawn() == expected
 

@@ -11,7 +11,7 @@ import torch
 from nursery import BACKENDS, Death, outcome
 from safetensors.torch import load_file
 
-from sftcore.checkpoint import tensor_tree
+from sftcore.checkpoint.tensor_tree import load_tree
 
 QUICK = [("fsdp", "lora"), ("sharded", "full"), ("zero-2", "lora"), ("zero-3", "full")]
 SLOW = [("fsdp", "full"), ("sharded", "lora"), ("zero-2", "full"), ("zero-3", "lora"), ("ddp", "full")]
@@ -55,9 +55,7 @@ def test_a_run_that_is_killed_while_it_saves_goes_on_exactly(request, nursery, l
     assert outcome(folder / "out") == expected, (events[death.event], said(folder))
     assert unpickled(folder) == []
     if backend == "sharded" and method == "full":  # else each rank would have had all of them
-        parts = [
-            tensor_tree.load(whole / f"out/checkpoint-4/optimizer_{rank}.safetensors")["weights"] for rank in range(2)
-        ]
+        parts = [load_tree(whole / f"out/checkpoint-4/optimizer_{rank}.safetensors")["weights"] for rank in range(2)]
         model = load_file(whole / "out/model.safetensors")
         assert sum(weight.numel() for part in parts for weight in part.values()) == sum(
             weight.numel() for weight in model.values()
@@ -67,7 +65,7 @@ def test_a_run_that_is_killed_while_it_saves_goes_on_exactly(request, nursery, l
 @pytest.mark.parametrize(
     ("backend", "ranks", "told"),
     [
-        ("ddp", 2, "its state is laid out otherwise (by the names of weights there, whole here)"),
+        ("ddp", 2, "its state has another layout (by the names of weights there, whole here)"),
         ("sharded", 2, "(by the names of weights there, sharded over 2 here)"),
         pytest.param("zero-2", 2, "(by the names of weights there, ZeRO-2 over 2 here)", marks=pytest.mark.chaos),
         pytest.param("fsdp", 4, None, marks=pytest.mark.chaos),

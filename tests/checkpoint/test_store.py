@@ -6,26 +6,26 @@ import json
 
 import pytest
 
-from sftcore.checkpoint import Checkpoints
+from sftcore.checkpoint import CheckpointStore
 from sftcore.cli.main import main
 
 
-def write(checkpoints: Checkpoints, step: int, commit: bool = True) -> None:
-    (checkpoints.stage(step) / "weights").write_text(f"of {step}")
+def write(checkpoints: CheckpointStore, step: int, commit: bool = True) -> None:
+    (checkpoints.create_staging(step) / "weights").write_text(f"of {step}")
     if commit:
         checkpoints.commit(step, 1, "now", {})
 
 
 @pytest.fixture
 def checkpoints(tmp_path):
-    found = Checkpoints(tmp_path)
+    found = CheckpointStore(tmp_path)
     for step in (2, 4, 10):
         write(found, step)
     return found
 
 
-def steps(checkpoints: Checkpoints) -> list[int]:
-    return [found.step for found in checkpoints.found() if not found.problem]
+def steps(checkpoints: CheckpointStore) -> list[int]:
+    return [found.step for found in checkpoints.checkpoints() if not found.problem]
 
 
 def test_the_newest_is_first(checkpoints):
@@ -35,7 +35,7 @@ def test_the_newest_is_first(checkpoints):
 def test_what_is_not_committed_is_none(checkpoints):
     write(checkpoints, 12, commit=False)
     assert steps(checkpoints) == [10, 4, 2]
-    checkpoints.tidy()
+    checkpoints.remove_leftovers()
     assert sorted(path.name for path in checkpoints.folder.iterdir()) == [
         "checkpoint-10",
         "checkpoint-2",
@@ -45,12 +45,12 @@ def test_what_is_not_committed_is_none(checkpoints):
 
 def test_a_damaged_one_is_told(checkpoints):
     (checkpoints.path(10) / "weights").write_text("of 11")
-    problems = {found.step: found.problem for found in checkpoints.found()}
-    assert problems == {10: "weights is not what was written: its SHA-256 is another", 4: None, 2: None}
+    problems = {found.step: found.problem for found in checkpoints.checkpoints()}
+    assert problems == {10: "weights was changed after it was written: its SHA-256 differs", 4: None, 2: None}
 
 
 def test_one_that_is_written_again_takes_the_place_of_the_first(checkpoints):
-    (checkpoints.stage(4) / "other").write_text("new")
+    (checkpoints.create_staging(4) / "other").write_text("new")
     checkpoints.commit(4, 1, "now", {})
     assert [path.name for path in checkpoints.path(4).iterdir() if path.name != "manifest.json"] == ["other"]
     assert steps(checkpoints) == [10, 4, 2]
@@ -79,9 +79,9 @@ def test_one_that_cannot_be_used_does_not_count_when_older_ones_are_removed(chec
 
 
 def test_those_beyond_a_step_are_put_aside(checkpoints, tmp_path):
-    checkpoints.put_aside(2, tmp_path / "earlier/now")
+    checkpoints.move_later(2, tmp_path / "earlier/now")
     assert steps(checkpoints) == [2]
-    assert steps(Checkpoints(tmp_path / "earlier/now")) == [10, 4]
+    assert steps(CheckpointStore(tmp_path / "earlier/now")) == [10, 4]
 
 
 def test_the_command_shows_them(checkpoints, capsys):
@@ -93,7 +93,7 @@ def test_the_command_shows_them(checkpoints, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[-1] for line in lines] == [
         "whole",
-        "not whole: weights is not what was written: its SHA-256 is another",
+        "not whole: weights was changed after it was written: its SHA-256 differs",
         "whole",
     ]
     assert main(["checkpoints", str(checkpoints.folder), "--json"]) == 0

@@ -20,8 +20,8 @@ def test_what_is_written_is_read(tmp_path):
         "none": torch.zeros(0),
         ("a", 1): "text",
     }
-    tensor_tree.save(value, tmp_path / "a.safetensors")
-    read = tensor_tree.load(tmp_path / "a.safetensors")
+    tensor_tree.save_tree(value, tmp_path / "a.safetensors")
+    read = tensor_tree.load_tree(tmp_path / "a.safetensors")
     assert str(read) == str(value)
     assert read["groups"][0]["betas"] == (0.9, 0.999)
     assert read["state"][0]["exp_avg"] is read["state"][1]["exp_avg"]
@@ -37,9 +37,9 @@ def test_an_optimizer_goes_on_as_it_was(tmp_path):
     whole, first = (torch.optim.AdamW([weight], lr=0.1) for weight in weights)
     steps(whole, weights[0], 3)
     steps(first, weights[1], 3)
-    tensor_tree.save(first.state_dict(), tmp_path / "optimizer.safetensors")
+    tensor_tree.save_tree(first.state_dict(), tmp_path / "optimizer.safetensors")
     second = torch.optim.AdamW([weights[1]], lr=9)
-    second.load_state_dict(tensor_tree.load(tmp_path / "optimizer.safetensors"))
+    second.load_state_dict(tensor_tree.load_tree(tmp_path / "optimizer.safetensors"))
     for optimizer, weight in ((whole, weights[0]), (second, weights[1])):
         steps(optimizer, weight, 2)
     assert torch.equal(*weights)
@@ -47,5 +47,5 @@ def test_an_optimizer_goes_on_as_it_was(tmp_path):
 
 def test_anything_else_is_refused(tmp_path):
     with pytest.raises(TypeError, match=r"builtins\.object cannot be written"):
-        tensor_tree.save({"a": object()}, tmp_path / "a.safetensors")
+        tensor_tree.save_tree({"a": object()}, tmp_path / "a.safetensors")
     assert not (tmp_path / "a.safetensors").exists()

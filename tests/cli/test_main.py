@@ -16,7 +16,7 @@ import pytest
 from sftcore import Backend, SftError, Tracker, __version__
 from sftcore.cli.main import main
 from sftcore.config.document import Document
-from sftcore.config.schema import Loaded, load
+from sftcore.config.loader import LoadedConfig, load_config
 from sftcore.core.registry import Broken, Entry, Registry
 from sftcore.runtime.signals import StopRequest
 
@@ -39,8 +39,8 @@ class Started:
     argv: list[str]
     registry: Registry
 
-    def loaded(self) -> Loaded:
-        return load(self.document, self.registry, {})
+    def loaded(self) -> LoadedConfig:
+        return load_config(self.document, self.registry, {})
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from sftcore.config import schema
+from sftcore.config import loader, schema
 from sftcore.config.document import Document
-from sftcore.config.fields import describe
+from sftcore.config.fields import describe_options
 from sftcore.core.registry import Registry
 
 FOLDER = Path(__file__).parents[2] / "config"
@@ -23,13 +23,13 @@ def test_is_valid(file):
     from sftcore.training import arguments
 
     document, registry = Document.load(file), Registry.discover()
-    loaded = schema.load(document, registry, {})
+    loaded = loader.load_config(document, registry, {})
     prepared = prepare(loaded, registry, chat_template.set_up_model(loaded).labeller)
-    assert arguments.build(loaded, cpu=True, has_eval=bool(prepared.eval), environ={}).output_dir
+    assert arguments.build_training_args(loaded, cpu=True, has_eval=bool(prepared.eval), environ={}).output_dir
 
 
 def test_the_reference_has_every_key():
-    loaded = schema.load(Document.load(FOLDER / "finetune_reference.yaml"), Registry.discover(), {})
+    loaded = loader.load_config(Document.load(FOLDER / "finetune_reference.yaml"), Registry.discover(), {})
     assert set(missing(schema.Config, loaded.document.data)) == set()
 
 
@@ -44,7 +44,7 @@ def test_a_key_that_is_left_out_is_found():
 def missing(section, values, prefix=""):
     """Yield every key of the dataclass *section* that *values* does not have."""
     hints = typing.get_type_hints(section)
-    for option in describe(section):
+    for option in describe_options(section):
         if option.name not in values:
             yield prefix + option.name
             continue

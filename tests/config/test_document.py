@@ -149,7 +149,7 @@ def test_a_file_is_refused_with_its_line(load: Load, tmp_path: Path, text: str, 
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"there is no configuration file .*nope\.yaml; name one with --config"):
+    with pytest.raises(ConfigError, match=r"the configuration file .*nope\.yaml does not exist; name one"):
         Document.load(tmp_path / "nope.yaml")
     with pytest.raises(ConfigError, match="cannot be read"):
         Document.load(tmp_path)

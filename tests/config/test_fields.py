@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 import pytest
 
-from sftcore import Component, ConfigError, SftError, further_options
+from sftcore import ConfigError, SftError, further_options
 from sftcore.config.document import Document
-from sftcore.config.fields import check, describe, fill
+from sftcore.config.fields import check_options, describe_options, from_mapping
+from sftcore.core.components import Component
 from sftcore.core.errors import FieldError
 
 
@@ -91,7 +92,9 @@ def library(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_defaults(document: Document) -> None:
-    assert fill(Options, {"size": 2}, document, ("o",)) == Options(2, 0.5, "a", False, [], None, None, None, None)
+    assert from_mapping(Options, {"size": 2}, document, ("o",)) == Options(
+        2, 0.5, "a", False, [], None, None, None, None
+    )
 
 
 @pytest.mark.parametrize(
@@ -109,7 +112,7 @@ def test_defaults(document: Document) -> None:
     ],
 )
 def test_a_value_becomes_what_the_annotation_says(document: Document, key: str, value: Any, converted: Any) -> None:
-    found = getattr(fill(Options, {"size": 1, key: value}, document, ("o",)), key)
+    found = getattr(from_mapping(Options, {"size": 1, key: value}, document, ("o",)), key)
     assert found == converted
     assert type(found) is type(converted)
 
@@ -120,9 +123,9 @@ def test_a_path_is_looked_up_in_the_configurations_folder(
     (tmp_path / "there").touch()
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    assert fill(Options, {"size": 1, "file": "there"}, document, ("o",)).file == tmp_path / "there"
+    assert from_mapping(Options, {"size": 1, "file": "there"}, document, ("o",)).file == tmp_path / "there"
     (tmp_path / "work" / "there").touch()
-    assert fill(Options, {"size": 1, "file": "there"}, document, ("o",)).file == Path("there")
+    assert from_mapping(Options, {"size": 1, "file": "there"}, document, ("o",)).file == Path("there")
 
 
 @pytest.mark.parametrize(
@@ -163,23 +166,23 @@ def test_a_path_is_looked_up_in_the_configurations_folder(
 )
 def test_a_wrong_value_is_refused_with_its_place(document: Document, values: Any, told: str) -> None:
     with pytest.raises(ConfigError) as error:
-        fill(Options, values, document, ("o",))
+        from_mapping(Options, values, document, ("o",))
     assert str(error.value).startswith(told)
 
 
 def test_what_is_ready_is_taken_as_it_is(document: Document) -> None:
-    assert fill(Options, {"size": "raw"}, document, ("o",), known={"size": 4}).size == 4
-    assert fill(Options, {}, document, ("o",), known={"size": 4}).size == 4
+    assert from_mapping(Options, {"size": "raw"}, document, ("o",), ready={"size": 4}).size == 4
+    assert from_mapping(Options, {}, document, ("o",), ready={"size": 4}).size == 4
 
 
 @pytest.mark.usefixtures("library")
 class TestFurtherOptions:
     def test_they_stand_beside_the_components_own(self, document: Document) -> None:
-        made = fill(Wrapper, {"size": 2, "alpha": "7"}, document, ("o",))
+        made = from_mapping(Wrapper, {"size": 2, "alpha": "7"}, document, ("o",))
         assert made == Wrapper(size=2, rest={"alpha": 7})
 
     def test_none_given(self, document: Document) -> None:
-        assert fill(Wrapper, {}, document, ("o",)) == Wrapper(1, {})
+        assert from_mapping(Wrapper, {}, document, ("o",)) == Wrapper(1, {})
 
     @pytest.mark.parametrize(
         ("values", "told"),
@@ -193,21 +196,21 @@ class TestFurtherOptions:
     )
     def test_they_are_checked(self, document: Document, values: dict[str, Any], told: str) -> None:
         with pytest.raises(ConfigError) as error:
-            fill(Wrapper, values, document, ("o",))
+            from_mapping(Wrapper, values, document, ("o",))
         assert told in str(error.value)
 
     def test_an_annotation_that_cannot_be_resolved_accepts_anything(self, document: Document) -> None:
         values = {"config": object(), "alpha": "x"}
-        assert check(Foreign, values, document, ("o",)) == values
+        assert check_options(Foreign, values, document, ("o",)) == values
 
 
 def test_a_library_that_is_not_there(document: Document) -> None:
     with pytest.raises(ConfigError, match=r"c\.yaml:2: o: needs a_library:Typed, which cannot be imported"):
-        fill(Wrapper, {}, document, ("o",))
+        from_mapping(Wrapper, {}, document, ("o",))
 
 
 def test_options_are_described_by_the_strings_below_them() -> None:
-    options = {option.name: option for option in describe(Child)}
+    options = {option.name: option for option in describe_options(Child)}
     assert list(options) == ["size", "rate", "kind", "flag", "names", "file", "inner", "anything", "several", "extra"]
     assert options["size"] == ("size", "int", "required", "How large.\n\nIn tokens.")
     assert options["rate"] == ("rate", "float", "0.5", "")
@@ -217,4 +220,4 @@ def test_options_are_described_by_the_strings_below_them() -> None:
 
 
 def test_further_options_are_described_by_where_they_come_from() -> None:
-    assert describe(Wrapper)[-1] == ("...", "", "", "every option of a_library.Typed, under its own name")
+    assert describe_options(Wrapper)[-1] == ("...", "", "", "every option of a_library.Typed, under its own name")

@@ -9,13 +9,15 @@ from typing import Any, ClassVar
 import pytest
 import yaml
 
-from sftcore import Backend, ConfigError, Format, Method, PluginError, SftError, Tracker
+from sftcore import Backend, BackendSpec, ConfigError, Format, Method, SftError, Tracker
 from sftcore.config.document import Document
-from sftcore.config.schema import EvalFraction, Loaded, SourceConfig, load, load_template
+from sftcore.config.loader import LoadedConfig, load_config, load_template
+from sftcore.config.schema import EvalFraction, SourceConfig
+from sftcore.core.errors import PluginError
 from sftcore.core.registry import Broken, Entry, Registry
 from sftcore.core.template_file import FileTemplate
 
-Check = Callable[..., Loaded]
+Check = Callable[..., LoadedConfig]
 
 
 @dataclass
@@ -40,25 +42,17 @@ class Needy(Tracker):
 
 @dataclass
 class Launcher(Backend):
-    owns: ClassVar[tuple[str, ...]] = ("zero",)
     config: Path | None = None
-
-    def launched(self, environ: Mapping[str, str]) -> bool:
-        return "LAUNCHER" in environ
 
 
 @dataclass
 class OtherLauncher(Launcher):
-    owns: ClassVar[tuple[str, ...]] = ()
-
-    def launched(self, environ: Mapping[str, str]) -> bool:
-        return "OTHER" in environ
+    pass
 
 
 @dataclass
 class Strict(Backend):
     port: int
-    owns: ClassVar[tuple[str, ...]] = ("unreachable",)
 
 
 @dataclass
@@ -84,11 +78,11 @@ REGISTRY = Registry(
         entry("tracker", "needy", Needy),
         entry("tracker", "twin", Log, "one"),
         entry("tracker", "twin", Log, "two"),
-        entry("backend", "launcher", Launcher),
-        entry("backend", "other", OtherLauncher),
-        entry("backend", "strict", Strict),
+        entry("backend", "launcher", BackendSpec(Launcher, environment=[{"LAUNCHER": True}], training_args=["zero"])),
+        entry("backend", "other", BackendSpec(OtherLauncher, environment=[{"OTHER": True}])),
+        entry("backend", "strict", BackendSpec(Strict, training_args=["port"])),
         entry("backend", "raises", Raises),
-        entry("backend", "absent", "not_installed:Absent"),
+        entry("backend", "absent", BackendSpec("not_installed:Absent", [{"LAUNCHER": True}], ["unreachable"])),
     ],
     [Broken("bad-dist", "2.0", "sftcore:x", "ImportError: boom")],
 )
@@ -101,12 +95,12 @@ def checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Check:
     """Load ``BASE`` with sections replaced, and further text."""
     monkeypatch.chdir(tmp_path)
 
-    def load_text(more: str = "", environ: Mapping[str, str] | None = None, **sections: str) -> Loaded:
+    def load_text(more: str = "", environ: Mapping[str, str] | None = None, **sections: str) -> LoadedConfig:
         lines = [line for line in BASE.splitlines() if line.split(":")[0] not in sections]
         lines += [f"{key}: {text}" for key, text in sections.items()]
         path = Path("c.yaml")
         path.write_text("\n".join(lines) + "\n" + more)
-        return load(Document.load(path), REGISTRY, environ or {})
+        return load_config(Document.load(path), REGISTRY, environ or {})
 
     return load_text
 
@@ -282,7 +276,7 @@ def test_a_mistake_is_told_with_key_place_and_nearest_key(checked: Check, sectio
 def test_a_section_is_missing(missing: str) -> None:
     raw = {key: value for key, value in yaml.safe_load(BASE).items() if key != missing}
     with pytest.raises(ConfigError, match=f"<config>: the key '{missing}' is missing"):
-        load(Document(raw), REGISTRY, {})
+        load_config(Document(raw), REGISTRY, {})
 
 
 @pytest.mark.parametrize(
@@ -355,10 +349,8 @@ def test_backend_auto_goes_by_the_environment(checked: Check, environ: dict[str,
 
 def test_backend_auto_refuses_to_guess(checked: Check) -> None:
     both = {"LAUNCHER": "1", "OTHER": "1"}
-    with pytest.raises(
-        ConfigError,
-        match=r"backend: several backends recognise the launcher of this process \(dist/launcher, dist/other\)",
-    ):
+    problem = r"backend: several backends recognise the launcher of this process \(dist/launcher, dist/other\)"
+    with pytest.raises(ConfigError, match=problem):
         checked(environ=both)
     assert type(checked(backend="launcher", environ=both).config.backend) is Launcher
 
@@ -416,7 +408,7 @@ def test_paths_are_found(checked: Check, tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     raw = {**yaml.safe_load(BASE), "template_path": text, "backend": {"name": "launcher", "config": text}}
-    config = load(Document(raw, folder=document_folder), REGISTRY, {}).config
+    config = load_config(Document(raw, folder=document_folder), REGISTRY, {}).config
     assert config.template_path is not None
     assert config.template_path.is_file()
     assert isinstance(config.backend, Launcher)
@@ -426,7 +418,7 @@ def test_paths_are_found(checked: Check, tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_template_file_that_is_not_there(checked: Check) -> None:
     loaded = checked(template_path="nope.json")
     assert loaded.config.template_path is not None
-    with pytest.raises(SftError, match=r"c\.yaml:4: template_path: the file nope\.json"):
+    with pytest.raises(SftError, match=r"c\.yaml:4: template_path: the file nope\.json does not exist"):
         load_template(loaded.config.template_path, loaded.document)
 
 
@@ -449,13 +441,13 @@ training_args: {learning_rate: 2e-4, save_strategy: "no", lr_scheduler_kwargs: {
 def test_the_resolved_configuration_is_one_that_can_be_loaded(tmp_path: Path, text: str) -> None:
     (tmp_path / "t.json").touch()
     document = Document(yaml.safe_load(text), folder=tmp_path)
-    resolved = load(document, REGISTRY, {}).resolved()
+    resolved = load_config(document, REGISTRY, {}).resolved()
     again = yaml.safe_load(yaml.safe_dump(resolved))  # also: it is plain data
-    assert load(Document(again), REGISTRY, {}).resolved() == resolved == again
+    assert load_config(Document(again), REGISTRY, {}).resolved() == resolved == again
 
 
 def test_the_resolved_configuration_holds_every_default() -> None:
-    resolved = load(Document(yaml.safe_load(BASE)), REGISTRY, {}).resolved()
+    resolved = load_config(Document(yaml.safe_load(BASE)), REGISTRY, {}).resolved()
     assert resolved["method"] == {"name": "dist/adapter", "rank": 4}
     [source] = resolved["data"]["train"]
     assert source.items() >= {"path": "a.jsonl", "format": "auto", "split": "train", "weight": 1.0}.items()
@@ -464,9 +456,9 @@ def test_the_resolved_configuration_holds_every_default() -> None:
     assert (resolved["backend"], resolved["trackers"], resolved["template"], resolved["seed"]) == ("auto", [], None, 42)
 
 
-def load_lora(**options: Any) -> Loaded:
+def load_lora(**options: Any) -> LoadedConfig:
     document = Document({**yaml.safe_load(BASE), "method": {"name": "lora", **options}})
-    return load(document, Registry.discover(), {})
+    return load_config(document, Registry.discover(), {})
 
 
 def test_options_of_peft() -> None:
@@ -475,7 +467,7 @@ def test_options_of_peft() -> None:
     wanted = {"name": "sftcore/lora", "r": 8, "lora_alpha": 32, "use_dora": True, "init_lora_weights": "pissa"}
     assert {key: resolved["method"][key] for key in wanted} == wanted
     assert "peft" not in resolved["method"]
-    assert load(Document(resolved), Registry.discover(), {}).resolved() == resolved
+    assert load_config(Document(resolved), Registry.discover(), {}).resolved() == resolved
 
 
 @pytest.mark.parametrize(
@@ -498,13 +490,13 @@ def test_something_has_to_be_trained(keys):
     document = Document({"model": {"name_or_path": "x"}, "method": "adapter", "data": {"train": [{"path": "a.jsonl"}]}})
     document.set(tuple(int(key) if key.isdigit() else key for key in keys.split(".")), [], "here")
     with pytest.raises(ConfigError, match="train_on: the list of roles is empty"):
-        load(document, REGISTRY, {})
+        load_config(document, REGISTRY, {})
 
 
 def test_a_source_says_what_holds_for_it_alone():
     train = [{"path": "a.jsonl", "train_on": "last_turn", "weight": 0.5}, {"path": "b.jsonl"}]
     data = {"train": train, "reasoning": "mask", "max_length": 7}
-    config = load(
+    config = load_config(
         Document({"model": {"name_or_path": "x"}, "method": "adapter", "data": data}), REGISTRY, {}
     ).config.data
     one, other = (config.policy(source) for source in config.train)
@@ -531,5 +523,5 @@ def test_what_an_override_made_is_the_overrides(assignment: str, told: str) -> N
     document._lines = {(): 1, ("data",): 2, ("data", "train"): 3}
     document.override(assignment)
     with pytest.raises(ConfigError) as error:
-        load(document, REGISTRY, {})
+        load_config(document, REGISTRY, {})
     assert str(error.value).startswith(told)

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from sftcore import Component, Format, Method, PluginError
+from sftcore import Format, Method
+from sftcore.core.components import Component
+from sftcore.core.errors import PluginError
 from sftcore.core.registry import Broken, Entry, Registry
 from sftcore.core.template_file import FileTemplate
 

@@ -5,7 +5,10 @@ from copy import copy
 
 import pytest
 
-from sftcore import Conversation, Message, Origin, RowError, Texts, role_of
+from sftcore import Conversation, Message, RowError
+from sftcore.core.types import PlainMessages
+from sftcore.data.row_types import Origin
+from sftcore.rows import parse_role
 
 
 @pytest.mark.parametrize(
@@ -18,7 +21,7 @@ from sftcore import Conversation, Message, Origin, RowError, Texts, role_of
     ],
 )
 def test_every_spelling_of_a_role(role: str, spellings: list[str]) -> None:
-    assert [role_of(spelling) for spelling in spellings] == [role] * len(spellings)
+    assert [parse_role(spelling) for spelling in spellings] == [role] * len(spellings)
 
 
 @pytest.mark.parametrize(
@@ -33,12 +36,15 @@ def test_every_spelling_of_a_role(role: str, spellings: list[str]) -> None:
 )
 def test_unknown_role(spelling: object, told: str) -> None:
     with pytest.raises(RowError) as error:
-        role_of(spelling)
+        parse_role(spelling)
     assert str(error.value).startswith(told)
 
 
 def test_texts_are_like_the_messages_that_they_stand_for() -> None:
-    texts, messages = Texts(["user", "assistant"], ["q", "a"]), (Message("user", "q"), Message("assistant", "a"))
+    texts, messages = (
+        PlainMessages(["user", "assistant"], ["q", "a"]),
+        (Message("user", "q"), Message("assistant", "a")),
+    )
     for found in (texts, copy(texts), pickle.loads(pickle.dumps(texts))):
         assert found == messages == found
         assert (hash(found), repr(found), len(found)) == (hash(messages), repr(messages), 2)
@@ -49,20 +55,20 @@ def test_texts_are_like_the_messages_that_they_stand_for() -> None:
             [*messages[::-1]],
         )
         assert found[0] is found[0]
-    assert texts == Texts(["user", "assistant"], ["q", "a"]) != Texts(["user", "assistant"], ["q", "b"])
-    assert Conversation.of(texts) == Conversation(messages) != Conversation.of(texts[:1])
+    assert texts == PlainMessages(["user", "assistant"], ["q", "a"]) != PlainMessages(["user", "assistant"], ["q", "b"])
+    assert Conversation.from_messages(texts) == Conversation(messages) != Conversation.from_messages(texts[:1])
     with pytest.raises(IndexError):
         texts[2]
 
 
 def test_a_message_gives_a_template_only_what_is_set() -> None:
-    assert Message("assistant", "").as_dict() == {"role": "assistant", "content": ""}
+    assert Message("assistant", "").to_dict() == {"role": "assistant", "content": ""}
 
 
 def test_a_message_gives_a_template_all_that_is_set() -> None:
     call = {"type": "function", "function": {"name": "f", "arguments": {}}}
     message = Message("assistant", "c", reasoning_content="r", tool_calls=(call,), name="n", tool_call_id="1")
-    assert message.as_dict() == {
+    assert message.to_dict() == {
         "role": "assistant",
         "content": "c",
         "reasoning_content": "r",
@@ -73,7 +79,7 @@ def test_a_message_gives_a_template_all_that_is_set() -> None:
 
 
 def test_a_template_does_not_see_how_a_message_is_trained() -> None:
-    assert Message("user", "c", train=True, weight=0.5).as_dict() == {"role": "user", "content": "c"}
+    assert Message("user", "c", train=True, weight=0.5).to_dict() == {"role": "user", "content": "c"}
 
 
 def test_an_origin_reads_as_file_and_line() -> None:

@@ -11,10 +11,11 @@ import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from sftcore import Conversation, Message, Origin
+from sftcore import Conversation, Message
 from sftcore.config.document import Document
-from sftcore.config.schema import Loaded, load
+from sftcore.config.loader import LoadedConfig, load_config
 from sftcore.core.registry import Registry
+from sftcore.data.row_types import Origin
 from sftcore.data.selection.key_hash import RowKeys
 from sftcore.data.sources.formats import ParsedRow
 from sftcore.data.tables.examples import SelectedRows
@@ -29,10 +30,10 @@ PLAIN = """{% for m in messages %}{{ '[' + m.role + ']' + m.content + '</s>' }}
 {%- if add_generation_prompt %}{{ '[assistant]' }}{% endif %}"""
 
 
-def loaded(train: Any, seed: int = 42, **data: Any) -> Loaded:
+def loaded(train: Any, seed: int = 42, **data: Any) -> LoadedConfig:
     """Return a configuration with this data section."""
     config = {"model": {"name_or_path": "x"}, "method": "full", "data": {"train": train, **data}, "seed": seed}
-    return load(Document(config), REGISTRY, {})
+    return load_config(Document(config), REGISTRY, {})
 
 
 def write(path: Path, rows: Iterable[Any]) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from sftcore.core.types import IGNORE_INDEX, Origin
+from sftcore.core.types import IGNORE_INDEX
+from sftcore.data.row_types import Origin
 from sftcore.inspection.preview import example_to_json, render_examples, to_cells
 from sftcore.inspection.preview_page import render_page
 from sftcore.labelling import Labelled

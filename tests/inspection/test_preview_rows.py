@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from sftcore import DataError
 from sftcore.cli.main import main
 from sftcore.config.document import Document
-from sftcore.config.schema import load
+from sftcore.config.loader import load_config
+from sftcore.core.errors import DataError
 from sftcore.core.registry import Registry
 from sftcore.inspection.preview_rows import label_preview_rows
 
@@ -29,7 +29,7 @@ def preview_rows(tiny, tmp_path):
         data = {"train": source, **(more or {})}
         document = Document({"model": {"name_or_path": str(tiny)}, "method": "full", "data": data})
         return label_preview_rows(
-            load(document, REGISTRY, {}), REGISTRY, number, place and f"{tmp_path / 't.jsonl'}:{place}"
+            load_config(document, REGISTRY, {}), REGISTRY, number, place and f"{tmp_path / 't.jsonl'}:{place}"
         )
 
     return rows_of

@@ -115,7 +115,7 @@ def as_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def role_of(messages: Messages, index: int) -> str:
+def parse_role(messages: Messages, index: int) -> str:
     """Return the role of a message, or an empty string where there is none."""
     return str(messages[index]["role"]) if 0 <= index < len(messages) else ""
 
@@ -329,7 +329,7 @@ def filters_and_set_blocks(text: Text, messages: Messages, tools: Tools) -> None
     ["</s>"],
 )
 def system_in_the_first_user_turn(text: Text, messages: Messages, tools: Tools) -> None:
-    system = f"<<SYS>>\n{messages[0]['content']}\n<</SYS>>\n\n" if role_of(messages, 0) == "system" else ""
+    system = f"<<SYS>>\n{messages[0]['content']}\n<</SYS>>\n\n" if parse_role(messages, 0) == "system" else ""
     for index, message in enumerate(messages):
         content = message["content"]
         if message["role"] == "user":
@@ -409,7 +409,7 @@ def content_trimmed(text: Text, messages: Messages, tools: Tools) -> None:
 )
 def date_in_the_system_turn(text: Text, messages: Messages, tools: Tools) -> None:
     text.fixed("<s><|header|>system<|body|>\n\nToday: ", datetime.now().strftime("%d %b %Y"), "\n\n")
-    if role_of(messages, 0) == "system":
+    if parse_role(messages, 0) == "system":
         text.fixed(messages[0]["content"].strip())
     text.fixed("<|eot|>")
     for index, message in enumerate(messages):
@@ -564,7 +564,7 @@ def stop_opens_the_next_header(text: Text, messages: Messages, tools: Tools) -> 
     text.fixed("[gMASK]<sop>")
     for index, message in enumerate(messages):
         header = "<|observation|>" if message["role"] == "tool" else f"<|{message['role']}|>"
-        if role_of(messages, index - 1) == "assistant":
+        if parse_role(messages, index - 1) == "assistant":
             text.stop(index - 1, header)
         else:
             text.fixed(header)
@@ -856,7 +856,7 @@ def several_channels_in_a_turn(text: Text, messages: Messages, tools: Tools) -> 
     tools=True,
 )
 def calls_as_json_and_results_as_a_user(text: Text, messages: Messages, tools: Tools) -> None:
-    has_system = role_of(messages, 0) == "system"
+    has_system = parse_role(messages, 0) == "system"
     if tools or has_system:
         text.fixed("<|im_start|>system\n", messages[0]["content"] if has_system else "")
         text.fixed(*(f"\n{as_json(tool)}" for tool in tools or ()), "<|im_end|>\n")
@@ -872,9 +872,9 @@ def calls_as_json_and_results_as_a_user(text: Text, messages: Messages, tools: T
             ]
             chatml_turn(text, index, "assistant", "\n".join([*([content] if content else []), *calls]))
         elif message["role"] == "tool":
-            text.fixed("" if role_of(messages, index - 1) == "tool" else "<|im_start|>user")
+            text.fixed("" if parse_role(messages, index - 1) == "tool" else "<|im_start|>user")
             text.fixed("\n<tool_response>\n", content, "\n</tool_response>")
-            text.fixed("" if role_of(messages, index + 1) == "tool" else "<|im_end|>\n")
+            text.fixed("" if parse_role(messages, index + 1) == "tool" else "<|im_end|>\n")
 
 
 @template(
@@ -909,7 +909,7 @@ def system_and_tools_in_the_last_user_turn(text: Text, messages: Messages, tools
         if message["role"] == "user":
             last = index == last_user(messages)
             text.fixed(f"[TOOLS]{as_json(list(tools))}[/TOOLS]" if tools and last else "", "[INST]")
-            text.fixed(f"{messages[0]['content']}\n\n" if last and role_of(messages, 0) == "system" else "")
+            text.fixed(f"{messages[0]['content']}\n\n" if last and parse_role(messages, 0) == "system" else "")
             text.fixed(content, "[/INST]")
         elif calls := message.get("tool_calls"):
             text.said(index, "[CALLS]", as_json([call["function"] for call in calls]))

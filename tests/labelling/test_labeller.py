@@ -11,7 +11,8 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from sftcore import IGNORE_INDEX, Conversation, Message, RowError
+from sftcore import Conversation, Message, RowError
+from sftcore.core.types import IGNORE_INDEX
 from sftcore.labelling import Labelled, Labeller, Labelling, Policy, Remark
 
 PLAIN = (
@@ -297,7 +298,7 @@ def test_each_text_is_the_templates() -> None:
     made = labeller(FORGETS)
     for conversation in (TWO, thought("q", "a", "r", "b")):
         for example in made.examples(conversation):
-            messages = [message.as_dict() for message in conversation.messages[: example.messages]]
+            messages = [message.to_dict() for message in conversation.messages[: example.messages]]
             assert example.text == made.tokenizer.apply_chat_template(messages, tokenize=False)
             assert example.input_ids == made.tokenizer.apply_chat_template(messages, return_dict=False)
 
@@ -332,7 +333,7 @@ def test_a_template_that_reads_thinking_gets_the_reasoning() -> None:
     made = labeller(THINKS.replace("m.reasoning_content", "m.thinking"))
     [example] = made.examples(conversation)
     assert marked(example) == "[user]q</s>[assistant]⟦<think>hm</think>a</s>⟧"
-    messages = [message.as_dict() for message in conversation.messages]
+    messages = [message.to_dict() for message in conversation.messages]
     assert example.text == made.tokenizer.apply_chat_template(messages, tokenize=False)
 
 

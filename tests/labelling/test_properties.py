@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, event, given, reject, settings
+from hypothesis import event, given, reject
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from sftcore import IGNORE_INDEX, Conversation, Message, RowError
+from sftcore import Conversation, Message, RowError
+from sftcore.core.types import IGNORE_INDEX
 from sftcore.labelling import Labeller, Policy
 from sftcore.labelling.rendering.renderer import ChatTemplate
 
+from ..sizes import examples
 from .templates import TEMPLATES, Template, Text
 
-THOROUGH = os.environ.get("SFTCORE_THOROUGH") == "1"
-PROFILE = settings(
-    max_examples=500 if THOROUGH else 40,
-    derandomize=not THOROUGH,
-    deadline=None,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
-"""SFTCORE_THOROUGH=1 looks longer, and elsewhere each time."""
+PROFILE = examples(40)
 
 SPECIAL = [
     *("<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|user|>", "<|system|>", "<|observation|>", "<|end|>", "<|bot|>"),
@@ -170,7 +163,7 @@ class Row:
 
     def __init__(self, template: Template, conversation: Conversation) -> None:
         self.template = template
-        self.messages = [message.as_dict() for message in conversation.messages]
+        self.messages = [message.to_dict() for message in conversation.messages]
         self.tools = [dict(tool) for tool in conversation.tools] or None
         self.turns = [index for index, message in enumerate(self.messages) if message["role"] == "assistant"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sftcore.labelling.rendering.provenance import CALL, CONTENT, REASONING, tag_of
@@ -13,11 +13,13 @@ from sftcore.labelling.rendering.renderer import Piece
 from sftcore.labelling.spans import Span, painted, reasoning_range
 from sftcore.labelling.turns import Fit, Turn
 
+from ..sizes import examples
+
 ranges = st.tuples(st.integers(0, 12), st.integers(0, 12)).map(sorted)
 spans = st.lists(st.builds(lambda r, w: Span(*r, w), ranges, st.sampled_from([0.0, 0.5, 1.0])), max_size=6)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@examples(300)
 @given(spans)
 def test_the_later_span_holds(spans: list[Span]) -> None:
     weights = [0.0] * 12

@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from sftcore import IGNORE_INDEX, Conversation, RowError
+from sftcore import Conversation, RowError
+from sftcore.core.types import IGNORE_INDEX
 from sftcore.labelling import Labelled, Labeller
 from sftcore.labelling.spans import Span
 from sftcore.labelling.token_labels import label_tokens, tokens_in
 from sftcore.tokenization import EncodedText, encode_text
 
+from ..sizes import examples
 from .test_labeller import talk
 
 STOP = "<|im_end|>"
@@ -72,7 +74,7 @@ def byte_tokenizer() -> Any:
 def one(made: Labeller, conversation: Conversation) -> Labelled:
     """Return the one example, whose ids are those of serving."""
     [example] = made.examples(conversation)
-    messages = [message.as_dict() for message in conversation.messages]
+    messages = [message.to_dict() for message in conversation.messages]
     assert example.input_ids == made.tokenizer.apply_chat_template(messages, return_dict=False)
     assert all(label in (token, IGNORE_INDEX) for label, token in zip(example.labels, example.input_ids, strict=True))
     return example
@@ -190,7 +192,7 @@ def test_all_tokens_of_a_character_are_trained_with_it() -> None:
 ends = st.lists(st.integers(1, 3), min_size=1, max_size=8)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@examples(200)
 @given(ends, st.lists(st.integers(0, 20), max_size=6, unique=True))
 def test_tokens_in_ranges(lengths: list[int], borders: list[int]) -> None:
     starts = [sum(lengths[:index]) for index in range(len(lengths))]

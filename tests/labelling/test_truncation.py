@@ -6,13 +6,14 @@ from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sftcore import Conversation, Message, RowError
 from sftcore.core.labelling_policy import Truncation
 from sftcore.labelling import Labelled, Labeller, Labelling, Policy, Remark, TooLongError, fit
 
+from ..sizes import examples
 from .test_labeller import FORGETS, PLAIN, labeller, marked, said, talk, trained
 
 WAYS: tuple[Any, ...] = get_args(Truncation)
@@ -229,7 +230,7 @@ def conversations(draw: st.DrawFn) -> Conversation:
 def test_whatever_the_conversation(source: str, way: Any) -> None:
     made = labeller(source)
 
-    @settings(max_examples=40, deadline=None, derandomize=True, database=None)
+    @examples(40)
     @given(conversations(), st.integers(1, 60), st.sampled_from(["assistant", "last_turn"]))
     def run(conversation: Conversation, limit: int, train_on: Any) -> None:
         whole = made.label(conversation, Policy(train_on=train_on))
@@ -253,7 +254,7 @@ def check(made: Labeller, conversation: Conversation, example: Labelled) -> None
     """Check that *example* is the beginning and a part of the conversation, and that each turn in it is whole."""
     head = sum(message.role == "system" for message in conversation.messages)
     rest = conversation.messages[head + example.skipped :]
-    messages = [message.as_dict() for message in (*conversation.messages[:head], *rest)][: example.messages]
+    messages = [message.to_dict() for message in (*conversation.messages[:head], *rest)][: example.messages]
     assert example.text == made.template.render(messages, **made.variables)
     assert not example.skipped or messages[head]["role"] == "user"
     assert len(example.stops) == len(example.turns)
@@ -264,7 +265,7 @@ def check(made: Labeller, conversation: Conversation, example: Labelled) -> None
 def test_no_more_is_dropped_than_need_be() -> None:
     made = labeller()
 
-    @settings(max_examples=40, deadline=None, derandomize=True, database=None)
+    @examples(40)
     @given(conversations(), st.integers(1, 60))
     def run(conversation: Conversation, limit: int) -> None:
         for example in fitted(conversation, made, max_length=limit).examples:
@@ -273,7 +274,7 @@ def test_no_more_is_dropped_than_need_be() -> None:
                 users = [at for at, message in enumerate(conversation.messages) if message.role == "user"]
                 before = max(at for at in users if at < head + example.skipped)
                 kept = (*conversation.messages[:head], *conversation.messages[before:])
-                ids = made.tokenizer.apply_chat_template([message.as_dict() for message in kept], return_dict=False)
+                ids = made.tokenizer.apply_chat_template([message.to_dict() for message in kept], return_dict=False)
                 assert len(ids) > limit
 
     run()

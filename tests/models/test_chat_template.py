@@ -9,7 +9,8 @@ from transformers import AutoTokenizer
 
 from sftcore import ConfigError, Conversation, Message
 from sftcore.config.document import Document
-from sftcore.config.schema import ModelConfig, load
+from sftcore.config.loader import load_config
+from sftcore.config.schema import ModelConfig
 from sftcore.core.registry import Registry
 from sftcore.models.base_model import BaseModel
 from sftcore.models.chat_template import build_labeller, select_template, split_stops
@@ -35,7 +36,7 @@ def choose(tmp_path, tokenizer):
         if eos is not None:
             (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": eos}))
         data = {"model": {"name_or_path": "x"}, "data": {"train": "x"}, "method": "full", **keys}
-        return select_template(load(Document(data, "c.yaml"), REGISTRY, {}), tokenizer, base)
+        return select_template(load_config(Document(data, "c.yaml"), REGISTRY, {}), tokenizer, base)
 
     return run
 
@@ -129,7 +130,7 @@ def test_the_labeller_has_the_selected_template_its_stops_and_its_variables(tmp_
     tokenizer.chat_template = "{{ x }}" + OWN + "{{ '' if add_generation_prompt else '<|im_end|>' }}"
     base = BaseModel("the-base", str(tmp_path), ModelConfig("the-base"))
     data = {"model": {"name_or_path": "x"}, "data": {"train": "x"}, "method": "full", "template_kwargs": {"x": "X"}}
-    loaded = load(Document(data, "c.yaml"), REGISTRY, {})
+    loaded = load_config(Document(data, "c.yaml"), REGISTRY, {})
     made = build_labeller(loaded, tokenizer, select_template(loaded, tokenizer, base))
     [example] = made.examples(Conversation((Message("user", "q"), Message("assistant", "a"))))
     assert example.text == "Xqa<|im_end|>"
@@ -140,7 +141,7 @@ def test_a_chat_template_that_is_not_valid(tmp_path, tokenizer):
     tokenizer.chat_template = "\n{% for"
     base = BaseModel("the-base", str(tmp_path), ModelConfig("the-base"))
     data = {"model": {"name_or_path": "x"}, "data": {"train": "x"}, "method": "full"}
-    loaded = load(Document(data, "c.yaml"), REGISTRY, {})
+    loaded = load_config(Document(data, "c.yaml"), REGISTRY, {})
     with pytest.raises(ConfigError, match=r"^the chat template \(the tokenizer's own\) is not valid: line 2: "):
         build_labeller(loaded, tokenizer, select_template(loaded, tokenizer, base))
 

@@ -6,10 +6,11 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from sftcore import IGNORE_INDEX, Conversation, Message, RowError
+from sftcore import Conversation, Message, RowError
 from sftcore.config.document import Document
-from sftcore.config.schema import load
+from sftcore.config.loader import load_config
 from sftcore.core.registry import Registry
+from sftcore.core.types import IGNORE_INDEX
 from sftcore.models.chat_template import build_labeller, select_template
 
 DEEPSEEK = ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>")
@@ -110,7 +111,7 @@ def chosen(bpe, request):
     bos, eos = TOKENS[name]
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=bos, eos_token=eos)
     data = {"model": {"name_or_path": "x"}, "data": {"train": "x"}, "method": "full", "template": name}
-    loaded = load(Document(data), Registry.discover(), {})
+    loaded = load_config(Document(data), Registry.discover(), {})
     return tokenizer, build_labeller(loaded, tokenizer, select_template(loaded, tokenizer, Base()))
 
 
@@ -134,7 +135,7 @@ def trained(tokenizer, example):
 
 
 def as_dicts(messages):
-    return [message.as_dict() for message in messages]
+    return [message.to_dict() for message in messages]
 
 
 @pytest.mark.parametrize("name", EXPECTED)

@@ -9,20 +9,20 @@ import sys
 import numpy as np
 import torch
 
-from sftcore.checkpoint import export
 from sftcore.cli.main import main
+from sftcore.runs import session
 
 ids, target, *argv = sys.argv[1:]
-save = export.save
+export_model = session.export_model
 
 
-def save_and_tell(trainer, *args):
+def export_with_logits(trainer, *args):
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
     with torch.no_grad():
         logits = model(torch.tensor([json.loads(ids)])).logits
     np.save(target, logits.float().numpy())
-    save(trainer, *args)
+    export_model(trainer, *args)
 
 
-export.save = save_and_tell
+session.export_model = export_with_logits
 sys.exit(main(argv))

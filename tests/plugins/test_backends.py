@@ -95,7 +95,7 @@ def test_ranks_that_would_train_alone_are_refused(sft):
     sft.config["training_args"]["use_cpu"] = False
     done = sft.run(launcher=BY_TORCHRUN)
     assert done.code != 0
-    assert "started 2 processes, but 1 would work together" in done.said
+    assert "started 2 processes, but 1 would train together" in done.said
 
 
 def test_one_process_refuses_a_launcher(sft):

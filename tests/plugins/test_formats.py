@@ -18,9 +18,10 @@ from sftcore_plugins.formats.qa import QA
 from sftcore_plugins.formats.sharegpt import ShareGPT
 from transformers import AutoTokenizer
 
-from sftcore import DataError, Message, RowError
+from sftcore import Message, RowError
 from sftcore.config.document import Document
-from sftcore.config.schema import load
+from sftcore.config.loader import load_config
+from sftcore.core.errors import DataError
 from sftcore.core.registry import Registry
 from sftcore.data import prepare, sample_sources
 from sftcore.labelling import Labeller
@@ -72,7 +73,7 @@ def write(folder, rows, name="rows.jsonl"):
 
 def configured(path, form="auto"):
     data = {"train": [{"path": path, "format": form}]}
-    return load(Document({"model": {"name_or_path": "x"}, "method": "full", "data": data}), REGISTRY, {})
+    return load_config(Document({"model": {"name_or_path": "x"}, "method": "full", "data": data}), REGISTRY, {})
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +255,9 @@ def test_auto_refuses_what_it_cannot_tell(tmp_path, read, rows, reason):
 
 def test_auto_decides_per_source(tmp_path, tokenizer):
     paths = [write(tmp_path, rows, f"{form}.jsonl") for form, rows in SAME.items()]
-    loaded = load(Document({"model": {"name_or_path": "x"}, "method": "full", "data": {"train": paths}}), REGISTRY, {})
+    loaded = load_config(
+        Document({"model": {"name_or_path": "x"}, "method": "full", "data": {"train": paths}}), REGISTRY, {}
+    )
     sources = prepare(loaded, REGISTRY, Labeller(tokenizer, ["<|im_end|>"])).sources
     assert [source.format for source in sources] == [f"{form} (auto)" for form in SAME]
     assert [loaded.selected[f"data.train.{index}.format"].name for index in range(5)] == list(SAME)
@@ -304,7 +307,7 @@ def test_a_plain_message_is_like_any_other():
     made = Message("user", "a")
     for message in (found, other, pickle.loads(pickle.dumps(found)), copy(found)):
         assert (message, hash(message), repr(message)) == (made, hash(made), repr(made))
-        assert (asdict(message), message.as_dict()) == (asdict(made), made.as_dict())
+        assert (asdict(message), message.to_dict()) == (asdict(made), made.to_dict())
         assert replace(message, weight=2) == replace(made, weight=2) != message
         with pytest.raises(FrozenInstanceError):
             message.train = True

@@ -73,7 +73,7 @@ def test_a_tracker_that_fails_is_left_out_and_training_goes_on(sft, tmp_path):
     (tmp_path / "file").write_text("")
     sft.config["trackers"] = [{"name": "tensorboard", "log_dir": str(tmp_path / "file" / "below")}]
     said = sft.train()
-    assert "the tracker tensorboard failed in start and is left out" in said
+    assert "the tracker tensorboard failed in start and is disabled" in said
     assert len(sft.losses()) == 3
 
 

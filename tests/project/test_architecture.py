@@ -16,7 +16,7 @@ SOURCES = sorted((ROOT / "sftcore").rglob("*.py"))
 KERNEL = ("core/types", "core/errors", "core/components", "core/hookspecs", "core/registry", "config/schema")
 
 WORDS = {"full", "instruction", "messages", "none", "qa"}
-"""Names that are words of the language too: they may stand in a sentence, but not as a value."""
+"""Names that are also English words: allowed in a sentence, but not as a value."""
 
 NAMES = sorted({entry.name for entry in Registry.discover().entries if entry.distribution == "sftcore"})
 
@@ -50,7 +50,7 @@ def test_the_core_has_no_component_as_a_value(name: str) -> None:
 
 
 def of_chat_templates(tree: ast.Module, path: Path, name: str) -> Iterator[ast.AST]:
-    """Yield the nodes of the few places where *name* is no component: every chat template gets its ``messages``."""
+    """Yield the nodes of the few places where *name* is not a component: every chat template gets its ``messages``."""
     if name != "messages":
         return
     if ROOT / "sftcore" / "labelling" in path.parents:
@@ -62,7 +62,7 @@ def of_chat_templates(tree: ast.Module, path: Path, name: str) -> Iterator[ast.A
 
 
 def is_set(node: ast.AST, constant: str) -> bool:
-    """Tell whether *node* gives *constant* its value."""
+    """Whether *node* assigns *constant*."""
     targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
     return any(getattr(target, "id", "") == constant for target in targets)
 

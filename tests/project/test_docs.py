@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 import os
 import re
 import subprocess
 import sys
+import tomllib
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from sftcore.config import schema
-from sftcore.config.fields import describe
+from sftcore.config.fields import describe_options
 from sftcore.core import hookspecs
 from sftcore.core.registry import Entry, Registry
 from sftcore.core.template_file import _KEYS
@@ -65,7 +65,7 @@ def test_every_built_in_and_its_options_are_on_its_page(entry: Entry):
     if isinstance(entry.target, Path):
         return
     rows = {plain(line) for line in text.splitlines() if line.startswith("| `")}
-    for option in describe(entry.component_class()):
+    for option in describe_options(entry.component_class()):
         if option.name == "...":
             assert plain(option.description.split()[3].rstrip(",")) in plain(text)
         else:
@@ -77,6 +77,17 @@ def test_every_built_in_and_its_options_are_on_its_page(entry: Entry):
 def test_every_key_is_in_the_configuration_page(section):
     for field in fields(section):
         assert re.search(rf"^\| `{field.name}` \|", page("docs/config.md"), re.MULTILINE), field.name
+
+
+@pytest.mark.parametrize("section", [*SECTIONS, schema.NonFiniteConfig], ids=lambda section: section.__name__)
+def test_the_configuration_page_has_the_defaults_of_the_code(section):
+    text = page("docs/config.md") + page("docs/reliability.md")
+    for option in describe_options(section):
+        if "(" in option.default:  # a section of its own
+            continue
+        default = option.default if option.default == "required" else f"`{option.default}`"
+        row = rf"^\| (?:`\w+`, )*`{option.name}`(?:, `\w+`)* \| .* \| {re.escape(default)} \|"
+        assert re.search(row, text, re.MULTILINE), (option.name, option.default)
 
 
 @pytest.mark.parametrize("section", [Summary, Account], ids=lambda section: section.__name__)
@@ -101,7 +112,7 @@ def test_training_arguments_are_in_the_configuration_page():
     named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     defaults = set(re.findall(r'^        "(\w+)":', inspect.getsource(training_args._defaults), re.MULTILINE))
     assert len(defaults) > 5
-    assert {*training_args._ELSEWHERE, *defaults} <= named
+    assert {*training_args._NOT_ALLOWED, *defaults} <= named
 
 
 def test_every_key_of_a_template_file_is_on_its_page():
@@ -121,6 +132,11 @@ def test_links_lead_somewhere(path: Path):
             headings = re.findall(r"^#+ (.+)$", outside_blocks(goal.read_text(encoding="utf-8")), re.MULTILINE)
             slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
             assert anchor in slugs, target
+
+
+def test_the_readme_links_every_page():
+    for path in ROOT.glob("docs/*.md"):
+        assert f"](docs/{path.name})" in page("README.md"), path.name
 
 
 def test_the_chinese_readme_is_a_twin():
@@ -150,11 +166,8 @@ def layers_of_the_page() -> list[str]:
 
 
 def layers_of_the_contract() -> list[str]:
-    """The layers of import-linter: `tomllib` came with Python 3.11."""
-    text = page("pyproject.toml")
-    contract = text[text.index('type = "layers"') :]
-    lines = ast.literal_eval(contract[contract.index("[") : contract.index("\n]") + 2])
-    return [line.replace("sftcore.", "") for line in lines]
+    contracts = tomllib.loads(page("pyproject.toml"))["tool"]["importlinter"]["contracts"]
+    return [line.replace("sftcore.", "") for line in next(c["layers"] for c in contracts if c["type"] == "layers")]
 
 
 def test_the_layers_of_the_design_page_are_those_of_the_contract_and_of_the_folders():

@@ -5,11 +5,11 @@ import os
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
-import tomllib
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = {
@@ -24,12 +24,12 @@ DATA = {".json", ".jsonl", ".jinja", ".yaml"}
 
 
 def installed_name(path: Path) -> str:
-    """Return where *path*, relative to the repository, is in a wheel."""
+    """The place in a wheel of *path*, which is relative to the repository."""
     return str(Path(FOLDERS[path.parts[0]], *path.parts[1:]))
 
 
 def sources() -> list[Path]:
-    """Return the files of the four folders, as far as they are no leftovers."""
+    """The files of the four folders, without leftovers."""
     files = [path.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.is_file()]
     return sorted(path for path in files if "__pycache__" not in path.parts and not path.name.startswith("."))
 

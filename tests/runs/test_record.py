@@ -11,9 +11,9 @@ import yaml
 
 from sftcore import Method, Tracker, __version__
 from sftcore.config.document import Document
-from sftcore.config.schema import Loaded, load
+from sftcore.config.loader import LoadedConfig, load_config
 from sftcore.core.registry import Entry, Registry
-from sftcore.runs.record import RunRecord, versions
+from sftcore.runs.record import RunRecord, library_versions
 from sftcore.runtime.redaction import REDACTED, redact, redact_argument
 
 
@@ -31,7 +31,7 @@ SECRET = "hunter2"
 
 
 @pytest.fixture
-def loaded() -> Loaded:
+def loaded() -> LoadedConfig:
     registry = Registry([Entry("method", "m", "dist", "1.2", Train), Entry("tracker", "t", "dist", "1.2", Track)])
     text = f"""
         model: {{name_or_path: 'https://user:{SECRET}@host/model'}}
@@ -40,7 +40,7 @@ def loaded() -> Loaded:
         trackers: [{{name: t, api_key: {SECRET}}}]
         training_args: {{hub_token: {SECRET}, max_steps: 3}}
     """
-    return load(Document(yaml.safe_load(text)), registry, {})
+    return load_config(Document(yaml.safe_load(text)), registry, {})
 
 
 @pytest.mark.parametrize(
@@ -141,10 +141,10 @@ def read(folder: Path) -> Any:
     return json.loads((folder / "run.json").read_text())
 
 
-def test_a_record_holds_what_a_run_was_made_of_and_no_secret(loaded: Loaded, tmp_path: Path) -> None:
+def test_a_record_holds_what_a_run_was_made_of_and_no_secret(loaded: LoadedConfig, tmp_path: Path) -> None:
     argv = ["run", "method.r=8", f"training_args.hub_token={SECRET}"]
     record = RunRecord(tmp_path / "out", loaded, argv, {"WORLD_SIZE": "2"})
-    record.begin(resuming=False)
+    record.start(resuming=False)
     found = read(tmp_path / "out")
     assert SECRET not in json.dumps(found)
     assert found["command"][1:5] == ["-m", "sftcore", "run", "method.r=8"]
@@ -155,17 +155,17 @@ def test_a_record_holds_what_a_run_was_made_of_and_no_secret(loaded: Loaded, tmp
     assert (found["status"], found["world_size"], found["host"]["cpus"]) == ("running", 2, os.cpu_count())
 
 
-def test_versions_are_those_of_the_libraries_and_of_what_components_need(loaded: Loaded) -> None:
-    found = versions(loaded)
+def test_versions_are_those_of_the_libraries_and_of_what_components_need(loaded: LoadedConfig) -> None:
+    found = library_versions(loaded)
     assert found["pytest"] == pytest.__version__
     assert {"python", "torch", "transformers", "datasets"} <= set(found)
 
 
 @pytest.mark.parametrize("status", ["finished", "failed", "interrupted"])
-def test_how_a_run_ended(loaded: Loaded, tmp_path: Path, status: str) -> None:
+def test_how_a_run_ended(loaded: LoadedConfig, tmp_path: Path, status: str) -> None:
     record = RunRecord(tmp_path, loaded, [], {})
-    record.begin(resuming=False)
-    record.end(status, steps=3, odd=Path("x"))
+    record.start(resuming=False)
+    record.finish(status, steps=3, odd=Path("x"))
     found = read(tmp_path)
     assert (found["status"], found["steps"], found["odd"], found["world_size"]) == (status, 3, "x", 1)
     assert found["started"] <= found["ended"]
@@ -173,10 +173,10 @@ def test_how_a_run_ended(loaded: Loaded, tmp_path: Path, status: str) -> None:
 
 
 @pytest.mark.parametrize("resuming", [False, True])
-def test_what_an_earlier_run_left_is_kept(loaded: Loaded, tmp_path: Path, resuming: bool) -> None:
+def test_what_an_earlier_run_left_is_kept(loaded: LoadedConfig, tmp_path: Path, resuming: bool) -> None:
     for name in ("run.json", "metrics.jsonl", "quarantine.jsonl"):
         (tmp_path / name).write_text('"earlier"')
-    RunRecord(tmp_path, loaded, [], {}).begin(resuming)
+    RunRecord(tmp_path, loaded, [], {}).start(resuming)
     kept = {path.name: path.read_text() for path in tmp_path.glob("earlier/*/*")}
     assert kept == dict.fromkeys(
         ("run.json", "quarantine.jsonl", *(() if resuming else ("metrics.jsonl",))), '"earlier"'

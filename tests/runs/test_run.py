@@ -87,12 +87,12 @@ def test_resuming_goes_on_where_it_stopped(sft):
 
 
 def test_a_run_that_fails_says_so_in_its_record(sft, monkeypatch):
-    from sftcore.checkpoint import export
+    from sftcore.runs import session
 
     def fail(*args):
         raise OSError("no space left")
 
-    monkeypatch.setattr(export, "save", fail)
+    monkeypatch.setattr(session, "export_model", fail)
     with pytest.raises(OSError, match="no space left"):
         sft.run_here()
     record = sft.record()
@@ -127,7 +127,7 @@ def test_packing_is_refused_where_conversations_would_see_each_other(sft, tmp_pa
     sft.train("training_args.max_steps=1")
     done = sft.run_here("data.packing=true")
     assert done.code == 2
-    assert "RwkvForCausalLM with the attention 'eager' does not keep packed conversations apart" in done.said
+    assert "RwkvForCausalLM with the attention 'eager' does not isolate packed conversations" in done.said
     assert "set data.packing to false" in done.said
     assert sft.record()["status"] == "failed"
 
@@ -172,13 +172,13 @@ def test_every_row_is_accounted_for(sft, rows):
     assert [line["source"] for line in quarantine] == [f"{mixed}:{line}" for line in range(41, 50)]
     assert [line.get("row", line.get("raw")) for line in quarantine] == ["{", *map(json.loads, bad[1:]), odd]
     for line in (
-        f"data  {mixed}: 49 rows, format messages (auto), 8 refused:",
+        f"data  {mixed}: 49 rows, format messages (auto), 8 rejected:",
         f"data    {mixed}:41: not valid JSON: ",
         "data    ... and 3 more",
         f"data  {mixed}: 30 of 30 rows sampled, as 60 of 60 in an epoch (100.0%)",
         "train  30 rows in 60 examples, ",
         "rows  59 rows read: 30 trained, 10 evaluated, 9 refused, 10 also in data.eval",
-        f"refused  9 rows, kept in {sft.out}/quarantine.jsonl",
+        f"rejected  9 rows, saved in {sft.out}/quarantine.jsonl",
     ):
         assert line in said
     sft.config["data"] = {"train": str(rows)}
@@ -205,7 +205,7 @@ def test_a_template_that_is_named_wins_and_is_saved(sft, tiny):
     sft.config["template"] = "llama3_instruct"
     said = sft.train()
     assert "'sftcore/llama3_instruct', because the configuration names it" in said
-    assert "the stop string '<|eot_id|>' is no token of this tokenizer" in said
+    assert "the stop string '<|eot_id|>' is not a token of this tokenizer" in said
     assert "<|start_header_id|>" in AutoTokenizer.from_pretrained(sft.out).chat_template
 
 
@@ -220,7 +220,10 @@ def test_a_template_that_is_named_wins_and_is_saved(sft, tiny):
         (("training_args", {"packing": True}), "training_args.packing: unknown key; it is data.packing"),
         (("training_args", {"report_to": "wandb"}), "training_args.report_to: cannot be set here: name trackers"),
         (("training_args", {"deepspeed": "x.json"}), "training_args.deepspeed: is set by the backend 'deepspeed'"),
-        (("training_args", {"eval_strategy": "steps"}), "training_args.eval_strategy: there is nothing to evaluate on"),
+        (
+            ("training_args", {"eval_strategy": "steps"}),
+            "training_args.eval_strategy: the run has no rows to",
+        ),
         (("model", {"name_or_path": "/no/such/model"}), "model.name_or_path: /no/such/model is neither"),
         (
             ("model", {"name_or_path": "tiyn"}),
@@ -281,7 +284,7 @@ def test_a_launcher_that_sets_no_rank_ends_at_once(sft, monkeypatch):
     sft.config["backend"] = "torchrun"
     done = sft.run_here()
     assert done.code == 2
-    assert "would start launchers for ever" in done.said
+    assert "would start launchers forever" in done.said
 
 
 def test_sections_may_be_empty(sft):
@@ -294,9 +297,9 @@ def test_sections_may_be_empty(sft):
     [
         (
             {"resume_from_checkpoint": "nope"},
-            "resume_from_checkpoint: nope cannot be gone on from: it is no folder",
+            "resume_from_checkpoint: nope cannot be resumed from: it is not a folder",
         ),
-        ({"output_dir": "rows.txt/out"}, "training_args.output_dir: rows.txt/out cannot be made"),
+        ({"output_dir": "rows.txt/out"}, "training_args.output_dir: rows.txt/out cannot be created"),
         (
             {"train_sampling_strategy": "group_by_length"},
             "train_sampling_strategy: 'group_by_length' does not work here",

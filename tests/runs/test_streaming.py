@@ -132,7 +132,7 @@ def test_packing_is_proven_on_the_first_rows(stream):
     stream.config["model"] = {"name_or_path": str(folder)}
     done = stream.run_here("data.packing=true", "data.max_length=128")
     assert done.code == 2
-    assert "RwkvForCausalLM with the attention 'eager' does not keep packed conversations apart" in done.said
+    assert "RwkvForCausalLM with the attention 'eager' does not isolate packed conversations" in done.said
 
 
 def test_a_bad_row_ends_the_run_where_it_comes(stream):
@@ -172,8 +172,8 @@ def test_a_bad_row_among_the_first_ends_the_run_before_there_is_a_folder(stream)
     ("keys", "told"),
     [
         ({"max_steps": -1}, r"training_args.max_steps: must be at least 1 with data.streaming: "),
-        ({"dataloader_num_workers": 2}, "training_args.dataloader_num_workers: does not go with data.streaming: "),
-        ({"auto_find_batch_size": True}, "training_args.auto_find_batch_size: does not go with data.streaming: "),
+        ({"dataloader_num_workers": 2}, "training_args.dataloader_num_workers: does not work with data.streaming: "),
+        ({"auto_find_batch_size": True}, "training_args.auto_find_batch_size: does not work with data.streaming: "),
         (
             {"accelerator_config": {"split_batches": True}},
             "training_args.accelerator_config: split_batches and dispatch_batches do not go with data.streaming",

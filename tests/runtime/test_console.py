@@ -9,7 +9,7 @@ import pytest
 from sftcore.runtime.console import count, is_main_process, quiet_libraries, status, warn
 
 
-def test_one_aligned_line_per_fact(capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_prints_aligned_lines(capsys: pytest.CaptureFixture[str]) -> None:
     status("model", "first\nsecond")
     warn("careful")
     status("empty", "")
@@ -19,7 +19,7 @@ def test_one_aligned_line_per_fact(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(("rank", "speaks"), [(None, True), ("0", True), ("1", False)])
-def test_only_rank_0_speaks(
+def test_status_prints_on_rank_0_only(
     rank: str | None, speaks: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("RANK", raising=False)
@@ -46,7 +46,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
-def test_what_libraries_say_has_no_secrets(quiet: None, caplog: pytest.LogCaptureFixture) -> None:
+def test_log_messages_of_libraries_are_redacted(quiet: None, caplog: pytest.LogCaptureFixture) -> None:
     logging.getLogger("some_library").error("no answer from %s", "https://me:hunter2@host/")
     assert caplog.messages == ["no answer from https://(redacted)@host/"]
     assert "https://(redacted)@host/" in warnings.formatwarning("https://me:hunter2@host/", UserWarning, "x.py", 1)

@@ -20,7 +20,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "config"
 
 
-def test_the_working_directory_comes_first_then_the_configurations_folder(folder: Path) -> None:
+def test_a_relative_path_is_looked_up_in_the_working_directory_then_beside_the_configuration(folder: Path) -> None:
     assert locate("both", folder) == Path("both")
     assert locate("cwd", folder) == Path("cwd")
     assert locate("here", folder) == folder / "here"
@@ -28,7 +28,7 @@ def test_the_working_directory_comes_first_then_the_configurations_folder(folder
     assert locate("here") == Path("here")
 
 
-def test_absolute_and_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_absolute_paths_and_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
     assert locate("/here", folder) == Path("/here")
     assert locate("~/x", folder) == Path("/home/someone/x")
@@ -41,11 +41,11 @@ def test_a_file_of_a_package() -> None:
 
 
 @pytest.mark.parametrize("name", ["not_installed", "not.installed", "json.decoder", "", ".x", "sys"])
-def test_a_package_that_is_not_there(name: str) -> None:
+def test_a_package_that_is_not_installed(name: str) -> None:
     with pytest.raises(ConfigError, match=f"the Python package '{name}' is not installed"):
         locate(f"package:{name}/file")
 
 
-def test_the_hint_spells_the_package_as_pip_does() -> None:
+def test_the_hint_spells_the_package_name_as_pip_does() -> None:
     with pytest.raises(ConfigError, match="pip install llm-nope"):
         locate("package:llm_nope/x.gguf")

@@ -1,4 +1,4 @@
-"""What is secret, and what only looks so; and that no secret of a run stands anywhere afterwards."""
+"""What is redacted, what only looks like a secret, and that a run leaves no secret anywhere."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ HEX = "0123456789abcdef" * 3
 
 @pytest.fixture(autouse=True)
 def forget(monkeypatch):
-    """Let a test learn secrets that others do not know of."""
+    """Let a test register secrets for itself alone."""
     monkeypatch.setattr(redaction, "_known", set())
-    monkeypatch.setattr(redaction, "_learned", 0)
+    monkeypatch.setattr(redaction, "_registered_environment", 0)
     redaction._known_pattern.cache_clear()
     yield
     redaction._known_pattern.cache_clear()
@@ -48,12 +48,12 @@ NO_NAMES = (
 @pytest.mark.parametrize(
     "name", [*NAMES.split(), "SLACK_WEBHOOK_URL", "SENTRY_DSN", "--hf-token", "trackers.0.api_key"]
 )
-def test_a_name_of_a_secret(name):
+def test_a_key_that_names_a_secret(name):
     assert is_secret(name)
 
 
 @pytest.mark.parametrize("name", [*NO_NAMES.split(), "author", "target_modules", "TOKENIZERS_PARALLELISM", "eos_token"])
-def test_a_name_of_no_secret(name):
+def test_a_key_that_names_no_secret(name):
     assert not is_secret(name)
 
 
@@ -77,7 +77,7 @@ def test_a_name_of_no_secret(name):
         ("hub_token=hunter2x failed", f"hub_token={REDACTED} failed"),
     ],
 )
-def test_a_secret_is_hidden_by_its_shape_or_place(text, hidden):
+def test_redaction_by_shape_or_place(text, hidden):
     assert redact_text(text) == hidden
     assert redact_text(hidden) == hidden
 
@@ -97,11 +97,11 @@ def test_a_secret_is_hidden_by_its_shape_or_place(text, hidden):
         "mail@host",
     ],
 )
-def test_what_is_no_secret_stays(text):
+def test_redaction_keeps_what_is_not_secret(text):
     assert redact_text(text) == text
 
 
-def test_a_value_is_known_wherever_it_turns_up():
+def test_redaction_of_a_registered_value_wherever_it_appears():
     register_secrets({"model": {"hub_token": "hunter2-hunter2"}, "a": [{"api_key": ["Xy12 3/4"]}], "x": "not-2-secret"})
     assert (
         redact_text("it said 'hunter2-hunter2', Xy12%203%2F4, not-2-secret")
@@ -113,14 +113,14 @@ def test_a_value_is_known_wherever_it_turns_up():
     assert redact_text("Hunter3x hunter4x hunter5x") == f"{REDACTED} {REDACTED} hunter5x"
 
 
-def test_a_value_of_the_environment_is_known(monkeypatch):
+def test_redaction_of_a_value_of_the_environment(monkeypatch):
     monkeypatch.setenv("SOME_API_KEY", "hunter6x")
     monkeypatch.setenv("SECRET_KEY_BASE", "hunter7x")
     monkeypatch.setenv("MY_TOKEN_PATH", "/some/path/of/a/token1")
     assert redact_text("hunter6x hunter7x /some/path/of/a/token1") == f"{REDACTED} {REDACTED} /some/path/of/a/token1"
 
 
-def test_what_is_too_short_or_a_word_does_not_shred_all_text(tmp_path):
+def test_redaction_ignores_short_values_and_words(tmp_path):
     register_secrets(
         {"a_token": "a", "b_token": "true", "c_token": 1, "d_token": True, "e_key": "instruction", "f_key": "12345"}
     )
@@ -130,7 +130,7 @@ def test_what_is_too_short_or_a_word_does_not_shred_all_text(tmp_path):
     assert redact({"columns": {"key": "input1"}}) == {"columns": {"key": "input1"}}
 
 
-def test_a_command_line_without_secrets():
+def test_redaction_of_a_command_line():
     words = ["run", "--hub-token", "x", "--config", "a.yaml", "a.b_token=[x]", "lr=1"]
     assert redact_argv(words) == [
         "run",
@@ -279,11 +279,11 @@ def sft_here(careless, monkeypatch, capfd):
     logging.disable(logging.NOTSET)
 
 
-def test_no_canary_is_in_what_a_run_says_and_leaves(careless):
+def test_redaction_leaves_no_secret_in_the_output_and_files_of_a_run(careless):
     code, said = careless.run(*WORDS, **careless.env)
     assert code == 0, said
     assert leaks(said) == []
-    assert "the tracker leaky failed in log and is left out: ConnectionError: Leaky(" in said
+    assert "the tracker leaky failed in log and is disabled: ConnectionError: Leaky(" in said
     assert len(list(careless.out.glob("wandb/offline-run-*"))) == len(list(careless.out.glob("swanlab/run-*"))) == 1
     checked = 0
     for folder in (careless.out, careless.folder / "cache"):
@@ -300,7 +300,7 @@ def test_no_canary_is_in_what_a_run_says_and_leaves(careless):
     assert json.loads((careless.out / "leaky.json").read_text())["config"] == record["config"]
 
 
-def test_no_canary_is_in_what_the_other_commands_say(careless, sft_here):
+def test_redaction_leaves_no_secret_in_the_output_of_other_commands(careless, sft_here):
     page = careless.folder / "page.html"
     for words in (["prepare"], ["stats"], ["preview"], ["preview", "--html", str(page)]):
         code, said = sft_here(*words)
@@ -310,14 +310,14 @@ def test_no_canary_is_in_what_the_other_commands_say(careless, sft_here):
 
 
 @pytest.mark.parametrize(("word", "message"), FAILURES.items())
-def test_no_canary_is_in_what_a_failure_says(sft_here, word, message):
+def test_redaction_leaves_no_secret_in_an_error_message(sft_here, word, message):
     code, said = sft_here("run", *word.split())
     assert code == 2, said
     assert message in said
     assert leaks(said) == []
 
 
-def test_no_canary_is_in_a_traceback(sft_here):
+def test_redaction_leaves_no_secret_in_a_traceback(sft_here):
     code, said = sft_here("stats", "trackers.0.doing=break")
     assert code == 1
     assert "ZeroDivisionError: cannot reach" in said

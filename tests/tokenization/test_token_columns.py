@@ -11,15 +11,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from sftcore import IGNORE_INDEX
+from sftcore.core.types import IGNORE_INDEX
 from sftcore.labelling.spans import Span
 from sftcore.labelling.token_labels import label_columns, label_tokens, tokens_in
 from sftcore.tokenization import EncodedText, Encoder, TokenColumns, encode_text
 
+from ..sizes import examples
 from .kinds import BY_BYTES, KINDS, PIECES, texts
 
 
@@ -80,13 +81,13 @@ def check(tokenizer: Any, encoder: Encoder, drawn: list[tuple[str, list[Span]]])
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@examples(150)
 @given(drawn=rows())
 def test_columns_are_the_rows(kind: str, drawn: list[tuple[str, list[Span]]]) -> None:
     check(*made(kind), drawn)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@examples(200)
 @given(drawn=rows())
 def test_columns_are_the_rows_of_a_real_tokenizer(
     smollm2_encoder: tuple[Any, Encoder], drawn: list[tuple[str, list[Span]]]
@@ -131,7 +132,7 @@ class Ranges(NamedTuple):
 numbers = st.lists(st.integers(0, 12), min_size=2, max_size=12)
 
 
-@settings(max_examples=1000, deadline=None, derandomize=True, database=None)
+@examples(1000)
 @given(numbers, numbers, st.sets(st.integers(0, 3)), numbers)
 def test_any_ranges_in_order(starts: list[int], ends: list[int], added: set[int], borders: list[int]) -> None:
     """Tokens may share characters, or lie within others, as some normalizers make them."""

@@ -1,4 +1,4 @@
-"""What trackers may do, and what becomes of the run: nothing. Each is a real one, in its process."""
+"""Trackers that fail or hang do not affect the run. Each is a real one, in its process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 from sftcore.tracking import group as module
 from sftcore.tracking.group import TrackerGroup
-from sftcore.tracking.process import Follower, ended_by
+from sftcore.tracking.process import MetricsReader, parse_error
 
 ODD = '''
 import json, os, random, sys, time
@@ -33,7 +33,7 @@ def register_trackers():
 
 @dataclass
 class Note(Tracker):
-    """Writes what it gets into a file; does what it is told to do in one of the calls."""
+    """Writes its calls to a file, and misbehaves in one of them as configured."""
 
     file: Path
     doing: str = ""
@@ -74,7 +74,7 @@ class Note(Tracker):
 
 @pytest.fixture(scope="module", autouse=True)
 def odd(tmp_path_factory):
-    """The module ``odd_trackers``, where every process finds it, installed as a plugin."""
+    """The module ``odd_trackers``, installed as a plugin where every process finds it."""
     folder = tmp_path_factory.mktemp("odd")
     (folder / "odd_trackers.py").write_text(ODD)
     info = folder / "odd_trackers-1.dist-info"
@@ -122,7 +122,7 @@ def test_a_tracker_gets_every_metric_and_how_the_run_ended(odd, tmp_path, capsys
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "loss"')
         file.flush()
-        time.sleep(0.7)  # a line that is not complete is looked at, and waits
+        time.sleep(0.7)  # an incomplete line is read, and waits
         file.write(": 1.5}\n")
     write(tmp_path, 4)
     assert group.finish("ZeroDivisionError: division by zero") == []
@@ -139,16 +139,18 @@ def test_a_tracker_gets_every_metric_and_how_the_run_ended(odd, tmp_path, capsys
 @pytest.mark.parametrize(
     ("doing", "at", "message"),
     [
-        ("raise", "start", "failed in start and is left out: ConnectionError: no answer, token=(redacted)"),
-        ("raise", "log", "failed in log and is left out: ConnectionError: no answer, token=(redacted)"),
-        ("raise", "finish", "failed in finish and is left out: ConnectionError: no answer, token=(redacted)"),
-        ("exit", "log", "ended (exit code 7) and is left out"),
-        ("hang", "start", "has not started within 3 s and is left out"),
-        ("hang", "log", "did not finish within 1.5 s, and is stopped"),
-        ("spin", "finish", "did not finish within 1.5 s, and is stopped"),
+        ("raise", "start", "failed in start and is disabled: ConnectionError: no answer, token=(redacted)"),
+        ("raise", "log", "failed in log and is disabled: ConnectionError: no answer, token=(redacted)"),
+        ("raise", "finish", "failed in finish and is disabled: ConnectionError: no answer, token=(redacted)"),
+        ("exit", "log", "ended (exit code 7) and is disabled"),
+        ("hang", "start", "has not started within 3 s and is disabled"),
+        ("hang", "log", "did not finish within 1.5 s and is stopped"),
+        ("spin", "finish", "did not finish within 1.5 s and is stopped"),
     ],
 )
-def test_a_tracker_that_fails_is_told_once_and_delays_nothing(odd, tmp_path, capsys, monkeypatch, doing, at, message):
+def test_a_tracker_that_fails_is_reported_once_and_delays_nothing(
+    odd, tmp_path, capsys, monkeypatch, doing, at, message
+):
     monkeypatch.setattr(module, "START_LIMIT", 3)
     monkeypatch.setattr(module, "FINISH_LIMIT", 1.5)
     group = group_of(odd, tmp_path, doing=doing, at=at)
@@ -173,18 +175,18 @@ def test_a_tracker_that_fails_is_told_once_and_delays_nothing(odd, tmp_path, cap
     assert f"`sft sync {tmp_path} --trace note` sends them" in said
 
 
-def test_a_run_that_ends_before_a_tracker_has_started_does_not_wait_for_long(odd, tmp_path, capsys, monkeypatch):
+def test_a_run_that_ends_before_a_tracker_has_started_waits_only_briefly(odd, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(module, "UNSTARTED_LIMIT", 1)
     group = group_of(odd, tmp_path, doing="hang", at="start")
     group.start(RUN)
     began = time.monotonic()
     assert group.finish() == ["note"]
     assert time.monotonic() - began < 2.5
-    assert "the tracker note had not started at the end, and is stopped" in capsys.readouterr().err
+    assert "the tracker note did not start in time and is stopped" in capsys.readouterr().err
     group.finish()  # nothing is left to do
 
 
-def test_a_tracker_that_prints_without_end_is_read(odd, tmp_path, capsys):
+def test_endless_output_of_a_tracker_is_dropped(odd, tmp_path, capsys):
     write(tmp_path)
     group = group_of(odd, tmp_path, doing="print")
     group.start(RUN)
@@ -196,13 +198,13 @@ def test_a_tracker_that_prints_without_end_is_read(odd, tmp_path, capsys):
 
 @pytest.fixture
 def ctrl_c():
-    """Let Ctrl-C be what it is at a terminal: a shell has it ignored in what it starts in the background."""
+    """Ctrl-C as at a terminal: a shell has it ignored in what it starts in the background."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-def test_ctrl_c_ends_the_wait(odd, tmp_path, capsys, ctrl_c):
+def test_ctrl_c_ends_the_wait_for_trackers(odd, tmp_path, capsys, ctrl_c):
     group = group_of(odd, tmp_path, doing="hang", at="finish")
     group.start(RUN)
     until(lambda: notes(tmp_path / "notes"))
@@ -211,11 +213,11 @@ def test_ctrl_c_ends_the_wait(odd, tmp_path, capsys, ctrl_c):
     try:
         assert group.finish() == ["note"]
     except KeyboardInterrupt:
-        pytest.fail("what follows the wait was left out")
+        pytest.fail("what follows the wait was skipped")
     assert time.monotonic() - began < 5
 
 
-def test_a_run_that_ends_at_once_is_tracked(odd, tmp_path):
+def test_a_run_that_ends_immediately_is_tracked(odd, tmp_path):
     group = group_of(odd, tmp_path)
     group.start(RUN)
     write(tmp_path, 1)
@@ -223,7 +225,7 @@ def test_a_run_that_ends_at_once_is_tracked(odd, tmp_path):
     assert [line[0] for line in notes(tmp_path / "notes")] == ["start", "log", "finish"]
 
 
-def test_a_class_that_no_other_process_can_import_is_told(tmp_path, capsys):
+def test_a_tracker_class_that_no_other_process_can_import_is_reported(tmp_path, capsys):
     from sftcore import Tracker
 
     class Here(Tracker):
@@ -233,11 +235,11 @@ def test_a_class_that_no_other_process_can_import_is_told(tmp_path, capsys):
     group = TrackerGroup([("here", Here())], tmp_path)
     group.start(RUN)
     assert group.finish() == ["here"]
-    assert "the tracker here failed in start and is left out" in capsys.readouterr().err
+    assert "the tracker here failed in start and is disabled" in capsys.readouterr().err
 
 
 def test_a_run_that_is_killed_still_finishes_its_trackers(odd, tmp_path):
-    """Nobody tells the tracker that the run has ended; it sees that nobody is there."""
+    """The tracker gets no report of the end of the run, but sees that its standard input is closed."""
     code = f"""
 import os, signal, sys, time
 sys.path.insert(0, {os.path.dirname(odd.__file__)!r})
@@ -255,24 +257,24 @@ os.kill(os.getpid(), signal.SIGKILL)
     until(lambda: len(notes(tmp_path / "notes")) == 3)
     started, logged, finished = notes(tmp_path / "notes")
     assert logged == ["log", {"loss": 2.0}, 1]
-    assert finished == ["finish", ["Killed", "the process of the run ended without a word"]]
+    assert finished == ["finish", ["Killed", "the process of the run ended without a report"]]
     until(lambda: not os.path.exists(f"/proc/{started[4]}"))
 
 
-def test_metrics_that_are_cut_to_resume_are_followed_from_there(tmp_path):
+def test_metrics_truncated_by_resume_are_read_from_there(tmp_path):
     write(tmp_path, 1, 2, 3)
-    metrics = Follower(tmp_path / "metrics.jsonl", 0)
-    assert [step for _, step in metrics.read()] == [1, 2, 3]
-    assert list(metrics.read()) == []
+    reader = MetricsReader(tmp_path / "metrics.jsonl", 0)
+    assert [step for _, step in reader.read_new()] == [1, 2, 3]
+    assert list(reader.read_new()) == []
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\nno json\n["neither"]\n')
-    assert list(metrics.read()) == []
+    assert list(reader.read_new()) == []
     write(tmp_path, 4)
-    assert [step for _, step in metrics.read()] == [4]
-    assert list(Follower(tmp_path / "not there", 0).read()) == []
+    assert [step for _, step in reader.read_new()] == [4]
+    assert list(MetricsReader(tmp_path / "not there", 0).read_new()) == []
 
 
 @pytest.mark.parametrize(
-    ("told", "kind", "message"),
+    ("text", "kind", "message"),
     [
         ("KeyboardInterrupt: ", KeyboardInterrupt, ""),
         ("OutOfMemoryError: CUDA: out of memory", Exception, "CUDA: out of memory"),
@@ -280,11 +282,11 @@ def test_metrics_that_are_cut_to_resume_are_followed_from_there(tmp_path):
         ("print: no error", Exception, "no error"),
     ],
 )
-def test_an_error_reads_for_a_tracker_as_it_was(told, kind, message):
-    error = ended_by(told)
+def test_a_tracker_gets_the_error_of_the_run_as_an_exception(text, kind, message):
+    error = parse_error(text)
     assert isinstance(error, kind)
-    assert f"{type(error).__name__}: {error}" == told
-    assert ended_by(None) is None
+    assert f"{type(error).__name__}: {error}" == text
+    assert parse_error(None) is None
 
 
 @contextmanager
@@ -308,7 +310,7 @@ def dead_end():
 
 @pytest.fixture(scope="module")
 def runs(make_sft, odd, tmp_path_factory):
-    """A run without trackers, and one with trackers of every odd kind."""
+    """A run without trackers, and one with misbehaving trackers of every kind."""
     plain, tracked = make_sft(tmp_path_factory.mktemp("plain")), make_sft(tmp_path_factory.mktemp("tracked"))
     plain.train()
     note = {"name": "note", "file": str(tracked.folder / "seed"), "doing": "seed", "at": "log"}
@@ -330,7 +332,7 @@ def runs(make_sft, odd, tmp_path_factory):
     return plain, tracked
 
 
-def test_no_tracker_changes_a_bit_of_the_weights(runs):
+def test_trackers_leave_the_weights_bit_identical(runs):
     """One whose server never answers, one without a login, one that seeds generators, and one that spins."""
     plain, tracked = runs
     assert (tracked.out / "model.safetensors").read_bytes() == (plain.out / "model.safetensors").read_bytes()
@@ -338,16 +340,16 @@ def test_no_tracker_changes_a_bit_of_the_weights(runs):
     assert len(notes(tracked.folder / "seed")) == 1 + len(tracked.metrics()) + 1
 
 
-def test_each_is_told_once(runs):
+def test_each_failing_tracker_is_reported_once(runs):
     _, tracked = runs
-    assert tracked.said.count("warning  the tracker wandb had not started at the end, and is stopped") == 1
-    assert tracked.said.count("warning  the tracker swanlab failed in start and is left out") == 1
-    assert tracked.said.count("warning  the tracker note did not finish within 6 s, and is stopped") == 1
+    assert tracked.said.count("warning  the tracker wandb did not start in time and is stopped") == 1
+    assert tracked.said.count("warning  the tracker swanlab failed in start and is disabled") == 1
+    assert tracked.said.count("warning  the tracker note did not finish within 6 s and is stopped") == 1
     assert tracked.said.count("warning") == 3
     assert "0123456789" * 4 not in tracked.said
 
 
-def test_what_a_tracker_missed_is_sent_later(runs, odd, monkeypatch, capsys):
+def test_sft_sync_sends_what_a_tracker_missed(runs, odd, monkeypatch, capsys):
     """The run's own options are used, and the same id."""
     from sftcore.cli.main import main
 
@@ -370,27 +372,27 @@ def test_what_a_tracker_missed_is_sent_later(runs, odd, monkeypatch, capsys):
     assert f"sent  {tracked.out / 'metrics.jsonl'} to wandb" in capsys.readouterr().err
     assert main(["sync", str(tracked.out), "--trace", "wnadb"]) == 2
     assert main(["sync", str(tracked.folder)]) == 2
-    assert f"{tracked.folder} is no folder of a run: it has no run.json" in capsys.readouterr().err
+    assert f"{tracked.folder} is not the output folder of a run: it has no run.json" in capsys.readouterr().err
 
 
-def test_a_resumed_run_keeps_its_id(sft, odd):
+def test_a_resumed_run_keeps_its_tracker_id(sft, odd):
     sft.config["trackers"] = [{"name": "note", "file": str(sft.folder / "notes")}]
     sft.config["training_args"] |= {"save_strategy": "steps", "save_steps": 2}
     sft.train()
     sft.train(f"training_args.resume_from_checkpoint={sft.out}/checkpoint-2")
     sft.train()
-    first, resumed, anew = (line for line in notes(sft.folder / "notes") if line[0] == "start")
+    first, resumed, restarted = (line for line in notes(sft.folder / "notes") if line[0] == "start")
     assert first[1] == resumed[1]
-    assert anew[1] != first[1]
-    assert sft.record()["id"] == anew[1]
+    assert restarted[1] != first[1]
+    assert sft.record()["id"] == restarted[1]
     steps = [line[2] for line in notes(sft.folder / "notes") if line[0] == "log" and "loss" in line[1]]
     assert steps == [1, 2, 3, 3, 1, 2, 3]
 
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_is_stopped_ends_in_time_whatever_its_trackers_do(sft, odd, ctrl_c, number):
-    """The second signal comes from somebody who does not want to wait; the record is written all the same."""
+def test_a_second_sigterm_ends_a_run_whose_tracker_hangs(sft, odd, ctrl_c, number):
+    """A second signal comes from somebody who does not want to wait; run.json is written all the same."""
     sft.config["training_args"] |= {"max_steps": 100000}
     sft.config["trackers"] = [{"name": "note", "file": str(sft.folder / "notes"), "doing": "hang", "at": "finish"}]
     command = [sys.executable, "-m", "sftcore", "run", "--config", str(sft.write())]

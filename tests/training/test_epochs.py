@@ -17,7 +17,8 @@ import pytest
 import torch
 import transformers
 
-from sftcore import Backend, Example, Origin
+from sftcore import Backend
+from sftcore.data.row_types import Example, Origin
 
 LENGTHS = (3, 9, 5, 7) * 8
 """Tokens of the documents; the first token of each tells which one it is."""
@@ -68,14 +69,14 @@ def train(folder: Path, way: Way, resume: str | None = None) -> Seen:
     from accelerate.state import AcceleratorState
     from sftcore_plugins.methods.full import Full
 
-    from sftcore.checkpoint.writer import Keeper
+    from sftcore.checkpoint.writer import CheckpointWriter
     from sftcore.config.schema import NonFiniteConfig
     from sftcore.data import Collator, RowOrder
     from sftcore.distributed.ranks import Ranks
     from sftcore.distributed.watchdog import Watchdog
     from sftcore.runtime.signals import StopRequest
-    from sftcore.training.loss import TokenMean
-    from sftcore.training.non_finite import Finite
+    from sftcore.training.loss import TokenMeanLoss
+    from sftcore.training.non_finite import NonFiniteGuard
     from sftcore.training.trainer import SftTrainer
 
     packed = packed_set()
@@ -110,14 +111,14 @@ def train(folder: Path, way: Way, resume: str | None = None) -> Seen:
     order = RowOrder(SEED if way.data_seed is None else way.data_seed, way.strategy == "sequential")
     ranks = Ranks(args.ddp_timeout)
     trainer = SftTrainer(
-        loss=TokenMean(),
+        loss=TokenMeanLoss(),
         method=Full(),
         backend=Backend(),
-        keeper=Keeper(folder, ranks, {}),
+        checkpoint_writer=CheckpointWriter(folder, ranks, {}),
         stop=StopRequest(),
-        finite=Finite(NonFiniteConfig(), ranks),
+        non_finite=NonFiniteGuard(NonFiniteConfig(), ranks),
         watchdog=Watchdog(ranks, 60, 60, print),
-        noted=dict,
+        run_state=dict,
         model=model,
         args=args,
         train_dataset=packed.to_dataset(0, order),

@@ -19,7 +19,7 @@ import pytest
 import torch
 import transformers
 
-from sftcore import Example, Origin
+from sftcore.data.row_types import Example, Origin
 
 BAR = 1e-6
 """The largest relative difference: of the losses, and of the gradients as vectors."""
@@ -113,9 +113,9 @@ class KeepGradient(transformers.TrainerCallback):
 
 def trainer_of(model: Path, folder: Path, spread: Spread, train_set: Any, eval_set: Any) -> Any:
     """Return the trainer that a run would make, in float32."""
-    from sftcore.checkpoint.writer import Keeper
+    from sftcore.checkpoint.writer import CheckpointWriter
     from sftcore.config.document import Document
-    from sftcore.config.schema import load
+    from sftcore.config.loader import load_config
     from sftcore.core.registry import Registry
     from sftcore.data import PackedSet
     from sftcore.distributed.ranks import Ranks
@@ -140,21 +140,21 @@ def trainer_of(model: Path, folder: Path, spread: Spread, train_set: Any, eval_s
     }
     data = {"train": "not read", "packing": spread.packing}
     values = {"model": {"name_or_path": str(model)}, "data": data, "method": "full", "training_args": given}
-    loaded = load(Document(values), Registry.discover(), os.environ)
+    loaded = load_config(Document(values), Registry.discover(), os.environ)
     loaded.config.backend.start(os.environ, True)
     base = base_model.resolve_base_model(loaded.config.model, loaded.document)
-    args = arguments.build(loaded, cpu=True, has_eval=False, environ=os.environ)
+    args = arguments.build_training_args(loaded, cpu=True, has_eval=False, environ=os.environ)
     if spread.packing:
         train_set, eval_set = PackedSet(train_set, 64), PackedSet(eval_set, 64)
     assert len(train_set) == spread.batch * spread.accumulation * args.world_size
     ranks = Ranks(args.ddp_timeout)
-    trainer = build.build_trainer(
+    trainer = build.build_job(
         build.load_model(base, loaded.config, args),
         loaded.config,
         args,
         base.load_tokenizer(),
         SimpleNamespace(train=train_set, eval=eval_set, fingerprint=""),
-        Keeper(folder, ranks, {}),
+        CheckpointWriter(folder, ranks, {}),
         StopRequest(),
         Watchdog(ranks, 60, 60, print),
     ).trainer
@@ -301,7 +301,7 @@ def test_deepspeed_does_not_round_weights(model, expected, tmp_path, one_process
     assert trainer._prepare_inputs(batch)["loss_weights"].dtype == torch.bfloat16
     loss = trainer.training_step(trainer.model, batch, batch["loss_weights"][:, 1:].sum())
     trainer.prediction_step(trainer.model, batch, prediction_loss_only=True)
-    total, weight = trainer._loss.take_evaluated()
+    total, weight = trainer._loss.pop_evaluated()
     assert [float(loss), total / weight] == pytest.approx([expected["weights"].loss] * 2, rel=BAR)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sftcore.training.loss import TokenMean
+from sftcore.training.loss import TokenMeanLoss
 
 LABELS = torch.tensor([[-100, -100, 3, 1, 4], [-100, 2, 2, -100, -100]])
 WEIGHTS = torch.tensor([[0.0, 0.0, 0.3, 1.0, 0.3], [0.0, 2.0, 1.0, 0.0, 0.0]])
@@ -20,7 +20,7 @@ def logits():
 
 def loss_and_gradient(logits, weights, smoothing=0.0, **kwargs):
     logits.grad = None
-    loss = TokenMean(smoothing)({"logits": logits}, LABELS, weights=weights, **kwargs)
+    loss = TokenMeanLoss(smoothing)({"logits": logits}, LABELS, weights=weights, **kwargs)
     loss.backward()
     return loss.detach(), logits.grad.clone()
 
@@ -66,35 +66,35 @@ def test_a_weight_reaches_the_gradient_of_its_token_alone(logits):
 
 
 def test_the_step_is_divided_by_what_it_is_told(logits):
-    whole = TokenMean()({"logits": logits}, LABELS, weights=WEIGHTS)
+    whole = TokenMeanLoss()({"logits": logits}, LABELS, weights=WEIGHTS)
     parts = [
-        TokenMean()({"logits": logits[[row]]}, LABELS[[row]], torch.tensor(4.6), WEIGHTS[[row]]) for row in range(2)
+        TokenMeanLoss()({"logits": logits[[row]]}, LABELS[[row]], torch.tensor(4.6), WEIGHTS[[row]]) for row in range(2)
     ]
     assert sum(parts).item() == pytest.approx(whole.item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("weights", [WEIGHTS, None], ids=["weights", "no weights"])
 def test_what_is_evaluated_is_a_mean_over_all_batches(logits, weights):
-    loss = TokenMean()
+    loss = TokenMeanLoss()
     with torch.no_grad():
         expected = float(loss({"logits": logits}, LABELS, weights=weights))
-        assert loss.take_evaluated()[1] == pytest.approx(5 if weights is None else 4.6)
+        assert loss.pop_evaluated()[1] == pytest.approx(5 if weights is None else 4.6)
         for row in range(2):
             loss({"logits": logits[[row]]}, LABELS[[row]], weights=None if weights is None else weights[[row]])
-    total, weight = loss.take_evaluated()
+    total, weight = loss.pop_evaluated()
     assert total / weight == pytest.approx(expected, rel=1e-6)
-    assert loss.take_evaluated() == (0, 0)
+    assert loss.pop_evaluated() == (0, 0)
 
 
 def test_nothing_is_evaluated_in_training(logits):
-    loss = TokenMean()
+    loss = TokenMeanLoss()
     loss({"logits": logits}, LABELS, weights=WEIGHTS)
-    assert loss.take_evaluated() == (0, 0)
+    assert loss.pop_evaluated() == (0, 0)
 
 
 @pytest.mark.parametrize("weights", [torch.zeros(2, 5), None], ids=["weights", "no weights"])
 def test_nothing_trained_is_no_loss(logits, weights):
-    assert TokenMean()({"logits": logits}, torch.full((2, 5), -100), weights=weights).item() == 0
+    assert TokenMeanLoss()({"logits": logits}, torch.full((2, 5), -100), weights=weights).item() == 0
 
 
 @pytest.mark.parametrize("weights", [WEIGHTS, None], ids=["weights", "no weights"])

@@ -11,9 +11,10 @@ import pytest
 import torch
 import transformers
 
-from sftcore import ConfigError, Example, Origin
+from sftcore import ConfigError
 from sftcore.data import Collator, PackedSet
-from sftcore.training.loss import TokenMean
+from sftcore.data.row_types import Example, Origin
+from sftcore.training.loss import TokenMeanLoss
 from sftcore.training.packing_check import PackingCheck
 
 BAR = 1e-5
@@ -173,7 +174,7 @@ def compare(model: Any, given: list[Example], flat: bool = False) -> tuple[float
             alone = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
             part = slice(at, at + ids.numel())
             errors.append(float((logits[part] - alone[0]).abs().max()))
-            one, other = (TokenMean()({"logits": each}, labels[None, part]) for each in (alone, logits[None, part]))
+            one, other = (TokenMeanLoss()({"logits": each}, labels[None, part]) for each in (alone, logits[None, part]))
         losses.append(float((one - other).abs()))
         found += 1
     assert found == len(given)
@@ -206,7 +207,7 @@ def test_models_that_mix_documents_are_refused(name, device):
     with pytest.raises(ConfigError) as refused:
         check(model)
     assert str(refused.value).startswith(
-        f"data.packing: {type(model).__name__} with the attention 'eager' does not keep packed conversations apart: "
+        f"data.packing: {type(model).__name__} with the attention 'eager' does not isolate packed conversations: "
         "changing one changes the logits of another, by "
     )
     assert str(refused.value).endswith("set data.packing to false, or try another model.attn_implementation")
@@ -382,7 +383,7 @@ def test_an_error_of_the_model_itself_stays_one():
 def test_logits_that_are_no_numbers_prove_nothing(device):
     model = make("Llama", "sdpa", device=device)
     model.lm_head.weight.data[7] = float("nan")
-    with pytest.raises(ConfigError, match="does not keep packed conversations apart"):
+    with pytest.raises(ConfigError, match="does not isolate packed conversations"):
         check(model)
 
 
@@ -453,9 +454,9 @@ def test_rows_are_laid_end_to_end_for_flash_attention_only(attention, flat):
     """The kernels are not run here: tests/test_gpu.py does."""
     import peft
 
-    from sftcore.training.build import wants_flat_rows
+    from sftcore.training.build import needs_flat_rows
 
     model = make("Llama")
     model.config._attn_implementation = attention
-    assert wants_flat_rows(model) == flat
-    assert wants_flat_rows(peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"]))) == flat
+    assert needs_flat_rows(model) == flat
+    assert needs_flat_rows(peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"]))) == flat

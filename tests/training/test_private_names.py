@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import transformers
 
-from sftcore.training import trainer
+from sftcore.training import checkpointing, trainer
 
 ASSIGNED = {
     node.attr
@@ -17,6 +17,9 @@ ASSIGNED = {
     if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
 }
 TRAINERS = {*dir(transformers.Trainer), *ASSIGNED}
+
+
+LISTS = (trainer.PRIVATE_NAMES, checkpointing.PRIVATE_NAMES)
 
 
 def trainer_classes():
@@ -45,14 +48,14 @@ def private(names):
 
 def test_every_method_of_the_trainer_that_is_overridden_is_listed():
     assert len(overridden()) > 20
-    assert overridden() == set(trainer.PRIVATE_NAMES.overrides)
+    assert overridden() == {name for names in LISTS for name in names.overrides}
 
 
 def test_every_private_name_of_the_trainer_that_is_used_is_listed():
-    listed = trainer.PRIVATE_NAMES
+    beside_overrides = {name for names in LISTS for name in (*names.calls, *names.attributes)}
     assert private(used()) > {"_tr_loss", "_evaluate", "_save_scaler"}
-    assert private(used()) <= {*listed.overrides, *listed.calls, *listed.attributes}
-    assert private([*listed.calls, *listed.attributes]) <= private(used())
+    assert private(used()) <= {*beside_overrides, *overridden()}
+    assert private(beside_overrides) <= private(used())
 
 
 @pytest.mark.parametrize("name", ["_get_grad_norm", "_save_checkpoint", "_maybe_log_save_evaluate"])
@@ -73,4 +76,4 @@ def test_a_changed_parameter_of_a_private_method_is_reported(monkeypatch):
     def _save_checkpoint(self, trial, model): ...
 
     monkeypatch.setattr(transformers.Trainer, "_save_checkpoint", _save_checkpoint)
-    assert "_save_checkpoint takes (trial, model), not (model, trial, ...)" in trainer.PRIVATE_NAMES.problems()
+    assert "_save_checkpoint takes (trial, model), not (model, trial, ...)" in checkpointing.PRIVATE_NAMES.problems()

@@ -2,7 +2,7 @@
 
 Usage: python tests/versions [lowest] [newest] [3.12] [3.13] [-- PYTEST OPTIONS]
 
-``lowest`` and ``newest`` are the ends of the ranges that pyproject.toml allows for the libraries that training leans on:
+``lowest`` and ``newest`` are the ends of the ranges that pyproject.toml allows for the libraries that training uses:
 an environment of their own on top of this one, in which only these libraries differ. A Python version gets an
 environment without torch, for which pip would fetch several gigabytes of CUDA there, and runs what needs none.
 """
@@ -14,11 +14,10 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 from collections.abc import Sequence
 from pathlib import Path
-
-import tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = ("transformers", "peft", "datasets", "accelerate")

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sftcore.core.types import IGNORE_INDEX, Example
+from sftcore.core.types import IGNORE_INDEX
 from sftcore.data.batching.packing import join, weights_of
+from sftcore.data.row_types import Example
 
 if TYPE_CHECKING:
     import torch

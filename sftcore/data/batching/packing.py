@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sftcore.core.types import IGNORE_INDEX, Example
+from sftcore.core.types import IGNORE_INDEX
 from sftcore.data.batching.bin_packing import Bins, PackedRows
 from sftcore.data.batching.padded_sampler import MapStyleSet
+from sftcore.data.row_types import Example
 
 
 class PackedSet(MapStyleSet):

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from itertools import repeat
 from typing import Any
 
-from sftcore.core.types import IGNORE_INDEX, Example
+from sftcore.core.types import IGNORE_INDEX
+from sftcore.data.row_types import Example
 from sftcore.data.training_set import RowOrder, TrainingSet
 
 PAD_ROW = -1

@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -316,7 +316,7 @@ class CacheEntry(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """The entry as ``--json`` prints it."""
-        used = datetime.fromtimestamp(self.used, timezone.utc).isoformat(timespec="seconds")
+        used = datetime.fromtimestamp(self.used, UTC).isoformat(timespec="seconds")
         return {"key": self.folder.name, "complete": self.complete, "used": used, "bytes": self.size, **self.about}
 
     def __str__(self) -> str:

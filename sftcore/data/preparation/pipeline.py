@@ -10,10 +10,10 @@ from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
-from sftcore.config.schema import Loaded, SourceConfig
+from sftcore.config.loader import LoadedConfig
+from sftcore.config.schema import SourceConfig
 from sftcore.core.errors import DataError
 from sftcore.core.registry import Registry
-from sftcore.core.types import Origin
 from sftcore.data.batching.bin_packing import padding_share
 from sftcore.data.batching.packing import PackedSet
 from sftcore.data.batching.padded_sampler import MapStyleSet
@@ -23,6 +23,7 @@ from sftcore.data.preparation.fingerprint import data_digest, digest_labeller, s
 from sftcore.data.preparation.pool import WorkerPool
 from sftcore.data.preparation.progress import PreparationProgress
 from sftcore.data.preparation.worker import LabelledBlock
+from sftcore.data.row_types import Origin
 from sftcore.data.selection.selection import LabelledSource, select
 from sftcore.data.sources.formats import DataSource, open_source, sample_sources
 from sftcore.data.sources.rejected import RejectedRow, rejected_rows
@@ -83,7 +84,7 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    loaded: Loaded,
+    loaded: LoadedConfig,
     registry: Registry,
     labeller: Labeller,
     progress: PreparationProgress | None = None,
@@ -129,7 +130,7 @@ def prepare(
     )
 
 
-def _open_sources(loaded: Loaded, registry: Registry, labeller: Labeller) -> tuple[list[DataSource], list[str]]:
+def _open_sources(loaded: LoadedConfig, registry: Registry, labeller: Labeller) -> tuple[list[DataSource], list[str]]:
     """All sources, those to train first, and the key of each."""
     config = loaded.config.data
     places: list[tuple[SourceConfig, str, int]] = [(source, "train", at) for at, source in enumerate(config.train)]
@@ -155,7 +156,7 @@ def _open_sources(loaded: Loaded, registry: Registry, labeller: Labeller) -> tup
 def _labelled(
     sources: Sequence[DataSource],
     keys: Sequence[str],
-    loaded: Loaded,
+    loaded: LoadedConfig,
     labeller: Labeller,
     progress: PreparationProgress,
     cache: Cache,
@@ -264,7 +265,7 @@ def _report(source: DataSource, cached: CachedSource) -> SourceReport:
     )
 
 
-def beginnings(origins: Sequence[Origin], loaded: Loaded, registry: Registry) -> Iterator[str]:
+def beginnings(origins: Sequence[Origin], loaded: LoadedConfig, registry: Registry) -> Iterator[str]:
     """Yield the beginnings of the rows at *origins*."""
     config = loaded.config.data
     wanted = set(origins)

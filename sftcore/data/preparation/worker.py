@@ -13,9 +13,9 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from sftcore.core.errors import SftError
-from sftcore.core.types import Origin
 from sftcore.data.preparation.blocks import Block
 from sftcore.data.preparation.shared_memory import TableSlot
+from sftcore.data.row_types import Origin
 from sftcore.data.sources.formats import DataSource
 from sftcore.data.sources.readers import SourceRow, decoded
 from sftcore.data.sources.rejected import RejectedRow

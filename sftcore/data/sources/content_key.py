@@ -9,7 +9,7 @@ from typing import Any
 from xxhash import xxh3_128_digest
 
 from sftcore.core.errors import RowError
-from sftcore.core.types import Conversation, Texts
+from sftcore.core.types import Conversation, PlainMessages
 
 MAX_DEPTH = 100
 """How deeply tools, tool calls and template variables may be nested."""
@@ -27,7 +27,7 @@ def content_key(conversation: Conversation) -> bytes:
     data: list[bytes] = []
     try:
         messages = conversation.messages
-        if isinstance(messages, Texts):
+        if isinstance(messages, PlainMessages):
             for role, text in zip(messages.roles, messages.contents, strict=True):
                 data += (role.encode(), text.encode())
             messages = ()

@@ -12,7 +12,7 @@ from typing import IO, Any, TypeVar
 from sftcore.config.document import Document
 from sftcore.config.schema import SourceConfig
 from sftcore.core.errors import DataError
-from sftcore.core.types import Origin
+from sftcore.data.row_types import Origin
 from sftcore.data.sources.compression import COMPRESSED, DAMAGED, plain_suffix
 from sftcore.data.sources.lines import LineRange, split_lines
 from sftcore.data.sources.readers import JSONL, READERS, SourceRow, decoded, without_nulls

@@ -7,11 +7,14 @@ from itertools import islice
 from typing import NamedTuple, cast
 
 from sftcore.config.document import Keys, dotted
-from sftcore.config.schema import AUTO, Loaded, SourceConfig
+from sftcore.config.loader import LoadedConfig, load_format
+from sftcore.config.schema import AUTO, SourceConfig
 from sftcore.core.components import Format
 from sftcore.core.errors import DataError, RowError
+from sftcore.core.hookspecs import FormatSpec
 from sftcore.core.registry import Entry, Registry
-from sftcore.core.types import Conversation, Origin
+from sftcore.core.types import Conversation
+from sftcore.data.row_types import Origin
 from sftcore.data.sources.content_key import content_key
 from sftcore.data.sources.files import SourceRows
 from sftcore.data.sources.readers import SourceRow
@@ -80,7 +83,7 @@ class DataSource(NamedTuple):
         for row in self.parse(self.rows.decoded(), [], ColumnRenamer(self.config.columns)):
             yield row, self.policy
 
-    def check_columns(self, seen: Iterable[str], loaded: Loaded, rows: str = "row") -> None:
+    def check_columns(self, seen: Iterable[str], loaded: LoadedConfig, rows: str = "row") -> None:
         """Check that each renamed column is among *seen*, the columns that *rows*, as the message calls them, had.
 
         Raises:
@@ -94,7 +97,7 @@ class DataSource(NamedTuple):
             raise loaded.document.error((*(self.place if listed else self.place[:-1]), "columns", name), problem)
 
 
-def open_source(config: SourceConfig, place: Keys, loaded: Loaded, registry: Registry) -> DataSource:
+def open_source(config: SourceConfig, place: Keys, loaded: LoadedConfig, registry: Registry) -> DataSource:
     """The source *config*, which stands at *place* of the configuration; its format is detected if it is ``auto``.
 
     A format that is detected is added to the selected plugins.
@@ -117,8 +120,9 @@ def open_source(config: SourceConfig, place: Keys, loaded: Loaded, registry: Reg
         raise
     if detected is None:
         return unknown
-    loaded.selected[slot], form = detected
-    return unknown._replace(format_name=f"{loaded.selected[slot].name} (auto)", format=form)
+    return unknown._replace(
+        format_name=f"{detected.name} (auto)", format=load_format(detected.qualified, place, loaded, registry)
+    )
 
 
 class SourceSample(NamedTuple):
@@ -132,7 +136,7 @@ class SourceSample(NamedTuple):
 def sample_sources(
     sources: Sequence[SourceConfig],
     keys: Keys,
-    loaded: Loaded,
+    loaded: LoadedConfig,
     registry: Registry,
     wanted: Callable[[Origin], bool] | None = None,
     limit: int | None = None,
@@ -171,28 +175,29 @@ def _sampled(rows: Iterator[SourceRow]) -> list[SourceRow]:
     return sample
 
 
-def detect_format(path: str, sample: list[SourceRow], registry: Registry) -> tuple[Entry, Format] | None:
-    """The one format that rows of *sample* have: its entry, and the format with default options.
+def detect_format(path: str, sample: list[SourceRow], registry: Registry) -> Entry | None:
+    """The one format whose keys the rows of *sample* have; no format is imported.
 
     None, if no row is a mapping: then each is a bad row, whatever the format.
 
     Raises:
-        DataError: none or several fit; the message names rows and what was looked for.
+        DataError: none or several fit; the message names rows and the keys of all formats.
     """
-    formats: dict[str, tuple[Entry, Format]] = {}
-    for entry, form in registry.usable("format"):
-        formats[entry.qualified if registry.is_ambiguous(entry) else entry.name] = entry, cast("Format", form)
+    specs = {
+        entry.qualified if registry.is_ambiguous(entry) else entry.name: (entry, spec)
+        for entry, spec in registry.specs(FormatSpec)
+    }
     rows = [(origin, row) for origin, row in sample if isinstance(row, Mapping)]
     if not sample:
         raise DataError(f"data source {path}: has no rows")
     if not rows:
         return None
-    fits = {name: origin for name, (_, form) in formats.items() for origin, row in reversed(rows) if form.matches(row)}
+    fits = {name: origin for name, (_, spec) in specs.items() for origin, row in reversed(rows) if spec.fits(row)}
     if len(fits) == 1:
-        return formats[next(iter(fits))]
+        return specs[next(iter(fits))][0]
     if fits:
         shown = ", ".join(f"{name} (row {origin})" for name, origin in fits.items())
         raise DataError(f"data source {path}: several formats fit its rows: {shown}; name one with 'format'")
-    wanted = "; ".join(f"{name}: {', '.join(sorted(form.needs))}" for name, (_, form) in formats.items() if form.needs)
+    wanted = "; ".join(f"{name}: {', '.join(sorted(spec.keys))}" for name, (_, spec) in specs.items() if spec.keys)
     problems = [f"{origin}: no format fits its keys ({', '.join(map(str, row)) or 'no keys'})" for origin, row in rows]
     raise DataError(f"{rejected_rows(problems)}\n  known formats need {wanted}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sftcore.core.errors import DataError
-from sftcore.core.types import Origin
+from sftcore.data.row_types import Origin
 from sftcore.data.sources.compression import decompressed
 from sftcore.data.sources.lines import number_lines
 from sftcore.data.sources.strict_json import STRICT, decode, reason_of

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from sftcore.core.errors import DataError, json_type
-from sftcore.core.types import Origin
+from sftcore.data.row_types import Origin
 from sftcore.data.sources.readers import UnreadableError
 from sftcore.runtime.console import count
 

@@ -8,7 +8,7 @@ from itertools import chain
 
 import numpy as np
 
-from sftcore.config.schema import Loaded
+from sftcore.config.loader import LoadedConfig
 from sftcore.core.errors import DataError
 from sftcore.core.registry import Registry
 from sftcore.data.preparation.blocks import Block
@@ -30,7 +30,7 @@ from sftcore.runtime.console import count
 
 
 def prepare_stream(
-    loaded: Loaded,
+    loaded: LoadedConfig,
     registry: Registry,
     labeller: Labeller,
     progress: PreparationProgress | None = None,
@@ -78,7 +78,7 @@ def prepare_stream(
     )
 
 
-def _open_sources(loaded: Loaded, registry: Registry) -> list[StreamSource]:
+def _open_sources(loaded: LoadedConfig, registry: Registry) -> list[StreamSource]:
     """The sources to train.
 
     Raises:
@@ -98,7 +98,7 @@ def _open_sources(loaded: Loaded, registry: Registry) -> list[StreamSource]:
     ]
 
 
-def _first_blocks(sources: Sequence[StreamSource], loaded: Loaded, labeller: Labeller) -> list[LabelledBlock]:
+def _first_blocks(sources: Sequence[StreamSource], loaded: LoadedConfig, labeller: Labeller) -> list[LabelledBlock]:
     """The first block of each source, labelled; or blocks of all, until anything is trained.
 
     Raises:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sftcore.core.types import Example
 from sftcore.data.batching.packing import PackedSet
+from sftcore.data.row_types import Example
 from sftcore.data.tables.examples import Examples, SelectedRows
 from sftcore.data.tables.table import Integers
 from sftcore.data.training_set import RowOrder

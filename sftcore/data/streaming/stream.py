@@ -14,11 +14,11 @@ import numpy as np
 
 from sftcore.config.schema import DataConfig
 from sftcore.core.errors import DataError
-from sftcore.core.types import Example
 from sftcore.data.batching.packing import PackedSet
 from sftcore.data.preparation.blocks import Block
 from sftcore.data.preparation.pool import WorkerPool, available_cores
 from sftcore.data.preparation.worker import LabelledBlock
+from sftcore.data.row_types import Example
 from sftcore.data.selection.key_hash import uniform
 from sftcore.data.sources.rejected import SHOWN
 from sftcore.data.streaming.interleave import ROWS, StreamSource, interleave

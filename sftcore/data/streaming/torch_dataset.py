@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import transformers
 from torch.utils.data import IterableDataset
 
-from sftcore.core.types import Example
+from sftcore.data.row_types import Example
 from sftcore.data.training_set import RowOrder
 
 if TYPE_CHECKING:

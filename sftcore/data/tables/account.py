@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sftcore.core.types import Origin
+from sftcore.data.row_types import Origin
 from sftcore.data.sources.rejected import SHOWN, RejectedRow, check_bad_rows, kind_of_reason
 from sftcore.data.tables.summary import Summary
 from sftcore.runtime.console import count

@@ -8,8 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
-from sftcore.core.types import Example, Origin
 from sftcore.data.batching.padded_sampler import MapStyleSet
+from sftcore.data.row_types import Example, Origin
 from sftcore.data.tables.table import Integers, Table
 
 

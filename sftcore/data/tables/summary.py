@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from sftcore.core.errors import ConfigError, DataError, RowError
-from sftcore.core.types import IGNORE_INDEX, Conversation, Example, Origin
+from sftcore.core.types import IGNORE_INDEX, Conversation
+from sftcore.data.row_types import Example, Origin
 from sftcore.data.sources.formats import ParsedRow
 from sftcore.data.tables.examples import Examples, SelectedRows
 from sftcore.data.tables.table import REMARKS
@@ -174,7 +175,7 @@ def _nothing_left(
 ) -> str:
     """The message about a set in which nothing is trained, with three of its rows."""
     first = "\n  ".join(shown([part.origin(row) for part in parts for row in part.rows[:3].tolist()][:3]))
-    skipped = [f"{count(unlabelled, 'row')} cannot be labelled with certainty, skipped"] if unlabelled else []
+    skipped = [f"{count(unlabelled, 'row')} cannot be labelled with certainty, and skipped"] if unlabelled else []
     notes = "".join(f"\n  {note}" for note in [*skipped, *summary.notes])
     longest = f"\n  the longest example has {count(summary.longest, 'token')}" if summary.too_long else ""
     return f"no token of any row (of {summary.rows}) is trained; the first:\n  {first}{notes}{longest}"

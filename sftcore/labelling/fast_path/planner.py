@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from sftcore.core.errors import RowError
 from sftcore.core.labelling_policy import Policy
-from sftcore.core.types import Conversation, Message, Texts
+from sftcore.core.types import Conversation, Message, PlainMessages
 from sftcore.labelling.draft import Outline
 from sftcore.labelling.fast_path.content_independence import ROLES, blind_to
 from sftcore.labelling.fast_path.plan import STAND_IN, Plan, Sketch, plan_of
@@ -92,7 +92,9 @@ class Plans:
         if self._words is None or policy.reasoning == "mask" or conversation.tools or conversation.template_kwargs:
             return None
         messages = conversation.messages
-        contents = messages.contents if isinstance(messages, Texts) else [message.content for message in messages]
+        contents = (
+            messages.contents if isinstance(messages, PlainMessages) else [message.content for message in messages]
+        )
         if (shape := _shape(messages)) is None or not self._is_blind_to(contents):
             return None
         if policy is not self._policy:
@@ -169,7 +171,7 @@ class Plans:
 
 def _shape(messages: Sequence[Message]) -> _Shape | None:
     """Return the shape of *messages*; None if one is more than a text of one of the three roles."""
-    if isinstance(messages, Texts):
+    if isinstance(messages, PlainMessages):
         return messages.roles if ROLES.issuperset(messages.roles) else None
     shape = tuple([_part(message) for message in messages])
     return None if None in shape else cast("_Shape", shape)

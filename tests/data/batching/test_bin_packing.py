@@ -9,10 +9,12 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sftcore.data.batching.bin_packing import Bins, _best_fit, padding_share
+
+from ...sizes import examples
 
 LIMIT = 12
 SETS = st.lists(st.integers(1, LIMIT), max_size=40)
@@ -37,7 +39,7 @@ def realistic(number: int, seed: int = 0) -> list[int]:
     return [min(round(length), 2048) for length in np.random.default_rng(seed).lognormal(6, 1, number) + 8]
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(SETS, st.integers(0, 2**63), st.integers(0, 9))
 def test_every_document_has_one_place_and_no_row_is_too_long(lengths, seed, epoch):
     bins = Bins(lengths, LIMIT)
@@ -47,7 +49,7 @@ def test_every_document_has_one_place_and_no_row_is_too_long(lengths, seed, epoc
         assert all(0 < sum(lengths[number] for number in row) <= LIMIT for row in rows)
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(SETS, st.randoms(use_true_random=False))
 def test_the_number_of_rows_is_that_of_best_fit_whoever_comes_first_among_equals(lengths, chance):
     assert len(Bins(lengths, LIMIT)) == by_hand(lengths, chance)

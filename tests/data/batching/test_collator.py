@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sftcore import Example, Origin
 from sftcore.data.batching.collator import Collator
+from sftcore.data.row_types import Example, Origin
 
 
 def example(*lengths):

@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from sftcore import Example, Origin
 from sftcore.data.batching.collator import Collator
 from sftcore.data.batching.packing import PackedSet, join
+from sftcore.data.row_types import Example, Origin
 
 
 def examples(lengths):

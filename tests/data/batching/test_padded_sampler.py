@@ -6,8 +6,9 @@ import pytest
 from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import BatchSampler
 
-from sftcore.core.types import IGNORE_INDEX, Example
+from sftcore.core.types import IGNORE_INDEX
 from sftcore.data.batching.padded_sampler import PAD_ROW, MapStyleSet
+from sftcore.data.row_types import Example
 from sftcore.data.training_set import RowOrder
 
 

@@ -16,10 +16,9 @@ from functools import partial
 import pytest
 from transformers import AutoTokenizer
 
-from sftcore import DataError
 from sftcore.config.document import Document
-from sftcore.config.schema import load
-from sftcore.core.errors import SftError
+from sftcore.config.loader import load_config
+from sftcore.core.errors import DataError, SftError
 from sftcore.core.registry import Registry
 from sftcore.data import prepare
 from sftcore.data.preparation import blocks, cache, fingerprint, pool
@@ -69,7 +68,7 @@ def data(tmp_path_factory):
 
 def configured(data, **options):
     section = {"train": str(data), "max_bad_rows": 0.5, "max_length": 200, **options}
-    return load(Document({"model": {"name_or_path": "x"}, "method": "full", "data": section}), REGISTRY, {})
+    return load_config(Document({"model": {"name_or_path": "x"}, "method": "full", "data": section}), REGISTRY, {})
 
 
 def made(folder, data, serving, **options):

@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 from transformers import AutoTokenizer
 
-from sftcore import DataError
+from sftcore.core.errors import DataError
 from sftcore.data import pack, prepare, sample_sources
 from sftcore.data.batching.bin_packing import padding_share
 from sftcore.labelling import Labeller, Policy

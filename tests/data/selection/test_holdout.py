@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sftcore import DataError
+from sftcore.core.errors import DataError
 from sftcore.data.selection.holdout import exclude, holdout
 
 from ..making import keys, said

@@ -8,7 +8,7 @@ from itertools import chain
 import pyarrow as pa
 import pytest
 
-from sftcore import DataError
+from sftcore.core.errors import DataError
 from sftcore.data.selection.selection import LabelledSource, select
 from sftcore.data.tables.table import SCHEMA, Table
 

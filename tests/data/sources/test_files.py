@@ -12,9 +12,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from sftcore import DataError
 from sftcore.config.document import Document
 from sftcore.config.schema import SourceConfig
+from sftcore.core.errors import DataError
 from sftcore.data.sources.files import SourceRows, find_files
 
 A, B = {"input": "é 你", "output": "x\ny"}, {"input": "b", "output": ""}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import pytest
 
-from sftcore import DataError, Format, Message, Origin
+from sftcore import Format, FormatSpec, Message
 from sftcore.config.schema import SourceConfig
+from sftcore.core.errors import DataError
 from sftcore.core.registry import Entry, Registry
+from sftcore.data.row_types import Origin
 from sftcore.data.sources.formats import SAMPLE, DataSource, detect_format
 from sftcore.data.sources.readers import UnreadableError
 from sftcore.data.sources.rejected import rejected_rows
@@ -19,27 +20,15 @@ from sftcore.labelling import Policy
 
 @dataclass
 class Lines(Format):
-    needs: ClassVar[frozenset[str]] = frozenset({"lines"})
-
     def parse(self, row):
         return [Message("assistant", line) for line in row["lines"]]
 
 
-@dataclass
-class Guessless(Format):
-    """A format without ``needs``."""
+LINES = FormatSpec(Lines, keys=["lines"])
 
 
-@dataclass
-class Demanding(Format):
-    must: str
-    needs: ClassVar[frozenset[str]] = frozenset({"lines"})
-
-
-def registry(*classes, name="lines"):
-    return Registry(
-        [Entry("format", name, f"dist-{index}", "1", target) for index, target in enumerate(classes, start=1)]
-    )
+def registry(*offers, name="lines"):
+    return Registry([Entry("format", name, f"dist-{index}", "1", offer) for index, offer in enumerate(offers, start=1)])
 
 
 def sample(*rows):
@@ -47,31 +36,33 @@ def sample(*rows):
 
 
 def test_the_one_that_fits():
-    entry, reader = detect_format("f", sample({"lines": []}), registry(Lines))
-    assert entry.qualified == "dist-1/lines"
-    assert isinstance(reader, Lines)
+    assert detect_format("f", sample({"lines": []}), registry(LINES)).qualified == "dist-1/lines"
 
 
 def test_a_bad_row_among_the_first_does_not_matter():
     rows = sample(UnreadableError("not valid JSON"), 3, {"else": 1}, {"lines": []})
-    assert detect_format("f", rows, registry(Lines))[0].name == "lines"
+    assert detect_format("f", rows, registry(LINES)).name == "lines"
 
 
-@pytest.mark.parametrize("other", [Guessless, Demanding, "no_such_module:Class"])
-def test_formats_that_cannot_be_guessed_stand_aside(other):
-    assert detect_format("f", sample({"lines": []}), registry(Lines, other))[0].distribution == "dist-1"
+@pytest.mark.parametrize(
+    "other",
+    [Lines, "json:loads", FormatSpec("json:loads"), FormatSpec("no_such_module:Class", ["lines"])],
+    ids=["class", "reference", "no keys", "no module"],
+)
+def test_format_auto_ignores_formats_without_keys_and_those_that_are_not_there(other):
+    assert detect_format("f", sample({"lines": []}), registry(LINES, other)).distribution == "dist-1"
     with pytest.raises(DataError, match="no format fits"):
         detect_format("f", sample({"lines": []}), registry(other))
 
 
 def test_formats_of_one_name_are_told_apart():
     with pytest.raises(DataError, match=r"dist-1/lines \(row f:2\), dist-2/lines \(row f:2\); name one with 'format'"):
-        detect_format("f", sample({}, {"lines": []}, {"lines": []}), registry(Lines, Lines))
+        detect_format("f", sample({}, {"lines": []}, {"lines": []}), registry(LINES, LINES))
 
 
 def test_every_row_is_told_where_none_fits():
     with pytest.raises(DataError) as raised:
-        detect_format("f", sample({"a": 1, "b": 2}, {}), registry(Lines))
+        detect_format("f", sample({"a": 1, "b": 2}, {}), registry(LINES))
     assert str(raised.value).splitlines() == [
         "2 rows cannot be used; fix or remove:",
         "  f:1: no format fits its keys (a, b)",
@@ -81,12 +72,12 @@ def test_every_row_is_told_where_none_fits():
 
 
 def test_where_no_row_is_an_object_there_is_no_format():
-    assert detect_format("f", sample(UnreadableError("not valid JSON: x"), "text"), registry(Lines)) is None
+    assert detect_format("f", sample(UnreadableError("not valid JSON: x"), "text"), registry(LINES)) is None
 
 
 def test_no_rows():
     with pytest.raises(DataError, match="data source f: has no rows"):
-        detect_format("f", [], registry(Lines))
+        detect_format("f", [], registry(LINES))
 
 
 def test_a_long_list_is_cut_and_counted():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sftcore import DataError
+from sftcore.core.errors import DataError
 from sftcore.data.sources.lines import LineRange, split_lines
 from sftcore.data.sources.readers import read_jsonl
 

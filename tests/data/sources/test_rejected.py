@@ -7,7 +7,8 @@ from collections import Counter
 
 import pytest
 
-from sftcore import DataError, Origin
+from sftcore.core.errors import DataError
+from sftcore.data.row_types import Origin
 from sftcore.data.sources.readers import UnreadableError
 from sftcore.data.sources.rejected import MAX_REASON, SHOWN, RejectedRow, check_bad_rows, kind_of_reason, not_an_object
 

@@ -7,9 +7,10 @@ import json
 import pytest
 from transformers import AutoTokenizer
 
-from sftcore import ConfigError, DataError, RowError
+from sftcore import ConfigError, RowError
 from sftcore.config.document import Document
-from sftcore.config.schema import load
+from sftcore.config.loader import load_config
+from sftcore.core.errors import DataError
 from sftcore.core.registry import Registry
 from sftcore.data import prepare, sample_sources
 from sftcore.data.sources.renaming import ColumnRenamer
@@ -71,7 +72,7 @@ def labeller(smollm2):
 def written(folder, text, rows=ROWS):
     (folder / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (folder / "c.yaml").write_text(MAIN + text)
-    return load(Document.load(folder / "c.yaml"), REGISTRY, {})
+    return load_config(Document.load(folder / "c.yaml"), REGISTRY, {})
 
 
 def prepared(folder, labeller, text, rows=ROWS):

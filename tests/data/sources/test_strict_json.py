@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sftcore.data.sources.strict_json import (
@@ -19,6 +19,8 @@ from sftcore.data.sources.strict_json import (
     loads,
     reason_of,
 )
+
+from ...sizes import examples
 
 needs_orjson = pytest.mark.skipif(loads is None, reason="orjson is not installed")
 
@@ -74,7 +76,7 @@ def strictly(line):
     return STRICT.decode(line.decode())
 
 
-@settings(max_examples=1500, deadline=None)
+@examples(1500)
 @given(lines())
 @example(rb'{"a": 1, "a": ["\"\""]}')
 @example(rb'{"a": "\\", "a": "\\", "b": "\\", "c": "\\"}')

@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from sftcore import DataError, Format
+from sftcore import Format
 from sftcore.config.document import Document
 from sftcore.config.schema import SourceConfig
+from sftcore.core.errors import DataError
 from sftcore.data.sources.files import SourceRows
 from sftcore.data.sources.formats import DataSource
 from sftcore.data.streaming import setup

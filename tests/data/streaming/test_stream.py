@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from sftcore import ConfigError, DataError
+from sftcore import ConfigError
+from sftcore.core.errors import DataError
 from sftcore.data import RowOrder, prepare, prepare_stream
 from sftcore.data.batching.bin_packing import Bins
 from sftcore.data.streaming import setup

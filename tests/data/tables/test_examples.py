@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sftcore import IGNORE_INDEX, Origin
+from sftcore.core.types import IGNORE_INDEX
+from sftcore.data.row_types import Origin
 from sftcore.data.tables.examples import Examples, SelectedRows
 from sftcore.labelling import Policy
 

@@ -9,7 +9,10 @@ import sys
 import pytest
 from transformers import AutoTokenizer
 
-from sftcore import IGNORE_INDEX, Conversation, DataError, Message, Origin, RowError
+from sftcore import Conversation, Message, RowError
+from sftcore.core.errors import DataError
+from sftcore.core.types import IGNORE_INDEX
+from sftcore.data.row_types import Origin
 from sftcore.data.sources.formats import ParsedRow
 from sftcore.data.tables.label_batch import label_row, label_rows
 from sftcore.data.tables.table import REMARKS, Table

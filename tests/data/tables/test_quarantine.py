@@ -10,7 +10,7 @@ import re
 import pytest
 from transformers import AutoTokenizer
 
-from sftcore import DataError
+from sftcore.core.errors import DataError
 from sftcore.data import prepare
 from sftcore.data.preparation import blocks
 from sftcore.data.preparation.cache import Cache

@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 from transformers import AutoTokenizer
 
-from sftcore import IGNORE_INDEX, ConfigError, Conversation, DataError, Origin
+from sftcore import ConfigError, Conversation
+from sftcore.core.errors import DataError
+from sftcore.core.types import IGNORE_INDEX
 from sftcore.data import prepare
+from sftcore.data.row_types import Origin
 from sftcore.data.tables.label_batch import label_rows
 from sftcore.data.tables.summary import TRIED, Summary, beginning_of, check_template, summarize
 from sftcore.labelling import Labeller, Policy
@@ -34,7 +37,7 @@ def label(rows, labeller, name="train", policy=Policy()):  # noqa: B008
 
 def prepared(folder, rows, labeller, **data):
     """Return what becomes of a file of *rows*."""
-    lines = ({"messages": [message.as_dict() for message in parsed.conversation.messages]} for parsed in rows)
+    lines = ({"messages": [message.to_dict() for message in parsed.conversation.messages]} for parsed in rows)
     return prepare(loaded(write(folder / "f.jsonl", lines), max_bad_rows=9, **data), REGISTRY, labeller)
 
 
@@ -46,7 +49,7 @@ def test_ids_are_those_of_serving_and_labels_the_answers(smollm2):
     tokenizer = AutoTokenizer.from_pretrained(smollm2)
     parsed = row("What is 2+2?", "It is 4.", "再见 👋", "Bye.", line=7)
     [example], summary = label([parsed], Labeller(tokenizer, ["<|im_end|>"]))
-    messages = [message.as_dict() for message in parsed.conversation.messages]
+    messages = [message.to_dict() for message in parsed.conversation.messages]
     assert example.input_ids.tolist() == tokenizer.apply_chat_template(messages, return_dict=False)
     trained = example.labels[example.labels != IGNORE_INDEX]
     assert tokenizer.decode(trained) == "It is 4.<|im_end|>Bye.<|im_end|>"
@@ -108,9 +111,9 @@ def test_what_is_refused_is_counted_by_reason_and_told_with_its_place(labeller, 
     assert list(map(str, source.first_bad)) == [f"{path}:5: {surrogate}"]
     assert list(map(str, source.first_unlabelled)) == [f"{path}:2: {told.format(2)}", f"{path}:7: {told.format(3)}"]
     assert found.train_summary.notes == ["1 row without a trained token"]
-    preparation.tell_read(found)
+    preparation.report_sources(found)
     said = capsys.readouterr().err
-    assert "2 rows cannot be labelled with certainty, skipped:" in said
+    assert "2 rows cannot be labelled with certainty, and skipped:" in said
     assert f"{path}:7: {told.format(3)}" in said
 
 
@@ -126,9 +129,9 @@ def test_one_reason_is_one_whatever_message_it_is_about(tmp_path):
 def test_a_few_rows_that_are_refused_are_shown(labeller, tmp_path, capsys):
     found = prepared(tmp_path, [row("q", "a"), *[row("q", "bad")] * 8], labeller)
     capsys.readouterr()
-    preparation.tell_read(found)
+    preparation.report_sources(found)
     told = [line.split(maxsplit=1)[1] for line in capsys.readouterr().err.splitlines()]
-    assert told[1] == "8 rows cannot be labelled with certainty, skipped:"
+    assert told[1] == "8 rows cannot be labelled with certainty, and skipped:"
     assert [line.split()[0] for line in told[2:7]] == [f"{tmp_path}/f.jsonl:{line}:" for line in range(2, 7)]
     assert told[7:] == ["... and 3 more"]
 
@@ -251,7 +254,7 @@ def test_if_nothing_is_left_all_that_happened_is_told(labeller, tmp_path):
         "no token of any row (of 2) is trained; the first:",
         f"  {tmp_path}/f.jsonl:1: user '{'q' * 40}', assistant 'a'",
         f"  {tmp_path}/f.jsonl:3: user 'q'",
-        "  1 row cannot be labelled with certainty, skipped",
+        "  1 row cannot be labelled with certainty, and skipped",
         "  1 example was dropped, because it is longer than max_length",
         "  1 row without a trained token",
         "  the longest example has 65 tokens",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from sftcore import IGNORE_INDEX
+from sftcore.core.types import IGNORE_INDEX
 from sftcore.data.tables.label_batch import label_rows
 from sftcore.data.tables.table import REMARKS, SCHEMA, Table
 from sftcore.labelling import Policy, Remark

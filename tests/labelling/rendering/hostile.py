@@ -551,7 +551,7 @@ class Limits(NamedTuple):
 LIMITS = {
     "rendered": Limits(2**31, 3),
     "traced": Limits(2**31, 3),
-    "unprotected": Limits(2**28, 2 if os.environ.get("SFTCORE_THOROUGH") == "1" else 0.3),
+    "unprotected": Limits(2**28, 2 if os.environ.get("SFTCORE_TESTS") == "thorough" else 0.3),
 }
 WALL_LIMIT = 60
 TOUCHES = (

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sftcore.labelling.rendering.renderer import ChatTemplate
+
+from ...sizes import examples
 
 BODY = "{{ '[' + m.role + ']' + m.content }}"
 LOOP = "{% for m in messages %}" + BODY + "{% endfor %}"
@@ -141,7 +143,7 @@ def check(source: str) -> None:
     variables: dict[str, Any] = {"bos_token": "<s>", "eos_token": "</s>"}
     constants: set[str] = set()
 
-    @settings(max_examples=30, deadline=None, derandomize=True, database=None)
+    @examples(30)
     @given(messages_)
     def run(messages: list[dict[str, Any]]) -> None:
         rendering = template.trace(messages, **variables)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sftcore.labelling.rendering.message_view import Message, Messages, Watch, message_index, tagged
@@ -22,6 +22,8 @@ from sftcore.labelling.rendering.provenance import (
     split_tag,
 )
 from sftcore.labelling.rendering.renderer import ChatTemplate
+
+from ...sizes import examples
 
 CALLED = {
     "id": "c1",
@@ -231,7 +233,7 @@ messages_ = st.lists(
 def test_a_template_prints_the_same_whoever_watches(source: str) -> None:
     template = ChatTemplate(source)
 
-    @settings(max_examples=25, deadline=None, derandomize=True, database=None)
+    @examples(25)
     @given(messages_)
     def run(messages: list[dict[str, Any]]) -> None:
         rendering = template.trace(messages)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sftcore.labelling.rendering.provenance import (
@@ -29,7 +29,9 @@ from sftcore.labelling.rendering.provenance import (
     whole,
 )
 
-PROFILE = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+from ...sizes import examples
+
+PROFILE = examples(60)
 TEXTS = st.text(alphabet=st.sampled_from("aaaaabbb  \n\t,,AßİŉςΣ%s{}0é\u2028🙂"), max_size=8)
 ENDS = st.text(alphabet="ab", max_size=2)
 NUMBERS = st.integers(-10, 10)

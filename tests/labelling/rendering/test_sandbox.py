@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -19,6 +19,8 @@ from sftcore import RowError
 from sftcore.labelling.rendering import limits
 from sftcore.labelling.rendering.provenance import CONTENT, END_GENERATION, ENTER, EXIT, GENERATION, MIXED, split_tag
 from sftcore.labelling.rendering.renderer import ChatTemplate
+
+from ...sizes import examples
 
 MESSAGES: list[dict[str, Any]] = [
     {"role": "system", "content": " Be brief.\n"},
@@ -282,7 +284,7 @@ texts = st.text(alphabet="a%s(){}0:1", max_size=4)
 values = texts | st.integers(-9, 9) | st.none() | st.booleans() | st.floats(-1, 1) | st.lists(texts, max_size=1)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@examples(100)
 @given(
     st.lists(st.sampled_from(["%s", "%%", "%d", "%(a)s", "%r", "%", "a", "(", "%5s"]), max_size=4).map("".join),
     values | st.lists(values, max_size=3).map(tuple) | st.fixed_dictionaries({"a": values}),
@@ -305,7 +307,7 @@ def test_percent_signs(template: str, values: Any) -> None:
 FIELDS = ["{}", "}}", "{0}", "{1}", "{a}", "{a!r}", "{:>3}", "{0[0]}", "{a.b}", "{", "}", "-"]
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@examples(100)
 @given(st.lists(st.sampled_from(FIELDS), max_size=3).filter(lambda fields: not mixed(fields)).map("".join), values)
 def test_braces_format_as_ever(template: str, value: Any) -> None:
     check("{{ t.format(v, 'x', a=v) }}", t=template, v=value)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from sftcore import Format, Message, RowError, json_type
+from sftcore import Format, Message, RowError
+from sftcore.rows import json_type
 
 
 @dataclass

@@ -1,0 +1,205 @@
+"""From a document to a checked :class:`Config` with the components that it names."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from sftcore.config.document import Document, Keys, dotted
+from sftcore.config.fields import format_value, from_mapping
+from sftcore.config.schema import AUTO, MISPLACED_KEYS, Config, DataConfig, EvalFraction, SourceConfig
+from sftcore.core.components import FURTHER, RESERVED, Backend, Component, Format, Tracker
+from sftcore.core.errors import PluginError
+from sftcore.core.hookspecs import BackendSpec
+from sftcore.core.registry import Entry, Registry
+from sftcore.core.template_file import FileTemplate
+
+_MAY_BE_EMPTY = ("ask", "non_finite", "training_args", "template_path", "template_kwargs")
+"""Keys that may have no value, as when every line of the section is commented out."""
+
+
+@dataclass
+class LoadedConfig:
+    """A checked configuration, and where it came from.
+
+    Attributes:
+        config: the values.
+        document: the YAML with overrides applied; it knows the line of every key.
+        selected: the registry entry of each component of the run, by the key that names it.
+    """
+
+    config: Config
+    document: Document
+    selected: dict[str, Entry]
+
+    def resolved(self) -> dict[str, Any]:
+        """Return the configuration with all defaults, as one could write it in YAML."""
+        values: dict[str, Any] = self._plain(self.config, ())
+        return values
+
+    def _plain(self, value: Any, keys: Keys) -> Any:
+        entry = self.selected.get(dotted(keys))
+        if isinstance(value, FileTemplate) and entry:
+            return entry.qualified
+        if isinstance(value, Component) and not entry:
+            return AUTO
+        if is_dataclass(value):
+            inner = {"name": entry.qualified} if entry else {}
+            for item in fields(value):
+                plain = self._plain(getattr(value, item.name), (*keys, item.name))
+                inner.update(plain if FURTHER in item.metadata else {item.name: plain})
+            return inner
+        if isinstance(value, Mapping):
+            return {key: self._plain(item, (*keys, key)) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self._plain(item, (*keys, index)) for index, item in enumerate(value)]
+        return str(value) if isinstance(value, Path) else value
+
+
+def load_config(document: Document, registry: Registry, environ: Mapping[str, str]) -> LoadedConfig:
+    """Check *document*, and import and create the components that it names, and no others.
+
+    Raises:
+        ConfigError, PluginError: with the place in the file and what to do.
+    """
+    return _Loader(document, registry, {}).load(environ)
+
+
+def load_trackers(document: Document, registry: Registry) -> list[tuple[str, Tracker]]:
+    """Return name and instance of each tracker in the key ``trackers`` of *document*.
+
+    Raises:
+        ConfigError, PluginError: as in :func:`load_config`.
+    """
+    loader = _Loader(document, registry, {})
+    trackers = cast("list[Tracker]", loader.trackers(document.data.get("trackers")))
+    return [(loader.selected[f"trackers.{index}"].name, tracker) for index, tracker in enumerate(trackers)]
+
+
+def load_format(name: str, source: Keys, loaded: LoadedConfig, registry: Registry) -> Format:
+    """Return the format *name* with default options, and note in *loaded* that the source at the keys *source* uses it.
+
+    Raises:
+        ConfigError, PluginError: as in :func:`load_config`.
+    """
+    loader = _Loader(loaded.document, registry, loaded.selected)
+    return cast("Format", loader.component("format", name, (*source, "format")))
+
+
+def load_template(path: Path, document: Document) -> FileTemplate:
+    """Return the template in the file *path*, the value of ``template_path``."""
+    if not path.is_file():
+        raise document.error(("template_path",), f"the file {path} does not exist")
+    return FileTemplate(path)
+
+
+class _Loader:
+    """Creates components by name, and notes in *selected* which entries were used."""
+
+    def __init__(self, document: Document, registry: Registry, selected: dict[str, Entry]) -> None:
+        self.document = document
+        self.registry = registry
+        self.selected = selected
+
+    def load(self, environ: Mapping[str, str]) -> LoadedConfig:
+        raw = {key: value for key, value in self.document.data.items() if value is not None or key not in _MAY_BE_EMPTY}
+        ready: dict[str, Any] = {}
+        if "data" in raw:
+            ready["data"] = self._data(raw["data"])
+        for kind in ("method", "template"):
+            if kind in raw:
+                optional = kind == "template" and raw[kind] is None
+                ready[kind] = None if optional else self.component(kind, raw[kind], (kind,))
+        if "trackers" in raw:
+            ready["trackers"] = self.trackers(raw["trackers"])
+        ready["backend"] = self._backend(raw.get("backend", AUTO), environ)
+        config = from_mapping(Config, raw, self.document, (), ready=ready, misplaced=MISPLACED_KEYS)
+        for entry, spec in self.registry.specs(BackendSpec):
+            for key in config.training_args.keys() & {*spec.training_args}:
+                problem = f"is set by the backend '{entry.name}': select it under 'backend'"
+                raise self.document.error(("training_args", key), problem)
+        for name in config.template_kwargs.keys() & RESERVED:
+            problem = "is an argument of apply_chat_template, which rendering sets"
+            raise self.document.error(("template_kwargs", name), problem)
+        return LoadedConfig(config, self.document, self.selected)
+
+    def component(self, kind: str, reference: object, keys: Keys, slot: Keys | None = None) -> Component:
+        """Return the component of *reference*: a name or ``{name: ..., options}``.
+
+        Args:
+            slot: the key in *selected*, where it is not *keys*.
+        """
+        name, options = self._name_and_options(kind, reference, keys)
+        try:
+            entry = self.registry.find(kind, name)
+            cls = entry.component_class()
+        except PluginError as error:
+            raise PluginError(str(self.document.error(keys, str(error)))) from None
+        missing = [package for package in cls.requires if importlib.util.find_spec(package) is None]
+        if missing:
+            problem = f"the {kind} '{name}' needs packages that are not installed: pip install {' '.join(missing)}"
+            raise self.document.error(keys, problem)
+        if isinstance(entry.target, Path):
+            for key in options:
+                raise self.document.error((*keys, key), "unknown key; this template is a file and has no options")
+            component: Component = FileTemplate(entry.target)
+        else:
+            component = from_mapping(cls, options, self.document, keys)
+        self.selected[dotted(slot or keys)] = entry
+        return component
+
+    def _name_and_options(self, kind: str, reference: object, keys: Keys) -> tuple[str, dict[str, Any]]:
+        if isinstance(reference, str):
+            return reference, {}
+        if isinstance(reference, Mapping):
+            if not isinstance(name := reference.get("name"), str):
+                raise self.document.error(keys, f"which {kind}? add its 'name' to the options")
+            return name, {key: value for key, value in reference.items() if key != "name"}
+        problem = f"must be the name of a {kind}, or a mapping with 'name' and options, not {format_value(reference)}"
+        raise self.document.error(keys, problem)
+
+    def _data(self, raw: object) -> DataConfig:
+        if not isinstance(raw, Mapping):
+            raise self.document.error(("data",), "must be a mapping with 'train'")
+        ready: dict[str, Any] = {}
+        if "train" in raw:
+            ready["train"] = self._sources(raw["train"], ("data", "train"))
+        evaluation = raw.get("eval")
+        if isinstance(evaluation, Mapping) and "path" not in evaluation:
+            ready["eval"] = from_mapping(EvalFraction, evaluation, self.document, ("data", "eval"))
+        elif evaluation is not None:
+            ready["eval"] = self._sources(evaluation, ("data", "eval"))
+        return from_mapping(DataConfig, raw, self.document, ("data",), ready=ready)
+
+    def _sources(self, raw: object, keys: Keys) -> list[SourceConfig]:
+        if isinstance(raw, list) and not raw:
+            raise self.document.error(keys, "the list of sources is empty")
+        if isinstance(raw, list):
+            return [self._source(item, (*keys, index), (*keys, index)) for index, item in enumerate(raw)]
+        return [self._source(raw, keys, (*keys, 0))]
+
+    def _source(self, raw: object, keys: Keys, slot: Keys) -> SourceConfig:
+        if not isinstance(raw, (str, Mapping)):
+            raise self.document.error(keys, f"must be a path or a mapping, not {format_value(raw)}")
+        source = from_mapping(SourceConfig, {"path": raw} if isinstance(raw, str) else raw, self.document, keys)
+        if source.format != AUTO:
+            source.format = self.component("format", source.format, (*keys, "format"), (*slot, "format"))
+        return source
+
+    def trackers(self, raw: object) -> list[Component]:
+        """Return the trackers of *raw*: one reference, a list of them, or None."""
+        references = raw if isinstance(raw, list) else [] if raw is None else [raw]
+        return [self.component("tracker", reference, ("trackers", index)) for index, reference in enumerate(references)]
+
+    def _backend(self, reference: object, environ: Mapping[str, str]) -> Component:
+        if reference != AUTO:
+            return self.component("backend", reference, ("backend",))
+        specs = self.registry.specs(BackendSpec)
+        matches = [entry.qualified for entry, spec in specs if spec.has_launched(environ)]
+        if len(matches) > 1:
+            problem = f"several backends recognise the launcher of this process ({', '.join(matches)}); name one"
+            raise self.document.error(("backend",), problem)
+        return self.component("backend", matches[0], ("backend",)) if matches else Backend()

@@ -1,0 +1,38 @@
+"""The place of a row in a source, and the training example that was made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Origin(NamedTuple):
+    """Where a row was read: the file (or hub id) and its line or row number, counted from 1."""
+
+    path: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}"
+
+
+@dataclass(frozen=True)
+class Example:
+    """One labelled training row.
+
+    ``input_ids`` and ``labels`` have the same length (tokens); a label is its token, or ``IGNORE_INDEX`` where the
+    token is not trained. ``lengths`` are those of its documents in tokens, in order: one, unless rows were packed.
+    ``weights``, as long as ``labels``, are the weights of the tokens in the loss (0 where nothing is trained); None
+    where each trained token weighs 1.
+    """
+
+    input_ids: Sequence[int] | NDArray[np.int32]
+    labels: Sequence[int] | NDArray[np.int32]
+    lengths: Sequence[int]
+    origins: Sequence[Origin]
+    weights: Sequence[float] | NDArray[np.float64] | None = None

@@ -1,0 +1,289 @@
+"""The part of the trainer that writes checkpoints and resumes from them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from sftcore.checkpoint import rng_state, safe_pickle
+from sftcore.checkpoint.tensor_tree import load_tree, save_tree
+from sftcore.checkpoint.writer import RUN_STATE, CheckpointWriter
+from sftcore.core.components import Backend
+from sftcore.core.errors import SftError
+from sftcore.distributed.ranks import LocalFailureError
+from sftcore.distributed.watchdog import Watchdog
+from sftcore.runtime.private_api import PrivateNames
+from sftcore.training.non_finite import NonFiniteGuard
+
+OPTIMIZER, SCHEDULER = "optimizer.safetensors", "scheduler.safetensors"
+"""The files of a checkpoint with the states of optimizer and learning rate schedule."""
+
+PRIVATE_NAMES = PrivateNames(
+    transformers.Trainer,
+    calls={
+        "_determine_best_metric": ("metrics", "trial"),
+        "_evaluate": ("trial", "ignore_keys_for_eval"),
+        "_save_scaler": ("output_dir",),
+        "save_model": ("output_dir", "_internal_call"),
+    },
+    overrides={
+        "_issue_warnings_after_load": ("load_result",),
+        "_load_best_model": (),
+        "_load_from_checkpoint": ("resume_from_checkpoint", "model"),
+        "_load_optimizer_and_scheduler": ("checkpoint",),
+        "_load_rng_state": ("checkpoint",),
+        "_prepare_for_training": (),
+        "_save": ("output_dir", "state_dict"),
+        "_save_checkpoint": ("model", "trial"),
+        "_save_optimizer_and_scheduler": ("output_dir",),
+    },
+    attributes=("_globalstep_last_logged", "_initial_global_step", "_total_loss_scalar", "_tr_loss"),
+)
+"""Names of the Trainer that this part overrides or uses; a run checks them when it starts."""
+
+
+class CheckpointingTrainer(transformers.Trainer):  # type: ignore[misc]
+    """A Trainer whose checkpoints are complete or absent, hold no pickles of ours, and are resumed from exactly.
+
+    Args:
+        backend: knows which rank holds which weights and optimizer states.
+        checkpoint_writer: writes the checkpoints.
+        non_finite: the guard whose counters a checkpoint holds.
+        watchdog: gets the phases of the work.
+        run_state: the state of the run as a whole, as JSON; called on rank 0.
+    """
+
+    def __init__(
+        self,
+        *,
+        backend: Backend,
+        checkpoint_writer: CheckpointWriter,
+        non_finite: NonFiniteGuard,
+        watchdog: Watchdog,
+        run_state: Callable[[], dict[str, Any]],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self._backend, self._checkpoint_writer, self._run_state = backend, checkpoint_writer, run_state
+        self._non_finite, self._watchdog, self._ranks = non_finite, watchdog, checkpoint_writer.ranks
+        self._step_ended = self._step_saved = -1  # the last steps that ended, and that were saved
+        self._evaluation_due = False  # the evaluation of this step was interrupted
+        self._resumed_checkpoint: Path | None = None
+        self._resumed_state: dict[str, Any] = {}
+        self._started_at, self._earlier_seconds = time.time(), 0.0
+        self._logged_loss, self._logged_step = 0.0, 0  # sum of all losses and last step when they were logged
+        self.add_callback(_ResumeCallback(self))
+
+    # ---- writing ----
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write everything needed to resume from this step, completely or not at all."""
+        step = self.state.global_step
+        self._watchdog.report_phase(f"saving step {step:,}")
+        self.store_flos()
+        self._update_best_path()
+        self._checkpoint_writer.write(
+            step, self._write_checkpoint_files, self.args.save_total_limit, self.state.best_model_checkpoint
+        )
+        self._step_saved = step
+
+    def _update_best_path(self) -> None:
+        """Set the path of the best checkpoint: it may be the one written now, or have been moved with the folder."""
+        best = self.state.best_global_step
+        if best and (best == self.state.global_step or self._checkpoint_writer.path(best).is_dir()):
+            self.state.best_model_checkpoint = str(self._checkpoint_writer.path(best))
+
+    def _write_checkpoint_files(self, folder: Path) -> None:
+        """Write the files of this rank."""
+        if (
+            not self._backend.writes_shards() or self.args.save_only_model
+        ):  # the shards of the state include the weights
+            self._write_weights(folder)
+        if not self.args.save_only_model:
+            self._save_optimizer_and_scheduler(str(folder))
+            self._save_scaler(str(folder))
+            _write_json(folder / _rank_state_file(self._ranks.rank), self._rank_state())
+            if self.args.should_save:
+                _write_json(folder / RUN_STATE, {"evaluation_due": self._evaluation_due, **self._run_state()})
+        if self.args.should_save:
+            self.state.save_to_json(str(folder / "trainer_state.json"))
+
+    def _write_weights(self, folder: Path) -> None:
+        """Write the weights; before an engine goes on, whose ranks wait for each other, all learn of a failure."""
+        problem: Exception | None = None
+        try:
+            self.save_model(str(folder), _internal_call=True)
+        except Exception as error:
+            problem = error
+        if self._backend.owns_training_step and self._ranks.any_rank(problem is not None) and problem is None:
+            problem = SftError("another rank could not write the weights")
+        if problem is not None:
+            raise problem
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Write the weights without a pickle of the arguments: run.json has them as text."""
+        super()._save(output_dir, state_dict)
+        Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self._backend.owns_training_step:  # has files of its own, and its ranks wait for each other
+            try:
+                super()._save_optimizer_and_scheduler(output_dir)
+            except Exception as error:
+                raise LocalFailureError(error) from None
+            return
+        state = self._backend.state(self)
+        try:
+            if self.args.should_save or self._backend.writes_shards():
+                save_tree(state, Path(output_dir, self._optimizer_file()))
+            if self.args.should_save:
+                save_tree(self.lr_scheduler.state_dict(), Path(output_dir, SCHEDULER))
+        except TypeError:  # the optimizer's state has a type of its own
+            if self._backend.shards_weights:
+                raise
+            super()._save_optimizer_and_scheduler(output_dir)
+
+    def _optimizer_file(self) -> str:
+        return f"optimizer_{self._ranks.rank}.safetensors" if self._backend.writes_shards() else OPTIMIZER
+
+    def _rank_state(self) -> dict[str, Any]:
+        """What only this rank knows: its random states, and sums that were not logged yet."""
+        return {
+            "world_size": self._ranks.size,
+            "rng": rng_state.capture(),
+            "loss_sum": self._tr_loss.item(),
+            "logged_loss_sum": self._total_loss_scalar,
+            "last_logged_step": self._globalstep_last_logged,
+            "initial_step": self._initial_global_step,
+            "skipped_steps": self._non_finite.skipped_steps,
+            "skipped_in_a_row": self._non_finite.skipped_in_a_row,
+            "train_seconds": time.time() - self._started_at + self._earlier_seconds,
+        }
+
+    # ---- resuming ----
+
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
+        """Train, from a checkpoint if one is given."""
+        self._resumed_checkpoint = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        with safe_pickle.weights_only():  # the files of an engine, too
+            return super()._prepare_for_training(*args, **kwargs)
+
+    def _load_from_checkpoint(self, checkpoint: str, model: Any = None) -> None:
+        if self._backend.shards_weights:  # the state includes the weights
+            return
+        try:
+            super()._load_from_checkpoint(checkpoint, model)
+        except _WeightNamesError:
+            self._load_converted_weights(checkpoint)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Raise where transformers would warn: weights that are not loaded would stay those of the base model."""
+        tied = getattr(self.model, "_tied_weights_keys", None) or ()
+        shared = {*tied, *(tied.values() if isinstance(tied, dict) else ())}
+        if load_result.unexpected_keys or set(load_result.missing_keys) - shared:
+            raise _WeightNamesError
+        super()._issue_warnings_after_load(load_result)
+
+    def _load_converted_weights(self, checkpoint: str) -> None:
+        """Load weights that a checkpoint stores in another form than the model, such as mixtures of experts.
+
+        Raises:
+            SftError: they are not those of this model.
+        """
+        model = self.accelerator.unwrap_model(self.model)
+        state = type(model).from_pretrained(checkpoint, dtype=model.dtype).state_dict()
+        if state.keys() != model.state_dict().keys():
+            raise SftError(f"{checkpoint} does not hold the weights of this model; is the method still the same?")
+        model.load_state_dict(state)
+
+    def _load_best_model(self) -> None:
+        best = str(self.state.best_model_checkpoint)
+        if self._backend.shards_weights:
+            self._load_optimizer(Path(best))
+            return
+        with safe_pickle.weights_only():
+            try:
+                super()._load_best_model()
+            except _WeightNamesError:
+                self._load_converted_weights(best)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not (scheduler := Path(checkpoint, SCHEDULER)).is_file():
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        try:
+            self._load_optimizer(Path(checkpoint))
+            self.lr_scheduler.load_state_dict(load_tree(scheduler))
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise SftError(
+                f"{checkpoint} cannot be resumed from: the state of its optimizer or schedule does not fit "
+                f"({type(error).__name__}: {error}); were training_args.optim, lr_scheduler_type or the method changed?"
+            ) from None
+
+    def _load_optimizer(self, checkpoint: Path) -> None:
+        self._backend.restore(self, lambda: load_tree(checkpoint / self._optimizer_file()))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if "rng" in self._resumed_state:
+            rng_state.restore(self._resumed_state["rng"])
+
+    def restore_sums(self) -> None:
+        """Set the sums of the training to those of the checkpoint, and run an evaluation that was interrupted there."""
+        self._started_at = time.time()
+        if (checkpoint := self._resumed_checkpoint) is None:
+            return
+        self.args.eval_on_start = False  # done when the run started
+        self._resumed_state = state = self._read_rank_state(checkpoint)
+        self._tr_loss += state["loss_sum"]
+        self._total_loss_scalar = self._logged_loss = state["logged_loss_sum"]
+        self._globalstep_last_logged = self._logged_step = state["last_logged_step"]
+        self._initial_global_step = state["initial_step"]
+        self._non_finite.skipped_steps = state["skipped_steps"]
+        self._non_finite.skipped_in_a_row = state["skipped_in_a_row"]
+        self._earlier_seconds = state["train_seconds"]
+        self._step_ended = self._step_saved = self.state.global_step
+        if json.loads((checkpoint / RUN_STATE).read_text(encoding="utf-8"))["evaluation_due"]:
+            metrics = self._evaluate(None, None)
+            self._determine_best_metric(metrics=metrics, trial=None)
+        self._update_best_path()
+
+    def _read_rank_state(self, checkpoint: Path) -> dict[str, Any]:
+        """The state of this rank; with another number of ranks, what they share, without random states."""
+        paths = sorted(checkpoint.glob(_rank_state_file("*")))
+        states = {path.name: dict(json.loads(path.read_text(encoding="utf-8"))) for path in paths}
+        own = states.get(_rank_state_file(self._ranks.rank))
+        if own and own["world_size"] == self._ranks.size:
+            return own
+        shared = next(iter(states.values()))
+        mean = sum(state["loss_sum"] for state in states.values()) / len(states)
+        return {**{key: value for key, value in shared.items() if key != "rng"}, "loss_sum": mean}
+
+
+class _WeightNamesError(Exception):
+    """The weights of a checkpoint have other names than those of the model."""
+
+
+class _ResumeCallback(transformers.TrainerCallback):  # type: ignore[misc]
+    """Restores the sums of a checkpoint, once the Trainer has set its own to zero."""
+
+    def __init__(self, trainer: CheckpointingTrainer) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._trainer.restore_sums()
+
+
+def _rank_state_file(rank: int | str) -> str:
+    return f"rank_state_{rank}.json"
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
