@@ -91,7 +91,7 @@ def read(tokenizer):
 def conversations(folder, rows, form="auto"):
     made = configured(write(folder, rows), form)
     [source] = sample_sources(made.config.data.train, ("data", "train"), made, REGISTRY)
-    assert source.refused == []
+    assert source.rejected == []
     return [row.conversation for row in source.rows]
 
 
