@@ -1,4 +1,4 @@
-"""Rows that are held back, and rows that are in both sets."""
+"""Rows that are held out, and rows that are in both sets."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ def test_no_row_is_trained_that_is_evaluated(file, tmp_path):
 
 
 def test_a_share_of_a_stream_cannot_be_held_back(file):
-    with pytest.raises(ConfigError, match=r"data.eval: a share of a stream cannot be held back.*name that here"):
+    with pytest.raises(ConfigError, match=r"data.eval: a fraction of a stream cannot be held out.*name it here"):
         streamed(file, eval={"fraction": 0.1})
 
 

@@ -43,7 +43,20 @@ def labelled(at_once):
     """Return a table of all rows, so many in a batch."""
     single = [label_rows([row], LABELLER, POLICIES.get(row.origin.line, Policy()))[0] for row in ROWS]
     whole = [single[first : first + at_once] for first in range(0, len(single), at_once)]
-    return Table([pa.Table.from_batches(batches).combine_chunks().to_batches()[0] for batches in whole])
+    return Table([joined(batches) for batches in whole])
+
+
+def joined(batches):
+    """Return one batch; where some rows have weights, all have them, as in rows that are labelled at once."""
+    batch = pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
+    if 0 < batch["weights"].null_count < len(batch):
+        weights = [
+            [float(trained) for trained in row["trained"]] if row["weights"] is None else row["weights"]
+            for row in batch.to_pylist()
+        ]
+        field = SCHEMA.field("weights")
+        batch = batch.set_column(SCHEMA.get_field_index("weights"), field, pa.array(weights, field.type))
+    return batch
 
 
 def in_a_file(table, path):
