@@ -16,8 +16,8 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "checkpoint"))
 
-from nursery import Death, Nursery
-from small import make
+from nursery import Kill, Nursery
+from small_model import make_small_model
 
 CONFIG = {
     "method": "full",
@@ -58,10 +58,10 @@ def sweep(nursery: Nursery, base: Path, small: Path, ranks: int, plain: bool) ->
         events = (whole / f"events-{rank}.txt").read_text().splitlines()
         for number, event in enumerate(events):
             for torn in (False, True)[: 1 + (event.split()[1] in ("open", "safetensors"))]:
-                life = folder(f"{rank}-{number}-{torn}")
-                nursery.run(life, *more, ranks=ranks, death=Death(number, torn, rank), **env)
-                codes = nursery.run(life, *more, ranks=ranks, **env)
-                same = weights(life, plain) == weights(whole, plain)
+                make_run = folder(f"{rank}-{number}-{torn}")
+                nursery.run(make_run, *more, ranks=ranks, kill=Kill(number, torn, rank), **env)
+                codes = nursery.run(make_run, *more, ranks=ranks, **env)
+                same = weights(make_run, plain) == weights(whole, plain)
                 found[
                     "the same weights" if same else "other weights, silently" if set(codes) == {0} else "refused"
                 ] += 1
@@ -72,7 +72,7 @@ def main() -> None:
     base = Path(tempfile.mkdtemp())
     small = base / "small"
     small.mkdir()
-    make(small)
+    make_small_model(small)
     nursery = Nursery()
     print(f"{'':22}{'killed':>8}{'the same weights':>20}{'other weights, silently':>26}{'refused':>10}")
     for ranks in map(int, sys.argv[1:] or ("1", "2")):

@@ -235,7 +235,7 @@ def stages(path: Path, serving: chat_template.ModelSetup) -> None:
     os.environ["TOKENIZERS_PARALLELISM"], os.environ["RAYON_NUM_THREADS"] = "false", "1"
     encoder = labeller.encoder
     inner = {
-        "texts and spans, as columns": (label_batch.DraftColumns, "of"),
+        "texts and spans, as columns": (label_batch.RenderedColumns, "from_rows"),
         f"tokens ({encoder.engine})": (encoder, "encode"),
         "labels": (label_batch, "label_columns"),
         "turns within a token": (label_batch, "_merged"),

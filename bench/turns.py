@@ -22,7 +22,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from sftcore import Conversation, Message
 from sftcore.config.document import Document
 from sftcore.config.schema import ModelConfig
-from sftcore.labelling import Labeller
+from sftcore.labelling import Labeller, Policy
 from sftcore.models import base_model
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "makes", "an", "answer"]
@@ -53,7 +53,7 @@ def rendered(labeller: Labeller, rows: list[Conversation]) -> int:
 
 def planned(labeller: Labeller, rows: list[Conversation]) -> int:
     """Label *rows* from plans, where the template has any, and return the number of tokens they become."""
-    done = [labeller.tokenized(labeller.outline_by_plan(row)) for row in rows]
+    done = [labeller.tokenize(labeller.render_with_plan(row)) for row in rows]
     return sum(len(example.input_ids) for labelling in done for example in labelling.examples)
 
 
@@ -75,7 +75,7 @@ def main(templates: list[str]) -> None:
     chance = random.Random(0)
     long = [talk(80, chance)]
     short = [talk(2, chance) for _ in range(40)]
-    print("| template | constant prompt | blind | 80 / 40 x 2 | from plans | 80 / render + tokenize |")
+    print("| template | constant prompt | plan | 80 / 40 x 2 | from plans | 80 / render + tokenize |")
     print("|---|---|---|---|---|---|")
     for name in ["", *templates]:
         if name:
@@ -84,9 +84,10 @@ def main(templates: list[str]) -> None:
         costs = [per_token(partial(way, labeller, rows)) for way in (rendered, planned) for rows in (long, short)]
         plain = per_token(partial(render, tokenizer, long))
         shown = Path(name).stem if name else "SmolLM2-135M-Instruct"
-        proven, blind = ("yes" if it else "no" for it in (labeller.template.constant_prompt, labeller.plans.blind))
+        has_plan = labeller.planner.render(short[0], Policy()) is not None
+        proven, plan = ("yes" if it else "no" for it in (labeller.template.constant_prompt, has_plan))
         ratios = costs[0] / costs[1], costs[2] / costs[3], costs[0] / plain
-        print(f"| {shown} | {proven} | {blind} | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |", flush=True)
+        print(f"| {shown} | {proven} | {plan} | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def on_the_cpu(sft: Any) -> list[float]:
 
 @pytest.mark.parametrize("method", ["full", "lora", "qlora"])
 @pytest.mark.parametrize("packing", [False, True], ids=["alone", "packed"])
-def test_trains_in_bfloat16_as_the_cpu_does_in_float32(sft, method, packing):
+def test_gpu_training_in_bfloat16_matches_the_cpu_in_float32(sft, method, packing):
     sft.config["method"] = method
     sft.config["data"] |= {"packing": packing, "max_length": 300}
     sft.config["training_args"] |= {"bf16": True, "max_steps": 20, "learning_rate": 3e-3}
@@ -57,7 +57,7 @@ def test_gpu_and_cpu_reach_the_same_losses(sft):
     assert losses == pytest.approx(exact, rel=1e-5)
 
 
-def test_more_processes_than_gpus_are_refused(sft):
+def test_more_processes_than_gpus_are_an_error(sft):
     number = torch.cuda.device_count()
     sft.config["backend"] = {"name": "torchrun", "nproc_per_node": number + 1}
     said = sft.run(OMP_NUM_THREADS="1").said
@@ -168,7 +168,7 @@ def furthest(ones: list[torch.Tensor], others: list[torch.Tensor]) -> float:
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa", "flex_attention"])
-def test_packed_documents_have_the_logits_they_have_alone(attention):
+def test_packing_on_a_gpu_keeps_the_logits_of_documents(attention):
     compared = packed_and_alone(attention, torch.float32)
     error = furthest(compared.together, compared.alone)
     print(attention, error, max(compared.losses), furthest(compared.together, compared.exact))
@@ -177,7 +177,7 @@ def test_packed_documents_have_the_logits_they_have_alone(attention):
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "flex_attention", "flash_attention_2", "flash_attention_4"])
-def test_packed_documents_have_the_logits_they_have_alone_in_bfloat16(attention):
+def test_packing_on_a_gpu_keeps_the_logits_of_documents_in_bfloat16(attention):
     """Flash attention has no float32, so what counts is the rounding of bfloat16: packed it is no more than alone."""
     needs_flash(attention)
     compared = packed_and_alone(attention, torch.bfloat16)
@@ -192,7 +192,7 @@ def test_packed_documents_have_the_logits_they_have_alone_in_bfloat16(attention)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa", "flash_attention_2"])
-def test_a_packed_run_has_the_loss_of_an_unpacked_one(sft, attention):
+def test_a_packed_run_on_a_gpu_has_the_loss_of_an_unpacked_one(sft, attention):
     """All rows in one step, so that both have the same tokens."""
     needs_flash(attention)
     sft.config["model"] |= {"attn_implementation": attention, "dtype": "bfloat16"}

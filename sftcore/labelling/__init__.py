@@ -1,23 +1,20 @@
 """Which tokens are trained: from a conversation and a chat template to labelled examples, certain or refused."""
 
 from sftcore.core.labelling_policy import Policy
-from sftcore.labelling.draft import Draft, Outline
-from sftcore.labelling.draft_columns import DraftColumns
-from sftcore.labelling.fast_path.plan import Sketch
 from sftcore.labelling.labeller import Labelled, Labeller, Labelling
+from sftcore.labelling.rendered import RenderedConversation
+from sftcore.labelling.rendered_columns import RenderedColumns
 from sftcore.labelling.truncation import TooLongError, fit
 from sftcore.labelling.warnings import Remark
 
 __all__ = [
-    "Draft",
-    "DraftColumns",
     "Labelled",
     "Labeller",
     "Labelling",
-    "Outline",
     "Policy",
     "Remark",
-    "Sketch",
+    "RenderedColumns",
+    "RenderedConversation",
     "TooLongError",
     "fit",
 ]

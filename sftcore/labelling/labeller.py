@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 from sftcore.core.errors import RowError
 from sftcore.core.labelling_policy import Policy
 from sftcore.core.types import IGNORE_INDEX, Conversation, Message
-from sftcore.labelling.draft import Draft, Outline
-from sftcore.labelling.fast_path.plan import Sketch
-from sftcore.labelling.fast_path.planner import Plans
+from sftcore.labelling.fast_path.planner import Planner
 from sftcore.labelling.layout import Layout
+from sftcore.labelling.rendered import Boundaries, Place, RenderedConversation, RenderedExample
 from sftcore.labelling.rendering.provenance import CONTENT, REASONING
 from sftcore.labelling.rendering.renderer import ChatTemplate
 from sftcore.labelling.spans import Span, painted, reasoning_range
@@ -120,7 +119,7 @@ class Labeller:
         self._habits, self.stops = learn(self.template, samples, self.variables, list(dict.fromkeys(stops)), specials)
         self._text_arguments = self._wants_text_arguments()
         self._habits = self._habits._replace(last=self._last_turn())
-        self.plans = Plans(self.template, self.outline, self._fields, self.variables)
+        self.planner = Planner(self.template, self.render, self._fields, self.variables)
         self.problem = self._find_problem()
 
     @cached_property
@@ -187,32 +186,41 @@ class Labeller:
         Raises:
             RowError: it cannot be labelled with certainty.
         """
-        return self.tokenized(self.outline(conversation, policy))
+        return self.tokenize(self.render(conversation, policy))
 
-    def tokenized(self, outline: Outline) -> Labelling:
-        """Return the examples of *outline*, and what there is to remark.
+    def tokenize(self, conversation: RenderedConversation) -> Labelling:
+        """Return the examples of *conversation*, tokenized, and what there is to remark.
 
         Raises:
             RowError: an example cannot be tokenized, or not labelled with certainty.
         """
-        done = Labelling([self._example(draft) for draft in outline.drafts], outline.remarks, outline.details)
+        done = Labelling(
+            [self._example(example) for example in conversation.examples],
+            Counter(conversation.remarks),
+            conversation.details,
+        )
         done.remarks[Remark.MERGED] += sum(
-            _is_merged(edges, example.offsets)
-            for draft, example in zip(outline.drafts, done.examples, strict=True)
-            for edges in draft.edges
+            _is_merged(turn, labelled.offsets)
+            for rendered, labelled in zip(conversation.examples, done.examples, strict=True)
+            for turn in rendered.positions.turns
         )
         done.longest = max((len(example.input_ids) for example in done.examples), default=0)
         return done
 
-    def outline(self, conversation: Conversation, policy: Policy = DEFAULT) -> Outline:
+    def render(
+        self, conversation: Conversation, policy: Policy = DEFAULT, template: ChatTemplate | None = None
+    ) -> RenderedConversation:
         """Return the examples of *conversation* before they are tokenized, and what there is to remark so far.
+
+        Args:
+            template: renders the conversation in place of the template of this labeller.
 
         Raises:
             RowError: it cannot be labelled with certainty.
         """
         weights = _chosen(conversation.messages, policy)
-        served = self._served(conversation)
-        done = Outline()
+        served = self._served(conversation, template)
+        done = RenderedConversation()
         parts = self._plan(served, conversation.messages, weights, policy, done.remarks)
         for part in parts:
             served.verify(part.layout, part.messages)
@@ -226,38 +234,34 @@ class Labeller:
                     for index in weights
                     if conversation.messages[index].role != "assistant" and part.layout.own[index]
                 ]
-            stops = [turn.stop for turn in part.turns if turn.stop and policy.train_on_stop]
-            edges = [(turn.spans[0][0], turn.spans[-1][1]) for turn in part.turns]
-            done.drafts.append(Draft(part.layout.text, spans, part.messages, sorted(begins), stops, edges))
+            boundaries = Boundaries(
+                [((0, start), (0, end), weight) for start, end, weight in spans],
+                [(message, (0, start)) for message, start in sorted(begins)],
+                [_as_places(*turn.stop) for turn in part.turns if turn.stop and policy.train_on_stop],
+                [_as_places(turn.spans[0][0], turn.spans[-1][1]) for turn in part.turns],
+            )
+            done.examples.append(RenderedExample(part.layout.text, part.messages, boundaries))
             _compare_marks(part, done)
-        done.drafts.reverse()
-        done.remarks[Remark.SPLIT] += max(len(done.drafts) - 1, 0)
+        done.examples.reverse()
+        done.remarks[Remark.SPLIT] += max(len(done.examples) - 1, 0)
         _remark_on_drops(served, conversation, parts, done.remarks)
         return done
 
-    def outline_by_plan(self, conversation: Conversation, policy: Policy = DEFAULT) -> Outline:
-        """Return what :meth:`outline` does; from a plan, where others of its shape were outlined before.
+    def render_with_plan(self, conversation: Conversation, policy: Policy = DEFAULT) -> RenderedConversation:
+        """Return what :meth:`render` does; from a plan, where others of its shape were rendered before.
 
         Raises:
             RowError: it cannot be labelled with certainty.
         """
-        return self.plans.outline(conversation, policy) or self.outline(conversation, policy)
-
-    def sketch(self, conversation: Conversation, policy: Policy = DEFAULT) -> Sketch | Outline:
-        """Return what :meth:`outline_by_plan` does, not written out where there is a plan.
-
-        Raises:
-            RowError: it cannot be labelled with certainty.
-        """
-        return self.plans.sketch(conversation, policy) or self.outline(conversation, policy)
+        return self.planner.render(conversation, policy) or self.render(conversation, policy)
 
     def begun(self, conversation: Conversation, messages: int, end: int) -> int:
         """Return how many messages have begun before character *end*, where the first *messages* are rendered."""
         return self._served(conversation).layout(messages).begun(end)
 
-    def _served(self, conversation: Conversation) -> Served:
+    def _served(self, conversation: Conversation, template: ChatTemplate | None = None) -> Served:
         return Served(
-            self.template,
+            template or self.template,
             [self._fields(message) for message in conversation.messages],
             list(conversation.tools) or None,
             {**self.variables, **conversation.template_kwargs},
@@ -368,19 +372,20 @@ class Labeller:
         except RowError:
             return [(piece.start, piece.end) for piece in layout.own[message]]
 
-    def _example(self, draft: Draft) -> Labelled:
-        encoded = encode_text(self.tokenizer, draft.text)
-        labels, weights = label_tokens(self.tokenizer, encoded, draft.text, draft.spans, self.added_ids)
+    def _example(self, rendered: RenderedExample) -> Labelled:
+        text, positions = rendered.text, rendered.positions
+        encoded = encode_text(self.tokenizer, text)
+        labels, weights = label_tokens(self.tokenizer, encoded, text, positions.spans, self.added_ids)
         return Labelled(
-            text=draft.text,
+            text=text,
             input_ids=encoded.ids,
             labels=labels,
-            weights=weights if draft.weighted else None,
+            weights=weights if rendered.is_weighted else None,
             offsets=encoded.offsets,
-            stops=[at for at in tokens_in(encoded.offsets, draft.stops) if labels[at] != IGNORE_INDEX],
-            messages=draft.messages,
-            turns=tuple(message for message, _ in draft.begins),
-            begins=tuple(next(tokens_in(encoded.offsets, [(start, start + 1)]), 0) for _, start in draft.begins),
+            stops=[at for at in tokens_in(encoded.offsets, positions.stops) if labels[at] != IGNORE_INDEX],
+            messages=rendered.messages,
+            turns=tuple(message for message, _ in positions.starts),
+            begins=tuple(next(tokens_in(encoded.offsets, [(start, start + 1)]), 0) for _, start in positions.starts),
         )
 
 
@@ -451,6 +456,10 @@ def _remark_on_drops(served: Served, conversation: Conversation, parts: list[_Pa
         remarks[Remark.NO_TOOLS] += 1
 
 
+def _as_places(start: int, end: int) -> tuple[Place, Place]:
+    return (0, start), (0, end)
+
+
 def _is_merged(edges: tuple[int, int], offsets: Sequence[tuple[int, int]]) -> bool:
     """Tell whether a token reaches over the beginning or the end of a turn."""
     return any(
@@ -460,7 +469,7 @@ def _is_merged(edges: tuple[int, int], offsets: Sequence[tuple[int, int]]) -> bo
     )
 
 
-def _compare_marks(part: _Part, done: Outline) -> None:
+def _compare_marks(part: _Part, done: RenderedConversation) -> None:
     """Remark where the template's own ``{% generation %}`` marks say otherwise."""
     text, marked = part.layout.text, part.layout.marked
     for turn in part.turns if marked else ():

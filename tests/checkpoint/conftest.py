@@ -1,4 +1,4 @@
-"""A model that is trained within a second, and runs of it in forked processes."""
+"""A model that trains within a second, and runs of it in forked processes."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parent))
 
 from nursery import Nursery
-from small import make
+from small_model import make_small_model
 
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random Llama whose tokens are bytes, and 22 rows to train and 8 to evaluate."""
     folder = tmp_path_factory.mktemp("small")
-    make(folder)
+    make_small_model(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
 def nursery(own_cache: None) -> Iterator[Nursery]:
-    """Where processes are forked that have imported everything already."""
+    """A process that has imported everything, and forks the runs."""
     nursery = Nursery()
     yield nursery
     nursery.close()
 
 
 @pytest.fixture(scope="session")
-def compiled() -> None:
-    """What DeepSpeed compiles once in an environment, which may take longer than a run is waited for."""
+def compiled_deepspeed() -> None:
+    """Compile DeepSpeed's extension, once per environment: that may take longer than tests wait for a run."""
     code = (
         "from deepspeed.accelerator import get_accelerator; from sftcore_plugins.backends.building import build; "
         "build(get_accelerator().create_op_builder('ShareMemCommBuilder'))"
@@ -47,10 +47,10 @@ def compiled() -> None:
 
 
 @pytest.fixture
-def life(small: Path, tmp_path: Path) -> Callable[..., Path]:
+def make_run(small: Path, tmp_path: Path) -> Callable[..., Path]:
     """Make a folder with the configuration of a run of seven steps, in two epochs and with evaluations."""
 
-    def made(name: str = "run", method: Any = "lora", **changes: Any) -> Path:
+    def make(name: str = "run", method: Any = "lora", **changes: Any) -> Path:
         folder = tmp_path / name
         folder.mkdir()
         arguments: dict[str, Any] = {
@@ -75,4 +75,4 @@ def life(small: Path, tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     os.environ["HF_HUB_OFFLINE"] = "1"
-    return made
+    return make

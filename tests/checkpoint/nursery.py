@@ -1,6 +1,6 @@
-"""Runs of ``sft`` in processes that are forked from one that has imported everything, so that thousands can be ended.
+"""Runs of ``sft`` in processes forked from one that has imported everything, so that thousands can be killed.
 
-``python nursery.py`` is that process: it takes one JSON object a line, starts what it asks for, and answers with one.
+``python nursery.py`` is that process: it reads a JSON object per line, starts or awaits runs, and answers with one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from running import end_with_parent
+from sft_process import die_with_parent
 
 IMPORTED = (
     "sftcore.cli.main",
@@ -41,7 +41,7 @@ IMPORTED = (
     "torch.distributed.fsdp",
     "torch.distributed.tensor",
 )
-"""What a run needs, as far as it is there."""
+"""Modules of a run, imported as far as they are installed."""
 
 ZERO = "package:sftcore_config/deepspeed/ds_config{}.json"
 BACKENDS = {
@@ -51,20 +51,20 @@ BACKENDS = {
     "zero-2": {"name": "deepspeed", "config": ZERO.format("")},
     "zero-3": {"name": "deepspeed", "config": ZERO.format("_zero3")},
 }
-"""What runs on several ranks."""
+"""Backends for several ranks."""
 
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 @dataclass(frozen=True)
-class Death:
-    """Where a process kills itself.
+class Kill:
+    """When a rank kills itself.
 
     Attributes:
-        event: at which file event below the output folder, counted from 0.
-        torn: not before it, but when its file was written in half; of what is no write, before it.
-        rank: which process.
+        event: number of the file event below the output folder, from 0.
+        torn: after half of its file was written, and not before the event; events that do not write: before.
+        rank: rank that is killed.
     """
 
     event: int
@@ -73,38 +73,38 @@ class Death:
 
 
 class Nursery:
-    """Starts runs, and waits for them."""
+    """Starts runs and waits for them."""
 
     def __init__(self) -> None:
         env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         self._process = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
         )
-        self._told()
+        self._read_answer()
 
     def close(self) -> None:
         self._process.kill()
         self._process.wait()
 
-    def start(self, folder: Path, *args: str, ranks: int = 1, death: Death | None = None, **env: str) -> list[int]:
-        """Start ``sft run`` in *folder* on so many ranks, and return their process ids."""
-        self._ask(start=[*args], folder=str(folder), ranks=ranks, death=death and vars(death), env=env)
-        return list(self._told()["pids"])
+    def start(self, folder: Path, *args: str, ranks: int = 1, kill: Kill | None = None, **env: str) -> list[int]:
+        """Start ``sft run`` in *folder*; the process ids of the ranks."""
+        self._send(start=[*args], folder=str(folder), ranks=ranks, kill=kill and vars(kill), env=env)
+        return list(self._read_answer()["pids"])
 
     def wait(self, pids: Sequence[int], seconds: float = 120) -> list[int]:
-        """Return the exit codes; when one ends by a signal, the others have some seconds left, as launchers do it."""
-        self._ask(wait=[*pids], seconds=seconds)
-        return list(self._told()["codes"])
+        """The exit codes; when one rank fails, the others have some seconds left, as with launchers."""
+        self._send(wait=[*pids], seconds=seconds)
+        return list(self._read_answer()["codes"])
 
-    def run(self, folder: Path, *args: str, ranks: int = 1, death: Death | None = None, **env: str) -> list[int]:
-        """Run to the end, and return the exit codes."""
-        return self.wait(self.start(folder, *args, ranks=ranks, death=death, **env))
+    def run(self, folder: Path, *args: str, ranks: int = 1, kill: Kill | None = None, **env: str) -> list[int]:
+        """Run to the end; the exit codes."""
+        return self.wait(self.start(folder, *args, ranks=ranks, kill=kill, **env))
 
-    def _ask(self, **asked: Any) -> None:
+    def _send(self, **request: Any) -> None:
         assert self._process.stdin
-        print(json.dumps(asked), file=self._process.stdin, flush=True)
+        print(json.dumps(request), file=self._process.stdin, flush=True)
 
-    def _told(self) -> dict[str, Any]:
+    def _read_answer(self) -> dict[str, Any]:
         assert self._process.stdout
         line = self._process.stdout.readline()
         assert line, "the nursery has ended"
@@ -112,19 +112,19 @@ class Nursery:
 
 
 def outcome(out: Path) -> dict[str, Any]:
-    """Return what has to be the same for two runs that are one: weights, optimizer, metrics, the rows of each step."""
-    trained = sorted(out.glob("*.safetensors"))
+    """What an interrupted and an uninterrupted run have in common: weights, optimizer, metrics, rows of each step."""
+    weights = sorted(out.glob("*.safetensors"))
     last = max(out.glob("checkpoint-*[0-9]"), key=lambda path: int(path.name.split("-")[1]))
     steps: dict[tuple[int, int], str] = {}
     for path in out.parent.glob("samples-*.jsonl"):
         for line in path.read_text().splitlines():
-            with suppress(ValueError):  # the last line of one that was killed
+            with suppress(ValueError):  # the last line of a killed rank
                 rank, step, part, rows, _ = json.loads(line)
                 steps[rank, step, part] = rows
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     timed = ("time", "runtime", "per_second")
     return {
-        "weights": [_hash(path) for path in trained],
+        "weights": [_hash(path) for path in weights],
         "optimizer": [_hash(path) for path in sorted(last.glob("*optimizer*"))],
         "last": last.name,
         "samples": sorted((*key, rows) for key, rows in steps.items()),
@@ -132,8 +132,8 @@ def outcome(out: Path) -> dict[str, Any]:
     }
 
 
-def order(out: Path) -> list[str]:
-    """Return where the rows were read that a run trained on, in the order of steps, their parts and ranks."""
+def row_order(out: Path) -> list[str]:
+    """Origins of the rows that a run trained, in the order of steps, batches and ranks."""
     lines = [json.loads(line) for path in out.parent.glob("samples-*.jsonl") for line in path.read_text().splitlines()]
     return [row for _, _, _, _, rows in sorted(lines, key=lambda line: (line[1], line[2], line[0])) for row in rows]
 
@@ -142,12 +142,12 @@ def _hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-# ---- the process that has imported everything ----
+# ---- the process that forks ----
 
 
 def main() -> None:
     answer = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # libraries say things while they are imported
+    os.dup2(2, 1)  # libraries print while they are imported
     import torch
 
     for name in IMPORTED:
@@ -156,27 +156,29 @@ def main() -> None:
     torch.set_num_threads(1)
     print("{}", file=answer, flush=True)
     for line in sys.stdin:
-        asked = json.loads(line)
-        told = {"pids": _start(asked)} if "start" in asked else {"codes": _wait(asked["wait"], asked["seconds"])}
-        print(json.dumps(told), file=answer, flush=True)
+        request = json.loads(line)
+        if "start" in request:
+            print(json.dumps({"pids": _start(request)}), file=answer, flush=True)
+        else:
+            print(json.dumps({"codes": _wait(request["wait"], request["seconds"])}), file=answer, flush=True)
 
 
-def _start(asked: Mapping[str, Any]) -> list[int]:
-    env = dict(asked["env"])
-    if asked["ranks"] > 1:
+def _start(request: Mapping[str, Any]) -> list[int]:
+    env = dict(request["env"])
+    if request["ranks"] > 1:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-            env |= {"WORLD_SIZE": str(asked["ranks"]), "LOCAL_WORLD_SIZE": str(asked["ranks"])}
+            env |= {"WORLD_SIZE": str(request["ranks"]), "LOCAL_WORLD_SIZE": str(request["ranks"])}
     pids = []
-    for rank in range(asked["ranks"]):
+    for rank in range(request["ranks"]):
         pid = os.fork()
         if not pid:
-            end_with_parent()
+            die_with_parent()
             os.setpgid(0, 0)
-            if asked["ranks"] > 1:
+            if request["ranks"] > 1:
                 env |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            _live(Path(asked["folder"]), asked["start"], rank, asked["death"], env)
+            _run_rank(Path(request["folder"]), request["start"], rank, request["kill"], env)
         pids.append(pid)
     return pids
 
@@ -200,9 +202,9 @@ def _wait(pids: Sequence[int], seconds: float) -> list[int]:
     return [codes[pid] for pid in pids]
 
 
-def _live(folder: Path, args: list[str], rank: int, death: Mapping[str, Any] | None, env: dict[str, str]) -> None:
-    """Be a rank; never return. Where nodes share no disk, each rank is one, in a folder of its own."""
-    if env.get("APART"):
+def _run_rank(folder: Path, args: list[str], rank: int, kill: Mapping[str, Any] | None, env: dict[str, str]) -> None:
+    """Be a rank; never return. With SEPARATE_DISKS each rank is a node, in a folder of its own."""
+    if env.get("SEPARATE_DISKS"):
         folder = folder / f"node-{rank}"
         folder.mkdir(exist_ok=True)
         (folder / "finetune.yaml").write_bytes((folder.parent / "finetune.yaml").read_bytes())
@@ -213,19 +215,19 @@ def _live(folder: Path, args: list[str], rank: int, death: Mapping[str, Any] | N
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    if (asked := env.get("STOP_IN")) and rank == int(env.get("STOP_RANK", "0")):
-        _stop_in(*asked.split(":"))
+    if (place := env.get("STOP_IN")) and rank == int(env.get("STOP_RANK", "0")):
+        _stop_in(*place.split(":"))
     if (limit := env.get("LARGEST_FILE")) and rank == 1:
         import resource
 
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
-    if env.get("DRAWS"):
+    if env.get("USES_RNG"):
         import torch
 
         torch.nn.modules.module.register_module_forward_pre_hook(lambda *_: torch.rand(1) and None)
-    _note_samples(folder / f"samples-{rank}.jsonl", rank)
-    _count_events(folder, rank, death)
-    _note_pickles(folder / f"pickles-{rank}.txt")
+    _record_samples(folder / f"samples-{rank}.jsonl", rank)
+    _count_events(folder, rank, kill)
+    _record_pickles(folder / f"pickles-{rank}.txt")
     sys.argv = ["sft", "run"]
     import sftcore.__main__ as program
 
@@ -243,7 +245,7 @@ def _main(argv: list[str]) -> int:
 
 
 def _stop_in(method: str, call: str) -> None:
-    """Ask this process to stop when a method of the trainer is called for this time."""
+    """Send SIGTERM to this process at a certain call of a method of the trainer."""
     from sftcore.training.trainer import SftTrainer
 
     before, calls = getattr(SftTrainer, method), [0]
@@ -258,14 +260,14 @@ def _stop_in(method: str, call: str) -> None:
 
 
 def _plain() -> int:
-    """Train with transformers' own Trainer, which goes on from the newest checkpoint as users of it do."""
+    """Train with transformers' own Trainer, which resumes from the newest checkpoint as its users do."""
     import torch
     import transformers
     from transformers.trainer_utils import get_last_checkpoint
 
     model = transformers.AutoModelForCausalLM.from_pretrained(os.environ["PLAIN"])
-    chance = torch.Generator().manual_seed(0)
-    rows = [{"input_ids": (ids := torch.randint(0, 200, (12,), generator=chance)), "labels": ids} for _ in range(24)]
+    generator = torch.Generator().manual_seed(0)
+    rows = [{"input_ids": (ids := torch.randint(0, 200, (12,), generator=generator)), "labels": ids} for _ in range(24)]
     args = transformers.TrainingArguments(
         output_dir="out", max_steps=3, save_steps=2, save_total_limit=1, per_device_train_batch_size=4,
         learning_rate=1e-3, report_to=[], use_cpu=True, disable_tqdm=True,
@@ -277,8 +279,8 @@ def _plain() -> int:
     return 0
 
 
-def _note_samples(path: Path, rank: int) -> None:
-    """Write down which rows are trained in which part of which step."""
+def _record_samples(path: Path, rank: int) -> None:
+    """Record the rows of each batch of each step."""
     from sftcore.training.trainer import SftTrainer
 
     before = SftTrainer.training_step
@@ -294,8 +296,8 @@ def _note_samples(path: Path, rank: int) -> None:
     SftTrainer.training_step = training_step  # type: ignore[method-assign]
 
 
-def _note_pickles(path: Path) -> None:
-    """Write down what pickles name, while a run goes on from a checkpoint, and who reads them."""
+def _record_pickles(path: Path) -> None:
+    """Record the classes that pickles name while a run resumes from a checkpoint, and who reads them."""
     from sftcore.training.trainer import SftTrainer
 
     before, reading = SftTrainer._prepare_for_training, [False]
@@ -319,25 +321,25 @@ def _note_pickles(path: Path) -> None:
     sys.addaudithook(hook)
 
 
-def _count_events(folder: Path, rank: int, death: Mapping[str, Any] | None) -> None:
-    """Count what happens to files below the output folder, and end this process at one of them."""
+def _count_events(folder: Path, rank: int, kill: Mapping[str, Any] | None) -> None:
+    """Count the changes of files below the output folder, and kill this process at one of them."""
     import safetensors.torch
     import torch
 
     out = str(folder / "out")
     counted = [0]
     open_torn: list[str] = []
-    notes = os.open(folder / f"events-{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    log = os.open(folder / f"events-{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
 
-    def happens(kind: str, path: str, writes: bool) -> None:
+    def on_event(kind: str, path: str, writes: bool) -> None:
         if open_torn:
             torn = open_torn.pop()
             with suppress(OSError):
                 os.truncate(torn, os.path.getsize(torn) // 2)
             os.kill(os.getpid(), signal.SIGKILL)
-        os.write(notes, f"{counted[0]} {kind} {path}\n".encode())
-        if death and rank == death["rank"] and counted[0] == death["event"]:
-            if not (death["torn"] and writes):
+        os.write(log, f"{counted[0]} {kind} {path}\n".encode())
+        if kill and rank == kill["rank"] and counted[0] == kill["event"]:
+            if not (kill["torn"] and writes):
                 os.kill(os.getpid(), signal.SIGKILL)
             open_torn.append(path)
         counted[0] += 1
@@ -346,23 +348,23 @@ def _count_events(folder: Path, rank: int, death: Mapping[str, Any] | None) -> N
         if event == "open":
             path, _, flags = args
             if isinstance(path, (str, os.PathLike)) and flags & WRITES and os.path.abspath(path).startswith(out):
-                happens(event, os.path.abspath(path), True)
+                on_event(event, os.path.abspath(path), True)
         elif event in CHANGES and isinstance(args[0], (str, os.PathLike)) and os.path.abspath(args[0]).startswith(out):
-            happens(event, os.path.abspath(args[0]), False)
+            on_event(event, os.path.abspath(args[0]), False)
 
     serialize = safetensors.torch.serialize_file
 
     def serialize_file(tensors: Any, filename: Any, *args: Any, **kwargs: Any) -> Any:
         path = os.path.abspath(filename)
-        if path.startswith(out):  # it is written by Rust, which tells nobody
-            happens("safetensors", path, True)
+        if path.startswith(out):  # written by Rust, without an audit event
+            on_event("safetensors", path, True)
         return serialize(tensors, filename, *args, **kwargs)
 
     save = torch.save
 
     def torch_save(value: Any, file: Any, *args: Any, **kwargs: Any) -> None:
         if isinstance(file, (str, os.PathLike)) and os.path.abspath(file).startswith(out):
-            happens("torch", os.path.abspath(file), True)  # it is written by C++, which tells nobody
+            on_event("torch", os.path.abspath(file), True)  # written by C++, without an audit event
         save(value, file, *args, **kwargs)
 
     torch.save = torch_save

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from nursery import BACKENDS, Death, Nursery, outcome
+from nursery import BACKENDS, Kill, Nursery, outcome
 
 from tests.sizes import generator
 
@@ -39,53 +39,53 @@ def whole(nursery: Nursery, folder: Path, ranks: int):
 
 
 @pytest.mark.parametrize(("method", "ranks"), WAYS)
-def test_every_file_event(nursery, life, method, ranks):
+def test_sigkill_at_every_file_event_resumes_exactly(nursery, make_run, method, ranks):
     """Before each event, and with each file half written; both ranks in turn."""
     short = {"max_steps": 3, "eval_strategy": "no", "save_total_limit": 1}
-    expected, events, _ = whole(nursery, life("whole", method, ranks=ranks, training_args=short), ranks)
-    deaths = [
-        Death(at, torn, rank)
+    expected, events, _ = whole(nursery, make_run("whole", method, ranks=ranks, training_args=short), ranks)
+    kills = [
+        Kill(at, torn, rank)
         for rank in range(ranks)
         for at, event in enumerate(events[rank])
         for torn in (False, True)
         if not torn or event.split()[1] in ("open", "safetensors")
     ]
     behind = 0
-    for number, death in enumerate(deaths):
-        folder = life(f"{number}", method, ranks=ranks, training_args=short)
-        codes = nursery.run(folder, ranks=ranks, death=death)
+    for number, kill in enumerate(kills):
+        folder = make_run(f"{number}", method, ranks=ranks, training_args=short)
+        codes = nursery.run(folder, ranks=ranks, kill=kill)
         # some events of the end come after the other rank has ended well
-        assert codes[death.rank] == -signal.SIGKILL, (death, codes, said(folder))
+        assert codes[kill.rank] == -signal.SIGKILL, (kill, codes, said(folder))
         there = [int(path.name.split("-")[1]) for path in (folder / "out").glob("checkpoint-*[0-9]")]
         codes = nursery.run(folder, "--resume", "auto", ranks=ranks)
-        assert set(codes) == {0}, (death, events[death.rank][death.event], said(folder))
-        assert outcome(folder / "out") == expected, (death, events[death.rank][death.event], said(folder))
+        assert set(codes) == {0}, (kill, events[kill.rank][kill.event], said(folder))
+        assert outcome(folder / "out") == expected, (kill, events[kill.rank][kill.event], said(folder))
         log = (folder / "log-0.txt").read_text()
         if there:
             behind += f"checkpoint-{max(there)} (step" not in log
         shutil.rmtree(folder)
-    print(f"\n{method} on {ranks}: {len(deaths)} deaths; {behind} went on from an older one than was there")
+    print(f"\n{method} on {ranks}: {len(kills)} kills; {behind} went on from an older one than was there")
     assert not behind, "what was committed was lost"
 
 
 @pytest.mark.parametrize(("method", "ranks"), WAYS)
-def test_random_kills(nursery, life, method, ranks):
-    killed_at_random(nursery, lambda name: life(name, method, ranks=ranks), ranks, KILLS // len(WAYS))
+def test_random_sigkills_resume_exactly(nursery, make_run, method, ranks):
+    killed_at_random(nursery, lambda name: make_run(name, method, ranks=ranks), ranks, KILLS // len(WAYS))
 
 
 @pytest.mark.parametrize(("method", "backend"), SPREAD)
-def test_random_kills_of_what_is_spread(compiled, nursery, life, method, backend):
+def test_random_sigkills_of_fsdp_and_deepspeed_resume_exactly(compiled_deepspeed, nursery, make_run, method, backend):
     few = {"max_steps": 5, "eval_strategy": "no"}
     options = {"ranks": 2, "backend": BACKENDS[backend], "training_args": few}
-    killed_at_random(nursery, lambda name: life(name, method, **options), 2, SPREAD_KILLS)
+    killed_at_random(nursery, lambda name: make_run(name, method, **options), 2, SPREAD_KILLS)
 
 
-def killed_at_random(nursery: Nursery, life: Callable[[str], Path], ranks: int, wanted: int) -> None:
+def killed_at_random(nursery: Nursery, make_run: Callable[[str], Path], ranks: int, wanted: int) -> None:
     """Kill runs again and again, at random moments of their whole life, until each comes to its end."""
-    expected, _, seconds = whole(nursery, life("whole"), ranks)
+    expected, _, seconds = whole(nursery, make_run("whole"), ranks)
     chance, kills, runs, lost = generator(f"kills {wanted}"), 0, 0, 0
     while kills < wanted:
-        folder = life(f"{runs}")
+        folder = make_run(f"{runs}")
         runs += 1
         ended, before = False, 0
         while not ended:
@@ -105,11 +105,11 @@ def killed_at_random(nursery: Nursery, life: Callable[[str], Path], ranks: int, 
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_asked_to_stop_at_random_moments(nursery, life, ranks):
-    expected, _, seconds = whole(nursery, life("whole", ranks=ranks), ranks)
+def test_sigterm_at_random_moments_resumes_exactly(nursery, make_run, ranks):
+    expected, _, seconds = whole(nursery, make_run("whole", ranks=ranks), ranks)
     chance, stops = generator(f"stops {ranks}"), 0
     for number in range(STOPS):
-        folder = life(f"{number}", ranks=ranks)
+        folder = make_run(f"{number}", ranks=ranks)
         pids = nursery.start(folder, ranks=ranks)
         time.sleep(chance.uniform(0.05, 1.0) * seconds)
         for pid in pids:  # as launchers and schedulers do

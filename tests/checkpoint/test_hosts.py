@@ -57,13 +57,13 @@ def start(folder, host: int, *args: str) -> subprocess.Popen[str]:
     )
 
 
-def test_a_cable_that_is_cut(hosts, life, nursery):
+def test_a_network_cut_between_hosts_ends_both_and_the_run_resumes(hosts, make_run, nursery):
     """Both sides end within bounded time, and the run goes on as if it had not been cut."""
     more = {"ranks": 2, "rank_timeout": 5, "training_args": {"max_steps": 40, "save_steps": 2, "eval_strategy": "no"}}
-    whole = life("whole", **more)
+    whole = make_run("whole", **more)
     assert set(nursery.run(whole, ranks=2)) == {0}
     expected = outcome(whole / "out")
-    folder = life("cut", **more)
+    folder = make_run("cut", **more)
     both = [start(folder, host) for host in (0, 1)]
     while not (folder / "out/checkpoint-4").exists():
         assert all(process.poll() is None for process in both), [process.communicate()[0] for process in both]

@@ -18,7 +18,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_sealed_folder_is_whole(folder):
+def test_a_checkpoint_with_a_manifest_is_complete(folder):
     found = manifest.read_manifest(folder)
     assert (found.step, found.world_size, found.versions, found.size) == (3, 2, {"torch": "2"}, 3002)
     assert set(found.files) == {"a.bin", "below/b.json"}
@@ -34,7 +34,7 @@ def test_a_sealed_folder_is_whole(folder):
     ],
     ids=["missing", "torn", "changed"],
 )
-def test_damage_is_told(folder, damage, told):
+def test_damage_to_a_checkpoint_file_is_reported(folder, damage, told):
     damage(folder)
     assert manifest.find_damage(folder, manifest.read_manifest(folder)).startswith(told)
 
@@ -45,7 +45,7 @@ def test_a_changed_file_of_the_same_size_is_only_seen_by_reading_it(folder):
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "[]", '{"files": 3}', '{"files": {"a": {}}}'])
-def test_a_manifest_that_is_none(folder, content):
+def test_a_missing_or_invalid_manifest_is_an_error(folder, content):
     path = folder / manifest.MANIFEST_FILE
     path.unlink()
     if content is not None:
@@ -54,5 +54,5 @@ def test_a_manifest_that_is_none(folder, content):
         manifest.read_manifest(folder)
 
 
-def test_nothing_but_json_is_in_it(folder):
+def test_a_manifest_is_json(folder):
     assert json.loads((folder / manifest.MANIFEST_FILE).read_text())["files"]["below/b.json"]["size"] == 2

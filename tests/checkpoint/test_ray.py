@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from nursery import BACKENDS, outcome
-from running import Running
+from sft_process import SftProcess
 
 pytest.importorskip("ray", reason="needs the extra ray")
 
@@ -45,24 +45,24 @@ def trained(folder: Path) -> dict[str, object]:
     return {key: item for key, item in outcome(folder / "out").items() if key != "samples"}
 
 
-def test_a_run_on_two_machines_stops_when_asked_and_goes_on_as_by_torchrun(nursery, life, cluster, monkeypatch):
+def test_a_ray_run_on_two_nodes_stops_on_sigterm_and_resumes_like_torchrun(nursery, make_run, cluster, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", secret := f"hf_{secrets.token_hex(17)}")  # which the cluster does not have
     options = {"ranks": 2, "training_args": ENDLESS}
-    folder = life("ray", backend={"name": "ray", "num_workers": 2, "address": cluster.address}, **options)
-    run = Running(folder, f"training_args.run_name={secret}")
-    run.until("step 10/")
+    folder = make_run("ray", backend={"name": "ray", "num_workers": 2, "address": cluster.address}, **options)
+    run = SftProcess(folder, f"training_args.run_name={secret}")
+    run.wait_for("step 10/")
     ranks = run.ranks()
     assert sorted(ranks) == ["0", "1"]
     assert all(secret.encode() in Path(f"/proc/{rank}/environ").read_bytes() for rank in ranks.values())
     run.process.terminate()
-    assert run.process.wait() == 75, run.said
-    assert "the same command with --resume auto goes on" in run.said
+    assert run.process.wait() == 75, run.output
+    assert "the same command with --resume auto goes on" in run.output
     [stopped] = (folder / "out").glob("checkpoint-*")
     last = int(stopped.name.split("-")[1]) + 4
     further = (f"training_args.max_steps={last}", "training_args.save_strategy=steps")
-    run = Running(folder, "--resume", "auto", *further)
-    assert run.process.wait() == 0, run.said
-    by_torchrun = life("torchrun", backend=BACKENDS["ddp"], **options)
+    run = SftProcess(folder, "--resume", "auto", *further)
+    assert run.process.wait() == 0, run.output
+    by_torchrun = make_run("torchrun", backend=BACKENDS["ddp"], **options)
     assert set(nursery.run(by_torchrun, *further, ranks=2)) == {0}
     assert trained(folder) == trained(by_torchrun)
     written = [path for path in Path(cluster.head_node.get_session_dir_path()).rglob("*") if path.is_file()]
@@ -75,14 +75,14 @@ def test_a_run_on_two_machines_stops_when_asked_and_goes_on_as_by_torchrun(nurse
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("strategy", ["torchrun", BACKENDS["sharded"]], ids=["ddp", "sharded"])
-def test_all_are_started_anew_where_one_was_killed(nursery, life, cluster, strategy):
+def test_ray_restarts_all_ranks_after_one_was_killed_and_they_resume(nursery, make_run, cluster, strategy):
     saved = {**ENDLESS, "save_strategy": "steps", "save_steps": 10, "save_total_limit": 2}
     ray = {"name": "ray", "num_workers": 2, "address": cluster.address, "max_failures": 1, "strategy": strategy}
-    folder = life("ray", backend=ray, ranks=2, training_args=saved)
-    Running(folder).is_begun_anew("step 20/")
+    folder = make_run("ray", backend=ray, ranks=2, training_args=saved)
+    SftProcess(folder).check_restart_after_kill("step 20/")
     last = max(int(path.name.split("-")[1]) for path in (folder / "out").glob("checkpoint-*"))
     itself = strategy if isinstance(strategy, dict) else BACKENDS["ddp"]
-    alone = life("alone", backend=itself, ranks=2, training_args=saved)
+    alone = make_run("alone", backend=itself, ranks=2, training_args=saved)
     whole = (f"training_args.max_steps={last}", f"training_args.save_steps={last}")
     assert set(nursery.run(alone, *whole, ranks=2)) == {0}
     names = [path.name for path in (alone / f"out/checkpoint-{last}").glob("*model*.safetensors")]
@@ -95,42 +95,42 @@ def test_all_are_started_anew_where_one_was_killed(nursery, life, cluster, strat
 
 @pytest.mark.chaos
 @pytest.mark.parametrize(("who", "ends"), [("a rank", 1), ("the launcher", 128 + signal.SIGKILL)])
-def test_nobody_is_left_behind(life, cluster, who, ends):
+def test_no_ray_rank_outlives_a_killed_rank_or_launcher(make_run, cluster, who, ends):
     backend = {"name": "ray", "num_workers": 2, "address": cluster.address}
-    run = Running(life(who, backend=backend, ranks=2, training_args=ENDLESS))
-    run.until("step 10/")
+    run = SftProcess(make_run(who, backend=backend, ranks=2, training_args=ENDLESS))
+    run.wait_for("step 10/")
     ranks = run.ranks()
     os.kill(ranks["0"] if who == "a rank" else run.launcher(), signal.SIGKILL)
-    assert run.process.wait() == ends, run.said
+    assert run.process.wait() == ends, run.output
     while run.ranks():  # or the test's time is over
         time.sleep(0.1)
     if who == "a rank":
-        assert "sft: error: ended: rank 0 with 137" in run.said
+        assert "sft: error: ended: rank 0 with 137" in run.output
 
 
 @pytest.mark.chaos
-def test_what_the_user_can_mend_ends_with_2(life, cluster):
+def test_a_user_error_under_ray_exits_with_2_without_a_retry(make_run, cluster):
     """And is not tried again, however often that may be."""
     backend = {"name": "ray", "num_workers": 2, "address": cluster.address, "strategy": "fsdpp", "max_failures": -1}
-    run = Running(life(backend=backend))
-    assert run.process.wait() == 2, run.said
-    assert "no installed plugin offers the backend 'fsdpp'" in run.said
+    run = SftProcess(make_run(backend=backend))
+    assert run.process.wait() == 2, run.output
+    assert "no installed plugin offers the backend 'fsdpp'" in run.output
 
 
 @pytest.mark.chaos
-def test_a_run_that_waits_for_room_can_be_stopped(life, cluster):
-    run = Running(life(backend={"name": "ray", "num_workers": 3, "address": cluster.address}))
-    run.until("this run waits until it grows")
+def test_a_ray_run_that_waits_for_resources_can_be_stopped(make_run, cluster):
+    run = SftProcess(make_run(backend={"name": "ray", "num_workers": 3, "address": cluster.address}))
+    run.wait_for("this run waits until it grows")
     run.process.terminate()
-    assert run.process.wait() == 75, run.said
-    assert "3 workers with 1 CPU each are more than the Ray cluster has: 2 CPU" in run.said
+    assert run.process.wait() == 75, run.output
+    assert "3 workers with 1 CPU each are more than the Ray cluster has: 2 CPU" in run.output
 
 
-def test_a_cluster_that_is_not_there_is_told(life):
-    run = Running(life(backend={"name": "ray", "num_workers": 2, "address": "127.0.0.1:1"}))
-    assert run.process.wait() == 2, run.said
-    assert "sft: error: backend.address: there is no Ray cluster to use at 127.0.0.1:1" in run.said
-    assert "Traceback" not in run.said
+def test_a_missing_ray_cluster_is_reported(make_run):
+    run = SftProcess(make_run(backend={"name": "ray", "num_workers": 2, "address": "127.0.0.1:1"}))
+    assert run.process.wait() == 2, run.output
+    assert "sft: error: backend.address: there is no Ray cluster to use at 127.0.0.1:1" in run.output
+    assert "Traceback" not in run.output
 
 
 CPUS, GPUS = {"CPU": 8.0}, {"CPU": 8.0, "GPU": 4.0}
@@ -146,19 +146,19 @@ CPUS, GPUS = {"CPU": 8.0}, {"CPU": 8.0, "GPU": 4.0}
         ({"resources_per_worker": {"CPU": 2}}, GPUS, 4, {"GPU": 1, "CPU": 2}),
     ],
 )
-def test_workers_have_what_there_is(options, there, number, each):
+def test_ray_workers_get_the_gpus_or_cpus_of_the_cluster(options, there, number, each):
     found = _scaling(Ray(**options), there)
     assert (found["num_workers"], found["resources_per_worker"], found["use_gpu"]) == (number, each, "GPU" in each)
 
 
-def test_more_than_this_machine_has_is_refused():
+def test_more_ray_workers_than_the_machine_has_resources_are_an_error():
     with pytest.raises(SftError, match="2 workers with 5 CPU each are more than the Ray cluster has: 8 CPU"):
         _scaling(Ray(num_workers=2, resources_per_worker={"CPU": 5}), CPUS)
     with pytest.raises(SftError, match="no GPU to count"):
         _scaling(Ray(), CPUS)
 
 
-def test_ranks_are_started_anew_unless_the_user_has_to_mend_something():
+def test_ray_restarts_ranks_unless_the_user_has_to_fix_something():
     desk = Desk(["run"], "folder", {})
     assert desk.begin()
     desk.end(1, 137)
@@ -188,11 +188,11 @@ def test_a_desk_knows_when_a_worker_was_last_there():
         ({}, [RuntimeError("no")], 1),
     ],
 )
-def test_a_run_ends_as_its_ranks_do(codes, problem, code):
+def test_a_ray_run_exits_with_the_code_of_its_ranks(codes, problem, code):
     assert _code(codes, problem) == code
 
 
-def test_ranks_see_no_gpu_that_is_not_theirs(monkeypatch):
+def test_ray_ranks_see_only_their_own_gpus_and_variables(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     monkeypatch.setenv("MINE", "1")
     monkeypatch.setenv("PYTORCH_ALLOC_CONF", "x")
@@ -216,23 +216,23 @@ def test_ranks_see_no_gpu_that_is_not_theirs(monkeypatch):
         ({"strategy": {"state_dict_type": "sharded"}}, "strategy must name"),
     ],
 )
-def test_options_that_cannot_be_are_refused(options, message):
+def test_invalid_ray_options_are_rejected(options, message):
     with pytest.raises(ConfigError, match=message):
         Ray(**options)
 
 
-def test_a_cluster_of_the_environment_is_used_from_within_too(monkeypatch):
+def test_a_ray_address_of_the_environment_is_checked_too(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "http://host:8265")
     with pytest.raises(ConfigError, match="address must be one within the cluster"):
         Ray()
 
 
-def test_an_address_that_is_named_is_used_whatever_the_environment_says(monkeypatch):
+def test_a_configured_ray_address_overrides_the_environment(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "http://host:8265")  # as for `ray job submit`
     assert '{"num_workers": 2, "address": "auto"}' in Ray(num_workers=2, address="auto").command(["run"])
 
 
-def test_ranks_are_told_what_they_train_with():
+def test_ray_passes_the_strategy_to_its_ranks():
     command = Ray(num_workers=2, strategy={"name": "fsdp", "state_dict_type": "sharded"}).command(["run", "a=1"])
     assert command[1:] == [
         "-m",

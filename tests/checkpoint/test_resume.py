@@ -11,7 +11,7 @@ import time
 
 import pytest
 import torch
-from nursery import Death, outcome
+from nursery import Kill, outcome
 from safetensors.torch import load_file
 
 from sftcore.checkpoint import tensor_tree
@@ -25,10 +25,10 @@ def whole():
     return {}
 
 
-def uninterrupted(whole, nursery, life, method, ranks, **more):
+def uninterrupted(whole, nursery, make_run, method, ranks, **more):
     key = (method, ranks, json.dumps(more, sort_keys=True))
     if key not in whole:
-        folder = life(f"whole-{method}-{ranks}", method, ranks=ranks, **more)
+        folder = make_run(f"whole-{method}-{ranks}", method, ranks=ranks, **more)
         assert set(nursery.run(folder, ranks=ranks)) == {0}, (folder / "log-0.txt").read_text()
         events = (folder / "events-0.txt").read_text().splitlines()
         whole[key] = outcome(folder / "out"), events
@@ -43,23 +43,23 @@ def finish(nursery, folder, ranks):
 
 
 @pytest.mark.parametrize(("method", "ranks"), WAYS)
-def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(nursery, life, whole, method, ranks):
-    expected, events = uninterrupted(whole, nursery, life, method, ranks)
+def test_a_run_killed_while_saving_resumes_as_if_it_had_not_been(nursery, make_run, whole, method, ranks):
+    expected, events = uninterrupted(whole, nursery, make_run, method, ranks)
     assert len(expected["samples"]) == 7 * ranks
     within = [at for at, event in enumerate(events) if "checkpoint-4.writing/" in event]
-    folder = life("killed", method, ranks=ranks)
-    codes = nursery.run(folder, ranks=ranks, death=Death(random.choice(within), torn=True))
+    folder = make_run("killed", method, ranks=ranks)
+    codes = nursery.run(folder, ranks=ranks, kill=Kill(random.choice(within), torn=True))
     assert codes[0] == -signal.SIGKILL
     assert finish(nursery, folder, ranks) == expected
     assert "checkpoint-2 (step 2" in (folder / "log-0.txt").read_text()
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_a_run_that_is_asked_to_stop_goes_on_as_if_it_had_not_been(nursery, life, whole, ranks):
+def test_a_run_stopped_by_sigusr1_resumes_as_if_it_had_not_been(nursery, make_run, whole, ranks):
     import os
 
-    expected, _ = uninterrupted(whole, nursery, life, "lora", ranks)
-    folder = life("stopped", ranks=ranks)
+    expected, _ = uninterrupted(whole, nursery, make_run, "lora", ranks)
+    folder = make_run("stopped", ranks=ranks)
     pids = nursery.start(folder, ranks=ranks)
     while not (folder / "samples-0.jsonl").exists() or len((folder / "samples-0.jsonl").read_text().splitlines()) < 3:
         time.sleep(0.01)
@@ -71,9 +71,9 @@ def test_a_run_that_is_asked_to_stop_goes_on_as_if_it_had_not_been(nursery, life
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_a_run_that_is_asked_to_stop_in_an_evaluation_does_the_rest_of_it(nursery, life, whole, ranks):
-    expected, _ = uninterrupted(whole, nursery, life, "lora", ranks)
-    folder = life("evaluating", ranks=ranks)
+def test_a_run_stopped_by_sigterm_in_an_evaluation_resumes_with_it(nursery, make_run, whole, ranks):
+    expected, _ = uninterrupted(whole, nursery, make_run, "lora", ranks)
+    folder = make_run("evaluating", ranks=ranks)
     assert set(nursery.run(folder, ranks=ranks, STOP_IN="prediction_step:1")) == {75}
     assert (folder / "out/checkpoint-6").is_dir()
     metrics = (folder / "out/metrics.jsonl").read_text()
@@ -82,16 +82,16 @@ def test_a_run_that_is_asked_to_stop_in_an_evaluation_does_the_rest_of_it(nurser
     assert "eval_loss" in (folder / "out/metrics.jsonl").read_text()
 
 
-def test_one_rank_that_is_asked_before_the_first_step_stops_all(nursery, life):
-    folder = life("early", ranks=2)
+def test_sigterm_to_one_rank_before_the_first_step_stops_all_ranks(nursery, make_run):
+    folder = make_run("early", ranks=2)
     assert nursery.run(folder, ranks=2, STOP_IN="train:1", STOP_RANK="1") == [75, 75], (
         folder / "log-0.txt"
     ).read_text()
 
 
-def test_a_run_that_keeps_weights_alone_can_be_gone_on_from_where_it_stops(nursery, life, whole):
-    expected, _ = uninterrupted(whole, nursery, life, "lora", 1)
-    folder = life("weights", training_args={"save_only_model": True})
+def test_a_run_with_save_only_model_can_be_resumed_from_where_it_stops(nursery, make_run, whole):
+    expected, _ = uninterrupted(whole, nursery, make_run, "lora", 1)
+    folder = make_run("weights", training_args={"save_only_model": True})
     assert nursery.run(folder, STOP_IN="training_step:4") == [75]
     assert not (folder / "out/checkpoint-2/run_state.json").exists()
     expected, found = dict(expected), finish(nursery, folder, 1)
@@ -100,11 +100,11 @@ def test_a_run_that_keeps_weights_alone_can_be_gone_on_from_where_it_stops(nurse
     assert found == expected
 
 
-def test_a_schedule_free_optimizer_gives_the_weights_that_it_evaluates(nursery, life):
+def test_a_schedule_free_optimizer_saves_the_weights_that_it_evaluates(nursery, make_run):
     """They are a mean of those that it trains (Defazio et al., arXiv:2405.15682, algorithm 1)."""
     pytest.importorskip("schedulefree")
     arguments = {"optim": "schedule_free_adamw", "lr_scheduler_type": "constant", "eval_strategy": "no", "max_steps": 6}
-    folder = life("free", "full", training_args=arguments)
+    folder = make_run("free", "full", training_args=arguments)
     assert nursery.run(folder) == [0], (folder / "log-0.txt").read_text()
     checkpoint = folder / "out/checkpoint-6"
     trained, given = (load_file(path / "model.safetensors") for path in (checkpoint, folder / "out"))
@@ -115,27 +115,27 @@ def test_a_schedule_free_optimizer_gives_the_weights_that_it_evaluates(nursery, 
         assert any(torch.allclose(trained[name], 0.9 * weight + 0.1 * z, atol=1e-7) for z in steps)
 
 
-def test_ranks_that_their_launcher_starts_anew_go_on(nursery, life, whole):
+def test_ranks_restarted_by_their_launcher_resume_from_their_own_checkpoints(nursery, make_run, whole):
     """From their own checkpoints, and not from those of a run that was there before."""
-    expected, _ = uninterrupted(whole, nursery, life, "lora", 1)
-    folder, other = life("anew"), life("other")
+    expected, _ = uninterrupted(whole, nursery, make_run, "lora", 1)
+    folder, other = make_run("anew"), make_run("other")
     for each in (folder, other):
         assert nursery.run(each, "training_args.max_steps=4", SFTCORE_LAUNCH="before") == [0]
     assert nursery.run(other, SFTCORE_LAUNCH="other") == [0]
     events = (other / "events-0.txt").read_text().splitlines()
     saving = [[at for at, event in enumerate(events) if f"checkpoint-{step}.writing" in event] for step in (2, 6)]
     early, late = (within[len(within) // 2] for within in saving)
-    for death, begins in ((early, None), (late, None), (None, "out/checkpoint-4 (step 4")):
+    for kill, begins in ((early, None), (late, None), (None, "out/checkpoint-4 (step 4")):
         (folder / "log-0.txt").unlink()
-        code = nursery.run(folder, death=None if death is None else Death(death), SFTCORE_LAUNCH="now")
+        code = nursery.run(folder, kill=None if kill is None else Kill(kill), SFTCORE_LAUNCH="now")
         said = (folder / "log-0.txt").read_text()
-        assert code == [0 if death is None else -signal.SIGKILL], said
+        assert code == [0 if kill is None else -signal.SIGKILL], said
         assert begins in said if begins else "resume  " not in said, said
     assert outcome(folder / "out") == expected
 
 
-def test_a_folder_belongs_to_one_run(nursery, life):
-    folder = life("held", training_args={"max_steps": 100_000, "eval_strategy": "no", "save_strategy": "no"})
+def test_an_output_folder_is_locked_for_one_run(nursery, make_run):
+    folder = make_run("held", training_args={"max_steps": 100_000, "eval_strategy": "no", "save_strategy": "no"})
     first = nursery.start(folder)
     while not (folder / "out/metrics.jsonl").exists():
         time.sleep(0.01)
@@ -145,35 +145,35 @@ def test_a_folder_belongs_to_one_run(nursery, life):
     assert nursery.wait(first) == [75]
 
 
-def test_a_run_that_is_killed_at_the_end_of_an_epoch(nursery, life, whole):
+def test_a_run_killed_at_the_end_of_an_epoch_resumes_after_its_evaluation(nursery, make_run, whole):
     """What is logged and evaluated there is there when the checkpoint is."""
-    expected, events = uninterrupted(whole, nursery, life, "lora", 1)
+    expected, events = uninterrupted(whole, nursery, make_run, "lora", 1)
     (committed,) = [at for at, event in enumerate(events) if "os.rename" in event and "checkpoint-6.writing" in event]
-    folder = life("epoch")
-    assert nursery.run(folder, death=Death(committed + 1)) == [-signal.SIGKILL]
+    folder = make_run("epoch")
+    assert nursery.run(folder, kill=Kill(committed + 1)) == [-signal.SIGKILL]
     assert finish(nursery, folder, 1) == expected
     assert "checkpoint-6 (step 6" in (folder / "log-0.txt").read_text()
 
 
-def test_nodes_that_share_no_disk(nursery, life):
+def test_nodes_without_a_shared_disk_resume_from_the_newest_checkpoint_complete_on_all(nursery, make_run):
     """Each keeps what it needs, and the newest checkpoint that is whole on all of them is taken."""
-    folder = life("apart", ranks=2)
-    assert set(nursery.run(folder, ranks=2, APART="1")) == {0}, (folder / "node-0/log-0.txt").read_text()
+    folder = make_run("apart", ranks=2)
+    assert set(nursery.run(folder, ranks=2, SEPARATE_DISKS="1")) == {0}, (folder / "node-0/log-0.txt").read_text()
     nodes = [folder / f"node-{rank}" for rank in (0, 1)]
     expected = [(node / "out/adapter_model.safetensors").read_bytes() for node in nodes]
     assert expected[0] == expected[1]
     metrics = outcome(nodes[0] / "out")["metrics"]
     shutil.rmtree(nodes[1] / "out/checkpoint-7")
-    assert set(nursery.run(folder, "--resume", "auto", ranks=2, APART="1")) == {0}
+    assert set(nursery.run(folder, "--resume", "auto", ranks=2, SEPARATE_DISKS="1")) == {0}
     assert "checkpoint-7 is skipped: (rank 1) it is not a folder" in (nodes[0] / "log-0.txt").read_text()
     assert "checkpoint-6 (step 6" in (nodes[0] / "log-0.txt").read_text()
     assert [(node / "out/adapter_model.safetensors").read_bytes() for node in nodes] == expected
     assert outcome(nodes[0] / "out")["metrics"] == metrics
 
 
-def test_a_damaged_checkpoint_is_passed_over(nursery, life, whole):
-    expected, _ = uninterrupted(whole, nursery, life, "lora", 1)
-    folder = life("damaged")
+def test_a_damaged_checkpoint_is_skipped(nursery, make_run, whole):
+    expected, _ = uninterrupted(whole, nursery, make_run, "lora", 1)
+    folder = make_run("damaged")
     assert nursery.run(folder, "training_args.max_steps=6") == [0]
     path = folder / "out/checkpoint-6/optimizer.safetensors"
     content = bytearray(path.read_bytes())
@@ -214,32 +214,32 @@ def experts(small, tmp_path_factory):
     return folder
 
 
-def test_experts_are_trained_on_too(nursery, life, experts):
+def test_a_mixture_of_experts_resumes_exactly(nursery, make_run, experts):
     few = {"model": {"name_or_path": str(experts)}, "training_args": {"max_steps": 4, "eval_strategy": "no"}}
-    whole = life("whole", "full", **few)
+    whole = make_run("whole", "full", **few)
     assert nursery.run(whole) == [0], (whole / "log-0.txt").read_text()
-    folder = life("experts", "full", **few)
+    folder = make_run("experts", "full", **few)
     assert nursery.run(folder, STOP_IN="training_step:3") == [75]
     assert finish(nursery, folder, 1) == outcome(whole / "out")
 
 
-def test_the_best_model_is_the_same_one(nursery, life):
+def test_load_best_model_at_end_is_the_same_after_a_resume(nursery, make_run):
     """Also where the evaluation that found it was cut short."""
     best = {"eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_end": True, "max_steps": 6}
     options = {"training_args": {**best, "learning_rate": 1e-2, "save_total_limit": 1}}
-    whole = life("whole", **options)
+    whole = make_run("whole", **options)
     assert nursery.run(whole) == [0]
-    folder = life("best", **options)
+    folder = make_run("best", **options)
     assert nursery.run(folder, STOP_IN="prediction_step:3") == [75]
     assert finish(nursery, folder, 1) == outcome(whole / "out")
 
 
-def test_another_number_of_ranks_goes_on_with_the_same_rows_and_sums(nursery, life):
+def test_a_run_resumes_on_another_number_of_ranks_with_the_same_rows_and_sums(nursery, make_run):
     options = {"training_args": {"eval_strategy": "no", "save_steps": 3, "max_steps": 6}, "method": "full"}
-    alone = life("alone", **options)
+    alone = make_run("alone", **options)
     assert nursery.run(alone) == [0]
     losses = [line["loss"] for line in outcome(alone / "out")["metrics"] if "loss" in line]
-    folder = life("more", **options)
+    folder = make_run("more", **options)
     assert nursery.run(folder, STOP_IN="training_step:3") == [75]
     said = nursery.run(folder, "--resume", "auto", "training_args.per_device_train_batch_size=2", ranks=2)
     assert set(said) == {0}, (folder / "log-0.txt").read_text()
@@ -249,18 +249,18 @@ def test_another_number_of_ranks_goes_on_with_the_same_rows_and_sums(nursery, li
     )
 
 
-def test_a_checkpoint_on_another_disk(nursery, life, whole, tmp_path):
+def test_a_checkpoint_that_is_a_symbolic_link_is_resumed_from(nursery, make_run, whole, tmp_path):
     """It is a link then, and stays one of this folder."""
-    expected, _ = uninterrupted(whole, nursery, life, "lora", 1)
-    folder = life("linked")
+    expected, _ = uninterrupted(whole, nursery, make_run, "lora", 1)
+    folder = make_run("linked")
     assert nursery.run(folder, STOP_IN="training_step:4") == [75]
     (folder / "out/checkpoint-4").rename(tmp_path / "elsewhere")
     (folder / "out/checkpoint-4").symlink_to(tmp_path / "elsewhere")
     assert finish(nursery, folder, 1) == expected
 
 
-def test_what_is_not_the_same_run_is_refused(nursery, life):
-    folder = life("other")
+def test_a_checkpoint_of_a_different_run_cannot_be_resumed_from(nursery, make_run):
+    folder = make_run("other")
     assert nursery.run(folder, "training_args.max_steps=2") == [0]
     for change, told in (
         ("training_args.per_device_train_batch_size=2", "the rows per optimizer step would not be the same"),
@@ -274,16 +274,16 @@ def test_what_is_not_the_same_run_is_refused(nursery, life):
         assert told in (folder / "log-0.txt").read_text()
 
 
-def test_a_run_that_is_finished_only_ends_again(nursery, life, whole):
-    expected, _ = uninterrupted(whole, nursery, life, "lora", 1)
-    folder = life("finished")
+def test_resuming_a_finished_run_only_finishes_it_again(nursery, make_run, whole):
+    expected, _ = uninterrupted(whole, nursery, make_run, "lora", 1)
+    folder = make_run("finished")
     assert nursery.run(folder) == [0]
     assert finish(nursery, folder, 1) == expected
 
 
-def test_weights_of_another_run_are_not_taken_for_those_of_this_one(nursery, life):
+def test_weights_of_an_earlier_run_are_moved_to_earlier(nursery, make_run):
     """An adapter beside a model would be loaded on top of it, and a whole model in place of one in several files."""
-    folder = life("both", training_args={"max_steps": 1})
+    folder = make_run("both", training_args={"max_steps": 1})
     assert nursery.run(folder) == [0]
     assert (folder / "out/adapter_config.json").is_file()
     assert nursery.run(folder, "method=full") == [0]
@@ -294,8 +294,8 @@ def test_weights_of_another_run_are_not_taken_for_those_of_this_one(nursery, lif
     assert next((folder / "out/earlier").glob("*/adapter_model.safetensors"))
 
 
-def test_a_new_run_leaves_no_checkpoint_of_an_old_one_in_its_way(nursery, life):
-    folder = life("anew")
+def test_a_run_from_scratch_moves_checkpoints_of_an_earlier_run_to_earlier(nursery, make_run):
+    folder = make_run("anew")
     assert nursery.run(folder) == [0]
     assert nursery.run(folder, "training_args.max_steps=2") == [0]
     assert [path.name for path in (folder / "out").glob("checkpoint-*")] == ["checkpoint-2"]

@@ -15,7 +15,7 @@ def drawn():
     return random.random(), random.gauss(0, 1), *np.random.rand(3), *torch.rand(3).tolist()
 
 
-def test_generators_go_on_from_json():
+def test_rng_states_are_restored_from_json():
     random.gauss(0, 1)  # which keeps a second number for the next call
     noted = json.loads(json.dumps(rng_state.capture()))
     expected = drawn()
@@ -24,7 +24,7 @@ def test_generators_go_on_from_json():
     assert drawn() == expected
 
 
-def test_what_is_drawn_meanwhile_changes_nothing():
+def test_rng_states_are_preserved_whatever_is_drawn_meanwhile():
     noted = rng_state.capture()
     expected = drawn()
     rng_state.restore(noted)
@@ -33,16 +33,16 @@ def test_what_is_drawn_meanwhile_changes_nothing():
     assert drawn() == expected
 
 
-def test_evaluations_that_draw_change_nothing(nursery, life):
+def test_random_numbers_drawn_in_an_evaluation_do_not_change_the_training(nursery, make_run):
     """The model draws in every forward pass here, also where it is evaluated."""
     rare = {"max_steps": 4, "save_strategy": "no", "logging_steps": 1}
     often, never = (
-        life(strategy, "full", training_args={**rare, "eval_strategy": strategy, "eval_steps": 1})
+        make_run(strategy, "full", training_args={**rare, "eval_strategy": strategy, "eval_steps": 1})
         for strategy in ("steps", "no")
     )
     losses = []
     for folder in (often, never):
-        assert nursery.run(folder, DRAWS="1") == [0], (folder / "log-0.txt").read_text()
+        assert nursery.run(folder, USES_RNG="1") == [0], (folder / "log-0.txt").read_text()
         lines = [json.loads(line) for line in (folder / "out/metrics.jsonl").read_text().splitlines()]
         losses.append([line["loss"] for line in lines if "loss" in line])
     assert losses[0] == losses[1]

@@ -28,11 +28,11 @@ def steps(checkpoints: CheckpointStore) -> list[int]:
     return [found.step for found in checkpoints.checkpoints() if not found.problem]
 
 
-def test_the_newest_is_first(checkpoints):
+def test_checkpoints_are_listed_newest_first(checkpoints):
     assert steps(checkpoints) == [10, 4, 2]
 
 
-def test_what_is_not_committed_is_none(checkpoints):
+def test_an_uncommitted_checkpoint_is_not_listed(checkpoints):
     write(checkpoints, 12, commit=False)
     assert steps(checkpoints) == [10, 4, 2]
     checkpoints.remove_leftovers()
@@ -43,13 +43,13 @@ def test_what_is_not_committed_is_none(checkpoints):
     ]
 
 
-def test_a_damaged_one_is_told(checkpoints):
+def test_a_damaged_checkpoint_is_listed_with_its_problem(checkpoints):
     (checkpoints.path(10) / "weights").write_text("of 11")
     problems = {found.step: found.problem for found in checkpoints.checkpoints()}
     assert problems == {10: "weights was changed after it was written: its SHA-256 differs", 4: None, 2: None}
 
 
-def test_one_that_is_written_again_takes_the_place_of_the_first(checkpoints):
+def test_a_checkpoint_written_again_replaces_the_first(checkpoints):
     (checkpoints.create_staging(4) / "other").write_text("new")
     checkpoints.commit(4, 1, "now", {})
     assert [path.name for path in checkpoints.path(4).iterdir() if path.name != "manifest.json"] == ["other"]
@@ -67,24 +67,24 @@ def test_one_that_is_written_again_takes_the_place_of_the_first(checkpoints):
         (1, "checkpoint-2", [10, 2]),
     ],
 )
-def test_the_oldest_are_removed(checkpoints, keep, best, left):
+def test_rotation_removes_the_oldest_checkpoints(checkpoints, keep, best, left):
     checkpoints.rotate(keep, best and str(checkpoints.folder / best))
     assert steps(checkpoints) == left
 
 
-def test_one_that_cannot_be_used_does_not_count_when_older_ones_are_removed(checkpoints):
+def test_rotation_does_not_count_unusable_checkpoints(checkpoints):
     (checkpoints.path(10) / "manifest.json").unlink()
     checkpoints.rotate(1)
     assert steps(checkpoints) == [4]
 
 
-def test_those_beyond_a_step_are_put_aside(checkpoints, tmp_path):
+def test_checkpoints_after_a_step_are_moved(checkpoints, tmp_path):
     checkpoints.move_later(2, tmp_path / "earlier/now")
     assert steps(checkpoints) == [2]
     assert steps(CheckpointStore(tmp_path / "earlier/now")) == [10, 4]
 
 
-def test_the_command_shows_them(checkpoints, capsys):
+def test_the_command_checkpoints_lists_them(checkpoints, capsys):
     assert main(["checkpoints", str(checkpoints.folder)]) == 0
     (checkpoints.path(4) / "weights").write_text("of 5")
     assert main(["checkpoints", str(checkpoints.folder)]) == 0, "only --verify reads the files"

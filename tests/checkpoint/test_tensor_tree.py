@@ -10,7 +10,7 @@ import torch
 from sftcore.checkpoint import tensor_tree
 
 
-def test_what_is_written_is_read(tmp_path):
+def test_a_tensor_tree_reads_back_as_written(tmp_path):
     shared = torch.arange(6.0).reshape(2, 3)
     value = {
         "state": {0: {"step": torch.tensor(3.0), "exp_avg": shared}, 1: {"exp_avg": shared, "view": shared.T}},
@@ -27,7 +27,7 @@ def test_what_is_written_is_read(tmp_path):
     assert read["state"][0]["exp_avg"] is read["state"][1]["exp_avg"]
 
 
-def test_an_optimizer_goes_on_as_it_was(tmp_path):
+def test_an_optimizer_restored_from_a_tensor_tree_continues_exactly(tmp_path):
     def steps(optimizer, weight, count):
         for number in range(count):
             weight.grad = torch.full_like(weight, number - 1.5)
@@ -45,7 +45,7 @@ def test_an_optimizer_goes_on_as_it_was(tmp_path):
     assert torch.equal(*weights)
 
 
-def test_anything_else_is_refused(tmp_path):
+def test_a_tensor_tree_rejects_other_types(tmp_path):
     with pytest.raises(TypeError, match=r"builtins\.object cannot be written"):
         tensor_tree.save_tree({"a": object()}, tmp_path / "a.safetensors")
     assert not (tmp_path / "a.safetensors").exists()

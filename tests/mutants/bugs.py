@@ -425,13 +425,13 @@ PROOF = [
         tests=(f"{_CAUSALITY}::test_the_prompt_may_differ",),
     ),
     Bug(
-        name="plan-for-texts-that-are-asked-for",
-        told="A plan is used for a text with words that the template looks for.",
+        name="plan-for-contents-with-words-of-the-template",
+        told="A plan is used for a content with words that the template looks for.",
         seen="",
-        file="sftcore/labelling/fast_path/planner.py",
-        old="if asked in content:",
+        file="sftcore/labelling/fast_path/plan.py",
+        old="if words in content:",
         new="if False:",
-        tests=(f"{_PLANS}::test_blind_templates",),
+        tests=(f"{_PLANS}::test_content_independent_templates",),
     ),
     Bug(
         name="plan-for-turns-after-another-prompt",
@@ -443,13 +443,13 @@ PROOF = [
         tests=(f"{_PLANS}::test_awkward_texts",),
     ),
     Bug(
-        name="first-of-a-plan-not-compared",
+        name="first-of-a-plan-not-verified",
         told="A plan that is wrong labels a thousand conversations before that is seen.",
         seen="",
         file="sftcore/labelling/fast_path/planner.py",
-        old="if new or not self._asked % SHARE",
-        new="if not self._asked % SHARE",
-        tests=(f"{_PLANS}::test_the_first_of_each_plan_is_compared",),
+        old="if not plan.is_verified or not self._rendered % VERIFY_EVERY",
+        new="if not self._rendered % VERIFY_EVERY",
+        tests=(f"{_PLANS}::test_the_first_of_each_plan_is_verified",),
     ),
     Bug(
         name="what-never-comes-again-is-remembered",
@@ -467,16 +467,16 @@ PROOF = [
         file="sftcore/labelling/fast_path/plan.py",
         old="trim(contents[message]) for",
         new="contents[message] for",
-        tests=(f"{_PLANS}::test_blind_templates",),
+        tests=(f"{_PLANS}::test_content_independent_templates",),
     ),
     Bug(
-        name="length-not-noticed-by-blindness",
-        told="A template that asks how long a text is counts as blind.",
+        name="length-of-content-not-observed",
+        told="A template that asks how long a text is counts as independent of contents.",
         seen="",
-        file="sftcore/labelling/fast_path/content_independence.py",
-        old='if of.kind in (Kind.RAW, Kind.TEXT) and name in ("trim", "string")',
-        new='if of.kind in (Kind.RAW, Kind.TEXT) and name in ("trim", "string", "length")',
-        tests=("tests/labelling/fast_path/test_content_independence.py::test_it_looks",),
+        file="sftcore/labelling/fast_path/observed_template.py",
+        old='{"d", "default", "string", "trim"}',
+        new='{"d", "default", "length", "string", "trim"}',
+        tests=("tests/labelling/fast_path/test_observed_template.py::test_content_is_inspected",),
     ),
     Bug(
         name="length-not-noticed",
@@ -1105,7 +1105,7 @@ BATCH = [
         file="sftcore/data/batching/padded_sampler.py",
         old="return self.rows.order(self._order, self.epoch)",
         new="return self.rows.order(self._order, 0)",
-        tests=("tests/training/test_epochs.py::test_one_rank",),
+        tests=("tests/training/test_epochs.py::test_packed_rows_of_each_epoch_on_one_rank",),
     ),
     Bug(
         name="epoch-not-told-to-the-set",
@@ -1114,7 +1114,7 @@ BATCH = [
         file="sftcore/data/batching/padded_sampler.py",
         old="        self.epoch = epoch\n",
         new="        self.epoch = 0\n",
-        tests=("tests/training/test_epochs.py::test_two_ranks",),
+        tests=("tests/training/test_epochs.py::test_packed_rows_of_each_epoch_on_two_ranks",),
     ),
     Bug(
         name="rows-in-the-order-they-were-filled",
@@ -1134,7 +1134,7 @@ BATCH = [
         file="sftcore/training/packing_check.py",
         old="for side in range(2):",
         new="for side in range(1):",
-        tests=("tests/training/test_packing_check.py::test_a_leak_between_any_two_documents_is_seen",),
+        tests=("tests/training/test_packing_check.py::test_the_packing_check_finds_a_leak_between_any_two_documents",),
     ),
     Bug(
         name="leaks-sought-out-of-training",
@@ -1143,7 +1143,7 @@ BATCH = [
         file="sftcore/training/packing_check.py",
         old="with _mode(model, training=True):",
         new="with _mode(model, training=False):",
-        tests=("tests/training/test_packing_check.py::test_a_leak_that_is_there_in_training_only_is_seen",),
+        tests=("tests/training/test_packing_check.py::test_the_packing_check_finds_a_leak_in_training_mode_only",),
     ),
     Bug(
         name="positions-not-compared",
@@ -1152,7 +1152,7 @@ BATCH = [
         file="sftcore/training/packing_check.py",
         old="if not error <= (1e-4 if exact else 0.1):",
         new="if error < 0:",
-        tests=("tests/training/test_packing_check.py::test_positions_that_run_on_are_seen",),
+        tests=("tests/training/test_packing_check.py::test_the_packing_check_finds_positions_that_do_not_restart",),
     ),
     Bug(
         name="windows-not-passed",
@@ -1161,7 +1161,7 @@ BATCH = [
         file="sftcore/training/packing_check.py",
         old="return [short[0], _first_tokens(longest, max(windows) + LENGTH), *short[2:]]",
         new="return short",
-        tests=("tests/training/test_packing_check.py::test_windows_that_end_elsewhere_are_seen",),
+        tests=("tests/training/test_packing_check.py::test_the_packing_check_finds_other_attention_windows",),
     ),
     Bug(
         name="rows-stand-apart-for-flash-attention",
@@ -1209,7 +1209,7 @@ LOSS = [
         file="sftcore/training/loss.py",
         old="weight if num_items_in_batch is None else num_items_in_batch",
         new="weight",
-        tests=(f"{_LOSS}::test_the_step_is_divided_by_what_it_is_told",),
+        tests=(f"{_LOSS}::test_the_loss_is_divided_by_num_items_in_batch",),
     ),
     Bug(
         name="divisor-ignores-weights",
@@ -1218,7 +1218,7 @@ LOSS = [
         file="sftcore/training/loss.py",
         old="float(shifted.sum())",
         new="float(targets.ne(IGNORE_INDEX).sum())",
-        tests=(f"{_LOSS}::test_loss_and_gradient_are_those_by_hand",),
+        tests=(f"{_LOSS}::test_loss_and_gradient_match_a_computation_by_hand",),
     ),
     Bug(
         name="step-counts-tokens-not-weights",
@@ -1228,8 +1228,8 @@ LOSS = [
         old="        if weights:\n            same",
         new="        if False:\n            same",
         tests=(
-            f"{_INVARIANCE}::test_one_rank[padded-weights]",
-            f"{_INVARIANCE}::test_one_rank[accumulation 4-weights in the first half]",
+            f"{_INVARIANCE}::test_loss_and_gradient_are_the_same_on_one_rank[padded-weights]",
+            f"{_INVARIANCE}::test_loss_and_gradient_are_the_same_on_one_rank[accumulation 4-weights in the first half]",
         ),
     ),
     Bug(
@@ -1239,7 +1239,7 @@ LOSS = [
         file="sftcore/training/loss.py",
         old="shifted = pad(weights, (0, 1))[:, 1:].to(logits.device)",
         new="shifted = weights.to(logits.device)",
-        tests=(f"{_LOSS}::test_loss_and_gradient_are_those_by_hand",),
+        tests=(f"{_LOSS}::test_loss_and_gradient_match_a_computation_by_hand",),
     ),
     Bug(
         name="evaluation-is-a-mean-of-means",
@@ -1248,7 +1248,7 @@ LOSS = [
         file="sftcore/training/loss.py",
         old="            self.evaluated_sum += float(total)\n            self.evaluated_weight += weight\n",
         new="            self.evaluated_sum += float(total) / (weight or 1)\n            self.evaluated_weight += 1\n",
-        tests=(f"{_LOSS}::test_what_is_evaluated_is_a_mean_over_all_batches",),
+        tests=(f"{_LOSS}::test_the_evaluation_loss_is_a_mean_over_all_batches",),
     ),
     Bug(
         name="evaluation-as-the-trainer-does-it",
@@ -1257,7 +1257,7 @@ LOSS = [
         file="sftcore/training/trainer.py",
         old="        if weight:\n            output",
         new="        if False:\n            output",
-        tests=(f"{_INVARIANCE}::test_one_rank[accumulation 2-no weights]",),
+        tests=(f"{_INVARIANCE}::test_loss_and_gradient_are_the_same_on_one_rank[accumulation 2-no weights]",),
     ),
 ]
 
@@ -1269,7 +1269,9 @@ CHECKPOINTS = [
         file="sftcore/training/trainer.py",
         old="        with rng_state.preserved():\n            output",
         new="        if True:\n            output",
-        tests=("tests/checkpoint/test_rng_state.py::test_evaluations_that_draw_change_nothing",),
+        tests=(
+            "tests/checkpoint/test_rng_state.py::test_random_numbers_drawn_in_an_evaluation_do_not_change_the_training",
+        ),
     ),
     Bug(
         name="schedule-free-weights",
@@ -1278,7 +1280,7 @@ CHECKPOINTS = [
         file="sftcore/training/trainer.py",
         old="            to_eval()\n",
         new="            pass\n",
-        tests=("tests/checkpoint/test_resume.py::test_a_schedule_free_optimizer_gives_the_weights_that_it_evaluates",),
+        tests=("tests/checkpoint/test_resume.py::test_a_schedule_free_optimizer_saves_the_weights_that_it_evaluates",),
     ),
     Bug(
         name="stopped-with-weights-alone",
@@ -1287,7 +1289,7 @@ CHECKPOINTS = [
         file="sftcore/training/trainer.py",
         old="self.args.save_only_model = False",
         new="pass",
-        tests=(f"{_RESUME}::test_a_run_that_keeps_weights_alone_can_be_gone_on_from_where_it_stops",),
+        tests=(f"{_RESUME}::test_a_run_with_save_only_model_can_be_resumed_from_where_it_stops",),
     ),
     Bug(
         name="checkpoints-not-checked",
@@ -1296,7 +1298,7 @@ CHECKPOINTS = [
         file="sftcore/checkpoint/manifest.py",
         old="    return None if sha256 == entry.sha256 else",
         new="    return None if True else",
-        tests=(f"{_RESUME}::test_a_damaged_checkpoint_is_passed_over",),
+        tests=(f"{_RESUME}::test_a_damaged_checkpoint_is_skipped",),
     ),
     Bug(
         name="rotated-before-committed",
@@ -1314,7 +1316,7 @@ CHECKPOINTS = [
         file="sftcore/training/checkpointing.py",
         old='        self._tr_loss += state["loss_sum"]\n',
         new="",
-        tests=(f"{_RESUME}::test_a_run_that_is_asked_to_stop_goes_on_as_if_it_had_not_been",),
+        tests=(f"{_RESUME}::test_a_run_stopped_by_sigusr1_resumes_as_if_it_had_not_been",),
     ),
     Bug(
         name="saved-before-the-end-of-the-epoch",
@@ -1323,7 +1325,7 @@ CHECKPOINTS = [
         file="sftcore/training/trainer.py",
         old="            self._save_later, self.control.should_save = self.control.should_save, False\n",
         new="            pass\n",
-        tests=(f"{_RESUME}::test_a_run_that_is_killed_at_the_end_of_an_epoch",),
+        tests=(f"{_RESUME}::test_a_run_killed_at_the_end_of_an_epoch_resumes_after_its_evaluation",),
     ),
     Bug(
         name="rows-repeated-on-ranks",
@@ -1341,7 +1343,7 @@ CHECKPOINTS = [
         file="sftcore/training/trainer.py",
         old="                weight.grad = None\n",
         new="                pass\n",
-        tests=("tests/checkpoint/test_bad_luck.py::test_steps_that_are_no_numbers_are_left_out_and_their_rows_named",),
+        tests=("tests/checkpoint/test_failures.py::test_non_finite_steps_are_skipped_and_their_rows_named",),
     ),
 ]
 
@@ -1352,7 +1354,7 @@ SANDBOX = [
         seen="",
         file="sftcore/labelling/rendering/sandbox.py",
         old="class Sandbox(ImmutableSandboxedEnvironment):",
-        new="class Sandbox(jinja2.sandbox.SandboxedEnvironment):",
+        new="class Sandbox(SandboxedEnvironment):",
         tests=(f"{_SANDBOX}::test_nothing_that_is_given_can_be_changed",),
     ),
     Bug(
@@ -1360,9 +1362,18 @@ SANDBOX = [
         told="A template may run as long as it likes.",
         seen="",
         file="sftcore/labelling/rendering/limits.py",
-        old="if not self._steps & 7 and time.monotonic() > self._until:",
-        new="if False:",
+        old="    if time.thread_time() >= _until:\n",
+        new="    if False:\n",
         tests=(f"{_SANDBOX}::test_a_template_that_takes_too_long_is_stopped",),
+    ),
+    Bug(
+        name="template-not-tried",
+        told="A template is not tried before it is used, so that it may take all memory.",
+        seen="",
+        file="sftcore/labelling/rendering/renderer.py",
+        old="        try_in_child(partial(_try, source))\n",
+        new="",
+        tests=(f"{_SANDBOX}::test_a_template_that_takes_too_much_memory_is_rejected",),
     ),
     Bug(
         name="underscore-attribute-readable",

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+import sftcore.launching
+import sftcore.rows
 from sftcore.config import schema
 from sftcore.config.fields import describe_options
 from sftcore.core import hookspecs
@@ -35,6 +37,7 @@ SECTIONS = (
     schema.EvalFraction,
     schema.AskConfig,
 )
+PUBLIC = (sftcore, sftcore.launching, sftcore.rows)
 PACKAGES = {path.parent.name for path in ROOT.glob("sftcore/*/__init__.py")}
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -55,6 +58,14 @@ def outside_blocks(text: str) -> str:
 def test_every_hook_has_its_signature(hook):
     signature = inspect.signature(getattr(hookspecs, hook))
     assert f"\ndef {hook}{signature}:\n".replace("'", "") in page("docs/plugins.md")
+
+
+@pytest.mark.parametrize("module", PUBLIC, ids=lambda module: module.__name__)
+def test_the_public_api_is_on_the_page_of_plugins(module):
+    text = page("docs/plugins.md").partition("## The public API")[2]
+    row = re.search(rf"^\| `{module.__name__}` \| (.*?) \|", text, re.MULTILINE)
+    assert row is not None
+    assert re.findall(r"`(\w+)`", row.group(1)) == [name for name in module.__all__ if not name.startswith("__")]
 
 
 @pytest.mark.parametrize("entry", BUILT_IN, ids=lambda entry: f"{entry.kind}-{entry.name}")

@@ -13,27 +13,27 @@ from sftcore.cli.main import main
 from sftcore.data.preparation.cache import Cache
 from sftcore.data.preparation.progress import PreparationProgress
 
-TOLD = """
+LOGGED_RUN = """
 import os, sys
-from sftcore.runs import preparation
 from sftcore.data.preparation import pool
+from sftcore.runs import preparation
 
-def told(*words):
-    with open({log!r}, "a") as log:
-        print(os.environ.get("RANK", "alone"), *words, file=log)
+def log(*words):
+    with open({log!r}, "a") as file:
+        print(os.environ.get("RANK", "alone"), *words, file=file)
 
 prepare, label_block = preparation.prepare, pool.label_block
 
-def before(*args):
+def logged_prepare(*args):
     import torch
-    told("prepares", torch.distributed.is_initialized())
+    log("prepares", torch.distributed.is_initialized())
     return prepare(*args)
 
-def labelling(*args):
-    told("labels")
+def logged_label_block(*args):
+    log("labels")
     return label_block(*args)
 
-preparation.prepare, pool.label_block = before, labelling
+preparation.prepare, pool.label_block = logged_prepare, logged_label_block
 from sftcore.cli.main import main
 sys.exit(main())
 """
@@ -50,21 +50,21 @@ def cached(tmp_path, monkeypatch):
 
 
 def logged(sft, launcher):
-    script = sft.folder / "told.py"
+    script = sft.folder / "logged_run.py"
     log = sft.folder / "log"
-    script.write_text(TOLD.format(log=str(log)))
+    script.write_text(LOGGED_RUN.format(log=str(log)))
     sft.train_apart(launcher=(*launcher, str(script)), OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
     return sorted(log.read_text().splitlines())
 
 
-def test_of_the_processes_of_a_node_one_labels_before_any_waits_for_another(sft, cached):
+def test_one_rank_of_a_node_labels_the_data_before_ranks_wait_for_each_other(sft, cached):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     lines = logged(sft, launcher)
     assert [line for line in lines if "prepares" in line] == ["0 prepares False", "1 prepares False"]
     assert len([line for line in lines if "labels" in line]) == 1
 
 
-def test_the_launcher_labels_and_its_processes_find_it(sft, cached):
+def test_the_launcher_labels_the_data_and_its_ranks_find_it_in_the_cache(sft, cached):
     sft.config["backend"] = {"name": "torchrun", "nproc_per_node": 2}
     done = sft.run(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
     assert done.code == 0, done.said
@@ -72,7 +72,7 @@ def test_the_launcher_labels_and_its_processes_find_it(sft, cached):
     assert done.said.index("  prepared  ") < done.said.index("    launch  ")
 
 
-def test_prepare_does_only_that_and_a_run_finds_it(sft, cached, capsys):
+def test_sft_prepare_fills_the_cache_for_a_run(sft, cached, capsys):
     sft.config["data"]["packing"] = True
     assert main(["prepare", "--config", str(sft.write())]) == 0
     said = capsys.readouterr().err
@@ -83,14 +83,14 @@ def test_prepare_does_only_that_and_a_run_finds_it(sft, cached, capsys):
     assert "  prepared  " not in sft.train()
 
 
-def test_prepare_tells_what_is_wrong(sft, cached, capsys):
+def test_sft_prepare_reports_a_malformed_row(sft, cached, capsys):
     sft.config["data"]["train"] = str(sft.folder / "bad.jsonl")
     (sft.folder / "bad.jsonl").write_text('{"messages": []}\n')
     assert main(["prepare", "--config", str(sft.write()), "data.train.format=messages"]) == 2
     assert "bad.jsonl:1: 'messages' is empty" in capsys.readouterr().err
 
 
-def test_the_cache_is_listed_and_cleaned(sft, cached, capsys, rows):
+def test_sft_cache_lists_and_cleans_the_cache(sft, cached, capsys, rows):
     assert main(["prepare", "--config", str(sft.write())]) == 0
     capsys.readouterr()
     assert main(["cache", "list"]) == 0
@@ -108,14 +108,14 @@ def test_the_cache_is_listed_and_cleaned(sft, cached, capsys, rows):
     assert json.loads(capsys.readouterr().out) == []
 
 
-def test_a_cache_that_cannot_be_made_is_told(sft, tmp_path, monkeypatch, capsys):
+def test_a_cache_folder_that_cannot_be_created_is_an_error(sft, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SFTCORE_CACHE", str(tmp_path / "file"))
     assert main(["cache", "list"]) == 2
     assert "cannot be created: Not a directory; set SFTCORE_CACHE" in capsys.readouterr().err
 
 
-def test_lines_tell_of_progress_where_there_is_no_terminal(monkeypatch, capsys):
+def test_progress_is_printed_as_lines_without_a_terminal(monkeypatch, capsys):
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)

@@ -62,7 +62,7 @@ def loaded() -> LoadedConfig:
     ],
 )
 @pytest.mark.parametrize("value", [SECRET, 12345, [SECRET], {"user": SECRET}])
-def test_a_secret_is_hidden_by_its_key(key: str, value: object) -> None:
+def test_a_secret_is_redacted_by_its_key(key: str, value: object) -> None:
     for hidden in (redact({key: value}), redact({"a": [{"b": {key: value}}]})):
         assert SECRET not in str(hidden)
         assert "12345" not in str(hidden)
@@ -88,7 +88,7 @@ def test_a_secret_is_hidden_by_its_key(key: str, value: object) -> None:
         ("api_key", ""),
     ],
 )
-def test_what_only_looks_like_a_secret_stays(key: str, value: object) -> None:
+def test_what_only_looks_like_a_secret_is_not_redacted(key: str, value: object) -> None:
     assert redact({key: value}) == {key: value}
 
 
@@ -106,7 +106,7 @@ def test_what_only_looks_like_a_secret_stays(key: str, value: object) -> None:
         ("host:29500", "host:29500"),
     ],
 )
-def test_a_login_in_a_url_is_hidden(url: str, shown: str) -> None:
+def test_a_login_in_a_url_is_redacted(url: str, shown: str) -> None:
     assert redact(url) == shown
     assert redact({"a": [url]}) == {"a": [shown]}
 
@@ -127,11 +127,11 @@ def test_a_login_in_a_url_is_hidden(url: str, shown: str) -> None:
         (f"trackers=[{{name: t, api_key: {SECRET}}}]", f'trackers=[{{"name": "t", "api_key": "{REDACTED}"}}]'),
     ],
 )
-def test_a_secret_on_the_command_line_is_hidden(argument: str, shown: str) -> None:
+def test_a_secret_on_the_command_line_is_redacted(argument: str, shown: str) -> None:
     assert redact_argument(argument) == shown
 
 
-def test_redacting_leaves_the_original_as_it_was() -> None:
+def test_redacting_does_not_change_the_original() -> None:
     value = {"a": [{"token": SECRET}]}
     redact(value)
     assert value == {"a": [{"token": SECRET}]}
@@ -141,7 +141,7 @@ def read(folder: Path) -> Any:
     return json.loads((folder / "run.json").read_text())
 
 
-def test_a_record_holds_what_a_run_was_made_of_and_no_secret(loaded: LoadedConfig, tmp_path: Path) -> None:
+def test_run_json_holds_everything_that_went_into_a_run_and_no_secret(loaded: LoadedConfig, tmp_path: Path) -> None:
     argv = ["run", "method.r=8", f"training_args.hub_token={SECRET}"]
     record = RunRecord(tmp_path / "out", loaded, argv, {"WORLD_SIZE": "2"})
     record.start(resuming=False)
@@ -155,14 +155,14 @@ def test_a_record_holds_what_a_run_was_made_of_and_no_secret(loaded: LoadedConfi
     assert (found["status"], found["world_size"], found["host"]["cpus"]) == ("running", 2, os.cpu_count())
 
 
-def test_versions_are_those_of_the_libraries_and_of_what_components_need(loaded: LoadedConfig) -> None:
+def test_run_json_has_the_versions_of_libraries_and_of_packages_components_require(loaded: LoadedConfig) -> None:
     found = library_versions(loaded)
     assert found["pytest"] == pytest.__version__
     assert {"python", "torch", "transformers", "datasets"} <= set(found)
 
 
 @pytest.mark.parametrize("status", ["finished", "failed", "interrupted"])
-def test_how_a_run_ended(loaded: LoadedConfig, tmp_path: Path, status: str) -> None:
+def test_run_json_says_how_a_run_ended(loaded: LoadedConfig, tmp_path: Path, status: str) -> None:
     record = RunRecord(tmp_path, loaded, [], {})
     record.start(resuming=False)
     record.finish(status, steps=3, odd=Path("x"))
@@ -173,7 +173,7 @@ def test_how_a_run_ended(loaded: LoadedConfig, tmp_path: Path, status: str) -> N
 
 
 @pytest.mark.parametrize("resuming", [False, True])
-def test_what_an_earlier_run_left_is_kept(loaded: LoadedConfig, tmp_path: Path, resuming: bool) -> None:
+def test_files_of_an_earlier_run_are_moved_to_earlier(loaded: LoadedConfig, tmp_path: Path, resuming: bool) -> None:
     for name in ("run.json", "metrics.jsonl", "quarantine.jsonl"):
         (tmp_path / name).write_text('"earlier"')
     RunRecord(tmp_path, loaded, [], {}).start(resuming)

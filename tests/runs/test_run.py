@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 
-def test_what_a_run_leaves_behind(sft):
+def test_the_output_folder_of_a_run(sft):
     sft.config["ask"] = {"questions": ["What is 1 plus one?"], "max_new_tokens": 4}
     sft.config["training_args"] |= {"save_strategy": "steps", "save_steps": 2}
     said = sft.train()
@@ -42,7 +42,7 @@ def test_what_a_run_leaves_behind(sft):
     assert "tokens/s" in said
 
 
-def test_equal_runs_are_equal_and_data_is_told_apart(sft, rows):
+def test_equal_runs_are_equal_and_the_data_fingerprint_shows_other_data(sft, rows):
     sft.train()
     first, losses = sft.record(), sft.losses()
     sft.config["training_args"]["output_dir"] += "-2"
@@ -65,7 +65,7 @@ def test_the_seed_changes_the_run(sft):
     assert sft.losses() != losses
 
 
-def test_a_second_run_in_a_folder_loses_nothing_of_the_first(sft):
+def test_a_second_run_in_an_output_folder_keeps_the_files_of_the_first(sft):
     sft.train()
     losses = sft.losses()
     sft.train("training_args.max_steps=1")
@@ -75,7 +75,7 @@ def test_a_second_run_in_a_folder_loses_nothing_of_the_first(sft):
     assert json.loads((earlier / "run.json").read_text())["steps"] == 3
 
 
-def test_resuming_goes_on_where_it_stopped(sft):
+def test_resume_from_checkpoint_continues_with_the_same_losses(sft):
     sft.config["training_args"] |= {"max_steps": 6}
     sft.train()
     whole = sft.losses()
@@ -86,7 +86,7 @@ def test_resuming_goes_on_where_it_stopped(sft):
     assert sft.losses() == whole[3:]
 
 
-def test_a_run_that_fails_says_so_in_its_record(sft, monkeypatch):
+def test_a_run_that_fails_says_so_in_run_json(sft, monkeypatch):
     from sftcore.runs import session
 
     def fail(*args):
@@ -100,7 +100,7 @@ def test_a_run_that_fails_says_so_in_its_record(sft, monkeypatch):
     assert record["error"] == "OSError: no space left"
 
 
-def test_packed_rows_train_like_unpacked_ones(sft):
+def test_packing_trains_like_unpacked_rows(sft):
     """All rows in one step: the loss of a step is the same, packed or not."""
     sft.config["training_args"] |= {"max_steps": 1, "per_device_train_batch_size": 40}
     sft.train()
@@ -115,7 +115,7 @@ def test_packed_rows_train_like_unpacked_ones(sft):
     assert f"batches of 40 unpacked would be {told['padding_avoided']:.1%} padding" in said
 
 
-def test_packing_is_refused_where_conversations_would_see_each_other(sft, tmp_path):
+def test_packing_is_rejected_where_conversations_would_see_each_other(sft, tmp_path):
     """A real model with a state that runs along the row; nothing of it is trained, and nothing is saved."""
     from transformers import AutoTokenizer, RwkvConfig, RwkvForCausalLM
 
@@ -142,7 +142,7 @@ def test_the_evaluation_loss_is_a_mean_over_tokens(sft, eval_rows):
     assert len(losses) == 1
 
 
-def test_rows_held_back_are_evaluated_by_default(sft):
+def test_rows_of_the_holdout_set_are_evaluated_by_default(sft):
     sft.config["data"]["eval"] = {"fraction": 0.25}
     sft.train()
     assert any("eval_loss" in line for line in sft.metrics())
@@ -150,7 +150,7 @@ def test_rows_held_back_are_evaluated_by_default(sft):
     assert (record["train"]["rows"], record["eval"]["rows"]) == (30, 10)
 
 
-def test_every_row_is_accounted_for(sft, rows):
+def test_every_row_is_accounted_for_and_rejected_rows_are_in_quarantine(sft, rows):
     mixed = sft.folder / "mixed.jsonl"
     call = {"role": "assistant", "content": "", "tool_calls": [{"name": "f", "arguments": {}}]}
     odd = {"messages": [{"role": "user", "content": "q"}, call]}
@@ -186,7 +186,7 @@ def test_every_row_is_accounted_for(sft, rows):
     assert not (sft.out / "quarantine.jsonl").exists()
 
 
-def test_bad_rows_end_the_run_before_weights_are_looked_for(sft, rows, tiny):
+def test_malformed_rows_end_the_run_before_weights_are_loaded(sft, rows, tiny):
     rows_and_bad = sft.folder / "bad.jsonl"
     rows_and_bad.write_text(rows.read_text() + "\n{\n[]\n")
     sft.config["data"] = {"train": str(rows_and_bad), "max_bad_rows": 1}
@@ -199,7 +199,7 @@ def test_bad_rows_end_the_run_before_weights_are_looked_for(sft, rows, tiny):
     assert not sft.out.exists()
 
 
-def test_a_template_that_is_named_wins_and_is_saved(sft, tiny):
+def test_a_configured_template_is_used_and_saved(sft, tiny):
     from transformers import AutoTokenizer
 
     sft.config["template"] = "llama3_instruct"
@@ -243,7 +243,7 @@ def test_a_template_that_is_named_wins_and_is_saved(sft, tiny):
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else None,
 )
-def test_what_is_wrong_is_one_clear_message(sft, change, message):
+def test_a_configuration_error_is_one_clear_message(sft, change, message):
     key, value = change
     sft.config[key] = {**sft.config[key], **value} if isinstance(sft.config.get(key), dict) else value
     done = sft.run_here()
@@ -254,7 +254,7 @@ def test_what_is_wrong_is_one_clear_message(sft, change, message):
     assert not (sft.out / "run.json").exists()
 
 
-def test_a_model_that_lacks_weights_is_refused(sft, tiny, tmp_path):
+def test_a_model_with_missing_weights_is_rejected(sft, tiny, tmp_path):
     import shutil
 
     from safetensors.torch import load_file, save_file
@@ -271,13 +271,13 @@ def test_a_model_that_lacks_weights_is_refused(sft, tiny, tmp_path):
     assert f"{problem}: model.layers.0.mlp.up_proj.weight" in done.said
 
 
-def test_a_typo_is_told_before_any_row_is_read(sft):
+def test_a_mistyped_argument_is_reported_before_any_row_is_read(sft):
     sft.config["training_args"]["learning_rat"] = 1
     sft.config["data"]["train"] = "no/such.jsonl"
     assert "training_args.learning_rat: unknown key" in sft.run_here().said
 
 
-def test_a_launcher_that_sets_no_rank_ends_at_once(sft, monkeypatch):
+def test_a_launcher_that_does_not_set_rank_is_an_error(sft, monkeypatch):
     from sftcore.runtime.launch_protocol import LAUNCH_FOLDER_VARIABLE
 
     monkeypatch.setenv(LAUNCH_FOLDER_VARIABLE, "1")
@@ -287,7 +287,7 @@ def test_a_launcher_that_sets_no_rank_ends_at_once(sft, monkeypatch):
     assert "would start launchers forever" in done.said
 
 
-def test_sections_may_be_empty(sft):
+def test_sections_of_the_configuration_may_be_empty(sft):
     sft.config["training_args"] = sft.config["ask"] = None
     sft.train("training_args.max_steps=1", f"training_args.output_dir={sft.folder / 'out'}")
 
@@ -310,7 +310,7 @@ def test_sections_may_be_empty(sft):
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )
-def test_what_would_end_in_a_traceback_is_told(sft, args, message):
+def test_errors_of_the_user_are_messages_without_a_traceback(sft, args, message):
     (sft.folder / "rows.txt").write_text("")
     sft.config["training_args"] |= args
     done = sft.run_here()
@@ -318,7 +318,7 @@ def test_what_would_end_in_a_traceback_is_told(sft, args, message):
     assert message in done.said
 
 
-def test_a_run_that_is_terminated_says_so(sft):
+def test_a_run_stopped_by_sigterm_says_so_in_run_json(sft):
     import os
     import signal
     import subprocess

@@ -35,7 +35,7 @@ def weights(folder):
     return load_file(folder / "model.safetensors")
 
 
-def test_nothing_is_kept_of_a_stream(stream, eval_rows):
+def test_streaming_saves_no_rows(stream, eval_rows):
     stream.config["data"]["eval"] = str(eval_rows)
     before = {item.about["source"] for item in Cache().entries()}
     said = stream.train()
@@ -52,7 +52,7 @@ def test_nothing_is_kept_of_a_stream(stream, eval_rows):
     assert [entry for entry in stream.metrics() if "eval_loss" in entry]
 
 
-def test_two_ranks_take_the_steps_of_one(stream):
+def test_streaming_on_two_ranks_takes_the_steps_of_one(stream):
     """Past the end of the data, and with weights that at first no rank has, and then now one and now the other."""
     stream.config["training_args"] |= {"max_steps": 36}
     stream.train()
@@ -67,7 +67,7 @@ def test_two_ranks_take_the_steps_of_one(stream):
 
 
 @pytest.mark.parametrize("packing", [False, True])
-def test_a_resumed_run_goes_on_with_the_rows_that_would_have_come(stream, packing):
+def test_a_resumed_streaming_run_continues_with_the_next_rows(stream, packing):
     stream.config["data"] |= {"packing": packing, "max_length": 128, "max_bad_rows": 1}
     with open(stream.config["data"]["train"], "a") as file:
         file.write("\nno row")
@@ -95,7 +95,7 @@ def test_a_resumed_run_goes_on_with_the_rows_that_would_have_come(stream, packin
         assert refused["raw"] == "no row"
 
 
-def test_a_run_that_was_finished_is_not_trained_further(stream):
+def test_resuming_a_finished_streaming_run_trains_nothing(stream):
     stream.config["training_args"] |= {"save_strategy": "steps", "save_steps": 4}
     stream.train()
     before = weights(stream.out)
@@ -104,7 +104,7 @@ def test_a_run_that_was_finished_is_not_trained_further(stream):
     assert all((before[name] == values).all() for name, values in weights(stream.out).items())
 
 
-def test_a_stream_trains_like_data_that_is_prepared(stream):
+def test_streaming_trains_like_prepared_data(stream):
     """All rows in one step, in whatever order."""
     stream.config["training_args"] |= {"max_steps": 1, "per_device_train_batch_size": 100}
     stream.train()
@@ -113,7 +113,7 @@ def test_a_stream_trains_like_data_that_is_prepared(stream):
     assert stream.losses() == pytest.approx(streamed, rel=1e-5)
 
 
-def test_packed_rows_of_a_stream(stream):
+def test_streaming_with_packing(stream):
     stream.config["data"] |= {"packing": True, "max_length": 128}
     stream.train()
     told = stream.record()["data"]["train"]["packing"]
@@ -122,7 +122,7 @@ def test_packed_rows_of_a_stream(stream):
     assert 0.7 < told["fill"] <= 1
 
 
-def test_packing_is_proven_on_the_first_rows(stream):
+def test_streaming_checks_packing_on_the_first_rows(stream):
     from transformers import AutoTokenizer, RwkvConfig, RwkvForCausalLM
 
     folder = stream.folder / "rwkv"
@@ -135,7 +135,7 @@ def test_packing_is_proven_on_the_first_rows(stream):
     assert "RwkvForCausalLM with the attention 'eager' does not isolate packed conversations" in done.said
 
 
-def test_a_bad_row_ends_the_run_where_it_comes(stream):
+def test_a_malformed_row_of_a_stream_ends_the_run_where_it_comes(stream):
     """It is told with its place, and the record has what became of all rows before it."""
     path = stream.folder / "long.jsonl"
     lines = [line(number) for number in range(300)]
@@ -159,7 +159,7 @@ def test_a_bad_row_ends_the_run_where_it_comes(stream):
     assert f"300 rows read: {rows['trained']:,} trained, 1 refused" in done.said
 
 
-def test_a_bad_row_among_the_first_ends_the_run_before_there_is_a_folder(stream):
+def test_a_malformed_row_among_the_first_of_a_stream_ends_the_run_before_there_is_a_folder(stream):
     with open(stream.config["data"]["train"], "r+") as file:
         file.write("no")
     done = stream.run_here()
@@ -181,7 +181,7 @@ def test_a_bad_row_among_the_first_ends_the_run_before_there_is_a_folder(stream)
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_what_does_not_go_with_a_stream(stream, keys, told):
+def test_options_that_do_not_work_with_streaming(stream, keys, told):
     stream.config["training_args"] |= keys
     done = stream.run_here()
     assert done.code == 2
@@ -190,7 +190,7 @@ def test_what_does_not_go_with_a_stream(stream, keys, told):
     assert not (stream.out / "model.safetensors").exists()
 
 
-def test_how_long_a_stream_is_has_to_be_said(stream):
+def test_streaming_needs_max_steps(stream):
     del stream.config["training_args"]["max_steps"]
     done = stream.run_here()
     assert done.code == 2
@@ -198,7 +198,7 @@ def test_how_long_a_stream_is_has_to_be_said(stream):
 
 
 @pytest.mark.parametrize("command", ["prepare", "stats"])
-def test_nothing_is_prepared_of_a_stream(stream, command, capsys):
+def test_sft_prepare_and_stats_reject_streaming(stream, command, capsys):
     from sftcore.cli.main import main
 
     assert main([command, "--config", str(stream.write())]) == 2
@@ -206,7 +206,7 @@ def test_nothing_is_prepared_of_a_stream(stream, command, capsys):
     assert main([command, "--config", str(stream.write()), "data.streaming=false", "data.train.limit=9"]) == 0
 
 
-def test_a_stream_is_previewed_as_any_other_data(stream, capsys):
+def test_sft_preview_works_with_streaming(stream, capsys):
     from sftcore.cli.main import main
 
     assert main(["preview", "-n", "1", "--config", str(stream.write())]) == 0

@@ -188,21 +188,21 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[S
 
 
 @pytest.mark.parametrize("name", WAYS)
-def test_one_rank(tmp_path, name):
+def test_packed_rows_of_each_epoch_on_one_rank(tmp_path, name):
     whole, resumed = both(tmp_path, WAYS[name])
     assert whole == expected(WAYS[name])
     assert resumed == whole[len(whole) // 2 :]
 
 
 @pytest.mark.parametrize("name", WAYS)
-def test_two_ranks(two_ranks, name):
+def test_packed_rows_of_each_epoch_on_two_ranks(two_ranks, name):
     for rank, seen in enumerate(two_ranks):
         whole, resumed = seen[name]
         assert whole == expected(WAYS[name], rank, 2)
         assert resumed == whole[len(whole) // 2 :]
 
 
-def test_each_document_comes_once_in_an_epoch_and_each_epoch_has_its_own_rows():
+def test_packing_has_each_document_once_in_an_epoch_and_other_rows_in_each_epoch():
     way = WAYS["plain"]
     batches = expected(way)
     epochs = [

@@ -265,7 +265,7 @@ def differences(step: Step, expected: Step) -> Step:
 
 @pytest.mark.parametrize("weighted", WEIGHTED)
 @pytest.mark.parametrize("spread", ONE_RANK)
-def test_one_rank(model, expected, tmp_path, one_process, spread, weighted):
+def test_loss_and_gradient_are_the_same_on_one_rank(model, expected, tmp_path, one_process, spread, weighted):
     found = differences(by_sftcore(model, tmp_path, ONE_RANK[spread], WEIGHTED[weighted]), expected[weighted])
     print(found)
     assert max(found) <= BAR
@@ -273,25 +273,25 @@ def test_one_rank(model, expected, tmp_path, one_process, spread, weighted):
 
 @pytest.mark.parametrize("weighted", WEIGHTED)
 @pytest.mark.parametrize("spread", TWO_RANKS)
-def test_two_ranks(two_ranks, expected, spread, weighted):
+def test_loss_and_gradient_are_the_same_on_two_ranks(two_ranks, expected, spread, weighted):
     for rank in two_ranks:
         found = differences(rank[spread, weighted], expected[weighted])
         print(found)
         assert max(found) <= BAR
 
 
-def test_these_weights_show(expected):
+def test_these_loss_weights_change_the_loss(expected):
     for one, other in [("no weights", "weights"), ("weights", "weights in the first half")]:
         assert min(differences(expected[one], expected[other])) > 10 * BAR
 
 
-def test_one_set_may_have_weights_alone(model, expected, tmp_path, one_process):
+def test_only_the_training_or_the_evaluation_set_may_have_loss_weights(model, expected, tmp_path, one_process):
     trainer = trainer_of(model, tmp_path, ONE_RANK["padded"], conversations(0), conversations(8))
     assert trainer.evaluate()["eval_loss"] == pytest.approx(expected["weights"].loss, rel=BAR)
     assert trainer.train().training_loss == pytest.approx(expected["no weights"].loss, rel=BAR)
 
 
-def test_deepspeed_does_not_round_weights(model, expected, tmp_path, one_process, monkeypatch):
+def test_deepspeed_does_not_round_loss_weights(model, expected, tmp_path, one_process, monkeypatch):
     """Where DeepSpeed trains in bfloat16, transformers gives every float of a batch that type."""
     trainer = trainer_of(model, tmp_path, ONE_RANK["padded"], conversations(8), conversations(8))
     batch = trainer.data_collator(conversations(8))

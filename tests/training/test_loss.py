@@ -41,20 +41,20 @@ def by_hand(logits, weights, smoothing=0.0):
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("weights", [WEIGHTS, None], ids=["weights", "no weights"])
-def test_loss_and_gradient_are_those_by_hand(logits, weights, smoothing):
+def test_loss_and_gradient_match_a_computation_by_hand(logits, weights, smoothing):
     loss, gradient = loss_and_gradient(logits, weights, smoothing)
     expected = by_hand(logits, torch.ones(2, 5) if weights is None else weights, smoothing)
     assert float(loss) == pytest.approx(expected[0], rel=1e-6)
     torch.testing.assert_close(gradient.double(), expected[1], rtol=1e-6, atol=1e-7)
 
 
-def test_only_the_ratio_of_weights_counts(logits):
+def test_only_the_ratio_of_loss_weights_counts(logits):
     for one, other in [(WEIGHTS, 2 * WEIGHTS), (None, LABELS.ne(-100) * 0.1)]:
         for this, that in zip(loss_and_gradient(logits, one), loss_and_gradient(logits, other), strict=True):
             torch.testing.assert_close(this, that, rtol=1e-6, atol=1e-7)
 
 
-def test_a_weight_reaches_the_gradient_of_its_token_alone(logits):
+def test_a_loss_weight_changes_the_gradient_of_its_token_alone(logits):
     """The step divides by the same number, so that no other token's share changes."""
     before = loss_and_gradient(logits, WEIGHTS, num_items_in_batch=4.6)[1]
     heavier = WEIGHTS.clone()
@@ -65,7 +65,7 @@ def test_a_weight_reaches_the_gradient_of_its_token_alone(logits):
     torch.testing.assert_close(after[0, 1], before[0, 1] / 0.3)
 
 
-def test_the_step_is_divided_by_what_it_is_told(logits):
+def test_the_loss_is_divided_by_num_items_in_batch(logits):
     whole = TokenMeanLoss()({"logits": logits}, LABELS, weights=WEIGHTS)
     parts = [
         TokenMeanLoss()({"logits": logits[[row]]}, LABELS[[row]], torch.tensor(4.6), WEIGHTS[[row]]) for row in range(2)
@@ -74,7 +74,7 @@ def test_the_step_is_divided_by_what_it_is_told(logits):
 
 
 @pytest.mark.parametrize("weights", [WEIGHTS, None], ids=["weights", "no weights"])
-def test_what_is_evaluated_is_a_mean_over_all_batches(logits, weights):
+def test_the_evaluation_loss_is_a_mean_over_all_batches(logits, weights):
     loss = TokenMeanLoss()
     with torch.no_grad():
         expected = float(loss({"logits": logits}, LABELS, weights=weights))
@@ -86,19 +86,19 @@ def test_what_is_evaluated_is_a_mean_over_all_batches(logits, weights):
     assert loss.pop_evaluated() == (0, 0)
 
 
-def test_nothing_is_evaluated_in_training(logits):
+def test_training_does_not_count_in_the_evaluation_loss(logits):
     loss = TokenMeanLoss()
     loss({"logits": logits}, LABELS, weights=WEIGHTS)
     assert loss.pop_evaluated() == (0, 0)
 
 
 @pytest.mark.parametrize("weights", [torch.zeros(2, 5), None], ids=["weights", "no weights"])
-def test_nothing_trained_is_no_loss(logits, weights):
+def test_the_loss_is_zero_without_trained_tokens(logits, weights):
     assert TokenMeanLoss()({"logits": logits}, torch.full((2, 5), -100), weights=weights).item() == 0
 
 
 @pytest.mark.parametrize("weights", [WEIGHTS, None], ids=["weights", "no weights"])
-def test_what_is_impossible_where_nothing_is_trained_does_not_count(logits, weights):
+def test_infinite_logits_of_masked_tokens_do_not_change_the_loss(logits, weights):
     expected = loss_and_gradient(logits, weights)[0]
     with torch.no_grad():
         logits[1, 3, 0] = -torch.inf

@@ -191,7 +191,7 @@ ATTENTIONS = [
 
 @pytest.mark.parametrize("flat", [False, True], ids=["rows", "flat"])
 @pytest.mark.parametrize(("name", "attention"), ATTENTIONS)
-def test_packed_documents_have_the_logits_and_the_loss_they_have_alone(name, attention, flat, device):
+def test_packing_keeps_the_logits_and_the_loss_that_documents_have_alone(name, attention, flat, device):
     model = make(name, attention, device=device)
     check(model, flat=flat)
     assert model.training
@@ -202,7 +202,7 @@ def test_packed_documents_have_the_logits_and_the_loss_they_have_alone(name, att
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_models_that_mix_documents_are_refused(name, device):
+def test_models_that_mix_packed_documents_are_rejected(name, device):
     model = make(name, device=device)
     with pytest.raises(ConfigError) as refused:
         check(model)
@@ -239,7 +239,7 @@ FIVES = (5,) * 4
 
 @pytest.mark.parametrize("flat", [False, True], ids=["rows", "flat"])
 @pytest.mark.parametrize(("dtype", "share"), [(torch.float32, 1e-3), (torch.bfloat16, 0.05)], ids=["fp32", "bf16"])
-def test_a_leak_between_any_two_documents_is_seen(dtype, share, flat, device):
+def test_the_packing_check_finds_a_leak_between_any_two_documents(dtype, share, flat, device):
     """In both directions, between neighbours and others, within a row and from row to row."""
     given = documents(FIVES)
     check(make("Llama", "sdpa", dtype, device), given, flat)
@@ -251,7 +251,7 @@ def test_a_leak_between_any_two_documents_is_seen(dtype, share, flat, device):
                     check(model, given, flat)
 
 
-def test_a_leak_that_is_there_in_training_only_is_seen(device):
+def test_the_packing_check_finds_a_leak_in_training_mode_only(device):
     model = leaking(make("Llama", "sdpa", device=device), 4, 5, 1e-3, lambda layer: layer.training)
     with pytest.raises(ConfigError, match="changing one changes the logits of another"):
         check(model, documents(FIVES))
@@ -262,7 +262,7 @@ def test_a_leak_that_is_there_in_training_only_is_seen(device):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def test_positions_that_run_on_are_seen(dtype, device):
+def test_the_packing_check_finds_positions_that_do_not_restart(dtype, device):
     model = make("GPT2", "sdpa", dtype, device)
     check(model)
 
@@ -280,7 +280,7 @@ def test_positions_that_run_on_are_seen(dtype, device):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def test_windows_that_end_elsewhere_are_seen(dtype, device):
+def test_the_packing_check_finds_other_attention_windows(dtype, device):
     """Only tokens further than a window from their beginning are computed wrong, and no one leaks."""
     given = documents((7, 40, 9, 12))
     model = make("Mistral", "sdpa", dtype, device)
@@ -314,14 +314,14 @@ def round_by_company(layer: torch.nn.Module, share: float = 0.004, only_packed: 
     layer.register_forward_hook(rounded)
 
 
-def test_what_rows_of_their_own_do_to_each_other_too_is_no_leak(device):
+def test_the_packing_check_allows_noise_that_separate_rows_have_too(device):
     model = make("Llama", "sdpa", torch.bfloat16, device)
     round_by_company(model.model.layers[0])
     check(model)
 
 
 @pytest.mark.parametrize("name", ["Qwen3Moe", "Mixtral", "DeepseekV3"])
-def test_experts_may_round_by_chance_in_packed_rows_only(name, device):
+def test_the_packing_check_allows_rounding_of_experts_in_packed_rows_only(name, device):
     """Which rows show it depends on how many tokens an expert has: that others do not show it proves no leak."""
     model = make(name, "sdpa", torch.bfloat16, device)
     round_by_company(model.model.layers[0], 0.002, only_packed=True)
@@ -333,7 +333,7 @@ def test_experts_may_round_by_chance_in_packed_rows_only(name, device):
     [("Llama", torch.bfloat16, 0.002), ("Qwen3Moe", torch.bfloat16, 0.1), ("Qwen3Moe", torch.float32, 0.002)],
     ids=["no experts", "more than rounding", "float32"],
 )
-def test_what_only_packed_rows_do_to_each_other_is_a_leak_otherwise(name, dtype, share, device):
+def test_the_packing_check_allows_no_other_noise_in_packed_rows_only(name, dtype, share, device):
     if device == "cuda" and dtype is torch.float32:
         pytest.skip("there float32 may be rounded to less")
     model = make(name, "sdpa", dtype, device)
@@ -343,21 +343,21 @@ def test_what_only_packed_rows_do_to_each_other_is_a_leak_otherwise(name, dtype,
 
 
 @pytest.mark.parametrize("name", ["Mixtral", "Qwen3Moe", "DeepseekV3"])
-def test_a_leak_to_a_single_token_is_seen_with_experts_too(name, device):
+def test_the_packing_check_finds_a_leak_to_a_single_token_of_a_model_with_experts(name, device):
     model = leaking(make(name, "sdpa", torch.bfloat16, device), 4, 5, 0.05)
     with pytest.raises(ConfigError, match="changing one changes the logits of another"):
         check(model, documents(FIVES))
 
 
 @pytest.mark.parametrize("name", ["Mamba", "Rwkv", "Jamba", "GptOss", "RecurrentGemma", "Qwen3Next"])
-def test_a_leak_is_seen_beside_it(name, device):
+def test_the_packing_check_finds_a_leak_beside_rounding_of_experts(name, device):
     model = make(name, dtype=torch.bfloat16, device=device)
     round_by_company(next(module for module in model.modules() if isinstance(module, torch.nn.Embedding)))
     with pytest.raises(ConfigError, match="changing one changes the logits of another"):
         check(model)
 
 
-def test_a_cache_is_seen(device):
+def test_the_packing_check_finds_a_cache(device):
     """With one, transformers takes a packed row for one long document."""
     model = make("Llama", "sdpa", device=device)
     model.config.use_cache = True
@@ -365,7 +365,7 @@ def test_a_cache_is_seen(device):
         check(model)
 
 
-def test_a_model_that_cannot_take_positions_is_refused():
+def test_packing_rejects_a_model_without_position_ids():
     model = make("Llama", "sdpa")
     forward = model.forward
     model.forward = lambda input_ids, attention_mask=None: forward(input_ids, attention_mask)
@@ -373,14 +373,14 @@ def test_a_model_that_cannot_take_positions_is_refused():
         check(model)
 
 
-def test_an_error_of_the_model_itself_stays_one():
+def test_the_packing_check_passes_on_an_error_of_the_model():
     model = make("Llama", "sdpa")
     model.lm_head.register_forward_hook(lambda *_: (_ for _ in ()).throw(OverflowError("broken")))
     with pytest.raises(OverflowError, match="broken"):
         check(model)
 
 
-def test_logits_that_are_no_numbers_prove_nothing(device):
+def test_the_packing_check_rejects_non_finite_logits(device):
     model = make("Llama", "sdpa", device=device)
     model.lm_head.weight.data[7] = float("nan")
     with pytest.raises(ConfigError, match="does not isolate packed conversations"):
@@ -388,7 +388,7 @@ def test_logits_that_are_no_numbers_prove_nothing(device):
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_dropout_and_checkpointing_are_as_in_training(checkpointing):
+def test_the_packing_check_uses_dropout_and_activation_checkpointing_as_in_training(checkpointing):
     model = make("GPT2", "sdpa")
     assert model.config.resid_pdrop == model.config.attn_pdrop == 0.1
     if checkpointing:
@@ -400,7 +400,7 @@ def test_dropout_and_checkpointing_are_as_in_training(checkpointing):
     assert all(module.training for module in model.modules())
 
 
-def test_what_the_check_says_does_not_depend_on_chance():
+def test_the_packing_check_does_not_depend_on_the_random_state():
     said = []
     for seed in (1, 2):
         model = make("Mamba")
@@ -412,13 +412,13 @@ def test_what_the_check_says_does_not_depend_on_chance():
 
 
 @pytest.mark.parametrize("lengths", [(1,), (40,), (1, 1, 1), (3, 1)])
-def test_few_and_short_documents_are_enough(lengths, device):
+def test_few_and_short_documents_are_enough_for_the_packing_check(lengths, device):
     check(make("Llama", "sdpa", device=device), documents(lengths))
     with pytest.raises(ConfigError):
         check(make("Mamba", device=device), documents(lengths))
 
 
-def test_documents_that_are_all_alike_are_enough():
+def test_equal_documents_are_enough_for_the_packing_check():
     given = [Example([5, 5, 5], [5, 5, 5], (3,), (Origin("f", number),)) for number in range(4)]
     check(make("Llama", "sdpa"), given)
     with pytest.raises(ConfigError):
@@ -426,7 +426,7 @@ def test_documents_that_are_all_alike_are_enough():
 
 
 @pytest.mark.parametrize("name", ["Llama", "Mamba"])
-def test_the_model_below_an_adapter_is_named(name):
+def test_the_packing_check_names_the_model_below_an_adapter(name):
     import peft
 
     model = peft.get_peft_model(
@@ -450,7 +450,7 @@ def test_the_model_below_an_adapter_is_named(name):
         ("kernels-community/flash-attn2", True),
     ],
 )
-def test_rows_are_laid_end_to_end_for_flash_attention_only(attention, flat):
+def test_packed_rows_are_flattened_for_flash_attention_only(attention, flat):
     """The kernels are not run here: tests/test_gpu.py does."""
     import peft
 

@@ -1,4 +1,4 @@
-"""Many rows at once: outlined one by one, tokenized in one batch."""
+"""Many rows at once: rendered one by one, tokenized in one batch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,16 @@ from sftcore.data.tables.arrow_arrays import (
     string_array,
 )
 from sftcore.data.tables.table import REMARKS, SCHEMA, Flags, Integers
-from sftcore.labelling import DraftColumns, Labeller, Labelling, Outline, Policy, Remark, Sketch, TooLongError, fit
+from sftcore.labelling import (
+    Labeller,
+    Labelling,
+    Policy,
+    Remark,
+    RenderedColumns,
+    RenderedConversation,
+    TooLongError,
+    fit,
+)
 from sftcore.labelling.token_labels import label_columns
 from sftcore.tokenization import TokenColumns
 
@@ -56,7 +65,7 @@ class _Tokens(NamedTuple):
 _Remarks = list[tuple[int, int, str | None]]
 """Remarks on a row: positions in :data:`REMARKS`, each with number of times and detail."""
 
-_Outlined = Sketch | Outline | RowError
+_Rendered = RenderedConversation | RowError
 """A row before it is tokenized."""
 
 
@@ -90,8 +99,8 @@ def label_rows(
     Raises:
         DataError: a row is too long, and the policy is to end the run.
     """
-    outlines = [_outline(row, labeller, policy) for row in rows]
-    drafts = DraftColumns.of(outlines)
+    rendered = [_render(row, labeller, policy) for row in rows]
+    drafts = RenderedColumns.from_rows(rendered)
     columns = labeller.encoder.encode(drafts.texts)
     labels = label_columns(labeller.tokenizer, columns, drafts.spans, labeller.added_ids)
     tokens = _Tokens(columns.ids, labels.trained, labels.weights)
@@ -103,15 +112,15 @@ def label_rows(
     longest = np.zeros(len(rows), np.int64)
     np.maximum.at(longest, owner, lengths)
     special: dict[int, _SpecialRow] = {
-        at: _SpecialRow(error) for at, error in enumerate(outlines) if isinstance(error, RowError)
+        at: _SpecialRow(error) for at, error in enumerate(rendered) if isinstance(error, RowError)
     }
     for draft in sorted(errors, reverse=True):
         special[int(owner[draft])] = _SpecialRow(errors[draft])
     for at in np.flatnonzero(longest > (policy.max_length or np.iinfo(np.int64).max)).tolist():
         if at not in special:
-            special[at] = _truncated(rows[at], outlines[at], labeller, policy)
+            special[at] = _truncated(rows[at], rendered[at], labeller, policy)
 
-    remarks = _remarks(outlines, merged, owner, special)
+    remarks = _remarks(rendered, merged, owner, special)
     plain = np.ones(len(rows), bool)
     plain[list(special)] = False
     for at, row in special.items():
@@ -129,30 +138,29 @@ def label_rows(
     return batch, [(rows[at], error) for at, error in failed.items()]
 
 
-def _outline(row: ParsedRow, labeller: Labeller, policy: Policy) -> _Outlined:
+def _render(row: ParsedRow, labeller: Labeller, policy: Policy) -> _Rendered:
     try:
-        return labeller.sketch(row.conversation, policy)
+        return labeller.render_with_plan(row.conversation, policy)
     except RowError as error:
         return error
 
 
-def _truncated(row: ParsedRow, outlined: _Outlined, labeller: Labeller, policy: Policy) -> _SpecialRow:
+def _truncated(row: ParsedRow, rendered: _Rendered, labeller: Labeller, policy: Policy) -> _SpecialRow:
     """The result of truncating a row that is too long.
 
     Raises:
         DataError: the policy is to end the run.
     """
-    assert not isinstance(outlined, RowError)
-    outline = outlined.outline if isinstance(outlined, Sketch) else outlined
+    assert not isinstance(rendered, RowError)
     try:
-        return _SpecialRow(fitted=fit(labeller, row.conversation, labeller.tokenized(outline), policy))
+        return _SpecialRow(fitted=fit(labeller, row.conversation, labeller.tokenize(rendered), policy))
     except TooLongError as error:
         raise DataError(f"{row.origin}: {error}") from None
     except RowError as error:
         return _SpecialRow(error)
 
 
-def _merged(columns: TokenColumns, drafts: DraftColumns) -> Integers:
+def _merged(columns: TokenColumns, drafts: RenderedColumns) -> Integers:
     """For each of *drafts* the number of turns that begin or end within a token."""
     crossed = np.zeros(len(drafts.turns), bool)
     for characters in drafts.edges.T:
@@ -162,17 +170,15 @@ def _merged(columns: TokenColumns, drafts: DraftColumns) -> Integers:
 
 
 def _remarks(
-    outlines: Sequence[_Outlined], merged: Integers, owner: Integers, special: Mapping[int, _SpecialRow]
+    rendered: Sequence[_Rendered], merged: Integers, owner: Integers, special: Mapping[int, _SpecialRow]
 ) -> list[_Remarks]:
     """The remarks on each row."""
     remarks: list[_Remarks] = []
-    times_merged = np.bincount(owner, merged, len(outlines)).astype(np.int64).tolist()
-    for at, outline in enumerate(outlines):
-        result = special[at].fitted if at in special else outline
+    times_merged = np.bincount(owner, merged, len(rendered)).astype(np.int64).tolist()
+    for at, row in enumerate(rendered):
+        result = special[at].fitted if at in special else row
         own: _Remarks = []
-        if isinstance(result, Sketch):
-            own = [(REMARKS.index(remark), times, None) for remark, times in result.plan.remarks.items()]
-        elif isinstance(result, (Outline, Labelling)):
+        if isinstance(result, (RenderedConversation, Labelling)):
             own = [
                 (REMARKS.index(remark), times, result.details.get(remark))
                 for remark, times in result.remarks.items()

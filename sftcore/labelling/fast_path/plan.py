@@ -1,22 +1,20 @@
-"""One plan: how conversations of one shape are outlined, whatever their texts are."""
+"""A plan: how all conversations of one shape are rendered."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
-from typing import NamedTuple
 
-from sftcore.labelling.boundaries import Borders
-from sftcore.labelling.draft import Draft, Outline
+from sftcore.labelling.rendered import Boundaries, Place, RenderedConversation, RenderedExample
+from sftcore.labelling.rendering.limits import CHARACTERS
 from sftcore.labelling.rendering.provenance import CONTENT, split_tag
 from sftcore.labelling.rendering.renderer import Rendering
-from sftcore.labelling.spans import Span
 from sftcore.labelling.warnings import Remark
 
-STAND_IN = "\n \n\u27e6{}\u27e7 \n \n"
-"""What stands for the text of a message: however it is trimmed at either end, that shows."""
+PLACEHOLDER = "\n \n\u27e6{}\u27e7 \n \n"
+"""Text in place of a content: each way to trim it gives another text."""
 
 _Trim = Callable[[str], str]
 _TRIMS: Sequence[_Trim] = (
@@ -30,138 +28,99 @@ _TRIMS: Sequence[_Trim] = (
     lambda text: text.lstrip("\n").rstrip(),
     str.strip,
 )
-"""All ways to trim a text on the left and on the right: not, of line ends, or of all white space."""
-
-_Place = tuple[int, int]
-"""A border between characters: how many texts stand before it, and how many other characters."""
+"""All ways to trim a text at its start and at its end: not at all, of line feeds, or of all white space."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Plan:
-    """How conversations of one shape are outlined.
+    """How all conversations of one shape are rendered, if the plan holds for their contents.
 
     Attributes:
-        messages: how many they have.
-        fixed: what stands before, between and behind the texts; '' in place of each text.
-        texts: of each text the message, and how it is trimmed.
-        spans, begins, stops, edges: as in :class:`~sftcore.labelling.draft.Draft`, with places for characters.
-        remarks: what there is to remark, as in :class:`~sftcore.labelling.draft.Outline`.
+        words: strings that no content may have.
+        fixed: what is printed before, between and after the contents, with '' in place of each.
+        printed: for each printed content, the index of its message and how it is trimmed.
+        boundaries: what is trained; the printed contents are the inserted texts.
+        messages: number of messages.
+        remarks: the warnings of each conversation.
+        is_verified: whether the plan was compared with a rendering.
     """
 
-    messages: int
+    words: Collection[str]
     fixed: Sequence[str]
-    texts: Sequence[tuple[int, _Trim]]
-    spans: Sequence[tuple[_Place, _Place, float]]
-    begins: Sequence[tuple[int, _Place]]
-    stops: Sequence[tuple[_Place, _Place]]
-    edges: Sequence[tuple[_Place, _Place]]
-    remarks: Mapping[Remark, int]
+    printed: Sequence[tuple[int, _Trim]]
+    boundaries: Boundaries
+    messages: int
+    remarks: Counter[Remark]
+    is_verified: bool = False
 
     @cached_property
-    def borders(self) -> Borders:
-        """Where the spans and edges are."""
-        return Borders.of(self.spans, self.edges)
+    def _is_verbatim(self) -> bool:
+        """Whether each content is printed once, in order, as it is."""
+        return [*self.printed] == [(message, str) for message in range(self.messages)]
 
-    @cached_property
-    def verbatim(self) -> bool:
-        """Whether the text of each message is printed once, in order, as it is."""
-        return list(self.texts) == [(message, str) for message in range(self.messages)]
+    def holds_for(self, contents: Sequence[str]) -> bool:
+        """Whether the template renders *contents* as it did the placeholders, and within its limits."""
+        for words in self.words:
+            for content in contents:
+                if words in content:
+                    return False
+        return sum(map(len, contents)) < CHARACTERS // 4
 
-    def sketch(self, contents: Sequence[str]) -> Sketch:
-        """Return what becomes of a conversation of this shape, whose messages have the *contents*."""
-        texts = contents if self.verbatim else [trim(contents[message]) for message, trim in self.texts]
+    def render(self, contents: Sequence[str]) -> RenderedConversation:
+        """Return the conversation of this shape with *contents*."""
+        texts = contents if self._is_verbatim else [trim(contents[message]) for message, trim in self.printed]
         parts = [*self.fixed]
         parts[1::2] = texts
-        return Sketch("".join(parts), texts, self)
+        example = RenderedExample("".join(parts), self.messages, self.boundaries, texts)
+        return RenderedConversation([example], self.remarks)
 
 
-class Sketch(NamedTuple):
-    """The outline of a conversation, of which only the text is written out.
-
-    Attributes:
-        text: of its one example.
-        texts: of the messages in it, as they are printed.
-        plan: what says the rest.
-    """
-
-    text: str
-    texts: Sequence[str]
-    plan: Plan
-
-    @property
-    def draft(self) -> Draft:
-        """The example."""
-        before = [0, *accumulate(map(len, self.texts))]
-
-        def at(place: _Place) -> int:
-            texts, others = place
-            return before[texts] + others
-
-        plan = self.plan
-        return Draft(
-            self.text,
-            [Span(at(start), at(end), weight) for start, end, weight in plan.spans],
-            plan.messages,
-            [(message, at(start)) for message, start in plan.begins],
-            [(at(start), at(end)) for start, end in plan.stops],
-            [(at(start), at(end)) for start, end in plan.edges],
-        )
-
-    @property
-    def outline(self) -> Outline:
-        """All of it, written out."""
-        made = Outline([self.draft])
-        made.remarks.update(self.plan.remarks)
-        return made
-
-
-def plan_of(draft: Draft, rendering: Rendering, stand_ins: Sequence[str], remarks: Mapping[Remark, int]) -> Plan | None:
-    """Return what *draft* says of all conversations of its shape; None if that is not certain."""
-    if draft.text != rendering.text or draft.messages != len(stand_ins):
+def make_plan(
+    conversation: RenderedConversation, rendering: Rendering, placeholders: Sequence[str], words: Collection[str]
+) -> Plan | None:
+    """Return the plan of a shape, made from its *conversation* with *placeholders*; None if that is uncertain."""
+    (example,) = conversation.examples
+    if example.text != rendering.text or example.messages != len(placeholders):
         return None
     fixed: list[str] = []
-    texts: list[tuple[int, _Trim]] = []
+    printed: list[tuple[int, _Trim]] = []
     ranges: list[tuple[int, int]] = []
-    at = 0
+    end_of_last = 0
     for start, end, tag in rendering.pieces:
-        if tag < 0 or split_tag(tag)[1] != CONTENT:
-            if tag >= 0 or start == end:
-                continue
+        if tag < 0 and start < end:  # text of several messages
             return None
-        message = split_tag(tag)[0]
-        trim = _trim(stand_ins[message], rendering.text[start:end])
-        if trim is None or start < at:
+        message, field = split_tag(tag)
+        if tag < 0 or field != CONTENT:
+            continue
+        trim = next((trim for trim in _TRIMS if trim(placeholders[message]) == rendering.text[start:end]), None)
+        if trim is None or start < end_of_last:
             return None
-        fixed += (rendering.text[at:start], "")
-        texts.append((message, trim))
+        fixed += (rendering.text[end_of_last:start], "")
+        printed.append((message, trim))
         ranges.append((start, end))
-        at = end
-    fixed.append(rendering.text[at:])
+        end_of_last = end
+    fixed.append(rendering.text[end_of_last:])
     if any("\u27e6" in text or "\u27e7" in text for text in fixed):
         return None
 
-    def place(border: int) -> _Place:
-        if any(start < border < end for start, end in ranges):
-            raise _UncertainError
-        before = [end - start for start, end in ranges if end <= border]
-        return len(before), border - sum(before)
+    def place(at: int) -> Place:
+        if any(start < at < end for start, end in ranges):
+            raise _WithinContentError
+        before = [end - start for start, end in ranges if end <= at]
+        return len(before), at - sum(before)
 
-    def pairs(borders: Sequence[tuple[int, int]]) -> list[tuple[_Place, _Place]]:
-        return [(place(start), place(end)) for start, end in borders]
-
+    spans, starts, stops, turns = example.positions
     try:
-        spans = [(place(span.start), place(span.end), span.weight) for span in draft.spans]
-        begins = [(message, place(start)) for message, start in draft.begins]
-        stops, edges = pairs(draft.stops), pairs(draft.edges)
-    except _UncertainError:
+        boundaries = Boundaries(
+            [(place(start), place(end), weight) for start, end, weight in spans],
+            [(message, place(start)) for message, start in starts],
+            [(place(start), place(end)) for start, end in stops],
+            [(place(start), place(end)) for start, end in turns],
+        )
+    except _WithinContentError:
         return None
-    return Plan(len(stand_ins), fixed, texts, spans, begins, stops, edges, remarks)
+    return Plan(words, fixed, printed, boundaries, len(placeholders), +conversation.remarks)
 
 
-class _UncertainError(Exception):
-    """A border is within a text."""
-
-
-def _trim(stand_in: str, printed: str) -> _Trim | None:
-    """Return how *stand_in* is trimmed to become *printed*."""
-    return next((trim for trim in _TRIMS if trim(stand_in) == printed), None)
+class _WithinContentError(Exception):
+    """A boundary is within a content."""

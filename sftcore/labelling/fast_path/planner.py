@@ -1,101 +1,99 @@
-"""Conversations of one shape, outlined from one plan.
+"""Conversations of one shape, rendered from one plan.
 
-Where the source shows that a template does not look at what the messages say (see
-``content_independence``), all conversations with the same roles are printed alike but for
-the texts. So one of them is outlined with stand-ins for the texts, and what came of it is the plan: what stands
-between the texts, how each is trimmed, and between which characters of it all the trained spans begin and end.
+A template that does not inspect contents prints all conversations with the same roles alike, but for the contents. So
+one of them is labelled with placeholders, and its plan holds for the others.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, cast
 
 from sftcore.core.errors import RowError
 from sftcore.core.labelling_policy import Policy
 from sftcore.core.types import Conversation, Message, PlainMessages
-from sftcore.labelling.draft import Outline
-from sftcore.labelling.fast_path.content_independence import ROLES, blind_to
-from sftcore.labelling.fast_path.plan import STAND_IN, Plan, Sketch, plan_of
-from sftcore.labelling.rendering.limits import CHARACTERS
+from sftcore.labelling.fast_path.observed_template import ObservedTemplate
+from sftcore.labelling.fast_path.plan import PLACEHOLDER, Plan, make_plan
+from sftcore.labelling.rendered import Boundaries, RenderedConversation
 from sftcore.labelling.rendering.renderer import ChatTemplate
 from sftcore.labelling.warnings import Remark
 from sftcore.runtime.console import warn
 
-SHARE = 1024
-"""Of so many conversations one is outlined without its plan too, and compared; so is the first of each plan."""
+VERIFY_EVERY = 1024
+"""One in this many conversations with a plan is rendered too, and compared; so is the first of each plan."""
 
 SHAPES = 10_000
-"""How many shapes are remembered."""
+"""Number of shapes that are remembered."""
+
+FAILURES = 64
+"""Number of shapes without a plan in a row after which no more plans are made."""
+
+ROLES = frozenset({"system", "user", "assistant"})
+"""Roles of the messages in a shape."""
 
 _ALLOWED = frozenset({Remark.HEADED, Remark.FIRST, Remark.NO_STOP, Remark.NO_SYSTEM, Remark.NO_USER})
-"""Remarks that follow from the roles alone.
+"""Warnings that follow from the roles alone.
 
 Whether a turn is split off or switched does not: where the prompt ends with ``<think>``, an answer may begin with it.
 """
 
 _Part = str | tuple[str, bool | None, float]
-"""What a message is in a shape: its role, and how it is trained, unless that is as for most."""
+"""A message in a shape: its role, with whether it is trained and its weight where these are not the usual ones."""
 
 _Shape = tuple[_Part, ...]
 
-_NEVER, _ONCE = (Plan(0, [""], [], [], [], [], [], {}) for _ in range(2))
-"""In place of plans: of a shape that was never seen, or once. A plan is made for the second conversation of a shape."""
+_NEVER, _ONCE = (Plan((), [""], [], Boundaries([], [], [], []), 0, Counter()) for _ in range(2))
+"""In place of the plan of a shape that never appeared, or once. A plan is made for its second conversation."""
 
 
-class Plans:
-    """Outlines conversations from plans, and from time to time compares.
+class Planner:
+    """Renders conversations from plans, and verifies a sample of them.
 
     Args:
-        outline: outlines a conversation without a plan; may raise ``RowError``.
-        fields: returns a message as the template gets it.
-        variables: the further variables of the template.
+        render: renders a conversation by a given template without a plan; may raise ``RowError``.
+        fields: converts a message to the mapping that the template gets.
+        variables: further variables of the template.
     """
 
     def __init__(
         self,
         template: ChatTemplate,
-        outline: Callable[[Conversation, Policy], Outline],
+        render: Callable[[Conversation, Policy, ChatTemplate], RenderedConversation],
         fields: Callable[[Message], Mapping[str, Any]],
         variables: Mapping[str, Any],
     ) -> None:
         self._template = template
-        self._outline = outline
+        self._render = render
         self._fields = fields
         self._variables = variables
-        self._words = blind_to(template.tree)
         self._plans: dict[object, dict[_Shape, Plan | None]] = {}
         self._policy: Policy | None = None
         self._of_policy: dict[_Shape, Plan | None] = {}
-        self._asked = 0
+        self._rendered = self._failures = 0
+        self._is_disabled = False
 
-    @property
-    def blind(self) -> bool:
-        """Whether the template is shown to be blind, so that there are plans."""
-        return self._words is not None
+    @cached_property
+    def _observed(self) -> ObservedTemplate:
+        return ObservedTemplate(self._template.source)
 
-    def outline(self, conversation: Conversation, policy: Policy) -> Outline | None:
-        """Return the outline of *conversation*; None if there is no plan for it.
-
-        Raises:
-            RowError: as the outline without a plan does, for a conversation that is compared.
-        """
-        found = self.sketch(conversation, policy)
-        return found.outline if isinstance(found, Sketch) else found
-
-    def sketch(self, conversation: Conversation, policy: Policy) -> Sketch | Outline | None:
-        """Return what :meth:`outline` does, not written out unless the plan turned out to be wrong.
+    def render(self, conversation: Conversation, policy: Policy) -> RenderedConversation | None:
+        """Return *conversation* rendered from a plan; None if there is none for it.
 
         Raises:
-            RowError: as the outline without a plan does, for a conversation that is compared.
+            RowError: as without a plan, for a conversation that is verified.
         """
-        if self._words is None or policy.reasoning == "mask" or conversation.tools or conversation.template_kwargs:
+        if self._is_disabled or policy.reasoning == "mask" or conversation.tools or conversation.template_kwargs:
             return None
         messages = conversation.messages
         contents = (
             messages.contents if isinstance(messages, PlainMessages) else [message.content for message in messages]
         )
-        if (shape := _shape(messages)) is None or not self._is_blind_to(contents):
+        for content in contents:
+            if not content or content.isspace():
+                return None
+        if (shape := _shape(messages)) is None:
             return None
         if policy is not self._policy:
             self._policy, self._of_policy = policy, self._plans_of(policy)
@@ -105,72 +103,69 @@ class Plans:
             if len(plans) < SHAPES:
                 plans[shape] = _ONCE
             return None
-        new = plan is _ONCE
-        if new:
-            plan = plans[shape] = self._plan(messages, policy)
-        if plan is None:
+        if plan is _ONCE:
+            plan = plans[shape] = self._make_plan(messages, policy)
+        if plan is None or not plan.holds_for(contents):
             return None
-        found = plan.sketch(contents)
-        self._asked += 1
-        return self._compared(found, conversation, policy) if new or not self._asked % SHARE else found
+        rendered = plan.render(contents)
+        self._rendered += 1
+        if not plan.is_verified or not self._rendered % VERIFY_EVERY:
+            plan.is_verified = True
+            return self._verified(rendered, conversation, policy)
+        return rendered
 
-    def _compared(self, found: Sketch, conversation: Conversation, policy: Policy) -> Sketch | Outline:
-        """Return *found* if *conversation* is outlined like that without its plan; else what is, and all plans end.
+    def _verified(
+        self, by_plan: RenderedConversation, conversation: Conversation, policy: Policy
+    ) -> RenderedConversation:
+        """Return *conversation* as rendered without a plan; no more plans are used if it differs from *by_plan*.
 
         Raises:
-            RowError: as the outline without a plan does.
+            RowError: as without a plan.
         """
-        plain = self._outline(conversation, policy)
-        if plain == found.outline:
-            return found
-        warn("a conversation was labelled otherwise by its plan; from here on each is rendered")
-        self._words = None
-        return plain
+        rendered = self._render(conversation, policy, self._template)
+        if rendered != by_plan:
+            warn("a plan labelled a conversation differently from its rendering; from here on each is rendered")
+            self._is_disabled = True
+        return rendered
 
     def _plans_of(self, policy: Policy) -> dict[_Shape, Plan | None]:
-        """Return the plans for what *policy* has trained."""
+        """The plans for policies that train what *policy* does."""
         key = (str(policy.train_on), policy.train_on_stop, policy.context, policy.weight)
         return self._plans.setdefault(key, {})
 
-    def _is_blind_to(self, contents: Sequence[str]) -> bool:
-        """Tell whether the template does not look at what *contents* say, nor is it too much to print."""
-        assert self._words is not None
-        for content in contents:
-            if not content or content.isspace():
-                return False
-        for asked in self._words:
-            for content in contents:
-                if asked in content:
-                    return False
-        return sum(map(len, contents)) < CHARACTERS // 4
-
-    def _plan(self, messages: Sequence[Message], policy: Policy) -> Plan | None:
+    def _make_plan(self, messages: Sequence[Message], policy: Policy) -> Plan | None:
         """Return the plan for conversations of the shape of *messages*; None if there is none."""
+        plan = self._plan_of_placeholders(messages, policy)
+        self._failures = self._failures + 1 if plan is None else 0
+        self._is_disabled = self._failures >= FAILURES
+        return plan
+
+    def _plan_of_placeholders(self, messages: Sequence[Message], policy: Policy) -> Plan | None:
         if policy.train_on == "all" and any(message.train is not None or not message.weight for message in messages):
-            return None  # where a turn lies that is left out may depend on what it says
-        stand_ins = [STAND_IN.format(index) for index in range(len(messages))]
+            return None  # the position of a turn that is excluded may depend on its content
+        placeholders = [PLACEHOLDER.format(index) for index in range(len(messages))]
         conversation = Conversation(
             tuple(
                 Message(message.role, text, train=message.train, weight=message.weight)
-                for message, text in zip(messages, stand_ins, strict=True)
+                for message, text in zip(messages, placeholders, strict=True)
             )
         )
-        if not self._is_blind_to(stand_ins):  # the template asks for what is in the stand-ins
-            return None
+        observations = self._observed.observe()
         try:
-            outline = self._outline(conversation, policy)
+            rendered = self._render(conversation, policy, self._observed)
             fields = [self._fields(message) for message in conversation.messages]
-            rendering = self._template.trace(fields, None, **self._variables)
+            rendering = self._observed.trace(fields, None, **self._variables)
         except RowError:
             return None
-        remarks = {remark: times for remark, times in outline.remarks.items() if times}
-        if len(outline.drafts) != 1 or not remarks.keys() <= _ALLOWED or outline.details:
+        warnings = {remark for remark, times in rendered.remarks.items() if times}
+        if observations.inspected or len(rendered.examples) != 1 or not warnings <= _ALLOWED or rendered.details:
             return None
-        return plan_of(outline.drafts[0], rendering, stand_ins, remarks)
+        plan = make_plan(rendered, rendering, placeholders, observations.words)
+        return plan if plan and plan.holds_for(placeholders) else None
 
 
 def _shape(messages: Sequence[Message]) -> _Shape | None:
-    """Return the shape of *messages*; None if one is more than a text of one of the three roles."""
+    """The shape of *messages*; None if one is more than a text of one of the three roles."""
     if isinstance(messages, PlainMessages):
         return messages.roles if ROLES.issuperset(messages.roles) else None
     shape = tuple([_part(message) for message in messages])
@@ -178,7 +173,7 @@ def _shape(messages: Sequence[Message]) -> _Shape | None:
 
 
 def _part(message: Message) -> _Part | None:
-    """Return what *message* is in a shape; None if it is more than a text of one of the three roles."""
+    """The message in a shape; None if it is more than a text of one of the three roles."""
     if (
         message.role not in ROLES
         or message.tool_calls
@@ -187,5 +182,5 @@ def _part(message: Message) -> _Part | None:
         or message.tool_call_id is not None
     ):
         return None
-    as_most = message.train is None and message.weight == 1
-    return message.role if as_most else (message.role, message.train, message.weight)
+    is_usual = message.train is None and message.weight == 1
+    return message.role if is_usual else (message.role, message.train, message.weight)

@@ -1,19 +1,33 @@
-"""Marks in a template's syntax tree: where the printing of a message begins, and where it ends."""
+"""Changes of a template's syntax tree: marks where the printing of a message begins and ends, and calls for ``~``."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 from jinja2 import nodes
+from jinja2.visitor import NodeTransformer
 
 MakeNode = Callable[[], nodes.Expr]
 
 
-def with_marks(body: list[nodes.Node], leaving: list[MakeNode]) -> list[nodes.Node]:
-    """Return *body* with marks in its loops: where the printing of a message begins, and where it ends.
+class _Concatenations(NodeTransformer):
+    def visit_Concat(self, node: nodes.Concat, *args: Any) -> nodes.Node:
+        self.generic_visit(node)
+        return _call("concatenated", *node.nodes)
 
-    *leaving* makes what is left on ``continue`` and ``break``: the messages that the loop around is in.
+
+def concatenations_called(tree: nodes.Template) -> None:
+    """Replace each ``a ~ b`` in *tree* by a call of ``environment.concatenated``."""
+    _Concatenations().visit(tree)
+
+
+def with_block_markers(body: list[nodes.Node], leaving: list[MakeNode]) -> list[nodes.Node]:
+    """Add marks to the loops of *body* where the printing of a message begins, and where it ends.
+
+    Args:
+        leaving: make the expressions that are left on ``continue`` and ``break``: messages of the loop around.
     """
     marked: list[nodes.Node] = []
     for node in body:
@@ -21,33 +35,30 @@ def with_marks(body: list[nodes.Node], leaving: list[MakeNode]) -> list[nodes.No
             entering, names = _entered(node)
             left: list[MakeNode] = [*(functools.partial(nodes.Name, name, "load") for name in names), *entering]
             inner: list[nodes.Node] = []
-            for statement in with_marks(node.body, left):
+            for statement in with_block_markers(node.body, left):
                 inner.append(statement)
                 if isinstance(statement, nodes.Assign) and (name := getattr(statement.target, "name", None)) in names:
-                    inner.append(_mark(nodes.Name(name, "load"), "_enter"))
-            entries = entering or [functools.partial(nodes.Const, 0)]  # each iteration is counted
+                    inner.append(_mark("enter", nodes.Name(name, "load")))
             node.body = [
-                *(_mark(make(), "_enter") for make in entries),
+                *(_mark("enter", make()) for make in entering),
                 *inner,
-                *(_mark(make(), "_exit") for make in left),
+                *(_mark("exit", make()) for make in left),
             ]
-            node.else_ = with_marks(node.else_, leaving)
-            if node.test is not None:  # `for ... if ...` skips many an iteration that would be counted
-                node.test = nodes.And(nodes.Filter(nodes.Const(0), "_step", [], [], None, None), node.test)
+            node.else_ = with_block_markers(node.else_, leaving)
         elif isinstance(node, (nodes.Continue, nodes.Break)):
-            marked.extend(_mark(make(), "_exit") for make in leaving)
+            marked.extend(_mark("exit", make()) for make in leaving)
         elif isinstance(node, nodes.If):
             for branch in (node, *node.elif_):
-                branch.body = with_marks(branch.body, leaving)
-            node.else_ = with_marks(node.else_, leaving)
+                branch.body = with_block_markers(branch.body, leaving)
+            node.else_ = with_block_markers(node.else_, leaving)
         elif isinstance(body_of := getattr(node, "body", None), list):
-            vars(node)["body"] = with_marks(body_of, [] if isinstance(node, nodes.Macro) else leaving)
+            vars(node)["body"] = with_block_markers(body_of, [] if isinstance(node, nodes.Macro) else leaving)
         marked.append(node)
     return marked
 
 
 def _entered(loop: nodes.For) -> tuple[list[MakeNode], list[str]]:
-    """Return what may be a message in an iteration of *loop*: from its beginning, and names that are set in it.
+    """Expressions that may be a message from the beginning of an iteration of *loop*, and names that are set in it.
 
     These are the loop's variable, what is set from an item of a list (``set message = messages[i]``), or,
     where nothing is set, such an item by the loop's number.
@@ -79,5 +90,9 @@ def _item(of: str, number: str) -> nodes.Expr:
     return nodes.Getitem(nodes.Name(of, "load"), nodes.Name(number, "load"), "load")
 
 
-def _mark(value: nodes.Expr, name: str) -> nodes.Node:
-    return nodes.Output([nodes.Filter(value, name, [], [], None, None)])
+def _mark(name: str, value: nodes.Expr) -> nodes.Node:
+    return nodes.Output([_call(name, value)])
+
+
+def _call(method: str, *args: nodes.Expr) -> nodes.Expr:
+    return nodes.Call(nodes.EnvironmentAttribute(method), list(args), [], None, None)

@@ -15,7 +15,7 @@ from jinja2.exceptions import SecurityError
 from markupsafe import Markup
 
 from sftcore.labelling.rendering.message_view import Messages
-from sftcore.labelling.rendering.provenance import END_GENERATION, GENERATION, Tracked, join, mark, tracked
+from sftcore.labelling.rendering.provenance import END_GENERATION, GENERATION, Tracked, mark, tracked
 
 
 def raise_exception(message: str) -> None:
@@ -107,4 +107,4 @@ class Generation(jinja2.ext.Extension):
         return nodes.CallBlock(self.call_method("_marked"), [], [], body).set_lineno(line)
 
     def _marked(self, caller: Callable[[], str]) -> str:
-        return join([mark(GENERATION), caller(), mark(END_GENERATION)])
+        return self.environment.concat([mark(GENERATION), caller(), mark(END_GENERATION)])

@@ -1,198 +1,176 @@
-"""What a rendering may use up: time, and the size of what it makes."""
+"""Limits of a chat template: CPU time, memory, and the length of what it makes.
+
+Jinja has no limits of its own. A template is tried once in a forked process that the operating system ends when it
+takes too much; a timer ends a rendering that takes too long for other reasons, such as what a message says.
+"""
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import threading
 import time
-from collections.abc import ItemsView, Iterable, KeysView, Mapping, Sequence, ValuesView
-from typing import Any
+import warnings
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, TypeVar
 
 SECONDS = 1.0
-"""CPU time that one rendering may take; half of it is surely granted."""
+"""CPU time of one rendering."""
+
+MEMORY = 1 << 28
+"""Bytes that the process in which a template is tried may take more than the one it is forked from."""
 
 CHARACTERS = 1 << 22
-"""Length of the longest string that a template may make; its output may be four times as long."""
-
-COPIED = 1 << 28
-"""Characters that all operations of one rendering may make together."""
-
-ITEMS = 1 << 20
-"""Longest list that a template may make, and largest whole number that it may hand to a function."""
-
-NESTED = 1 << 18
-"""Values that a list or mapping may hold at any depth, counted as often as they would be printed."""
+"""Length of the longest text or list that a template may make; its output may be four times as long."""
 
 SOURCE = 1 << 17
 """Length of the longest template, in characters."""
 
-POINTER, ITEM, TRACKED_ITEM = 8, 96, 256
-"""What an item of a list weighs, in characters: one that was there before, a new one, and a new one that is tracked.
-It is what they take of memory, in bytes."""
+_BITS = 1024
+"""Size of the largest product or power."""
 
-WIDE = re.compile(r"\d{5,}|\*|\{[^{}]*\{")
+_INTERVAL = 0.05
+"""Seconds of CPU time after which a rendering that is over its limit is interrupted again: Jinja may catch an error."""
+
+_DEADLINE = 60
+"""Seconds of real time after which a trial ends, whatever it waits for."""
+
+_OUT_OF_MEMORY = 3
+"""Exit code of a trial."""
+
+_WIDE = re.compile(r"\d{5,}|\*|\{[^{}]*\{")
 """In a format string: a width of five digits, or one that comes from a value."""
 
-PRINTING_NOTHING = frozenset(
-    {
-        "batch",
-        "count",
-        "d",
-        "default",
-        "first",
-        "items",
-        "last",
-        "length",
-        "list",
-        "map",
-        "random",
-        "reject",
-        "rejectattr",
-        "reverse",
-        "select",
-        "selectattr",
-        "slice",
-        "sum",
-    }
-)
-"""Filters that take lists, and turn none of them into text."""
-
-COMPARING = frozenset({"dictsort", "groupby", "max", "min", "sort", "unique"})
-"""Filters that compare the items of a list with each other, and may make a copy of each in lower case."""
-
-SLOW = frozenset({"striptags", "title", "urlize", "wordcount", "wordwrap"})
-"""Filters that take about a second for as many characters as a string may have."""
-
-NESTING: tuple[type, ...] = (list, tuple, dict, type({}.keys()), type({}.values()), type({}.items()))
-"""Types of values that hold values."""
-
-WITH_WIDTHS = frozenset(
-    {"batch", "center", "expandtabs", "indent", "ljust", "rjust", "slice", "tojson", "truncate", "wordwrap", "zfill"}
-)
-"""Filters and methods whose numbers say how much they print."""
-
-SEARCHING_BACK = frozenset({"rfind", "rindex", "rpartition", "rsplit"})
-"""Methods of strings that take as long as text times pattern; those that search forward do not."""
-
-GROWING = SEARCHING_BACK | {"expandtabs", "indent", "round", "tojson", "translate", "urlize", "wordwrap"}
-"""Filters and methods whose result can be far longer than what they are given, or that can take long."""
+_Result = TypeVar("_Result")
 
 
 class LimitError(Exception):
-    """A template used more than it may."""
+    """A template exceeds a limit."""
 
 
-class Meter:
-    """What the rendering at work has used up."""
-
-    def __init__(self) -> None:
-        self.start()
-
-    def start(self) -> None:
-        """Begin to count anew."""
-        self._steps = 0
-        self._copied = 0
-        self._until = time.monotonic() + SECONDS / 2
-        self._limit: float | None = None
-
-    def step(self) -> None:
-        """Count one step of a loop, or one call.
-
-        Raises:
-            LimitError: the time is up.
-        """
-        self._steps += 1
-        if not self._steps & 7 and time.monotonic() > self._until:
-            self._check_time()
-
-    def spend(self, length: int, limit: int = CHARACTERS) -> None:
-        """Count *length* characters or items that are about to be made.
-
-        Raises:
-            LimitError: too many at once, or in all.
-        """
-        self._copied += length
-        if length > limit or self._copied > COPIED:
-            raise LimitError("the chat template makes texts or lists beyond every measure")
-        if length > 1 << 16 and time.monotonic() > self._until:
-            self._check_time()
-
-    def _check_time(self) -> None:
-        """Check the CPU time, which takes long to ask for, and so is asked only once the clock gives reason to."""
-        now = time.thread_time()
-        if self._limit is None:
-            self._limit = now + SECONDS / 2
-        elif now > self._limit:
-            raise LimitError(f"the chat template ran for more than {SECONDS:g} s of CPU time")
-
-    def look(self, length: int, limit: int = CHARACTERS) -> None:
-        """Bound *length* characters or items that are about to be looked at, not made.
-
-        Raises:
-            LimitError: too many at once, or the time is up.
-        """
-        self.spend(length, limit)
-        self._copied -= length
-
-    def arguments(self, values: Iterable[object], printed: bool = True, widths: bool = False) -> None:
-        """Check what is handed to a filter or method: lists that it may print, and numbers if they are *widths*.
-
-        Raises:
-            LimitError: a number, or a nested list, that could blow up the result.
-        """
-        for value in values:
-            kind = type(value)
-            if widths and kind is int:
-                assert isinstance(value, int)
-                if not -ITEMS <= value <= ITEMS:
-                    raise LimitError(f"the chat template asks for {value:.3g} of something")
-            elif printed and kind in NESTING:
-                self.spend(size_of(value))
-
-
-def size_of(value: object) -> int:
-    """Return the number of characters and values nested in *value*, counted as often as they would be printed."""
-    size = nodes_seen = 0
-    waiting = [value]
-    while waiting:
-        item = waiting.pop()
-        nodes_seen += 1
-        size += len(item) if isinstance(item, str) else 1
-        if size > CHARACTERS or nodes_seen > NESTED or len(waiting) > CHARACTERS:
-            return CHARACTERS + 1
-        if isinstance(item, (list, tuple, KeysView, ValuesView, ItemsView)):
-            waiting.extend(item)
-        elif isinstance(item, Mapping):
-            waiting.extend(item.keys())
-            waiting.extend(item.values())
-    return size
-
-
-def bound_growth(meter: Meter, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Check the arguments of a filter or method whose result can be far longer than they are.
+def check_length(length: int, limit: int = CHARACTERS) -> None:
+    """Check the *length* of a text or list.
 
     Raises:
-        LimitError: it would be too long.
+        LimitError: it is above *limit*.
     """
-    text = args[0] if args and isinstance(args[0], str) else ""
-    further = [*args[1:], *kwargs.values()]
-    numbers = [value for value in further if isinstance(value, int)]
-    texts = [len(value) for value in further if isinstance(value, str)]
-    if name == "indent":
-        meter.spend(len(text) + (text.count("\n") + 1) * max([4, *numbers, *texts]))
-    elif name == "wordwrap":
-        meter.spend(len(text) * max([1, *texts]))
-        meter.look(64 * (len(text) // max([1, *numbers[:1]]) + text.count("\n")))  # each line takes 10 microseconds
-    elif name == "urlize":
-        lists = [len(value) for value in further if isinstance(value, (list, tuple))]
-        meter.spend(len(text) + len(text.split()) * (5 * sum(texts) + sum(lists)))
-    elif name == "expandtabs":
-        meter.spend(len(text) * max([8, *numbers]))
-    elif name == "translate":
-        tables = [table for table in further if isinstance(table, Mapping)]
-        meter.spend(len(text) * max([1, *(len(str(item)) for table in tables for item in table.values())]))
-    elif name in SEARCHING_BACK:
-        meter.look(len(text) * max([1, *texts]), COPIED)
-    elif name == "tojson" and max([0, *numbers, *texts, size_of(further) - len(further) - 1]) > 64:
-        raise LimitError("the chat template indents or separates JSON beyond every measure")
-    elif name == "round" and max([0, *map(abs, numbers)]) > 64:
-        raise LimitError("the chat template rounds beyond every measure")
+    if length > limit:
+        raise LimitError(f"it exceeds the limit of {limit:,} characters or items")
+
+
+def check_product(operator: str, left: Any, right: Any) -> None:
+    """Check the size of ``left * right`` or ``left ** right`` before it is computed.
+
+    Raises:
+        LimitError: it is too large.
+    """
+    if isinstance(left, int) and isinstance(right, int):
+        bits = left.bit_length() * right if operator == "**" else left.bit_length() + right.bit_length()
+        if bits > _BITS:
+            raise LimitError("it computes a number that exceeds the limit of 1,024 bits")
+    elif operator == "*":
+        for value, times in ((left, right), (right, left)):
+            if isinstance(value, (str, list, tuple)) and isinstance(times, int):
+                check_length(len(value) * times)
+
+
+def check_format(template: str) -> None:
+    """Check the widths in a format string.
+
+    Raises:
+        LimitError: one is too large, or is taken from a value.
+    """
+    if _WIDE.search(template):
+        raise LimitError("it formats with a width that is too large, or taken from a value")
+
+
+_until = float("inf")
+"""CPU time of the main thread at which its rendering ends."""
+
+_is_installed = False
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    if time.thread_time() >= _until:
+        raise LimitError(f"it exceeds the limit of {SECONDS:g} s of CPU time")
+
+
+def timed(render: Callable[[], _Result]) -> _Result:
+    """Return ``render()``; in the main thread, and where the system has timers, within :data:`SECONDS` of CPU time.
+
+    Raises:
+        LimitError: the time is up.
+    """
+    global _until, _is_installed
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        return render()
+    if not _is_installed:
+        signal.signal(signal.SIGVTALRM, _interrupt)
+        _is_installed = True
+    _until = time.thread_time() + SECONDS
+    signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS, _INTERVAL)
+    try:
+        return render()
+    finally:
+        _until = float("inf")
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+
+
+def limit_memory(more: int) -> None:
+    """Let this process take no more than *more* bytes beyond its present address space, where the system tells it."""
+    import resource  # not on Windows
+
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            size = int(file.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = size + more if hard == resource.RLIM_INFINITY else min(size + more, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+
+
+def try_in_child(steps: Callable[[], Iterator[None]]) -> None:
+    """Go through *steps* in a forked process, with limits of CPU time for each and of memory; nothing without ``fork``.
+
+    Raises:
+        LimitError: they exceed a limit.
+    """
+    if not hasattr(os, "fork"):
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads, whose locks no template needs
+        child = os.fork()
+    if not child:
+        _run_child(steps)
+    try:
+        _, status = os.waitpid(child, 0)
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        raise
+    if os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == _OUT_OF_MEMORY:
+        reasons: dict[int, str] = {signal.SIGPROF: f"{SECONDS:g} s of CPU time", signal.SIGALRM: f"{_DEADLINE} s"}
+        limit = reasons.get(os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, f"{MEMORY >> 20} MiB of memory")
+        raise LimitError(f"it exceeds the limit of {limit}")
+
+
+def _run_child(steps: Callable[[], Iterator[None]]) -> None:
+    code = 0
+    try:
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGALRM, signal.SIGPROF):
+            signal.signal(number, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, _DEADLINE)
+        limit_memory(MEMORY)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        for _ in steps():
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    except MemoryError:
+        code = _OUT_OF_MEMORY
+    except BaseException:
+        code = 0  # of any other error the caller hears when it takes the same steps
+    finally:
+        os._exit(code)

@@ -44,7 +44,7 @@ def message_index(value: object) -> int | None:
         return value._index
     if type(value) is dict and "role" in value:
         for text in (value["role"], value.get("content")):
-            if type(text) is Tracked and text._runs and text._runs[0][1] >= 0:
+            if isinstance(text, Tracked) and text._runs and text._runs[0][1] >= 0:
                 return split_tag(text._runs[0][1])[0]
     return None
 
@@ -212,7 +212,7 @@ def _call(call: Any, index: int) -> Any:
 def _texts(value: Any, tag: int, keys: bool = False) -> Any:
     """Return *value* with its strings tagged; also those that are *keys*, as in the arguments of a call."""
     if isinstance(value, str):
-        return tracked(value, ((len(value), tag),))
+        return value if isinstance(value, Tracked) else tracked(value, ((len(value), tag),))
     if isinstance(value, Mapping):
         return {
             _texts(key, tag) if keys else key: item if key == "type" and not keys else _texts(item, tag, keys)

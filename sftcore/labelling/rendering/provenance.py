@@ -34,7 +34,7 @@ def split_tag(tag: int) -> tuple[int, int]:
 
 def runs_of(text: str) -> tuple[Run, ...]:
     """Return the runs of *text*; a plain string is the template's own."""
-    if type(text) is Tracked:
+    if isinstance(text, Tracked):
         return text._runs
     return ((len(text), LITERAL),) if text else ()
 
@@ -90,7 +90,7 @@ def _collect(value: object, tags: set[int]) -> None:
 def join(parts: Iterable[str], separator: str = "") -> str:
     """Return ``separator.join(parts)``, tracked if any of them is."""
     parts = list(parts)
-    if type(separator) is not Tracked and not any(type(part) is Tracked for part in parts):
+    if not isinstance(separator, Tracked) and not any(isinstance(part, Tracked) for part in parts):
         return separator.join(parts)
     runs: list[Run] = []
     between = runs_of(separator)

@@ -2,22 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from typing import Any, NamedTuple
+import string
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, lru_cache, partial
+from typing import Any, NamedTuple, TypeVar
 
 import jinja2
+from jinja2 import nodes
 from jinja2.meta import find_undeclared_variables
 
 from sftcore.core.errors import RowError
 from sftcore.labelling.rendering.constant_prompt import has_constant_prompt
-from sftcore.labelling.rendering.limits import CHARACTERS, LimitError
+from sftcore.labelling.rendering.limits import CHARACTERS, SOURCE, LimitError, check_length, timed, try_in_child
 from sftcore.labelling.rendering.message_view import Message, Messages, Watch, tagged
 from sftcore.labelling.rendering.provenance import LITERAL, Tracked
-from sftcore.labelling.rendering.sandbox import Compiled, Sandbox
+from sftcore.labelling.rendering.sandbox import PRIVATE, Sandbox, TracingSandbox
+from sftcore.runtime.private_api import check_private_names
 
-_SAID = 500
-"""How much of a template's own error message is shown."""
+_Result = TypeVar("_Result")
+
+_PLAIN, _TRACING = Sandbox(), TracingSandbox()
+
+_SHOWN = 500
+"""How much of a template's own error message is shown, in characters."""
+
+_SYNTAX: tuple[tuple[type[nodes.Node] | tuple[type[nodes.Node], ...], int, str], ...] = (
+    (nodes.Node, 7000, "parts"),
+    (nodes.For, 128, "loops"),
+    ((nodes.Macro, nodes.CallBlock), 64, "macros"),
+    ((nodes.Assign, nodes.AssignBlock), 400, "assignments"),
+)
+"""How much of each a template may have, about five times what any of the 300 that are known has."""
+
+_CALL = {"id": "callone12", "type": "function", "function": {"name": "add", "arguments": {"a": 1, "b": [2]}}}
+_TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
+_SAMPLES: tuple[tuple[list[Mapping[str, Any]], list[Mapping[str, Any]] | None], ...] = (
+    (
+        [
+            {"role": "user", "content": string.printable},
+            {"role": "assistant", "content": "Three of them."},
+            {"role": "user", "content": "And of two and two?"},
+            {"role": "assistant", "content": "Four of them.", "reasoning_content": "It is easy."},
+        ],
+        None,
+    ),
+    (
+        [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "What is the sum of one and two?"},
+            {"role": "assistant", "content": "", "tool_calls": [_CALL]},
+            {"role": "tool", "content": "3", "name": "add", "tool_call_id": "callone12"},
+        ],
+        [_TOOL],
+    ),
+)
+"""Conversations and tools with which a template is tried."""
 
 
 class Piece(NamedTuple):
@@ -53,12 +92,12 @@ class ChatTemplate:
         variables: the names that the template reads and does not set itself.
 
     Raises:
-        ValueError: it is no valid template; the message says where.
+        ValueError: the template is not valid, with the line; or it exceeds a limit with a small conversation.
     """
 
     def __init__(self, source: str) -> None:
         self.source = source
-        self._compiled = _compiled(source)
+        self._compiled = _checked(source)
         self.tree = self._compiled.tree
         self.constant_prompt = has_constant_prompt(self.tree)
         self.variables = frozenset(find_undeclared_variables(self.tree))
@@ -70,13 +109,12 @@ class ChatTemplate:
         add_generation_prompt: bool = False,
         **kwargs: Any,
     ) -> str:
-        """Return *messages* as text, as ``apply_chat_template(..., tokenize=False)`` does.
+        """The text of *messages*, as ``apply_chat_template(..., tokenize=False)`` gives it.
 
         Raises:
-            RowError: the template refuses them, fails, or uses more than a template may.
+            RowError: the template rejects them, fails, or exceeds a limit.
         """
-        variables = _variables(messages, tools, add_generation_prompt, kwargs)
-        return self._run({**variables, "messages": list(messages)}, None)[0]
+        return _run(partial(self._compiled.render, messages, tools, add_generation_prompt, kwargs))
 
     def trace(
         self,
@@ -85,57 +123,67 @@ class ChatTemplate:
         add_generation_prompt: bool = False,
         **kwargs: Any,
     ) -> Rendering:
-        """Return *messages* as text, with the origin of its characters.
+        """The text of *messages*, with the origin of its characters.
 
         Raises:
             RowError: as :meth:`render`.
         """
+        return _run(partial(self._compiled.trace, messages, tools, add_generation_prompt, kwargs))
+
+
+class Compiled(NamedTuple):
+    """A template, ready to be rendered; *tree* is its syntax tree as it was written."""
+
+    plain: jinja2.Template
+    tracing: jinja2.Template
+    tree: nodes.Template
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None,
+        add_generation_prompt: bool,
+        variables: Mapping[str, Any],
+    ) -> str:
+        """See :meth:`ChatTemplate.render`; raises what Jinja and the template raise."""
+        texts: list[str] = []
+        length = 0
+        given = _variables(list(messages), tools, add_generation_prompt, variables)
+        for text in self.plain.root_render_func(self.plain.new_context(given)):
+            texts.append(text)
+            length += len(text)
+            check_length(length, 4 * CHARACTERS)
+        return "".join(texts)
+
+    def trace(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None,
+        add_generation_prompt: bool,
+        variables: Mapping[str, Any],
+    ) -> Rendering:
+        """See :meth:`ChatTemplate.trace`; raises what Jinja and the template raise."""
         watch = Watch()
-        variables = _variables(Messages(tagged(messages), watch), tools, add_generation_prompt, kwargs)
-        return _rendering(*self._run(variables, watch), watch)
-
-    def _run(self, variables: Mapping[str, Any], watch: Watch | None) -> tuple[str, list[Piece]]:
-        sandbox = self._compiled.sandbox
-        with sandbox.lock:
-            sandbox.meter.start()
-            try:
-                return self._collect(self._compiled.template, variables, watch)
-            except (jinja2.TemplateError, LimitError) as error:
-                raise RowError(f"the chat template refuses it: {_plainly(error)}") from None
-            except RecursionError:
-                raise RowError("the chat template calls itself without end") from None
-            except Exception as error:  # whatever else the code of a template may raise
-                raise RowError(f"the chat template fails: {type(error).__name__}: {_plainly(error)}") from None
-
-    def _collect(
-        self, template: jinja2.Template, variables: Mapping[str, Any], watch: Watch | None
-    ) -> tuple[str, list[Piece]]:
         texts: list[str] = []
         pieces: list[Piece] = []
         at = 0
-        for text in template.root_render_func(template.new_context(dict(variables))):
+        given = _variables(Messages(tagged(messages), watch), tools, add_generation_prompt, variables)
+        for text in self.tracing.root_render_func(self.tracing.new_context(given)):
             texts.append(text)
-            if type(text) is Tracked:
+            if isinstance(text, Tracked):
                 for length, tag in text._runs:
                     if tag != LITERAL:
                         pieces.append(Piece(at, at + length, tag))
                     at += length
             else:
                 at += len(text)
-            if at > 4 * CHARACTERS:
-                raise LimitError("the chat template prints beyond every measure")
-            if watch is not None:
-                watch.printed = at
-        return "".join(texts), pieces
-
-
-def _plainly(error: Exception) -> str:
-    """Return the text of *error* as it would be for plain values."""
-    text = str(error)
-    for ours, plain in ((Messages, "list"), (Message, "dict"), (Tracked, "str")):
-        text = text.replace(f"{ours.__module__}.{ours.__name__} object", f"{plain} object")
-        text = text.replace(f"'{ours.__name__}'", f"'{plain}'")
-    return text[:_SAID]
+            check_length(at, 4 * CHARACTERS)
+            watch.printed = at
+        if watch.loops == 1:
+            known = [at if by_loop else None for at, by_loop in zip(watch.known, watch.by_loop, strict=True)]
+        else:
+            known = [None] * len(watch.known)
+        return Rendering("".join(texts), pieces, known)
 
 
 def _variables(
@@ -153,19 +201,76 @@ def _variables(
     }
 
 
-def _rendering(text: str, pieces: list[Piece], watch: Watch) -> Rendering:
-    if watch.loops == 1:
-        known = [at if by_loop else None for at, by_loop in zip(watch.known, watch.by_loop, strict=True)]
-    else:
-        known = [None] * len(watch.known)
-    return Rendering(text, pieces, known)
+def _run(render: Callable[[], _Result]) -> _Result:
+    """The result of *render*, in time, or its error as one of the row."""
+    try:
+        return timed(render)
+    except LimitError as error:
+        raise RowError(f"the chat template cannot be rendered: {error}") from None
+    except jinja2.TemplateError as error:
+        raise RowError(f"the chat template refuses it: {_plainly(error)}") from None
+    except RecursionError:
+        raise RowError("the chat template calls itself without end") from None
+    except MemoryError:
+        raise RowError("the chat template needs more memory than there is") from None
+    except Exception as error:  # whatever else the code of a template may raise
+        raise RowError(f"the chat template fails: {type(error).__name__}: {_plainly(error)}") from None
+
+
+def _plainly(error: Exception) -> str:
+    """The text of *error* as it would be for plain values."""
+    text = str(error)
+    for ours, plain in ((Messages, "list"), (Message, "dict"), (Tracked, "str")):
+        text = text.replace(f"{ours.__module__}.{ours.__name__} object", f"{plain} object")
+        text = text.replace(f"'{ours.__name__}'", f"'{plain}'")
+    return text[:_SHOWN]
+
+
+@cache
+def _check_jinja() -> None:
+    check_private_names("jinja2", *PRIVATE)
 
 
 @lru_cache(maxsize=64)
-def _compiled(source: str) -> Compiled:
+def _checked(source: str) -> Compiled:
+    """The compiled template, once it was tried."""
+    _check_jinja()
     try:
-        return Sandbox().compile_template(source)
+        if len(source) > SOURCE:
+            raise LimitError(f"it is longer than {SOURCE:,} characters")
+        try_in_child(partial(_try, source))
+        return compile_template(source)
+    except LimitError as error:
+        raise ValueError(f"the chat template cannot be used: {error}") from None
     except jinja2.TemplateSyntaxError as error:
         raise ValueError(f"line {error.lineno}: {error.message}") from None
-    except (LimitError, RecursionError, jinja2.TemplateError, SyntaxError, MemoryError) as error:
+    except (RecursionError, jinja2.TemplateError, SyntaxError, MemoryError) as error:
         raise ValueError(str(error) or type(error).__name__) from None
+
+
+def compile_template(source: str, plain: Sandbox = _PLAIN, tracing: Sandbox = _TRACING) -> Compiled:
+    """Compile a template for two environments.
+
+    Raises:
+        LimitError: it is too large.
+        jinja2.TemplateSyntaxError: it is not valid.
+    """
+    tree = _PLAIN.parse(source)
+    for kind, limit, name in _SYNTAX:
+        if sum(1 for _ in tree.find_all(kind)) > limit:
+            raise LimitError(f"it has more than {limit:,} {name}")
+    return Compiled(plain.load(source), tracing.load(source), tree)
+
+
+def _try(source: str) -> Iterator[None]:
+    """Render a template with small conversations, and go on at errors other than of memory."""
+    compiled = compile_template(source)
+    for messages, tools in _SAMPLES:
+        for render in (compiled.render, compiled.trace):
+            yield
+            try:
+                render(messages, tools, True, {})
+            except MemoryError:
+                raise
+            except Exception as error:
+                _plainly(error)

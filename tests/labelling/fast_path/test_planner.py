@@ -1,4 +1,4 @@
-"""A conversation that is outlined by a plan is outlined as by its own renderings."""
+"""A conversation that is rendered from a plan is labelled as by its own rendering."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from sftcore import Conversation, Message, RowError
-from sftcore.labelling import Labeller, Outline, Policy, Sketch
+from sftcore.labelling import Labeller, Policy, RenderedConversation
 from sftcore.labelling.fast_path import planner
+from sftcore.labelling.fast_path.observed_template import ObservedTemplate
+from sftcore.labelling.rendered import Boundaries, RenderedExample
 
 from ..templates import TEMPLATES
 from ..test_labeller import tokenizer
-from .test_content_independence import BLIND, SEES, WORDS
+from .test_observed_template import INDEPENDENT, INSPECTS, WORDS
 
 ROLES = ["user", "assistant"]
 TEXTS = [
@@ -64,36 +66,36 @@ def talk(chance: random.Random, choosy: bool) -> Conversation:
     return Conversation(tuple(messages))
 
 
-def attempt(outline: Any, *given: Any) -> Outline | str | None:
+def attempt(render: Any, *given: Any) -> RenderedConversation | str | None:
     try:
-        found: Outline | None = outline(*given)
-        return found
+        rendered: RenderedConversation | None = render(*given)
+        return rendered
     except RowError as error:
         return str(error)
 
 
 def compare(made: Labeller, name: str, number: int = 150) -> int:
-    """Outline random conversations both ways; return for how many there was a plan."""
+    """Render random conversations both ways; return for how many there was a plan."""
     chance, planned = random.Random(name), 0
     for _ in range(number):
         conversation, policy = talk(chance, chance.random() < 0.3), chance.choice(POLICIES)
-        found = attempt(made.plans.outline, conversation, policy)
-        if found is not None:
+        by_plan = attempt(made.planner.render, conversation, policy)
+        if by_plan is not None:
             planned += 1
-            assert found == attempt(made.outline, conversation, policy)
+            assert by_plan == attempt(made.render, conversation, policy)
     return planned
 
 
 @pytest.fixture(autouse=True)
 def _alone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the plans compare nothing themselves."""
-    if "compared" not in request.node.name:
-        monkeypatch.setattr(planner.Plans, "_compared", lambda self, found, *of: found)
+    """Let the planner verify nothing itself."""
+    if "verified" not in request.node.name:
+        monkeypatch.setattr(planner.Planner, "_verified", lambda self, by_plan, *given: by_plan)
 
 
-@pytest.mark.parametrize("name", [*BLIND, *WORDS])
-def test_blind_templates(name: str) -> None:
-    source = BLIND.get(name) or WORDS[name][0]
+@pytest.mark.parametrize("name", [*INDEPENDENT, *WORDS])
+def test_content_independent_templates(name: str) -> None:
+    source = INDEPENDENT.get(name) or WORDS[name][0]
     compare(labeller(source), name)
 
 
@@ -117,22 +119,22 @@ def test_most_conversations_have_a_plan(source: str) -> None:
     assert compare(labeller(source), "most", 400) > 100
 
 
-@pytest.mark.parametrize("name", SEES)
-def test_templates_that_look_have_none(name: str) -> None:
+@pytest.mark.parametrize("name", INSPECTS)
+def test_templates_that_inspect_contents_have_no_plan(name: str) -> None:
     try:
-        made = labeller(SEES[name])
+        made = labeller(INSPECTS[name])
     except ValueError:
         return
     assert compare(made, name, 20) == 0
 
 
-def test_turns_in_examples_of_their_own_have_none() -> None:
+def test_turns_in_examples_of_their_own_have_no_plan() -> None:
     """Whether they need one depends on what they say: here the second begins like the prompt."""
     made = labeller(SPLITS)
     for second in ("b", "<think>b") * 3:
         texts = ("a", second, "c", "d")
         messages = tuple(Message(role, text) for role, text in zip(ROLES * 2, texts, strict=True))
-        assert len(made.outline_by_plan(Conversation(messages), Policy()).drafts) == 2 - second.startswith("<think>")
+        assert len(made.render_with_plan(Conversation(messages), Policy()).examples) == 2 - second.startswith("<think>")
 
 
 @pytest.mark.parametrize(
@@ -147,48 +149,78 @@ def test_turns_in_examples_of_their_own_have_none() -> None:
     ],
     ids=str,
 )
-def test_rows_with_more_than_texts_have_none(odd: Message) -> None:
+def test_rows_with_more_than_texts_have_no_plan(odd: Message) -> None:
     made = labeller(CHATML)
     for _ in range(3):
         conversation = Conversation((Message("user", "q"), Message("assistant", "a"), Message("user", "r"), odd))
-        assert made.plans.outline(conversation, Policy()) is None
+        assert made.planner.render(conversation, Policy()) is None
 
 
-def test_nor_have_tools_variables_of_a_row_and_masked_reasoning() -> None:
+def test_tools_and_variables_of_a_row_and_masked_reasoning_have_no_plan() -> None:
     made, messages = labeller(CHATML), (Message("user", "q"), Message("assistant", "a"))
     for _ in range(3):
-        assert made.plans.outline(Conversation(messages, ({"type": "function", "function": {}},)), Policy()) is None
-        assert made.plans.outline(Conversation(messages, template_kwargs={"x": 1}), Policy()) is None
-        assert made.plans.outline(Conversation(messages), Policy(reasoning="mask")) is None
+        assert made.planner.render(Conversation(messages, ({"type": "function", "function": {}},)), Policy()) is None
+        assert made.planner.render(Conversation(messages, template_kwargs={"x": 1}), Policy()) is None
+        assert made.planner.render(Conversation(messages), Policy(reasoning="mask")) is None
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let all plans be wrong."""
-    draft = Sketch.draft.fget
-    assert draft is not None
-    monkeypatch.setattr(Sketch, "draft", property(lambda self: draft(self)._replace(spans=[])))
+    render = planner.Plan.render
+
+    def without_spans(plan: planner.Plan, contents: Any) -> RenderedConversation:
+        (example,) = render(plan, contents).examples
+        return RenderedConversation([RenderedExample(example.text, example.messages, Boundaries([], [], [], []))])
+
+    monkeypatch.setattr(planner.Plan, "render", without_spans)
 
 
-def test_a_plan_that_is_wrong_is_found_when_it_is_compared(
+def test_a_wrong_plan_is_found_when_it_is_verified(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made, conversation = labeller(CHATML), Conversation((Message("user", "q"), Message("assistant", "a")))
-    right = made.outline(conversation, Policy())
-    monkeypatch.setattr(planner, "SHARE", 3)
-    sound = [made.outline_by_plan(conversation, Policy()) for _ in range(3)]  # the first has no plan
+    right = made.render(conversation, Policy())
+    monkeypatch.setattr(planner, "VERIFY_EVERY", 3)
+    sound = [made.render_with_plan(conversation, Policy()) for _ in range(3)]  # the first has no plan
     spoil(monkeypatch)
-    outlines = [made.outline_by_plan(conversation, Policy()) for _ in range(9)]
+    rendered = [made.render_with_plan(conversation, Policy()) for _ in range(9)]
     assert sound == [right] * 3
-    assert outlines[-6:] == [right] * 6
-    assert outlines[0] == right
-    assert capsys.readouterr().err.count("otherwise by its plan") == 1
+    assert rendered[-6:] == [right] * 6
+    assert rendered[0] == right
+    assert capsys.readouterr().err.count("a plan labelled a conversation differently") == 1
 
 
-def test_the_first_of_each_plan_is_compared(
+def test_the_first_of_each_plan_is_verified(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made, conversation = labeller(CHATML), Conversation((Message("user", "q"), Message("assistant", "a")))
-    right = made.outline(conversation, Policy())
+    right = made.render(conversation, Policy())
     spoil(monkeypatch)
-    assert [made.outline_by_plan(conversation, Policy()) for _ in range(2)] == [right] * 2
-    assert capsys.readouterr().err.count("otherwise by its plan") == 1
+    assert [made.render_with_plan(conversation, Policy()) for _ in range(2)] == [right] * 2
+    assert capsys.readouterr().err.count("a plan labelled a conversation differently") == 1
+
+
+def test_a_plan_whose_first_conversation_has_words_of_the_template_is_verified_later(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = labeller(WORDS["in"][0])
+    spoil(monkeypatch)
+    for text in ("a", "<x>", "b"):
+        conversation = Conversation((Message("user", "q"), Message("assistant", text)))
+        assert made.render_with_plan(conversation, Policy()) == made.render(conversation, Policy())
+    assert capsys.readouterr().err.count("a plan labelled a conversation differently") == 1
+
+
+def test_no_more_plans_are_made_after_many_shapes_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = labeller(INSPECTS["the length"])
+    observed: list[str] = []
+    monkeypatch.setattr(planner, "FAILURES", 3)
+    trace = ObservedTemplate.trace
+    monkeypatch.setattr(ObservedTemplate, "trace", lambda *given, **more: observed.append("") or trace(*given, **more))
+    counts = []
+    for turns in range(1, 6):
+        for _ in range(2):
+            conversation = Conversation(tuple(Message(role, "a") for role in ROLES * turns))
+            assert made.planner.render(conversation, Policy()) is None
+        counts.append(len(observed))
+    assert counts[0] < counts[1] < counts[2] == counts[3] == counts[4]

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -264,7 +265,8 @@ TIME = {
         "time", "{% set l = [{'k': 'a'}] * 80000 %}{{ l | sort(attribute=','.join(['k'] * 500)) | length }}"
     ),
     "long word wrapped": Hostile("time", many("a", 500000, "{{ x | wordwrap(1) | length }}")),
-    "long word wrapped wider": Hostile("time", many("a\n", 200000, "{{ x | wordwrap | length }}")),
+    "long word wrapped wider": Hostile("time", many("a\n", 200000, "{{ x | wordwrap | length }}"), "399999"),
+    "longer word wrapped wider": Hostile("time", many("a\n", 2000000, "{{ x | wordwrap | length }}")),
     "letters of many messages": Hostile("nothing", OF_TWO + "{{ x | list | length }}", "184000"),
     "letters joined of many messages": Hostile("nothing", OF_TWO + "{{ x | join('') | length }}", "184000"),
     "parts of many messages": Hostile("nothing", OF_TWO + "{{ x.split('_') | length }}", "32001"),
@@ -563,15 +565,32 @@ TOUCHES = (
 (Python looks for the line of a syntax error in a file of the template's name, ``<template>``)."""
 
 
-def watch(seen: list[str]) -> None:
-    """Note every touch of the outer world in *seen*."""
+def watch() -> Callable[[], list[str]]:
+    """Note every touch of the outer world from now on, in this process and those that are forked from it.
+
+    The module that tries a template in a forked process may do so, and read how much memory this one has.
+
+    Returns:
+        What reads the touches so far.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
         code = event == "open" and str(args[0]).endswith((".py", ".pyc", "<template>")) and args[1] in ("r", "rb")
         if event.startswith(TOUCHES) or (event == "open" and not code):
-            seen.append(f"{event} {args!r}"[:200])
+            caller = Path(sys._getframe(1).f_code.co_filename)
+            allowed = event == "os.fork" or args[:1] == ("/proc/self/statm",)
+            if not (allowed and caller.parts[-2:] == ("rendering", "limits.py")):
+                os.write(writing, f"{event} {args!r}"[:200].replace("\n", " ").encode() + b"\n")
+
+    def touches() -> list[str]:
+        with suppress(BlockingIOError):
+            return os.read(reading, 1 << 16).decode().splitlines()
+        return []
 
     sys.addaudithook(hook)
+    return touches
 
 
 def status(field: str) -> int:
@@ -598,17 +617,17 @@ def attempt(renderer: str, case: Hostile) -> dict[str, Any]:
     if renderer == "unprotected":  # ours may want the alarm for itself
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_PROF, LIMITS[renderer].cpu)
-    messages, tools, seen = copy.deepcopy(MESSAGES), copy.deepcopy(TOOLS), list[str]()
+    messages, tools = copy.deepcopy(MESSAGES), copy.deepcopy(TOOLS)
     result: dict[str, Any] = {"error": [], "told": "", "output": None}
     before, began = status("VmRSS"), time.process_time()
-    watch(seen)
+    touched = watch()
     touches: list[str] = []
     try:
         output = RENDERERS[renderer](case.source, messages, tools)
-        touches = seen.copy()
+        touches = touched()
         result.update(output=output[:1000], leak=SECRET in output)
     except BaseException as error:
-        touches = seen.copy()
+        touches = touched()
         try:
             told = str(error)
         except Exception:

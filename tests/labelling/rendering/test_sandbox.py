@@ -8,6 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
 
+import jinja2
+import jinja2.filters
+import jinja2.sandbox
+import jinja2.utils
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +20,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from sftcore import RowError
-from sftcore.labelling.rendering import limits
+from sftcore.core.errors import SftError
+from sftcore.labelling.rendering import limits, renderer
 from sftcore.labelling.rendering.provenance import CONTENT, END_GENERATION, ENTER, EXIT, GENERATION, MIXED, split_tag
 from sftcore.labelling.rendering.renderer import ChatTemplate
 
@@ -159,7 +164,10 @@ def test_the_date_is_todays() -> None:
         ("{{ messages[9] .content }}", "the chat template refuses it: .*no element 9"),
         ("{{ 1 / 0 }}", "the chat template fails: ZeroDivisionError"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "the chat template calls itself without end"),
-        ("{{ 'x' * 9999999999 }}", "the chat template refuses it: .*beyond every measure"),
+        (
+            "{{ 'x' * 9999999999 }}",
+            "the chat template cannot be rendered: it exceeds the limit of 4,194,304 characters",
+        ),
         ("{% include 'x' %}", "the chat template fails: TypeError: no loader"),
         ("{{ ''.__class__.x }}", "the chat template refuses it: .*'__class__'.*unsafe"),
     ],
@@ -210,9 +218,11 @@ def test_nothing_that_is_given_can_be_changed(change: str, way: str) -> None:
 
 @pytest.mark.parametrize("way", ["render", "trace"])
 def test_a_template_that_takes_too_long_is_stopped(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """Also where no trial could show it, because it does so only for some conversations."""
+    loops = "{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}"
+    template = ChatTemplate("{% if messages | length == " + str(len(MESSAGES)) + " %}" + loops + "{% endif %}")
     monkeypatch.setattr(limits, "SECONDS", 0.02)
-    template = ChatTemplate("{% for i in range(2000) %}{% for j in range(500) %}{% endfor %}{% endfor %}")
-    with pytest.raises(RowError, match=r"ran for more than 0\.02 s of CPU time"):
+    with pytest.raises(RowError, match=r"exceeds the limit of 0\.02 s of CPU time"):
         getattr(template, way)(MESSAGES)
 
 
@@ -354,3 +364,34 @@ def test_what_marks_a_message_is_no_filter_of_a_template(name: str) -> None:
         ChatTemplate("{% for m in messages %}{{ m.content | " + name + " }}{% endfor %}")
     with pytest.raises(RowError, match="No filter named"):
         ChatTemplate("{{ ['a'] | map('" + name + "') | list }}").render([])
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (jinja2.sandbox.SandboxedEnvironment, "call_binop"),
+        (jinja2.Template, "new_context"),
+        (jinja2.utils.Namespace, "__setitem__"),
+        (jinja2.filters, "make_attrgetter"),
+    ],
+)
+def test_a_renamed_private_name_of_jinja_is_an_error(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+    renderer._check_jinja.cache_clear()
+    monkeypatch.delattr(owner, name)
+    with pytest.raises(
+        SftError, match=rf"jinja2 [\d.]+ does not fit .* tested with jinja2.*: {owner.__name__}: {name} "
+    ):
+        ChatTemplate("{{ 'a template that was never seen before' }}" + name)
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("source", ["{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"])
+def test_a_template_that_always_takes_too_long_is_rejected(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    monkeypatch.setattr(limits, "SECONDS", 0.1)
+    with pytest.raises(ValueError, match=r"exceeds the limit of 0\.1 s of CPU time"):
+        ChatTemplate(source)
+
+
+def test_a_template_that_takes_too_much_memory_is_rejected() -> None:
+    with pytest.raises(ValueError, match="exceeds the limit of 256 MiB of memory"):
+        ChatTemplate("{{ 'a'.center(400000000) | length }}")

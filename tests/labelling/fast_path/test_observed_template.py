@@ -1,11 +1,14 @@
-"""What the source of a template shows: that it does not look at what the messages say."""
+"""A template's use of message contents is recorded: words it looks for, and every inspection."""
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 
-from sftcore.labelling.fast_path.content_independence import blind_to
-from sftcore.labelling.rendering.renderer import ChatTemplate
+from sftcore import RowError
+from sftcore.labelling.fast_path.observed_template import Observations, ObservedTemplate
+from sftcore.labelling.fast_path.plan import PLACEHOLDER
 
 PROMPT = "{% if add_generation_prompt %}[assistant]{% endif %}"
 
@@ -17,7 +20,7 @@ def loop(inside: str, before: str = "") -> str:
 SHOW = "{% macro show(c) %}{% if c is string %}{{ c }}{% else %}{% for p in c %}{{ p.text }}{% endfor %}{% endif %}"
 NS = "{% set ns = namespace(t='', n=0, m=none) %}"
 
-BLIND = {
+INDEPENDENT = {
     "printed": loop("{{ m.content }}"),
     "printed by item": loop("{{ m['content'] + '</s>' }}"),
     "asked for": loop("{{ m.get('content') }}{{ m.get('name', '') }}"),
@@ -43,6 +46,8 @@ BLIND = {
     "the role of a tool": loop("{% if m.role == 'tool' %}{{ m.content | tojson }}{% else %}{{ m.content }}{% endif %}"),
     "how many": loop("{{ m.content }}{{ messages | length }}{{ '!' if loop.last }}"),
     "some of them": "{% for m in messages | selectattr('role', 'ne', 'system') | list %}{{ m.content }}{% endfor %}",
+    "all by an attribute": "{{ messages | map(attribute='content') | join }}",
+    "those with one": "{% for m in messages | selectattr('content') %}{{ m.content }}{% endfor %}",
     "an error": loop("{{ raise_exception('no: ' + m.content) if m.role == 'tool' }}{{ m.content }}"),
 }
 
@@ -55,11 +60,12 @@ WORDS = {
         {"<x>", "</x>"},
     ),
     "begins": (loop("{{ m.content[1:] if m.content.startswith('!') else m.content }}"), {"!"}),
+    "in what may be another": (loop("{% set c = m.content if loop.first else 'x' %}{{ '!' if 'a' in c }}"), {"a"}),
     "is": (loop("{{ 'X' if m.content == 'stop' else m.content }}"), {"stop"}),
     "by a macro": ("{% macro f(c) %}{{ c[1:] if '#' in c else c }}{% endmacro %}" + loop("{{ f(m.content) }}"), {"#"}),
 }
 
-SEES = {
+INSPECTS = {
     "the length": loop("{{ m.content | length }}"),
     "the length of a name": loop("{% set c = m.content %}{% if c | length > 3 %}!{% endif %}"),
     "a part": loop("{{ m.content[:3] }}"),
@@ -78,12 +84,9 @@ SEES = {
     "in a text": loop("{{ '!' if m.content in 'abc' }}"),
     "in a list": loop("{{ '!' if m.content in ['a'] }}"),
     "in what is joined": loop("{{ '!' if 'ab' in 'a' + m.content }}"),
-    "in what may be another": loop("{% set c = m.content if loop.first else 'x' %}{{ '!' if 'a' in c }}"),
     "order": loop("{{ '!' if m.content < 'b' }}"),
     "a key by name": loop("{% set k = 'content' %}{{ m[k] | length }}"),
     "all keys": loop("{% for k, v in m.items() %}{{ v | length }}{% endfor %}"),
-    "all by an attribute": "{{ messages | map(attribute='content') | join }}",
-    "those with one": "{% for m in messages | selectattr('content') %}{{ m.content }}{% endfor %}",
     "sorted": "{% for m in messages | sort(attribute='content') %}{{ m.content }}{% endfor %}",
     "a format": loop("{{ '%.3s' % m.content }}"),
     "another format": loop("{{ '{:.3}'.format(m.content) }}"),
@@ -112,25 +115,75 @@ SEES = {
     "a word and its place": loop("{{ m.content.find('x') }}"),
     "how often": loop("{{ m.content.count('x') }}"),
     "replaced": loop("{{ m.content | replace('a', 'b') }}"),
+    "in a text by a test": loop("{{ '!' if m.content is in 'abc' }}"),
+    "in an attribute by a test": "{% for m in messages | selectattr('content', 'in', 'abc') %}!{% endfor %}",
+    "its prefix": loop("{{ '!' if 'abc'.startswith(m.content) }}"),
+    "trimmed from another": loop("{{ 'abc'.strip(m.content) ~ 'abc' | trim(m.content) }}"),
+    "replaced in another": loop("{{ 'abc' | replace(m.content, '') }}"),
+    "a format of nothing": loop("{{ '%.0s' % (m.content,) }}"),
+    "a format filter of nothing": loop("{{ '%.0s' | format(m.content) }}"),
+    "its own format": loop("{{ m.content.format(1) }}"),
+    "a letter": loop("{{ m.content | first }}"),
+    "the last letter": loop("{{ m.content | last }}"),
+    "turned around": loop("{{ m.content | reverse }}"),
+    "letters joined": loop("{{ m.content | join('.') }}"),
+    "a case": loop("{{ '!' if m.content is lower }}"),
+    "a number": loop("{{ m.content | int }}"),
+    "a method by item": loop("{{ m.content['upper']() }}"),
+    "a method by attribute filter": loop("{{ m.content | attr('upper') }}"),
+    "a method by map": "{{ messages | map(attribute='content.upper') | list }}",
+    "all lengths": "{{ messages | map(attribute='content') | map('length') | list }}",
+    "all sorted": "{{ messages | map(attribute='content') | sort | join }}",
+    "JSON of an iterator": "{{ messages | map(attribute='content') | list | tojson }}",
+    "a key of a mapping": loop("{{ {m.content: 1}.values() | list }}"),
+    "a key of another": loop("{{ {'a': 1}[m.content] }}{{ {'a': 1}.get(m.content) }}"),
+    "unpacked": loop("{% set a, b = m.content %}{{ a }}"),
+    "unpacked arguments": "{% macro f() %}{{ varargs | length }}{% endmacro %}" + loop("{{ f(*m.content) }}"),
+    "repeated": loop("{{ m.content * 0 }}"),
+    "itself": loop("{{ '!' if m.content is sameas(messages[0].content) }}"),
+    "a cycle": loop("{{ loop.cycle(m.content, 1) | length }}"),
+    "marked as generated": loop(
+        "{% set x %}{% generation %}{{ m.content }}{% endgeneration %}{% endset %}{{ x | length }}"
+    ),
+    "an order of lists": loop("{{ '!' if [m.content] < ['b'] }}"),
+    "a list in a list": loop("{{ '!' if [m.content] in [['a']] }}"),
     "trimmed of other characters": loop("{{ m.content.strip('.') }}"),
 }
 
 
-def words(source: str) -> frozenset[str] | None:
-    return blind_to(ChatTemplate(source).tree)
+def observed(source: str, traced: bool, roles: str = "system user assistant user assistant") -> Observations:
+    template = ObservedTemplate(source)
+    observations = template.observe()
+    messages = [{"role": role, "content": PLACEHOLDER.format(at)} for at, role in enumerate(roles.split())]
+    with suppress(RowError):
+        (template.trace if traced else template.render)(messages, None)
+    return observations
 
 
-@pytest.mark.parametrize("name", BLIND)
-def test_it_is_blind(name: str) -> None:
-    assert words(BLIND[name]) == frozenset()
+@pytest.mark.parametrize("traced", [True, False])
+@pytest.mark.parametrize("name", INDEPENDENT)
+def test_content_independent(name: str, traced: bool) -> None:
+    found = observed(INDEPENDENT[name], traced)
+    assert not found.inspected
+    assert found.words == set()
 
 
+@pytest.mark.parametrize("traced", [True, False])
 @pytest.mark.parametrize("name", WORDS)
-def test_it_is_blind_but_for_words(name: str) -> None:
-    source, found = WORDS[name]
-    assert words(source) == found
+def test_content_independent_without_words(name: str, traced: bool) -> None:
+    source, words = WORDS[name]
+    found = observed(source, traced)
+    assert not found.inspected
+    assert found.words == words
 
 
-@pytest.mark.parametrize("name", SEES)
-def test_it_looks(name: str) -> None:
-    assert words(SEES[name]) is None
+@pytest.mark.parametrize("traced", [True, False])
+@pytest.mark.parametrize("name", INSPECTS)
+def test_content_is_inspected(name: str, traced: bool) -> None:
+    assert observed(INSPECTS[name], traced).inspected
+
+
+def test_messages_of_different_roles_differ_whatever_their_contents_are() -> None:
+    source = INSPECTS["two messages that are equal"]
+    assert not observed(source, True, "system user assistant").inspected
+    assert not observed(source, False, "system user assistant").inspected

@@ -6,8 +6,8 @@ import json
 import shutil
 
 import pytest
-from nursery import BACKENDS, order
-from running import Running
+from nursery import BACKENDS, row_order
+from sft_process import SftProcess
 
 STEPS = 12
 """Two epochs: the last step of each has 2 rows of 4, and one rank of two none."""
@@ -36,7 +36,7 @@ def calm(small, tmp_path_factory):
     return folder
 
 
-def trained(nursery, life, calm, name, backend, ranks, accumulated, method):
+def trained(nursery, make_run, calm, name, backend, ranks, accumulated, method):
     """Return the losses of all steps, and the rows, which are not known of a run by Ray."""
     arguments = {"max_steps": STEPS, "logging_steps": 1, "save_strategy": "no", "eval_strategy": "no"}
     arguments |= {
@@ -44,14 +44,14 @@ def trained(nursery, life, calm, name, backend, ranks, accumulated, method):
         "gradient_accumulation_steps": accumulated,
         "learning_rate": 1e-2,
     }
-    folder = life(name, method, backend=backend, model={"name_or_path": str(calm)}, training_args=arguments)
+    folder = make_run(name, method, backend=backend, model={"name_or_path": str(calm)}, training_args=arguments)
     if "Ray" in name:
-        run = Running(folder)
-        assert run.process.wait() == 0, run.said
+        run = SftProcess(folder)
+        assert run.process.wait() == 0, run.output
     else:
         assert set(nursery.run(folder, ranks=ranks)) == {0}, (folder / "log-0.txt").read_text()
     lines = [json.loads(line) for line in (folder / "out/metrics.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if "loss" in line], order(folder / "out")
+    return [line["loss"] for line in lines if "loss" in line], row_order(folder / "out")
 
 
 @pytest.fixture(scope="module")
@@ -61,19 +61,19 @@ def known():
 
 @pytest.mark.parametrize("method", ["full", pytest.param("lora", marks=pytest.mark.chaos)])
 @pytest.mark.parametrize("way", [way if way in QUICK else pytest.param(way, marks=pytest.mark.chaos) for way in WAYS])
-def test_all_ways_train_alike(request, nursery, life, calm, known, way, method):
+def test_torchrun_fsdp_deepspeed_and_ray_train_alike(request, nursery, make_run, calm, known, way, method):
     if way.startswith("ZeRO"):
-        request.getfixturevalue("compiled")
+        request.getfixturevalue("compiled_deepspeed")
     if way.startswith("Ray"):
         pytest.importorskip("ray", reason="needs the extra ray")
     method = {"name": "lora", "r": 4} if method == "lora" else method
     if str(method) not in known:
-        known[str(method)] = trained(nursery, life, calm, "alone", "none", 1, 1, method)
+        known[str(method)] = trained(nursery, make_run, calm, "alone", "none", 1, 1, method)
     losses, rows = known[str(method)]
     assert len(losses) == STEPS
     assert len(set(rows[:22])) == len(rows) // 2 == 22, "an epoch is not all rows, each once"
     assert rows[:22] != rows[22:]
-    found, order = trained(nursery, life, calm, way, *WAYS[way], method)
+    found, order = trained(nursery, make_run, calm, way, *WAYS[way], method)
     if not way.startswith("Ray"):  # whose rows nobody notes
         assert order == rows
     assert found == pytest.approx(losses, rel=1e-5)

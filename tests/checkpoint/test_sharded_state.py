@@ -8,7 +8,7 @@ import signal
 
 import pytest
 import torch
-from nursery import BACKENDS, Death, outcome
+from nursery import BACKENDS, Kill, outcome
 from safetensors.torch import load_file
 
 from sftcore.checkpoint.tensor_tree import load_tree
@@ -33,12 +33,12 @@ def unpickled(folder):
     ("backend", "method"),
     [*QUICK, *(pytest.param(*way, marks=pytest.mark.chaos) for way in SLOW)],
 )
-def test_a_run_that_is_killed_while_it_saves_goes_on_exactly(request, nursery, life, backend, method):
+def test_an_fsdp_or_deepspeed_run_killed_while_saving_resumes_exactly(request, nursery, make_run, backend, method):
     if backend.startswith("zero"):
-        request.getfixturevalue("compiled")
+        request.getfixturevalue("compiled_deepspeed")
     few = {"max_steps": 4, "eval_strategy": "no", "save_total_limit": None}
     options = {"ranks": 2, "backend": BACKENDS[backend], "training_args": few}
-    whole = life("whole", method, **options)
+    whole = make_run("whole", method, **options)
     assert set(nursery.run(whole, ranks=2)) == {0}, said(whole)
     expected = outcome(whole / "out")
     assert expected["weights"]
@@ -46,13 +46,13 @@ def test_a_run_that_is_killed_while_it_saves_goes_on_exactly(request, nursery, l
     events = (whole / f"events-{rank}.txt").read_text().splitlines()
     within = [at for at, event in enumerate(events) if "checkpoint-4.writing/" in event]
     within = within if rank == 0 else within[:-1]  # it dies at the next, and rank 1 has no more while rank 0 commits
-    folder = life("killed", method, **options)
-    death = Death(random.choice(within), torn=True, rank=rank)
-    assert nursery.run(folder, ranks=2, death=death)[rank] == -signal.SIGKILL, said(folder)
+    folder = make_run("killed", method, **options)
+    kill = Kill(random.choice(within), torn=True, rank=rank)
+    assert nursery.run(folder, ranks=2, kill=kill)[rank] == -signal.SIGKILL, said(folder)
     assert not (folder / "out/checkpoint-4").exists()
     assert set(nursery.run(folder, "--resume", "auto", ranks=2)) == {0}, said(folder)
     assert "checkpoint-2 (step 2" in said(folder)
-    assert outcome(folder / "out") == expected, (events[death.event], said(folder))
+    assert outcome(folder / "out") == expected, (events[kill.event], said(folder))
     assert unpickled(folder) == []
     if backend == "sharded" and method == "full":  # else each rank would have had all of them
         parts = [load_tree(whole / f"out/checkpoint-4/optimizer_{rank}.safetensors")["weights"] for rank in range(2)]
@@ -71,11 +71,11 @@ def test_a_run_that_is_killed_while_it_saves_goes_on_exactly(request, nursery, l
         pytest.param("fsdp", 4, None, marks=pytest.mark.chaos),
     ],
 )
-def test_a_run_goes_on_only_from_a_state_that_it_can_read(nursery, life, backend, ranks, told):
+def test_a_run_resumes_only_from_a_state_layout_that_it_can_read(nursery, make_run, backend, ranks, told):
     few = {"max_steps": 4, "eval_strategy": "no"}
-    first = life("first", "full", ranks=2, backend=BACKENDS["fsdp"], training_args=few)
+    first = make_run("first", "full", ranks=2, backend=BACKENDS["fsdp"], training_args=few)
     assert set(nursery.run(first, "training_args.max_steps=2", ranks=2)) == {0}, said(first)
-    second = life("second", "full", ranks=ranks, backend=BACKENDS[backend], training_args=few)
+    second = make_run("second", "full", ranks=ranks, backend=BACKENDS[backend], training_args=few)
     (first / "out").rename(second / "out")
     codes = nursery.run(second, "--resume", "auto", ranks=ranks)
     assert set(codes) == {2 if told else 0}, said(second)
@@ -85,12 +85,12 @@ def test_a_run_goes_on_only_from_a_state_that_it_can_read(nursery, life, backend
 @pytest.mark.chaos
 @pytest.mark.parametrize("backend", ["fsdp", "sharded", "zero-3"])
 @pytest.mark.parametrize("method", ["full", "lora"])
-def test_the_best_model_comes_back(nursery, life, backend, method):
+def test_load_best_model_at_end_works_with_sharded_weights(nursery, make_run, backend, method):
     best = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 2, "save_total_limit": None}
     best |= {"metric_for_best_model": "eval_loss", "greater_is_better": True}  # which it was at step 2
-    ddp = life("ddp", method, ranks=2, training_args=best)
+    ddp = make_run("ddp", method, ranks=2, training_args=best)
     assert set(nursery.run(ddp, ranks=2)) == {0}, said(ddp)
-    folder = life("best", method, ranks=2, backend=BACKENDS[backend], training_args=best)
+    folder = make_run("best", method, ranks=2, backend=BACKENDS[backend], training_args=best)
     assert set(nursery.run(folder, ranks=2)) == {0}, said(folder)
     (name,) = [path.name for path in (ddp / "out").glob("*model.safetensors")]
     expected, last = load_file(ddp / "out/checkpoint-2" / name), load_file(ddp / "out/checkpoint-6" / name)

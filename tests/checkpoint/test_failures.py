@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 from nursery import BACKENDS, outcome
-from running import Running
+from sft_process import SftProcess
 
 from sftcore.checkpoint import CheckpointStore
 
@@ -44,9 +44,9 @@ def expected():
     return {}
 
 
-def whole(expected, nursery, life):
+def whole(expected, nursery, make_run):
     if not expected:
-        folder = life("whole")
+        folder = make_run("whole")
         assert nursery.run(folder) == [0], log(folder)
         checkpoint = sum(path.stat().st_size for path in (folder / "out/checkpoint-7").iterdir())
         expected |= {"outcome": outcome(folder / "out"), "checkpoint": checkpoint}
@@ -54,10 +54,10 @@ def whole(expected, nursery, life):
 
 
 @pytest.mark.parametrize("part", [0.3, 1.4, 2.9])
-def test_a_full_disk(nursery, life, expected, tmpfs, part):
+def test_a_full_disk_ends_the_run_with_complete_checkpoints_and_it_resumes(nursery, make_run, expected, tmpfs, part):
     """It ends with what to do, the checkpoints before are whole, and with more room the run goes on exactly."""
-    as_it_should, size = whole(expected, nursery, life)
-    folder = life("full")
+    as_it_should, size = whole(expected, nursery, make_run)
+    folder = make_run("full")
     tmpfs(folder / "out", int(size * part))
     codes = nursery.run(folder)
     assert codes == [2], log(folder)
@@ -69,10 +69,10 @@ def test_a_full_disk(nursery, life, expected, tmpfs, part):
     assert outcome(folder / "out") == as_it_should
 
 
-def test_a_part_that_one_rank_cannot_write(compiled, nursery, life):
+def test_a_deepspeed_checkpoint_that_one_rank_cannot_write_ends_all_ranks(compiled_deepspeed, nursery, make_run):
     """The others wait for it in DeepSpeed, where they cannot be told."""
     few = {"max_steps": 4, "eval_strategy": "no"}
-    folder = life("part", "full", ranks=2, backend=BACKENDS["zero-2"], training_args=few)
+    folder = make_run("part", "full", ranks=2, backend=BACKENDS["zero-2"], training_args=few)
     began = time.monotonic()
     codes = nursery.run(folder, ranks=2, LARGEST_FILE="30000")
     assert codes == [1, 2], (log(folder, 0), log(folder, 1))
@@ -82,14 +82,14 @@ def test_a_part_that_one_rank_cannot_write(compiled, nursery, life):
     assert set(nursery.run(folder, "--resume", "auto", ranks=2)) == {0}, log(folder)
 
 
-def test_torchrun_starts_all_anew_and_they_go_on(life):
+def test_ranks_restarted_by_torchrun_resume(make_run):
     endless = {"max_steps": 100_000, "lr_scheduler_type": "constant", "eval_strategy": "no", "save_steps": 20}
     backend = {"name": "torchrun", "nproc_per_node": 2, "max_restarts": 1}
-    Running(life("anew", ranks=2, backend=backend, training_args=endless)).is_begun_anew("step 40/")
+    SftProcess(make_run("anew", ranks=2, backend=backend, training_args=endless)).check_restart_after_kill("step 40/")
 
 
-def test_a_folder_that_cannot_be_written_to_any_more(nursery, life, tmpfs):
-    folder = life("sealed", training_args={"max_steps": 200})
+def test_a_folder_that_becomes_read_only_ends_the_run_with_complete_checkpoints(nursery, make_run, tmpfs):
+    folder = make_run("sealed", training_args={"max_steps": 200})
     tmpfs(folder / "out", "100m")
     pids = nursery.start(folder)
     while not (folder / "out/checkpoint-2").exists():
@@ -104,8 +104,8 @@ def test_a_folder_that_cannot_be_written_to_any_more(nursery, life, tmpfs):
     assert "Read-only file system" in log(folder)
 
 
-def test_a_rank_that_is_stopped_is_named(nursery, life):
-    folder = life("frozen", ranks=2, rank_timeout=6)
+def test_the_watchdog_names_a_rank_without_a_heartbeat(nursery, make_run):
+    folder = make_run("frozen", ranks=2, rank_timeout=6)
     pids = nursery.start(folder, ranks=2)
     while not (folder / "out/checkpoint-2").exists():
         time.sleep(0.01)
@@ -140,14 +140,14 @@ def poisoned(small, tmp_path_factory):
     return folder
 
 
-def poisoned_life(life, poisoned, name, **non_finite):
+def poisoned_life(make_run, poisoned, name, **non_finite):
     order = {
         "train_sampling_strategy": "sequential",
         "max_steps": 8,
         "logging_steps": 1,
         "per_device_train_batch_size": 2,
     }
-    return life(
+    return make_run(
         name,
         "full",
         model={"name_or_path": str(poisoned)},
@@ -157,8 +157,8 @@ def poisoned_life(life, poisoned, name, **non_finite):
     )
 
 
-def test_steps_that_are_no_numbers_are_left_out_and_their_rows_named(nursery, life, poisoned):
-    folder = poisoned_life(life, poisoned, "skip", action="skip")
+def test_non_finite_steps_are_skipped_and_their_rows_named(nursery, make_run, poisoned):
+    folder = poisoned_life(make_run, poisoned, "skip", action="skip")
     assert nursery.run(folder) == [0], log(folder)
     lines = [line for line in log(folder).splitlines() if "is skipped" in line]
     assert [line.split("(rows ")[1].split(")")[0].replace(f"{poisoned}/", "") for line in lines] == [
@@ -177,16 +177,16 @@ def test_steps_that_are_no_numbers_are_left_out_and_their_rows_named(nursery, li
     assert all(weight.isfinite().all() for name, weight in weights.items() if "embed_tokens" not in name)
 
 
-def test_so_many_in_a_row_end_the_run(nursery, life, poisoned):
-    folder = poisoned_life(life, poisoned, "stop", patience=1)
+def test_non_finite_steps_in_a_row_end_the_run_after_patience(nursery, make_run, poisoned):
+    folder = poisoned_life(make_run, poisoned, "stop", patience=1)
     assert nursery.run(folder) == [2]
     assert "the loss or the gradient of step 2 is not finite" in log(folder)
     assert "Traceback" not in log(folder)
-    folder = poisoned_life(life, poisoned, "borne", patience=2)
+    folder = poisoned_life(make_run, poisoned, "borne", patience=2)
     assert nursery.run(folder) == [0], "no two are next to each other"
 
 
-def test_no_memory(sft, monkeypatch):
+def test_out_of_memory_is_explained(sft, monkeypatch):
     from sftcore.training.trainer import SftTrainer
 
     before = SftTrainer.training_step

@@ -12,11 +12,11 @@ CHAT = (
 
 
 def line(question: str, answer: str) -> str:
-    """Return a row as JSON."""
+    """A row as JSON."""
     return json.dumps({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]})
 
 
-def make(folder: Path) -> None:
+def make_small_model(folder: Path) -> None:
     """Write a random Llama into *folder* whose tokens are bytes, 22 rows to train and 8 to evaluate."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
