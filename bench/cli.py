@@ -1,6 +1,6 @@
-"""How long the command line takes, as a multiple of an interpreter that does nothing.
+"""Start-up time of the command line, as a multiple of that of a bare Python interpreter.
 
-Prints a table; the goal is at most 10 x for ``--help`` and ``list-plugins``.
+The goal is at most 10 x for ``--help`` and ``list-plugins``.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ def seconds(arguments: list[str]) -> float:
 def main() -> None:
     times: dict[str, list[float]] = {name: [] for name in COMMANDS}
     for arguments in COMMANDS.values():
-        seconds(arguments)  # once, so that files are in the cache and compiled
+        seconds(arguments)  # warm-up: files are cached and compiled
     for _ in range(RUNS):
         for name, arguments in COMMANDS.items():
             times[name].append(seconds(arguments))
     bare = statistics.median(times["python -c pass"])
     print(f"{'command':<20} {'median ms':>10} {'x bare python':>14}")
-    for name, taken in times.items():
-        median = statistics.median(taken)
+    for name, runs in times.items():
+        median = statistics.median(runs)
         print(f"{name:<20} {median * 1000:>10.0f} {median / bare:>14.1f}")
 
 

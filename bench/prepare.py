@@ -256,7 +256,7 @@ def stages(path: Path, serving: chat_template.ModelSetup) -> None:
             writer.add(worker.label_block(block, [source], labeller, True))
         whole = time.process_time() - begin
     times["lines, conversations, their keys, the rest"] = whole - times["JSON"] - times["label_rows"] - times["write"]
-    times["rendering by plans, remarks"] = times.pop("label_rows") - sum(times[stage] for stage in inner)
+    times["rendering by plans, warnings"] = times.pop("label_rows") - sum(times[stage] for stage in inner)
     rows, whole = sum(len(block.rows) for block in given[1:]), sum(times.values())
     print("\n| stage | µs of CPU per row | share |\n|---|---|---|")
     for stage, taken in times.items():

@@ -1,10 +1,10 @@
-"""How much longer a run takes with trackers that do not work, as a ratio to a run without: real runs of ``sft run``.
+"""Slowdown of a run by trackers that do not work: the ratio of wall times of real ``sft run`` processes.
 
-``python bench/trackers.py [SECONDS] [PAIRS]`` trains a small random model for about SECONDS seconds (60 by default):
-with wandb whose server accepts every connection and never answers, and with swanlab that raises in every call. Each
-run goes at the same time as one without a tracker, so that what else the machine does is the same for both; each of the
-two has one processor core, which it shares with its trackers, and the next pair (of 4) swaps the cores. It prints the
-ratio of each pair, and whether all weights are equal to the bit.
+``python bench/trackers.py [SECONDS] [PAIRS]`` trains a small random model for about SECONDS (60 by default): with
+wandb whose server accepts every connection and never answers, and with swanlab that raises in every call. Each run is
+paired with one without a tracker at the same time, so that other load affects both. Each of the two has one processor
+core, which it shares with its trackers, and the next of the PAIRS (4 by default) swaps the cores. Printed are the ratio
+of each pair, and whether all weights are bit-identical.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def register_trackers():
 
 @dataclass
 class Raising(SwanLab):
-    """Starts swanlab for real, and raises ever after."""
+    """Starts swanlab, and raises in every call."""
 
     def start(self, run):
         super().start(run)
@@ -62,15 +62,15 @@ TRACKERS: dict[str, list[Any]] = {
 }
 
 
-def dead_end() -> str:
-    """Return the address of a server that accepts every connection and never answers."""
-    server, held = socket.create_server(("127.0.0.1", 0)), []
+def start_silent_server() -> str:
+    """Address of a server that accepts every connection and never answers."""
+    server, connections = socket.create_server(("127.0.0.1", 0)), []
 
-    def hold() -> None:
+    def accept() -> None:
         while True:
-            held.append(server.accept())
+            connections.append(server.accept())
 
-    threading.Thread(target=hold, daemon=True).start()
+    threading.Thread(target=accept, daemon=True).start()
     return f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
@@ -106,7 +106,7 @@ def make_plugin(folder: Path) -> None:
 
 
 def run(folder: Path, trackers: list[Any], steps: int, address: str, core: int) -> tuple[float, str]:
-    """Return the wall time of a run on one *core*, and a digest of its weights."""
+    """Wall time of a run on one *core*, in seconds, and the SHA-256 of its weights."""
     out = folder / f"out{core}"
     config = {
         "model": {"name_or_path": str(folder / "model")},
@@ -144,13 +144,13 @@ def run(folder: Path, trackers: list[Any], steps: int, address: str, core: int) 
         str(folder / f"run{core}.yaml"),
     ]
     subprocess.run(command, env=environment, check=True, stderr=subprocess.DEVNULL)
-    taken = time.monotonic() - began
-    return taken, hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
+    seconds = time.monotonic() - began
+    return seconds, hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
 
 
 def main() -> None:
     seconds, pairs = (int(word) for word in [*sys.argv[1:], *["60", "4"][len(sys.argv) - 1 :]])
-    address, cores = dead_end(), sorted(os.sched_getaffinity(0))[:2]
+    address, cores = start_silent_server(), sorted(os.sched_getaffinity(0))[:2]
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(2) as pool:
         folder = Path(name)
         make_model(folder / "model")
@@ -160,9 +160,9 @@ def main() -> None:
         short, long = (run(folder, [], steps, address, cores[0])[0] for steps in (20, 60))
         steps = max(20, int(20 + (seconds - short) / ((long - short) / 40)))
         weights: set[str] = set()
-        print(f"{steps} steps\n{'trackers':<22} {'median ratio':>12}   each: s with / s without")
+        print(f"{steps} steps\n{'trackers':<22} {'median ratio':>12}   each pair: s with / s without")
         for kind, trackers in TRACKERS.items():
-            ratios, each = [], []
+            ratios, times = [], []
             for _ in range(pairs):
                 cores.reverse()
                 tracked = pool.submit(run, folder, trackers, steps, address, cores[0])
@@ -170,8 +170,8 @@ def main() -> None:
                 (with_it, first), (without, second) = tracked.result(), plain.result()
                 weights |= {first, second}
                 ratios.append(with_it / without)
-                each.append(f"{with_it:.1f}/{without:.1f}")
-            print(f"{kind:<22} {statistics.median(ratios):>12.3f}   {' '.join(each)}", flush=True)
+                times.append(f"{with_it:.1f}/{without:.1f}")
+            print(f"{kind:<22} {statistics.median(ratios):>12.3f}   {' '.join(times)}", flush=True)
         print(f"weights {'all equal' if len(weights) == 1 else 'DIFFER'}")
 
 

@@ -1,4 +1,4 @@
-"""What DeepSpeed compiles on a machine, once: by one process at a time, and anew where one was killed while it did."""
+"""Compile DeepSpeed's extensions: by one process at a time, and again where a process was killed meanwhile."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import time
 from pathlib import Path
 from typing import Any
 
-_ALIEN = 900.0
-"""Seconds after which a lock that no process of sftcore left is taken for one of a process that is gone."""
+_STALE = 900.0
+"""Seconds after which a lock of a process that is not ours is considered stale."""
 
 
 def build(builder: Any) -> None:
-    """Compile and load the extension of *builder*, one of DeepSpeed's.
+    """Compile and load the extension of *builder*, a DeepSpeed ``OpBuilder``.
 
-    torch has a file stand for the process that compiles, and waits for ever where that process was killed.
+    torch locks the folder with a plain file, and waits forever if the process that compiled was killed.
     """
     import fcntl
 
     root = Path(os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(_folder())))
     root.mkdir(parents=True, exist_ok=True)
     with (root / "sftcore.lock").open("a+") as ours:
-        fcntl.flock(ours, fcntl.LOCK_EX)  # let go of when this process ends, however it does
+        fcntl.flock(ours, fcntl.LOCK_EX)  # released when this process ends in any way
         ours.seek(0)
         killed = bool(ours.read())
         ours.truncate(0)
         for lock in root.glob("**/lock"):
-            if killed or time.time() - lock.stat().st_mtime > _ALIEN:
+            if killed or time.time() - lock.stat().st_mtime > _STALE:
                 lock.unlink()
         ours.write("compiling")
         ours.flush()
@@ -37,7 +37,7 @@ def build(builder: Any) -> None:
 
 
 def _folder() -> Path:
-    """Return a folder for this environment alone: two that share one compile all anew for each other, in turns."""
+    """Return a folder for this environment alone; environments that share one recompile for each other."""
     import torch
     from torch.utils.cpp_extension import get_default_build_root
 

@@ -1,4 +1,4 @@
-"""Ray Train: starts the processes of a run as the workers of a cluster that Ray manages."""
+"""Ray Train: starts the processes of a run as workers on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from sftcore import Backend, ConfigError, SftError
 
 @dataclass
 class Ray(Backend):
-    """Starts the processes on a Ray cluster, by Ray Train; in each of them another backend trains."""
+    """Starts the processes on a Ray cluster with Ray Train; in each of them another backend trains."""
 
     requires: ClassVar[tuple[str, ...]] = ("ray", "pandas")
 
     strategy: str | dict[str, Any] = "torchrun"
-    """How the processes train together: `torchrun` (data-parallel), `fsdp` or `deepspeed`, or one with its options."""
+    """The backend that trains: `torchrun` (data-parallel), `fsdp` or `deepspeed`, by name or with its options."""
     num_workers: int | None = None
-    """Processes; by default one per GPU of the cluster."""
+    """Processes; default: one per GPU of the cluster."""
     use_gpu: bool | None = None
-    """Whether each process has a GPU; by default, if the cluster has any."""
+    """Whether each process has a GPU; default: if the cluster has any."""
     resources_per_worker: dict[str, float] = field(default_factory=dict)
-    """What else Ray sets aside for each process: `CPU: 8`; by default nothing beside its GPU, or one CPU without."""
+    """Further resources that Ray reserves for each process: `CPU: 8`; default: only its GPU, or one CPU without."""
     placement_strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
-    """How Ray spreads the processes over machines."""
+    """How Ray places the processes on machines."""
     address: str | None = None
-    """The cluster: HOST:PORT, or `auto`; by default that of `RAY_ADDRESS`, or a new one on this machine alone."""
+    """The cluster: HOST:PORT or `auto`; default: that of `RAY_ADDRESS`, or a new one on this machine."""
     max_failures: int = 0
-    """How often all processes are started anew after one fails; they go on from the newest checkpoint. -1: always."""
+    """How often all processes are restarted after one fails; they resume from the newest checkpoint. -1: no limit."""
     env_vars: list[str] = field(default_factory=list)
-    """Names of environment variables that other machines get from this one, beside those of the libraries in use."""
+    """Names of environment variables to send to other machines, in addition to those of the libraries in use."""
 
     def __post_init__(self) -> None:
         if self.num_workers is not None and self.num_workers < 1:

@@ -1,4 +1,4 @@
-"""What runs on the cluster: each worker starts one rank, and all of them speak with the launcher through its desk."""
+"""The part on the cluster: each worker starts one rank, and exchanges messages with the launcher in a mailbox."""
 
 from __future__ import annotations
 
@@ -18,64 +18,66 @@ from ray import train
 from ray.train.backend import Backend, BackendConfig
 from ray.train.collective import broadcast_from_rank_zero
 
-from sftcore.launching import LaunchedProcess
+from sftcore.launching import STOPPED_EXIT_CODE, LaunchedProcess
 
-LOOK = 0.3
-"""Seconds between two looks at the desk."""
+POLL_SECONDS = 0.3
 
-LEFT = 5.0
-"""Seconds to wait for what a rank has printed; what it started itself, and is still there, may keep its output open."""
+_OUTPUT_SECONDS = 5.0
+"""How long to wait for the end of a rank's output; processes that it started itself may keep it open."""
 
 _LINUX = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
-class Desk:
-    """Where workers find what to run and whether to stop, and leave what their ranks print and end with."""
+class Mailbox:
+    """An actor through which launcher and workers communicate.
+
+    Workers get the command and requests to stop, and leave the output and exit codes of their ranks.
+    """
 
     def __init__(self, argv: list[str], folder: str, environ: Mapping[str, str]) -> None:
-        self._work = argv, folder, environ
-        self._asked: str | None = None
-        self._seen = 0.0
+        self._command = argv, folder, environ
+        self._stop_reason: str | None = None
+        self._last_poll = 0.0
         self._codes: dict[int, int] = {}
-        self._printed: list[tuple[int, bytes]] = []
+        self._output: list[tuple[int, bytes]] = []
 
-    def begin(self) -> bool:
-        """Begin to start all ranks, perhaps anew; tell whether to: not where the user has to mend something."""
+    def begin_attempt(self) -> bool:
+        """Whether to start all ranks, for the first time or again; not if a rank ended with an error of the user."""
         if 2 in self._codes.values():
             return False
         self._codes.clear()
         return True
 
-    def work(self) -> tuple[list[str], str, Mapping[str, str]]:
+    def command(self) -> tuple[list[str], str, Mapping[str, str]]:
         """Return the arguments of ``sft``, the folder and the environment of a rank."""
-        return self._work
+        return self._command
 
-    def stops(self) -> str | None:
-        """Return what asks the run to stop, if something does."""
-        self._seen = time.monotonic()
-        return self._asked
+    def stop_reason(self) -> str | None:
+        """Return the signal that asks the run to stop, or None; workers poll it."""
+        self._last_poll = time.monotonic()
+        return self._stop_reason
 
-    def print(self, stream: int, text: bytes) -> None:
-        """Take what a rank has printed, to 1, its standard output, or 2."""
-        self._printed.append((stream, text))
+    def add_output(self, stream: int, text: bytes) -> None:
+        """Add output of a rank; *stream* is 1 for standard output, 2 for standard error."""
+        self._output.append((stream, text))
 
-    def end(self, rank: int, code: int) -> None:
-        """Take what a rank has ended with."""
+    def set_exit_code(self, rank: int, code: int) -> None:
+        """Set the exit code of a rank."""
         self._codes[rank] = code
 
-    def look(self, asked: str | None) -> tuple[float, list[tuple[int, bytes]], dict[int, int]]:
-        """Leave what asks the run to stop.
+    def exchange(self, stop_reason: str | None) -> tuple[float, list[tuple[int, bytes]], dict[int, int]]:
+        """Set what asks the run to stop, and take the news of the ranks.
 
         Returns:
-            Seconds since a worker was here, what the ranks have printed, their exit codes.
+            Seconds since a worker last polled, new output of the ranks, and exit codes by rank.
         """
-        self._asked = asked
-        printed, self._printed = self._printed, []
-        return time.monotonic() - self._seen, printed, self._codes
+        self._stop_reason = stop_reason
+        output, self._output = self._output, []
+        return time.monotonic() - self._last_poll, output, self._codes
 
 
 class Devices(BackendConfig):  # type: ignore[misc]
-    """Workers on one machine see all GPUs that any of them has, as the processes of other launchers do."""
+    """Lets all workers of a machine see the GPUs of all of them, as the processes of other launchers do."""
 
     @property
     def backend_cls(self) -> type[Backend]:
@@ -86,61 +88,62 @@ class _Devices(Backend):  # type: ignore[misc]
     share_cuda_visible_devices = True
 
 
-def work(desk: Any) -> None:
-    """Be a worker: start a rank in a process of its own, which is asked to stop as under any launcher.
+def run_rank(mailbox: Any) -> None:
+    """Start a rank in a process of its own and wait for it; the training function of Ray Train.
 
     Raises:
-        RuntimeError: the rank has failed, so that Ray ends the others.
+        RuntimeError: the rank failed, so that Ray stops the others.
     """
-    here = train.get_context()
-    rank = here.get_world_rank()
+    context = train.get_context()
+    rank = context.get_world_rank()
     start, address, port = broadcast_from_rank_zero(
-        (ray.get(desk.begin.remote()), *_meeting_point()) if rank == 0 else None
+        (ray.get(mailbox.begin_attempt.remote()), *_rendezvous()) if rank == 0 else None
     )
     if not start:
         return
-    argv, folder, environ = ray.get(desk.work.remote())
-    ranked = {
+    argv, folder, environ = ray.get(mailbox.command.remote())
+    variables = {
         "RANK": rank,
-        "WORLD_SIZE": here.get_world_size(),
-        "LOCAL_RANK": here.get_local_rank(),
-        "LOCAL_WORLD_SIZE": here.get_local_world_size(),
-        "GROUP_RANK": here.get_node_rank(),
+        "WORLD_SIZE": context.get_world_size(),
+        "LOCAL_RANK": context.get_local_rank(),
+        "LOCAL_WORLD_SIZE": context.get_local_world_size(),
+        "GROUP_RANK": context.get_node_rank(),
         "MASTER_ADDR": address,
         "MASTER_PORT": port,
     }
     command = [sys.executable, "-m", "sftcore", *argv]
-    env = {**os.environ, **environ, **{name: str(number) for name, number in ranked.items()}}
-    output: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "preexec_fn": _end_with_me}
-    with LaunchedProcess(command, env, cwd=folder, **output) as launched:
+    env = {**os.environ, **environ, **{name: str(value) for name, value in variables.items()}}
+    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "preexec_fn": _end_with_parent}
+    with LaunchedProcess(command, env, cwd=folder, **options) as launched:
         streams = enumerate((launched.process.stdout, launched.process.stderr), 1)
-        readers = [threading.Thread(target=_hand_on, args=(desk, *stream), daemon=True) for stream in streams]
+        readers = [threading.Thread(target=_forward, args=(mailbox, *stream), daemon=True) for stream in streams]
         for reader in readers:
             reader.start()
         while launched.process.poll() is None:
-            if asked := ray.get(desk.stops.remote()):
-                launched.request_stop(asked)
-            time.sleep(LOOK)
+            if reason := ray.get(mailbox.stop_reason.remote()):
+                launched.request_stop(reason)
+            time.sleep(POLL_SECONDS)
         for reader in readers:
-            reader.join(LEFT)
+            reader.join(_OUTPUT_SECONDS)
         code = launched.wait()
-    ray.get(desk.end.remote(rank, code))
-    if code not in (0, 75):
-        raise RuntimeError(f"rank {rank} has ended with {code}")
+    ray.get(mailbox.set_exit_code.remote(rank, code))
+    if code not in (0, STOPPED_EXIT_CODE):
+        raise RuntimeError(f"rank {rank} ended with exit code {code}")
 
 
-def _meeting_point() -> tuple[str, int]:
+def _rendezvous() -> tuple[str, int]:
+    """Return the address of this machine and a free port."""
     with socket.socket() as free:
         free.bind(("", 0))
         return ray.util.get_node_ip_address(), int(free.getsockname()[1])
 
 
-def _hand_on(desk: Any, stream: int, pipe: IO[bytes]) -> None:
+def _forward(mailbox: Any, stream: int, pipe: IO[bytes]) -> None:
     while text := os.read(pipe.fileno(), 1 << 16):
-        ray.get(desk.print.remote(stream, text))
+        ray.get(mailbox.add_output.remote(stream, text))
 
 
-def _end_with_me() -> None:
-    """Have Linux kill this process where its worker ends first, as Ray lets those do whose fellow has failed."""
+def _end_with_parent() -> None:
+    """Have Linux kill the rank if its worker ends first; Ray kills the workers when another one has failed."""
     if _LINUX:
         _LINUX.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

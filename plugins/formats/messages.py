@@ -56,7 +56,7 @@ def _content(turn: Mapping[str, Any], where: str) -> tuple[str, str | None, list
     for part in turn["content"]:
         kind = part.get("type") if isinstance(part, Mapping) else None
         value = (part.get("text", part.get("value"))) if isinstance(part, Mapping) else None
-        if kind not in parts or not isinstance(value, str):
+        if not (isinstance(kind, str) and kind in parts and isinstance(value, str)):
             raise RowError(f"{where}'content' has a part that is not text ({kind or json_type(part)})")
         parts[kind].append(value)
     try:

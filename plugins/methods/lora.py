@@ -1,4 +1,4 @@
-"""LoRA: small matrices beside frozen weights are trained (Hu et al., 2021, arXiv:2106.09685), by PEFT."""
+"""LoRA with PEFT: low-rank adapters of frozen weights are trained (Hu et al., 2021, arXiv:2106.09685)."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from sftcore import ConfigError, Method, further_options
 
 @dataclass
 class LoRA(Method):
-    """Low-rank matrices beside the frozen weights are trained."""
+    """Low-rank adapters of the frozen weights are trained."""
 
     requires: ClassVar[tuple[str, ...]] = ("peft",)
 
     r: int = 16
     """Rank of the matrices."""
     lora_alpha: int = 32
-    """Scale: what the matrices add is multiplied by lora_alpha / r (by lora_alpha / sqrt(r) with use_rslora)."""
+    """Scale: the output of the adapters is multiplied by lora_alpha / r (by lora_alpha / sqrt(r) with use_rslora)."""
     target_modules: str | list[str] = "all-linear"
-    """Which layers get them: names, a regular expression, or `all-linear` for all but the output layer."""
+    """Layers that get adapters: names, a regular expression, or `all-linear` for all but the output layer."""
     loraplus_lr_ratio: float | None = None
-    """LoRA+: how many times faster the B matrices learn than the A matrices (Hayou et al., 2024, arXiv:2402.12354)."""
+    """LoRA+: ratio of the learning rates of the B and A matrices (Hayou et al., 2024, arXiv:2402.12354)."""
     peft: dict[str, Any] = further_options("peft:LoraConfig")
 
     def prepare(self, model: Any, args: Any) -> Any:
         from peft import LoraConfig, get_peft_model
 
         if args.activation_checkpointing:
-            model.enable_input_require_grads()  # else no gradient would enter a checkpointed block of frozen weights
+            model.enable_input_require_grads()  # otherwise no gradient reaches a checkpointed block of frozen weights
         options = {"task_type": "CAUSAL_LM", **self.peft}
         try:
             return get_peft_model(
                 model, LoraConfig(r=self.r, lora_alpha=self.lora_alpha, target_modules=self.target_modules, **options)
             )
         except (ValueError, TypeError, ImportError) as error:
-            raise ConfigError(f"PEFT refuses the options of the method: {error}") from None
+            raise ConfigError(f"PEFT rejects the options of the method: {error}") from None
 
     def optimizer(self, model: Any, args: Any) -> Any | None:
         if self.loraplus_lr_ratio is None:

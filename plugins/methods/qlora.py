@@ -1,4 +1,4 @@
-"""QLoRA: LoRA beside weights held in 4 bits (Dettmers et al., 2023, arXiv:2305.14314), by bitsandbytes and PEFT."""
+"""QLoRA with bitsandbytes and PEFT: LoRA on 4-bit weights (Dettmers et al., 2023, arXiv:2305.14314)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .lora import LoRA
 
 @dataclass
 class QLoRA(LoRA):
-    """LoRA beside frozen weights that are held in 4 bits."""
+    """LoRA on frozen weights that are quantized to 4 bits."""
 
     requires: ClassVar[tuple[str, ...]] = ("peft", "bitsandbytes")
 
@@ -37,8 +37,8 @@ class QLoRA(LoRA):
 
         for layer in model.modules():
             if isinstance(layer, bitsandbytes.nn.Linear4bit):
-                # On CPUs with AVX512-BF16 one evaluation would repack the weights for a kernel
-                # without a backward pass, and training would go on with wrong gradients, silently.
+                # On CPUs with AVX512-BF16 an evaluation would repack the weights for a kernel
+                # without a backward pass, and training would continue with wrong gradients, silently.
                 layer.support_avx512bf16_for_cpu = False
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=args.activation_checkpointing)
         return super().prepare(model, args)

@@ -1,4 +1,4 @@
-"""No tracking; metrics.jsonl is written all the same."""
+"""No tracking; metrics.jsonl is always written."""
 
 from __future__ import annotations
 
@@ -9,4 +9,4 @@ from sftcore import Tracker
 
 @dataclass
 class NoTracker(Tracker):
-    """Tracks nothing."""
+    """No tracker."""

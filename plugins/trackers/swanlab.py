@@ -11,20 +11,20 @@ from sftcore import Tracker
 
 @dataclass
 class SwanLab(Tracker):
-    """Sends metrics to SwanLab, or keeps them for `swanlab sync`."""
+    """Sends metrics to SwanLab, or stores them for `swanlab sync`."""
 
     requires: ClassVar[tuple[str, ...]] = ("swanlab",)
 
     project: str = "sftcore"
     """Project the run belongs to."""
     workspace: str | None = None
-    """User or team; by default that of the login."""
+    """User or team; default: that of the login."""
     run_name: str | None = None
-    """Name of the run; by default training_args.run_name, else the output folder's."""
+    """Name of the run; default: training_args.run_name, or the name of the output folder."""
     description: str | None = None
-    """A sentence about the run."""
+    """Description of the run."""
     mode: Literal["online", "local", "offline", "disabled"] | None = None
-    """By default SWANLAB_MODE, else online."""
+    """Default: SWANLAB_MODE, or online."""
 
     def start(self, run: Mapping[str, Any]) -> None:
         import swanlab

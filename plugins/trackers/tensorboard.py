@@ -18,10 +18,10 @@ class TensorBoard(Tracker):
     requires: ClassVar[tuple[str, ...]] = ("tensorboard",)
 
     log_dir: str | None = None
-    """Where to write; by default the folder tensorboard in the output folder."""
+    """Folder of the event files; default: tensorboard in the output folder."""
 
     def start(self, run: Mapping[str, Any]) -> None:
-        # the writer of tensorboard itself: torch's is the same, and torch is large to import for it
+        # tensorboard's own writer: torch wraps the same one, but takes long to import
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         self._writer = EventFileWriter(self.log_dir or f"{run['output_dir']}/tensorboard")

@@ -11,22 +11,22 @@ from sftcore import Tracker
 
 @dataclass
 class WandB(Tracker):
-    """Sends metrics to Weights & Biases, or keeps them for `wandb sync`."""
+    """Sends metrics to Weights & Biases, or stores them for `wandb sync`."""
 
     requires: ClassVar[tuple[str, ...]] = ("wandb",)
 
     project: str = "sftcore"
     """Project the run belongs to."""
     entity: str | None = None
-    """User or team; by default that of the login."""
+    """User or team; default: that of the login."""
     run_name: str | None = None
-    """Name of the run; by default training_args.run_name, else the output folder's."""
+    """Name of the run; default: training_args.run_name, or the name of the output folder."""
     group: str | None = None
-    """Group of runs it is shown with."""
+    """Group of runs to which it belongs."""
     tags: list[str] | None = None
     """Tags of the run."""
     mode: Literal["online", "offline", "disabled"] | None = None
-    """By default WANDB_MODE, else online."""
+    """Default: WANDB_MODE, or online."""
 
     def start(self, run: Mapping[str, Any]) -> None:
         import wandb
@@ -41,7 +41,7 @@ class WandB(Tracker):
             tags=self.tags,
             mode=self.mode,
             dir=run["output_dir"],
-            settings=wandb.Settings(x_stats_pid=run["pid"]),  # whose memory is shown, and which GPU
+            settings=wandb.Settings(x_stats_pid=run["pid"]),  # the process whose memory and GPU are shown
             config={**run["config"], "versions": run["versions"]},
         )
 

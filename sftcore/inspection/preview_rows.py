@@ -16,8 +16,8 @@ from sftcore.data import sample_sources
 from sftcore.data.row_types import Origin
 from sftcore.data.sources.rejected import rejected_rows
 from sftcore.data.tables.label_batch import label_row
-from sftcore.data.tables.summary import remark_texts
-from sftcore.labelling import Labelled, Remark, TooLongError
+from sftcore.data.tables.summary import warning_texts
+from sftcore.labelling import Labelled, LabelWarning, TooLongError
 from sftcore.models.chat_template import set_up_model
 
 
@@ -70,7 +70,7 @@ def label_preview_rows(loaded: LoadedConfig, registry: Registry, number: int, pl
         raise DataError(f"--source {place}: the training data has no such row{within} (sources: {read})")
     _, tokenizer, template, labeller = set_up_model(loaded)
     result = PreviewRows([], bad, [], [], [], tokenizer, template.reason)
-    remarks: Counter[Remark] = Counter()
+    warnings: Counter[LabelWarning] = Counter()
     for row, policy in islice(rows, number):
         try:
             row_labels = label_row(row, labeller, policy)
@@ -79,12 +79,12 @@ def label_preview_rows(loaded: LoadedConfig, registry: Registry, number: int, pl
         except RowError as error:
             result.unlabelled.append(f"{row.origin}: {error}")
             continue
-        remarks.update(row_labels.remarks)
+        warnings.update(row_labels.warnings)
         trained = [example for example in row_labels.examples if example.trained]
         result.examples.extend((example, row.origin) for example in trained)
         if not trained:
             result.untrained.append(row.origin)
-    result.warnings.extend(remark_texts(remarks, {}))
+    result.warnings.extend(warning_texts(warnings, {}))
     return result
 
 

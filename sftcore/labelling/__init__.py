@@ -5,14 +5,14 @@ from sftcore.labelling.labeller import Labelled, Labeller, Labelling
 from sftcore.labelling.rendered import RenderedConversation
 from sftcore.labelling.rendered_columns import RenderedColumns
 from sftcore.labelling.truncation import TooLongError, fit
-from sftcore.labelling.warnings import Remark
+from sftcore.labelling.warnings import LabelWarning
 
 __all__ = [
+    "LabelWarning",
     "Labelled",
     "Labeller",
     "Labelling",
     "Policy",
-    "Remark",
     "RenderedColumns",
     "RenderedConversation",
     "TooLongError",

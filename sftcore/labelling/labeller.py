@@ -21,7 +21,7 @@ from sftcore.labelling.spans import Span, painted, reasoning_range
 from sftcore.labelling.template_profile import CALLING, SAMPLES, learn
 from sftcore.labelling.token_labels import label_tokens, tokens_in
 from sftcore.labelling.turns import Fit, Served, Turn, find_turn, lost_text, shows
-from sftcore.labelling.warnings import Remark
+from sftcore.labelling.warnings import LabelWarning
 from sftcore.tokenization import Encoder, EquivalenceCache, encode_text
 
 
@@ -61,12 +61,12 @@ class Labelled:
 
 @dataclass
 class Labelling:
-    """The examples of one conversation, and what there is to remark on it."""
+    """The examples of one conversation, and its warnings."""
 
     examples: list[Labelled] = field(default_factory=list)
-    remarks: Counter[Remark] = field(default_factory=Counter)
-    details: dict[Remark, str] = field(default_factory=dict)
-    """For some remarks, the first case."""
+    warnings: Counter[LabelWarning] = field(default_factory=Counter)
+    details: dict[LabelWarning, str] = field(default_factory=dict)
+    """For some warnings, the first case."""
     longest: int = 0
     """The number of tokens of the longest example, before any is made to fit."""
 
@@ -169,7 +169,7 @@ class Labeller:
                 continue
             if done.examples:
                 return ""
-            reasons += [remark.value for remark, times in done.remarks.items() if times]
+            reasons += [warning.text(2) for warning, times in done.warnings.items() if times]
         return Counter(reasons).most_common(1)[0][0]
 
     def examples(self, conversation: Conversation, policy: Policy = DEFAULT) -> list[Labelled]:
@@ -181,7 +181,7 @@ class Labeller:
         return self.label(conversation, policy).examples
 
     def label(self, conversation: Conversation, policy: Policy = DEFAULT) -> Labelling:
-        """Return the examples of *conversation*, of any length, and what there is to remark.
+        """Return the examples of *conversation*, of any length, and its warnings.
 
         Raises:
             RowError: it cannot be labelled with certainty.
@@ -189,17 +189,17 @@ class Labeller:
         return self.tokenize(self.render(conversation, policy))
 
     def tokenize(self, conversation: RenderedConversation) -> Labelling:
-        """Return the examples of *conversation*, tokenized, and what there is to remark.
+        """Return the examples of *conversation*, tokenized, and its warnings.
 
         Raises:
             RowError: an example cannot be tokenized, or not labelled with certainty.
         """
         done = Labelling(
             [self._example(example) for example in conversation.examples],
-            Counter(conversation.remarks),
+            Counter(conversation.warnings),
             conversation.details,
         )
-        done.remarks[Remark.MERGED] += sum(
+        done.warnings[LabelWarning.CROSSED_BOUNDARY] += sum(
             _is_merged(turn, labelled.offsets)
             for rendered, labelled in zip(conversation.examples, done.examples, strict=True)
             for turn in rendered.positions.turns
@@ -210,7 +210,7 @@ class Labeller:
     def render(
         self, conversation: Conversation, policy: Policy = DEFAULT, template: ChatTemplate | None = None
     ) -> RenderedConversation:
-        """Return the examples of *conversation* before they are tokenized, and what there is to remark so far.
+        """Return the examples of *conversation* before they are tokenized, and its warnings so far.
 
         Args:
             template: renders the conversation in place of the template of this labeller.
@@ -221,7 +221,7 @@ class Labeller:
         weights = _chosen(conversation.messages, policy)
         served = self._served(conversation, template)
         done = RenderedConversation()
-        parts = self._plan(served, conversation.messages, weights, policy, done.remarks)
+        parts = self._plan(served, conversation.messages, weights, policy, done.warnings)
         for part in parts:
             served.verify(part.layout, part.messages)
             spans = self._spans(served, part, conversation.messages, weights, policy, whole=part is parts[0])
@@ -243,8 +243,8 @@ class Labeller:
             done.examples.append(RenderedExample(part.layout.text, part.messages, boundaries))
             _compare_marks(part, done)
         done.examples.reverse()
-        done.remarks[Remark.SPLIT] += max(len(done.examples) - 1, 0)
-        _remark_on_drops(served, conversation, parts, done.remarks)
+        done.warnings[LabelWarning.OWN_EXAMPLE] += max(len(done.examples) - 1, 0)
+        _warn_of_unprinted(served, conversation, parts, done.warnings)
         return done
 
     def render_with_plan(self, conversation: Conversation, policy: Policy = DEFAULT) -> RenderedConversation:
@@ -274,7 +274,7 @@ class Labeller:
         messages: Sequence[Message],
         weights: Mapping[int, float],
         policy: Policy,
-        remarks: Counter[Remark],
+        warnings: Counter[LabelWarning],
     ) -> list[_Part]:
         """Return the renderings that are needed, the whole conversation first, with each turn in one of them."""
         parts = [_Part(len(messages), served.layout(len(messages)), [])]
@@ -282,13 +282,13 @@ class Labeller:
             if messages[index].role != "assistant":
                 continue
             if not index:
-                remarks[Remark.FIRST] += 1
+                warnings[LabelWarning.NO_PROMPT] += 1
                 continue
             part, turn = self._place(served, index, parts, policy)
             if turn.fit > _WORST_FIT[policy.context]:
-                remarks[Remark.NOT_AS_SERVED] += 1
+                warnings[LabelWarning.NOT_AS_SERVED] += 1
                 continue
-            _remark_on(turn, remarks)
+            _warn_of_turn(turn, warnings)
             if any(start < end for start, end in turn.spans):  # an empty turn without a stop token has nothing to train
                 part.turns.append(turn)
         return parts
@@ -425,35 +425,37 @@ def _with_text_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
     return {**call, "function": {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}}
 
 
-def _remark_on(turn: Turn, remarks: Counter[Remark]) -> None:
+def _warn_of_turn(turn: Turn, warnings: Counter[LabelWarning]) -> None:
     if turn.fit == Fit.SWITCHED:
-        remarks[Remark.SWITCHED] += 1
+        warnings[LabelWarning.OTHER_SWITCH] += 1
     elif turn.fit == Fit.CLOSEST:
-        remarks[Remark.CLOSEST] += 1
+        warnings[LabelWarning.OTHER_PROMPT] += 1
     elif turn.fit == Fit.REWRITTEN:
-        remarks[Remark.REWRITTEN] += 1
+        warnings[LabelWarning.REWRITTEN_HISTORY] += 1
     if turn.stop is None:
-        remarks[Remark.NO_STOP] += 1
-    remarks[Remark.HEADED] += turn.headed
+        warnings[LabelWarning.NO_STOP] += 1
+    warnings[LabelWarning.HEADER_TRAINED] += turn.headed
 
 
-def _remark_on_drops(served: Served, conversation: Conversation, parts: list[_Part], remarks: Counter[Remark]) -> None:
-    """Remark on what the template prints nowhere."""
-    nowhere = {"system": Remark.NO_SYSTEM, "user": Remark.NO_USER, "tool": Remark.NO_RESULT}
+def _warn_of_unprinted(
+    served: Served, conversation: Conversation, parts: list[_Part], warnings: Counter[LabelWarning]
+) -> None:
+    """Warn of what the template prints nowhere."""
+    nowhere = {"system": LabelWarning.NO_SYSTEM, "user": LabelWarning.NO_USER, "tool": LabelWarning.NO_RESULT}
     for index, message in enumerate(conversation.messages):
         if message.role in nowhere and message.content.strip() and not parts[0].layout.own[index]:
-            remarks[nowhere[message.role]] += 1
+            warnings[nowhere[message.role]] += 1
     for part in parts:
         for turn in part.turns:
             message = conversation.messages[turn.message]
             if message.reasoning_content and not shows(turn, REASONING):
-                remarks[Remark.NO_REASONING] += 1
+                warnings[LabelWarning.NO_REASONING] += 1
             elif message.tool_calls and message.content.strip() and not shows(turn, CONTENT):
-                remarks[Remark.NO_CONTENT] += 1
+                warnings[LabelWarning.NO_CONTENT] += 1
             elif lost_text(turn, part.layout, served.messages[turn.message]):
-                remarks[Remark.PARTLY] += 1
+                warnings[LabelWarning.PARTLY_PRINTED] += 1
     if conversation.tools and not served.reads_tools(parts[0].layout.text):
-        remarks[Remark.NO_TOOLS] += 1
+        warnings[LabelWarning.NO_TOOLS] += 1
 
 
 def _as_places(start: int, end: int) -> tuple[Place, Place]:
@@ -470,13 +472,13 @@ def _is_merged(edges: tuple[int, int], offsets: Sequence[tuple[int, int]]) -> bo
 
 
 def _compare_marks(part: _Part, done: RenderedConversation) -> None:
-    """Remark where the template's own ``{% generation %}`` marks say otherwise."""
+    """Warn where the template's own ``{% generation %}`` marks say otherwise."""
     text, marked = part.layout.text, part.layout.marked
     for turn in part.turns if marked else ():
         for start, end in turn.spans:
             theirs = [text[first:last] for first, last in marked if first < end and start < last]
             if not any(their.strip() == text[start:end].strip() for their in theirs):
-                done.remarks[Remark.MARKS] += 1
+                done.warnings[LabelWarning.OTHER_MARKS] += 1
                 shown = f"they have {theirs[0][-40:]!r}" if theirs else "they leave it out"
-                done.details.setdefault(Remark.MARKS, f"trained {text[start:end][-40:]!r}, {shown}")
+                done.details.setdefault(LabelWarning.OTHER_MARKS, f"trained {text[start:end][-40:]!r}, {shown}")
                 break

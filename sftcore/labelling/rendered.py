@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sftcore.labelling.spans import Span
-from sftcore.labelling.warnings import Remark
+from sftcore.labelling.warnings import LabelWarning
 
 Integers = NDArray[np.int64]
 
@@ -103,6 +103,6 @@ class RenderedConversation:
     """The examples of one conversation before they are tokenized, and its warnings."""
 
     examples: list[RenderedExample] = field(default_factory=list)
-    remarks: Counter[Remark] = field(default_factory=Counter)
-    details: dict[Remark, str] = field(default_factory=dict)
+    warnings: Counter[LabelWarning] = field(default_factory=Counter)
+    details: dict[LabelWarning, str] = field(default_factory=dict)
     """The first case of some warnings."""

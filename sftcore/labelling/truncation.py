@@ -9,7 +9,7 @@ from sftcore.core.errors import RowError
 from sftcore.core.labelling_policy import Policy
 from sftcore.core.types import IGNORE_INDEX, Conversation
 from sftcore.labelling.labeller import Labelled, Labeller, Labelling
-from sftcore.labelling.warnings import Remark
+from sftcore.labelling.warnings import LabelWarning
 
 
 class TooLongError(RowError):
@@ -25,7 +25,7 @@ def fit(labeller: Labeller, conversation: Conversation, done: Labelling, policy:
     limit = policy.max_length
     if limit is None or all(len(example.input_ids) <= limit for example in done.examples):
         return done
-    fitted = Labelling(remarks=done.remarks, details=done.details, longest=done.longest)
+    fitted = Labelling(warnings=done.warnings, details=done.details, longest=done.longest)
     for example in done.examples:
         if len(example.input_ids) <= limit:
             fitted.examples.append(example)
@@ -40,21 +40,21 @@ def fit(labeller: Labeller, conversation: Conversation, done: Labelling, policy:
         elif policy.truncation == "split":
             fitted.examples += _split(_Sub(labeller, conversation, example, policy), fitted)
         else:
-            fitted.remarks[Remark.TOO_LONG] += 1
+            fitted.warnings[LabelWarning.TOO_LONG] += 1
     return fitted
 
 
 def _cut(
     labeller: Labeller, conversation: Conversation, example: Labelled, limit: int, done: Labelling
 ) -> list[Labelled]:
-    """Return the beginning of *example*, with remarks for the turn that is cut and for those behind it."""
+    """Return the beginning of *example*, with warnings for the turn that is cut and for those behind it."""
     labels = example.labels[:limit]
     if all(label == IGNORE_INDEX for label in labels):
-        done.remarks[Remark.TOO_LONG] += 1
+        done.warnings[LabelWarning.TOO_LONG] += 1
         return []
     begins = [begin for begin in example.begins if begin < limit]
-    done.remarks[Remark.CUT] += _is_cut(example, limit)
-    done.remarks[Remark.BEYOND] += len(example.begins) - len(begins)
+    done.warnings[LabelWarning.TRUNCATED] += _is_cut(example, limit)
+    done.warnings[LabelWarning.AFTER_MAX_LENGTH] += len(example.begins) - len(begins)
     offsets = example.offsets[:limit]
     text, messages = example.text, example.messages
     if offsets:
@@ -153,9 +153,9 @@ def _shortened(sub: _Sub, done: Labelling) -> list[Labelled]:
 
     first = _least(1, sub.count, fits)
     if first == sub.count or not found[first]:
-        done.remarks[Remark.TOO_LONG] += 1
+        done.warnings[LabelWarning.TOO_LONG] += 1
         return []
-    done.remarks[Remark.SHORTENED] += 1
+    done.warnings[LabelWarning.TURNS_DROPPED] += 1
     return found[first]
 
 
@@ -175,11 +175,11 @@ def _split(sub: _Sub, done: Labelling) -> list[Labelled]:
 
         last = _least(first + 1, sub.count + 1, too_long) - 1
         if last == first:
-            done.remarks[Remark.TOO_LONG] += 1
+            done.warnings[LabelWarning.TOO_LONG] += 1
             first += 1
             continue
         examples = found[last]
         parts += examples
         first = last
-    done.remarks[Remark.PARTED] += max(len(parts) - 1, 0)
+    done.warnings[LabelWarning.SPLIT_TO_FIT] += max(len(parts) - 1, 0)
     return parts

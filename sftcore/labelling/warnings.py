@@ -1,111 +1,53 @@
-"""What a person should know about labelled rows, counted."""
+"""What a user should know about labelled rows, counted."""
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 
+_FORMS = re.compile(r"\[(?:([^|\]]*)\|)?([^\]]*)\]")
 
-class Remark(Enum):
-    """A remark; its value is what is said after the number of times, and ``one`` the same after 1."""
 
-    one: str
+class LabelWarning(Enum):
+    """A warning; its value is the text after a number, with forms for one and for many: ``turn[s] [has|have] ...``."""
 
-    def __new__(cls, many: str, one: str) -> Remark:
-        """Return the remark with both of its texts."""
-        remark = object.__new__(cls)
-        remark._value_ = many
-        remark.one = one
-        return remark
-
-    def said(self, times: int) -> str:
-        """Return the remark with its number."""
-        return f"{times:,} {self.one if times == 1 else self.value}"
-
-    SPLIT = (
-        "examples more than rows: turns that read otherwise later in their conversation are trained apart",
-        "example more than rows: a turn that reads otherwise later in its conversation is trained apart",
+    OWN_EXAMPLE = (
+        "turn[s] became [an example of its|examples of their] own, because the template prints [it|them] differently "
+        "later in the conversation"
     )
-    SWITCHED = (
-        "turns are as the model is served with another setting of the template's thinking switch",
-        "turn is as the model is served with another setting of the template's thinking switch",
-    )
-    CLOSEST = (
-        "turns are printed after another generation prompt than the model is served with",
-        "turn is printed after another generation prompt than the model is served with",
-    )
-    REWRITTEN = (
-        "turns are trained after earlier messages that read otherwise than when the turn was served",
-        "turn is trained after earlier messages that read otherwise than when the turn was served",
-    )
+    OTHER_SWITCH = "turn[s] [follows|follow] the prompt of another setting of the template's thinking switch"
+    OTHER_PROMPT = "turn[s] [follows|follow] another generation prompt than the one at inference"
+    REWRITTEN_HISTORY = "turn[s] [follows|follow] earlier messages that the template prints differently at inference"
     NOT_AS_SERVED = (
-        "turns are not trained: no rendering shows them as they are served (data.context: whole trains them)",
-        "turn is not trained: no rendering shows it as it is served (data.context: whole trains it)",
+        "turn[s] [is|are] not trained, because no rendering shows [it|them] as at inference "
+        "(data.context: whole trains [it|them])"
     )
-    FIRST = (
-        "assistant messages are not trained, because they come first and so have no prompt",
-        "assistant message is not trained, because it comes first and so has no prompt",
+    NO_PROMPT = (
+        "assistant message[s] [is|are] not trained, because [it comes|they come] first and so [has|have] no prompt"
     )
-    HEADED = (
-        "turns are trained with their header, because the template's prompt leaves it to the model",
-        "turn is trained with its header, because the template's prompt leaves it to the model",
+    HEADER_TRAINED = (
+        "turn[s] [is|are] trained with [its|their] header, because the template's prompt leaves it to the model"
     )
-    NO_STOP = (
-        "turns end without a stop token, because the template prints none there",
-        "turn ends without a stop token, because the template prints none there",
-    )
-    MERGED = (
-        "turns begin or end within a token, which the model would see or write as other tokens when it is served",
-        "turn begins or ends within a token, which the model would see or write as other tokens when it is served",
-    )
-    NO_SYSTEM = (
-        "system prompts are printed nowhere by this chat template",
-        "system prompt is printed nowhere by this chat template",
-    )
-    NO_USER = (
-        "user messages are printed nowhere by this chat template",
-        "user message is printed nowhere by this chat template",
-    )
-    NO_RESULT = (
-        "tool results are printed nowhere by this chat template",
-        "tool result is printed nowhere by this chat template",
-    )
-    NO_REASONING = (
-        "turns have reasoning that this chat template does not print",
-        "turn has reasoning that this chat template does not print",
-    )
-    PARTLY = (
-        "turns of which this chat template prints only a part",
-        "turn of which this chat template prints only a part",
-    )
-    NO_CONTENT = (
-        "turns with a tool call also have text, which this chat template does not print",
-        "turn with a tool call also has text, which this chat template does not print",
-    )
-    NO_TOOLS = (
-        "rows have tools, which this chat template does not print",
-        "row has tools, which this chat template does not print",
-    )
-    MARKS = (
-        "turns for which the template's own {% generation %} marks say otherwise",
-        "turn for which the template's own {% generation %} marks say otherwise",
-    )
-    CUT = (
-        "turns were cut at max_length, and lost their stop token",
-        "turn was cut at max_length, and lost its stop token",
-    )
-    BEYOND = (
-        "turns stand behind max_length, and are not trained",
-        "turn stands behind max_length, and is not trained",
-    )
-    SHORTENED = (
-        "examples lost their oldest exchanges, and the turns in them, to fit max_length",
-        "example lost its oldest exchanges, and the turns in them, to fit max_length",
-    )
-    PARTED = (
-        "examples more than rows: long conversations are split, to fit max_length",
-        "example more than rows: a long conversation is split, to fit max_length",
-    )
-    TOO_LONG = (
-        "examples were dropped, because they are longer than max_length",
-        "example was dropped, because it is longer than max_length",
-    )
+    NO_STOP = "turn[s] [ends|end] without a stop token, because the template prints none there"
+    CROSSED_BOUNDARY = "turn[s] [begins or ends|begin or end] within a token, which is another one at inference"
+    NO_SYSTEM = "system prompt[s] [is|are] not printed by this chat template"
+    NO_USER = "user message[s] [is|are] not printed by this chat template"
+    NO_RESULT = "tool result[s] [is|are] not printed by this chat template"
+    NO_REASONING = "turn[s] [has|have] reasoning that this chat template does not print"
+    PARTLY_PRINTED = "turn[s] [is|are] printed only in part by this chat template"
+    NO_CONTENT = "turn[s] with a tool call also [has|have] text, which this chat template does not print"
+    NO_TOOLS = "row[s] [has|have] tools, which this chat template does not print"
+    OTHER_MARKS = "turn[s] [differs|differ] from the template's own {% generation %} marks"
+    TRUNCATED = "turn[s] [was|were] cut at max_length and lost [its|their] stop token"
+    AFTER_MAX_LENGTH = "turn[s] [is|are] not trained, because [it begins|they begin] after max_length"
+    TURNS_DROPPED = "example[s] lost [its|their] oldest exchanges to fit max_length"
+    SPLIT_TO_FIT = "example[s] [was|were] split off to fit max_length"
+    TOO_LONG = "example[s] [was|were] dropped, because [it is|they are] longer than max_length"
+
+    def text(self, times: int) -> str:
+        """The text for this many cases, without the number."""
+        return _FORMS.sub(lambda forms: (forms[1] or "") if times == 1 else forms[2], self.value)
+
+    def message(self, times: int) -> str:
+        """The text with the number."""
+        return f"{times:,} {self.text(times)}"

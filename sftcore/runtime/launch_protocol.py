@@ -1,4 +1,4 @@
-"""How a launcher's parent and its ranks speak: through the environment, and through files in a folder named there.
+"""How a launcher's parent and its ranks communicate: by the environment, and by files in a folder named there.
 
 The parent keeps the file ``alive`` locked, and writes ``stop`` to ask the ranks to stop. A rank writes ``exit-RANK``.
 """

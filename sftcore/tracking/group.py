@@ -105,13 +105,14 @@ class _TrackerProcess:
     def __init__(self, name: str, tracker: Tracker, folder: Path) -> None:
         self.name, self._tracker, self._folder = name, tracker, folder
         self.failed = False
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes]
         self._lock = threading.Lock()
         self._began = 0.0
         self._ordered = threading.Event()
         self._started = threading.Event()
         self._finished = threading.Event()
         self._exited = threading.Event()
+        self._exited.set()  # until it is started
 
     def start(self, run: Mapping[str, Any], all_metrics: bool) -> None:
         cls, metrics = type(self._tracker), self._folder / METRICS
@@ -138,16 +139,14 @@ class _TrackerProcess:
             )
         except Exception as error:  # options that are not JSON, too many processes, no memory
             self._fail(f"cannot be started: {describe_error(error)}")
-            self._exited.set()
             return
+        self._exited.clear()
         threading.Thread(target=self._read_reports, args=(self._process, text), daemon=True).start()
         threading.Thread(target=self._show_output, args=(self._process,), daemon=True).start()
 
     def report_end(self, error: str | None, limit: float) -> None:
         """Report the end of the run to the tracker, if that does not block."""
-        if self._process is None or self._exited.is_set():
-            return
-        if not self._ordered.wait(1):  # a process that does not even read its order
+        if self._exited.is_set() or not self._ordered.wait(1):  # it does not even read its order
             return
         assert self._process.stdin is not None
         message = {"error": error, "limit": limit + EXIT_LIMIT}
@@ -157,15 +156,13 @@ class _TrackerProcess:
 
     def wait(self, deadline: float, start_limit: float) -> None:
         """Wait until the tracker has exited, at most until *deadline*, or *start_limit* if it has not even started."""
-        if self._process is None:
-            return
         started = self._wait_for(self._started, min(deadline, self._began + start_limit))
         if started and self._wait_for(self._finished, deadline):
             self._exited.wait(EXIT_LIMIT)
 
     def stop(self, limit: float) -> None:
         """Kill the process, if it has not exited."""
-        if self._process is None or self._exited.is_set():
+        if self._exited.is_set():
             return
         if not self._finished.is_set():
             problem = f"did not finish within {limit:g} s" if self._started.is_set() else "did not start in time"
@@ -222,7 +219,6 @@ class _TrackerProcess:
                     status(self.name, text.removeprefix(f"{self.name}: "))
 
     def _kill(self) -> None:
-        assert self._process is not None
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
 

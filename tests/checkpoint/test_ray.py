@@ -17,8 +17,8 @@ from sft_process import SftProcess
 pytest.importorskip("ray", reason="needs the extra ray")
 
 from sftcore_plugins.backends.ray import Ray
-from sftcore_plugins.backends.ray_launcher import _code, _environ, _scaling
-from sftcore_plugins.backends.ray_worker import Desk
+from sftcore_plugins.backends.ray_launcher import _environ, _exit_code, _scaling
+from sftcore_plugins.backends.ray_worker import Mailbox
 
 from sftcore import ConfigError, SftError
 
@@ -56,7 +56,7 @@ def test_a_ray_run_on_two_nodes_stops_on_sigterm_and_resumes_like_torchrun(nurse
     assert all(secret.encode() in Path(f"/proc/{rank}/environ").read_bytes() for rank in ranks.values())
     run.process.terminate()
     assert run.process.wait() == 75, run.output
-    assert "the same command with --resume auto goes on" in run.output
+    assert "resume with the same command and --resume auto" in run.output
     [stopped] = (folder / "out").glob("checkpoint-*")
     last = int(stopped.name.split("-")[1]) + 4
     further = (f"training_args.max_steps={last}", "training_args.save_strategy=steps")
@@ -105,7 +105,7 @@ def test_no_ray_rank_outlives_a_killed_rank_or_launcher(make_run, cluster, who, 
     while run.ranks():  # or the test's time is over
         time.sleep(0.1)
     if who == "a rank":
-        assert "sft: error: ended: rank 0 with 137" in run.output
+        assert "sft: error: ended: rank 0 with exit code 137" in run.output
 
 
 @pytest.mark.chaos
@@ -123,13 +123,13 @@ def test_a_ray_run_that_waits_for_resources_can_be_stopped(make_run, cluster):
     run.wait_for("this run waits until it grows")
     run.process.terminate()
     assert run.process.wait() == 75, run.output
-    assert "3 workers with 1 CPU each are more than the Ray cluster has: 2 CPU" in run.output
+    assert "3 workers with 1 CPU each exceed the Ray cluster, which has 2" in run.output
 
 
 def test_a_missing_ray_cluster_is_reported(make_run):
     run = SftProcess(make_run(backend={"name": "ray", "num_workers": 2, "address": "127.0.0.1:1"}))
     assert run.process.wait() == 2, run.output
-    assert "sft: error: backend.address: there is no Ray cluster to use at 127.0.0.1:1" in run.output
+    assert "sft: error: backend.address: cannot connect to a Ray cluster at 127.0.0.1:1" in run.output
     assert "Traceback" not in run.output
 
 
@@ -152,29 +152,29 @@ def test_ray_workers_get_the_gpus_or_cpus_of_the_cluster(options, there, number,
 
 
 def test_more_ray_workers_than_the_machine_has_resources_are_an_error():
-    with pytest.raises(SftError, match="2 workers with 5 CPU each are more than the Ray cluster has: 8 CPU"):
+    with pytest.raises(SftError, match="2 workers with 5 CPU each exceed the Ray cluster, which has 8"):
         _scaling(Ray(num_workers=2, resources_per_worker={"CPU": 5}), CPUS)
     with pytest.raises(SftError, match="no GPU to count"):
         _scaling(Ray(), CPUS)
 
 
 def test_ray_restarts_ranks_unless_the_user_has_to_fix_something():
-    desk = Desk(["run"], "folder", {})
-    assert desk.begin()
-    desk.end(1, 137)
-    assert desk.look(None)[1:] == ([], {1: 137})
-    assert desk.begin()
-    assert desk.look(None)[1:] == ([], {})
-    desk.end(0, 2)
-    assert not desk.begin()
-    assert desk.look(None)[1:] == ([], {0: 2})
+    mailbox = Mailbox(["run"], "folder", {})
+    assert mailbox.begin_attempt()
+    mailbox.set_exit_code(1, 137)
+    assert mailbox.exchange(None)[1:] == ([], {1: 137})
+    assert mailbox.begin_attempt()
+    assert mailbox.exchange(None)[1:] == ([], {})
+    mailbox.set_exit_code(0, 2)
+    assert not mailbox.begin_attempt()
+    assert mailbox.exchange(None)[1:] == ([], {0: 2})
 
 
-def test_a_desk_knows_when_a_worker_was_last_there():
-    desk = Desk(["run"], "folder", {})
-    assert desk.look("SIGTERM")[0] > 1
-    assert desk.stops() == "SIGTERM"
-    assert desk.look("SIGTERM")[0] < 1
+def test_a_mailbox_knows_when_a_ray_worker_last_polled():
+    mailbox = Mailbox(["run"], "folder", {})
+    assert mailbox.exchange("SIGTERM")[0] > 1
+    assert mailbox.stop_reason() == "SIGTERM"
+    assert mailbox.exchange("SIGTERM")[0] < 1
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_a_desk_knows_when_a_worker_was_last_there():
     ],
 )
 def test_a_ray_run_exits_with_the_code_of_its_ranks(codes, problem, code):
-    assert _code(codes, problem) == code
+    assert _exit_code(codes, problem) == code
 
 
 def test_ray_ranks_see_only_their_own_gpus_and_variables(monkeypatch):

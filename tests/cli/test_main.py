@@ -127,7 +127,7 @@ def test_help(args: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[st
         (("run", "--config"), "expected one argument"),
         (("list-plugins", "--jsn"), "unrecognized arguments: --jsn"),
         (("list-plugins", "a=1"), "unrecognized arguments: a=1"),
-        (("run", "--config", "nope.yaml"), "there is no configuration file nope.yaml"),
+        (("run", "--config", "nope.yaml"), "the configuration file nope.yaml does not exist"),
         (("run", "--config", "package:nope/x.yaml"), "the Python package 'nope' is not installed"),
         (("run", "--config", "config"), "error: config cannot be read: Is a directory"),
         (("run", "--config", "ds.json", "=3"), "'=3': expected KEY=VALUE"),
@@ -267,7 +267,7 @@ def test_the_flag_of_a_backend(started: Started, before: str, after: dict[str, A
 @pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs DeepSpeed")
 def test_the_flag_of_a_backend_with_a_file_that_is_not_there(started: Started) -> None:
     assert ends("run", "--deepspeed", "nope.json") == 0
-    with pytest.raises(SftError, match=r"^--deepspeed: backend: there is no DeepSpeed configuration nope\.json"):
+    with pytest.raises(SftError, match=r"^--deepspeed: backend: the DeepSpeed configuration nope\.json does not exist"):
         started.loaded()
 
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sftcore import Conversation, Message, RowError
 from sftcore.core.types import IGNORE_INDEX
-from sftcore.labelling import Labelled, Labeller, Labelling, Policy, Remark
+from sftcore.labelling import Labelled, Labeller, Labelling, LabelWarning, Policy
 
 PLAIN = (
     "{% for m in messages %}{{ '[' + m.role + ']' + m.content + '</s>' }}{% endfor %}"
@@ -80,9 +80,9 @@ def trained(labelling: Labelling | list[Labelled]) -> list[str]:
     return [marked(example) for example in examples]
 
 
-def said(labelling: Labelling) -> dict[Remark, int]:
-    """Return what there is to remark."""
-    return {remark: times for remark, times in labelling.remarks.items() if times}
+def said(labelling: Labelling) -> dict[LabelWarning, int]:
+    """Return its warnings."""
+    return {warning: times for warning, times in labelling.warnings.items() if times}
 
 
 def weighed(example: Labelled) -> list[tuple[str, float]]:
@@ -257,7 +257,7 @@ def test_a_turn_that_reads_otherwise_later_is_trained_in_an_example_of_its_own()
         (2, (1,), 0),
         (4, (3,), 0),
     ]
-    assert said(done) == {Remark.SPLIT: 1}
+    assert said(done) == {LabelWarning.OWN_EXAMPLE: 1}
 
 
 def test_turns_that_read_alike_share_an_example() -> None:
@@ -269,29 +269,44 @@ def test_turns_that_read_alike_share_an_example() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "context", "expected", "remarks"),
+    ("source", "context", "expected", "warnings"),
     [
         (
             FORGETS,
             "whole",
             ["[user]q</s>[assistant]⟦a</s>⟧[user]r</s>[assistant]⟦<think>hm</think>b</s>⟧"],
-            {Remark.NO_REASONING: 1},
+            {LabelWarning.NO_REASONING: 1},
         ),
-        (FORGETS, "strict", None, {Remark.SPLIT: 1}),
-        (OTHER_PROMPT, "served", ["[user]q</s>[assistant]⟦a</s>⟧[user]r</s>[assistant]⟦b</s>⟧"], {Remark.CLOSEST: 2}),
-        (OTHER_PROMPT, "strict", [], {Remark.NOT_AS_SERVED: 2}),
-        (OTHER_PROMPT, "whole", ["[user]q</s>[assistant]⟦a</s>⟧[user]r</s>[assistant]⟦b</s>⟧"], {Remark.CLOSEST: 2}),
-        (REREAD, "served", [], {Remark.NOT_AS_SERVED: 2}),
-        (REREAD, "strict", [], {Remark.NOT_AS_SERVED: 2}),
-        (REREAD, "whole", ["[user]Q</s>[assistant]⟦A</s>⟧[user]R</s>[assistant]⟦b</s>⟧"], {Remark.REWRITTEN: 2}),
+        (FORGETS, "strict", None, {LabelWarning.OWN_EXAMPLE: 1}),
+        (
+            OTHER_PROMPT,
+            "served",
+            ["[user]q</s>[assistant]⟦a</s>⟧[user]r</s>[assistant]⟦b</s>⟧"],
+            {LabelWarning.OTHER_PROMPT: 2},
+        ),
+        (OTHER_PROMPT, "strict", [], {LabelWarning.NOT_AS_SERVED: 2}),
+        (
+            OTHER_PROMPT,
+            "whole",
+            ["[user]q</s>[assistant]⟦a</s>⟧[user]r</s>[assistant]⟦b</s>⟧"],
+            {LabelWarning.OTHER_PROMPT: 2},
+        ),
+        (REREAD, "served", [], {LabelWarning.NOT_AS_SERVED: 2}),
+        (REREAD, "strict", [], {LabelWarning.NOT_AS_SERVED: 2}),
+        (
+            REREAD,
+            "whole",
+            ["[user]Q</s>[assistant]⟦A</s>⟧[user]R</s>[assistant]⟦b</s>⟧"],
+            {LabelWarning.REWRITTEN_HISTORY: 2},
+        ),
         (PLAIN, "strict", ["[user]q</s>[assistant]⟦a</s>⟧[user]r</s>[assistant]⟦b</s>⟧"], {}),
     ],
 )
-def test_context(source: str, context: Any, expected: list[str] | None, remarks: Any) -> None:
+def test_context(source: str, context: Any, expected: list[str] | None, warnings: Any) -> None:
     conversation = thought("q", "a", "r", "b") if source == FORGETS else talk("q", "a", "r", "b")
     done = labeller(source).label(conversation, Policy(context=context))
     assert trained(done) == (trained(labeller(source).label(conversation)) if expected is None else expected)
-    assert said(done) == remarks
+    assert said(done) == warnings
 
 
 def test_each_text_is_the_templates() -> None:
@@ -410,7 +425,7 @@ def test_a_template_under_which_nothing_can_be_labelled(source: str, problem: st
 
 def test_a_template_under_which_no_turn_reads_as_it_is_served() -> None:
     made = labeller(REREAD)
-    assert made.problem == Remark.NOT_AS_SERVED.value
+    assert made.problem == LabelWarning.NOT_AS_SERVED.text(2)
     assert made.examples(talk("q", "a")) == []
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sftcore import Conversation, Message, RowError
 from sftcore.core.labelling_policy import Truncation
-from sftcore.labelling import Labelled, Labeller, Labelling, Policy, Remark, TooLongError, fit
+from sftcore.labelling import Labelled, Labeller, Labelling, LabelWarning, Policy, TooLongError, fit
 
 from ..sizes import examples
 from .test_labeller import FORGETS, PLAIN, labeller, marked, said, talk, trained
@@ -51,7 +51,7 @@ def test_what_fits_stays_as_it_is(way: Any, limit: int | None) -> None:
 def test_the_oldest_exchanges_are_dropped(limit: int, kept: tuple[int, ...]) -> None:
     done = fitted(LONG, max_length=limit)
     assert trained(done) == ([shown(*kept)] if kept else [])
-    assert said(done) == ({Remark.SHORTENED: 1} if kept else {Remark.TOO_LONG: 1})
+    assert said(done) == ({LabelWarning.TURNS_DROPPED: 1} if kept else {LabelWarning.TOO_LONG: 1})
     for example in done.examples:
         assert example.turns == tuple(2 * number for number in kept)
         assert example.skipped == 6 - 2 * len(kept)
@@ -61,7 +61,7 @@ def test_the_oldest_exchanges_are_dropped(limit: int, kept: tuple[int, ...]) -> 
 @pytest.mark.parametrize("limit", [26, 11, 1])
 def test_drop_row(limit: int) -> None:
     done = fitted(LONG, max_length=limit, truncation="drop_row")
-    assert (done.examples, said(done)) == ([], {Remark.TOO_LONG: 1})
+    assert (done.examples, said(done)) == ([], {LabelWarning.TOO_LONG: 1})
 
 
 def test_error() -> None:
@@ -71,19 +71,19 @@ def test_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "parts", "remarks"),
+    ("limit", "parts", "warnings"),
     [
-        (26, [(1, 2), (3,)], {Remark.PARTED: 1}),
-        (19, [(1, 2), (3,)], {Remark.PARTED: 1}),
-        (18, [(1,), (2,), (3,)], {Remark.PARTED: 2}),
-        (11, [(1,), (2,), (3,)], {Remark.PARTED: 2}),
-        (10, [], {Remark.TOO_LONG: 3}),
+        (26, [(1, 2), (3,)], {LabelWarning.SPLIT_TO_FIT: 1}),
+        (19, [(1, 2), (3,)], {LabelWarning.SPLIT_TO_FIT: 1}),
+        (18, [(1,), (2,), (3,)], {LabelWarning.SPLIT_TO_FIT: 2}),
+        (11, [(1,), (2,), (3,)], {LabelWarning.SPLIT_TO_FIT: 2}),
+        (10, [], {LabelWarning.TOO_LONG: 3}),
     ],
 )
-def test_split(limit: int, parts: list[tuple[int, ...]], remarks: dict[Remark, int]) -> None:
+def test_split(limit: int, parts: list[tuple[int, ...]], warnings: dict[LabelWarning, int]) -> None:
     done = fitted(LONG, max_length=limit, truncation="split")
     assert trained(done) == [shown(*part) for part in parts]
-    assert said(done) == remarks
+    assert said(done) == warnings
     assert [example.turns for example in done.examples] == [tuple(2 * number for number in part) for part in parts]
     assert [example.skipped for example in done.examples] == [2 * (part[0] - 1) for part in parts]
 
@@ -91,24 +91,26 @@ def test_split(limit: int, parts: list[tuple[int, ...]], remarks: dict[Remark, i
 def test_split_leaves_out_only_the_exchange_that_is_too_long() -> None:
     done = fitted(talk("q1", "a1", "q2", "a2" * 20, "q3", "a3", system="S"), max_length=19, truncation="split")
     assert trained(done) == [shown(1), shown(3)]
-    assert said(done) == {Remark.PARTED: 1, Remark.TOO_LONG: 1}
+    assert said(done) == {LabelWarning.SPLIT_TO_FIT: 1, LabelWarning.TOO_LONG: 1}
 
 
 @pytest.mark.parametrize(
-    ("limit", "left", "end", "messages", "remarks"),
+    ("limit", "left", "end", "messages", "warnings"),
     [
-        (26, (1, 2), "[user]q3</s>[assistant]⟦a3⟧", 7, {Remark.CUT: 1}),
-        (25, (1, 2), "[user]q3</s>[assistant]⟦a⟧", 7, {Remark.CUT: 1}),
-        (24, (1, 2), "[user]q3</s>[assistant]", 7, {Remark.BEYOND: 1}),
-        (23, (1, 2), "[user]q3</s>", 6, {Remark.BEYOND: 1}),
-        (20, (1, 2), "[user]", 6, {Remark.BEYOND: 1}),
-        (19, (1, 2), "", 5, {Remark.BEYOND: 1}),
-        (18, (1,), "[user]q2</s>[assistant]⟦a2⟧", 5, {Remark.CUT: 1, Remark.BEYOND: 1}),
-        (11, (1,), "", 3, {Remark.BEYOND: 2}),
-        (9, (), "[user]q1</s>[assistant]⟦a⟧", 3, {Remark.CUT: 1, Remark.BEYOND: 2}),
+        (26, (1, 2), "[user]q3</s>[assistant]⟦a3⟧", 7, {LabelWarning.TRUNCATED: 1}),
+        (25, (1, 2), "[user]q3</s>[assistant]⟦a⟧", 7, {LabelWarning.TRUNCATED: 1}),
+        (24, (1, 2), "[user]q3</s>[assistant]", 7, {LabelWarning.AFTER_MAX_LENGTH: 1}),
+        (23, (1, 2), "[user]q3</s>", 6, {LabelWarning.AFTER_MAX_LENGTH: 1}),
+        (20, (1, 2), "[user]", 6, {LabelWarning.AFTER_MAX_LENGTH: 1}),
+        (19, (1, 2), "", 5, {LabelWarning.AFTER_MAX_LENGTH: 1}),
+        (18, (1,), "[user]q2</s>[assistant]⟦a2⟧", 5, {LabelWarning.TRUNCATED: 1, LabelWarning.AFTER_MAX_LENGTH: 1}),
+        (11, (1,), "", 3, {LabelWarning.AFTER_MAX_LENGTH: 2}),
+        (9, (), "[user]q1</s>[assistant]⟦a⟧", 3, {LabelWarning.TRUNCATED: 1, LabelWarning.AFTER_MAX_LENGTH: 2}),
     ],
 )
-def test_truncate_right(limit: int, left: tuple[int, ...], end: str, messages: int, remarks: dict[Remark, int]) -> None:
+def test_truncate_right(
+    limit: int, left: tuple[int, ...], end: str, messages: int, warnings: dict[LabelWarning, int]
+) -> None:
     done = fitted(LONG, max_length=limit, truncation="truncate_right")
     [example] = done.examples
     [whole] = labeller().examples(LONG)
@@ -118,22 +120,22 @@ def test_truncate_right(limit: int, left: tuple[int, ...], end: str, messages: i
     assert example.labels == whole.labels[:limit]
     assert example.offsets == whole.offsets[:limit]
     assert example.stops == [stop for stop in whole.stops if stop < limit]
-    assert said(done) == remarks
+    assert said(done) == warnings
 
 
 def test_a_turn_without_a_trained_stop_is_cut_where_its_text_is() -> None:
-    def remarks(limit: int, **policy: Any) -> dict[Remark, int]:
+    def warnings(limit: int, **policy: Any) -> dict[LabelWarning, int]:
         return said(fitted(LONG, max_length=limit, truncation="truncate_right", **policy))
 
-    assert remarks(25, train_on_stop=False) == {Remark.CUT: 1}
-    assert remarks(26, train_on_stop=False) == {}
-    assert remarks(19, train_on="all") == {Remark.BEYOND: 2}
-    assert remarks(18, train_on="all") == {Remark.CUT: 1, Remark.BEYOND: 2}
+    assert warnings(25, train_on_stop=False) == {LabelWarning.TRUNCATED: 1}
+    assert warnings(26, train_on_stop=False) == {}
+    assert warnings(19, train_on="all") == {LabelWarning.AFTER_MAX_LENGTH: 2}
+    assert warnings(18, train_on="all") == {LabelWarning.TRUNCATED: 1, LabelWarning.AFTER_MAX_LENGTH: 2}
 
 
 def test_truncate_right_leaves_nothing_to_train() -> None:
     done = fitted(LONG, max_length=8, truncation="truncate_right")
-    assert (done.examples, said(done)) == ([], {Remark.TOO_LONG: 1})
+    assert (done.examples, said(done)) == ([], {LabelWarning.TOO_LONG: 1})
 
 
 def test_weights_are_cut_too() -> None:
@@ -166,7 +168,7 @@ def test_what_a_message_says_itself_holds(way: Any) -> None:
 def test_nothing_that_is_trained_is_left() -> None:
     messages = [replace(message, train=at == 2) for at, message in enumerate(LONG.messages)]
     done = fitted(Conversation(tuple(messages)), max_length=19)
-    assert (done.examples, said(done)) == ([], {Remark.TOO_LONG: 1})
+    assert (done.examples, said(done)) == ([], {LabelWarning.TOO_LONG: 1})
 
 
 def test_an_exchange_is_kept_with_its_tools() -> None:
@@ -205,7 +207,7 @@ def test_examples_of_one_row_are_fitted_one_by_one() -> None:
         "[user]q1</s>[assistant]a1</s>[user]q2</s>[assistant]⟦<think>hm</think>a2</s>⟧",
         "[user]q2</s>[assistant]a2</s>[user]q3</s>[assistant]⟦<think>hm</think>a3</s>⟧",
     ]
-    assert said(done) == {Remark.SPLIT: 2, Remark.SHORTENED: 1}
+    assert said(done) == {LabelWarning.OWN_EXAMPLE: 2, LabelWarning.TURNS_DROPPED: 1}
 
 
 # whatever the conversation
@@ -245,7 +247,7 @@ def test_whatever_the_conversation(source: str, way: Any) -> None:
                 check(made, conversation, example)
         if way == "split":  # what fits beside the system prompt is not lost
             lost = sum(len(example.turns) for example in whole.examples) - len(turns)
-            assert bool(lost) <= bool(said(done).get(Remark.TOO_LONG))
+            assert bool(lost) <= bool(said(done).get(LabelWarning.TOO_LONG))
 
     run()
 

@@ -11,7 +11,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from sftcore import Conversation, Message, RowError
-from sftcore.labelling import Labeller, Remark
+from sftcore.labelling import Labeller, LabelWarning
 from sftcore.labelling.rendering.provenance import Tracked
 
 from .test_labeller import PLAIN, labeller, marked, said, talk, thought, trained
@@ -102,7 +102,7 @@ def test_the_assistant_speaks_first() -> None:
     messages = (Message("assistant", "hello"), Message("user", "q"), Message("assistant", "a"))
     done = labeller(CHATML, [STOP]).label(Conversation(messages))
     assert [turns(example) for example in done.examples] == [["a" + STOP]]
-    assert said(done) == {Remark.FIRST: 1}
+    assert said(done) == {LabelWarning.NO_PROMPT: 1}
 
 
 CALL = {"function": {"name": "weather", "arguments": {"city": "Pisa"}}}
@@ -254,22 +254,22 @@ def test_tool_results_within_a_turn_are_not_trained() -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "variables", "remark"),
+    ("template", "variables", "warning"),
     [
-        ("'<think>'", {}, Remark.CLOSEST),
-        ("'<think>' if enable_thinking is not false else ''", {}, Remark.SWITCHED),
+        ("'<think>'", {}, LabelWarning.OTHER_PROMPT),
+        ("'<think>' if enable_thinking is not false else ''", {}, LabelWarning.OTHER_SWITCH),
         ("'<think>' if enable_thinking is not false else ''", {"enable_thinking": False}, None),
-        ("'<think>' if thinking else ''", {"thinking": True}, Remark.SWITCHED),
+        ("'<think>' if thinking else ''", {"thinking": True}, LabelWarning.OTHER_SWITCH),
         ("'<think>' if thinking else ''", {}, None),
-        ("'<think>' if reasoning else ''", {"reasoning": True}, Remark.SWITCHED),
-        ("'' if enable_thinking else '<think></think>'", {}, Remark.SWITCHED),
+        ("'<think>' if reasoning else ''", {"reasoning": True}, LabelWarning.OTHER_SWITCH),
+        ("'' if enable_thinking else '<think></think>'", {}, LabelWarning.OTHER_SWITCH),
     ],
 )
-def test_a_prompt_that_a_switch_makes(template: str, variables: dict[str, Any], remark: Remark | None) -> None:
+def test_a_prompt_that_a_switch_makes(template: str, variables: dict[str, Any], warning: LabelWarning | None) -> None:
     source = CHATML.replace("{{ '<|im_start|>assistant\n' }}", "{{ '<|im_start|>assistant\n' }}{{ " + template + " }}")
     done = labeller(source, [STOP], **variables).label(talk("q", "a"))
     assert [turns(example) for example in done.examples] == [["a" + STOP]]
-    assert said(done) == ({remark: 1} if remark else {})
+    assert said(done) == ({warning: 1} if warning else {})
 
 
 def test_a_turn_does_not_begin_within_the_text_of_another() -> None:

@@ -33,7 +33,7 @@ _CAUSALITY = "tests/labelling/rendering/test_constant_prompt.py"
 _RESUME = "tests/checkpoint/test_resume.py"
 _SANDBOX = "tests/labelling/rendering/test_sandbox.py"
 _TRUNCATION = "tests/labelling/test_truncation.py"
-_REMARKS = "tests/labelling/test_warnings.py"
+_WARNINGS = "tests/labelling/test_warnings.py"
 _PROPERTIES = "tests/labelling/test_properties.py"
 _COLLATE = "tests/data/batching/test_collator.py"
 _LABELS = "tests/data/tables/test_summary.py"
@@ -438,8 +438,8 @@ PROOF = [
         told="A plan decides that a turn does not follow its prompt, though an answer may begin as the prompt ends.",
         seen="",
         file="sftcore/labelling/fast_path/planner.py",
-        old="_ALLOWED = frozenset({Remark.HEADED,",
-        new="_ALLOWED = frozenset({Remark.CLOSEST, Remark.HEADED,",
+        old="        LabelWarning.HEADER_TRAINED,\n",
+        new="        LabelWarning.HEADER_TRAINED,\n        LabelWarning.OTHER_PROMPT,\n",
         tests=(f"{_PLANS}::test_awkward_texts",),
     ),
     Bug(
@@ -647,8 +647,8 @@ TRUNCATION = [
         told="Answers are cut before their stop token, and nobody is told.",
         seen="trl#3927, maxtext#4406",
         file="sftcore/labelling/truncation.py",
-        old="done.remarks[Remark.CUT] += ",
-        new="done.remarks[Remark.CUT] += 0 and ",
+        old="done.warnings[LabelWarning.TRUNCATED] += ",
+        new="done.warnings[LabelWarning.TRUNCATED] += 0 and ",
         tests=(f"{_TRUNCATION}::test_truncate_right",),
     ),
     Bug(

@@ -172,7 +172,7 @@ BAD = {
     "empty conversation": [
         ("messages", {"messages": []}, "'messages' is empty"),
         ("sharegpt", {"conversations": []}, "'conversations' is empty"),
-        ("qa", {"input": " ", "output": "x"}, "the conversation is empty: there is no text for the user's message"),
+        ("qa", {"input": " ", "output": "x"}, "the conversation is empty: the user's message has no text"),
         ("instruction", {"instruction": "", "input": "", "output": "x"}, "the conversation is empty"),
         ("alpaca", {"instruction": "", "response": "x"}, "the conversation is empty"),
     ],
@@ -427,9 +427,9 @@ def assistant(**fields):
         (
             Messages,
             assistant(content=[{"type": "image", "url": "x"}]),
-            "message 2: 'content' has a part that is no text",
+            "message 2: 'content' has a part that is not text",
         ),
-        (Messages, assistant(content=["x"]), "a part that is no text"),
+        (Messages, assistant(content=["x"]), "a part that is not text"),
         (Messages, assistant(content=[{"type": "tool_call", "value": "{"}]), "message 2: .*tool call.*not valid JSON"),
         (
             Messages,

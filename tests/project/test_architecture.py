@@ -1,9 +1,13 @@
+"""The shape of the code: sizes, what a package loads, who knows whom; the layers are contracts in pyproject.toml."""
+
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +17,16 @@ from sftcore.core.registry import Registry
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "sftcore").rglob("*.py"))
-KERNEL = ("core/types", "core/errors", "core/components", "core/hookspecs", "core/registry", "config/schema")
+PUBLIC = ("sftcore", "sftcore.launching", "sftcore.rows", "sftcore.testing")
+"""The modules that a plugin may import."""
+
+LONG = {
+    "sftcore/data/preparation/cache.py": "writing, reading, locking and removing one kind of folder",
+    "sftcore/labelling/fast_path/content_independence.py": "one abstract interpreter of Jinja: a method for each node",
+    "sftcore/labelling/labeller.py": "the one story from a conversation to its labels",
+    "sftcore/labelling/turns.py": "the one story from a conversation to the texts of its turns",
+}
+"""Modules of more than 400 lines, each with its reason."""
 
 WORDS = {"full", "instruction", "messages", "none", "qa"}
 """Names that are also English words: allowed in a sentence, but not as a value."""
@@ -21,9 +34,49 @@ WORDS = {"full", "instruction", "messages", "none", "qa"}
 NAMES = sorted({entry.name for entry in Registry.discover().entries if entry.distribution == "sftcore"})
 
 
-def test_the_kernel_is_small() -> None:
-    lines = sum(len((ROOT / "sftcore" / f"{name}.py").read_text().splitlines()) for name in KERNEL)
-    assert 0 < lines <= 1200
+def loaded_by(package: str) -> dict[str, str]:
+    """Modules that a new interpreter loads for all modules of *package*, beside those that it loads for nothing."""
+    modules = sorted(
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in (ROOT / package.replace(".", "/")).rglob("*.py")
+    )
+    code = (
+        "import sys; before = set(sys.modules)\n"
+        f"import {', '.join(modules)}\n"
+        "for name in sys.modules.keys() - before:\n"
+        "    print(name, getattr(sys.modules[name], '__file__', None) or '')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    assert loaded.keys() >= {*modules}
+    return loaded
+
+
+def own_lines(loaded: dict[str, str]) -> int:
+    ours = [file for name, file in loaded.items() if name.split(".")[0] == "sftcore"]
+    return sum(len(Path(file).read_text().splitlines()) for file in ours)
+
+
+def third_parties(loaded: dict[str, str]) -> set[str]:
+    roots = {name.split(".")[0] for name in loaded} - sys.stdlib_module_names - {"sftcore"}
+    return {root for root in roots if "cython" not in root}  # made by the C extension of PyYAML
+
+
+def test_the_core_is_small_with_all_that_it_imports() -> None:
+    loaded = loaded_by("sftcore.core")
+    assert third_parties(loaded) == {"pluggy"}
+    assert 500 < own_lines(loaded) <= 1000
+
+
+def test_the_configuration_loads_little() -> None:
+    loaded = loaded_by("sftcore.config")
+    assert third_parties(loaded) == {"pluggy", "yaml"}
+    assert 1000 < own_lines(loaded) <= 2600
+
+
+def test_no_module_is_long_without_a_reason() -> None:
+    long = {str(path.relative_to(ROOT)) for path in SOURCES if len(path.read_text().splitlines()) > 400}
+    assert long <= LONG.keys()
 
 
 def test_there_are_names_to_look_for() -> None:
@@ -83,13 +136,20 @@ def test_imports_keep_to_the_layers() -> None:
     assert " 0 broken" in done.stdout
 
 
+def test_the_contract_of_plugins_names_all_that_is_internal() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (contract,) = [contract for contract in contracts if contract["name"] == "Plugins use the public API only"]
+    children = {path.parent.name for path in (ROOT / "sftcore").glob("*/__init__.py")}
+    children |= {path.stem for path in (ROOT / "sftcore").glob("*.py")}
+    internal = {f"sftcore.{child}" for child in children - {"__init__", "__main__"}} - {*PUBLIC}
+    assert {*contract["forbidden_modules"]} == internal
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "plugins").rglob("*.py")), ids=lambda path: path.stem)
 def test_a_plugin_takes_from_the_core_what_is_public(path: Path) -> None:
-    import sftcore
-
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "sftcore":
-            assert node.module == "sftcore"
-            assert {alias.name for alias in node.names} <= set(sftcore.__all__)
+            assert node.module in PUBLIC
+            assert {alias.name for alias in node.names} <= set(importlib.import_module(node.module).__all__)
         if isinstance(node, ast.Import):
             assert not [alias.name for alias in node.names if alias.name.split(".")[0] in ("sftcore", "plugins")]

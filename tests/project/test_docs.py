@@ -22,7 +22,7 @@ from sftcore.core.registry import Entry, Registry
 from sftcore.core.template_file import _KEYS
 from sftcore.data.tables.account import Account
 from sftcore.data.tables.summary import Summary
-from sftcore.labelling import Remark
+from sftcore.labelling import LabelWarning
 from sftcore.runs.record import RunRecord
 
 ROOT = Path(__file__).parents[2]
@@ -112,9 +112,9 @@ def test_every_key_of_the_record_is_in_the_configuration_page(section):
     )
 
 
-def test_every_remark_is_on_its_page_as_it_is_told():
+def test_every_warning_is_on_its_page_as_it_is_told():
     rows = {plain(line) for line in page("docs/labelling.md").splitlines() if line.startswith("| `")}
-    assert {f"| {remark.name.lower()} | {plain(remark.value)} |" for remark in Remark} <= rows
+    assert {f"| {warning.name.lower()} | {plain(warning.text(2))} |" for warning in LabelWarning} <= rows
 
 
 def test_training_arguments_are_in_the_configuration_page():

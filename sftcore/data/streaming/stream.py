@@ -26,10 +26,10 @@ from sftcore.data.streaming.shuffle_window import ShuffleWindow
 from sftcore.data.tables.account import EVALUATED, NOT_SAMPLED, TOO_LONG, UNTRAINED, Account, BadRowLimit
 from sftcore.data.tables.examples import Examples, SelectedRows
 from sftcore.data.tables.quarantine import to_quarantine_line
-from sftcore.data.tables.summary import Summary, count_remarks, remark_texts
+from sftcore.data.tables.summary import Summary, count_warnings, warning_texts
 from sftcore.data.tables.table import Flags, Table
 from sftcore.data.training_set import RowOrder, StreamOutcome, TrainingSet
-from sftcore.labelling import Labeller, Remark
+from sftcore.labelling import Labeller, LabelWarning
 from sftcore.runtime.console import count
 
 if TYPE_CHECKING:
@@ -77,8 +77,8 @@ class Stream(TrainingSet):
         self._read = 0
         self._rejected: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
-        self._remarks: Counter[Remark] = Counter()
-        self._details: dict[Remark, str] = {}
+        self._warnings: Counter[LabelWarning] = Counter()
+        self._details: dict[LabelWarning, str] = {}
         self._summary = Summary(worked_example=first_example)
         self._passes = 0
         self._items = self._reached = 0
@@ -196,7 +196,7 @@ class Stream(TrainingSet):
         self._summary.dropped += int(empty.sum())
         self._summary.too_long += too_long
         self._summary.longest = max(self._summary.longest, int(table.longest[left].max(initial=0)))
-        count_remarks(part, self._remarks, self._details)
+        count_warnings(part, self._warnings, self._details)
         return SelectedRows(table, names, left[~empty], part.times[~empty])
 
     def _is_sampled(self, table: Table, share: float) -> Flags:
@@ -231,9 +231,9 @@ class Stream(TrainingSet):
             self._count(self._windows[0], self._reached - self._items)
         self._windows.clear()
         summary = self._summary
-        summary.remarks = {remark.name.lower(): times for remark, times in self._remarks.items()}
+        summary.warnings = {warning.name.lower(): times for warning, times in self._warnings.items()}
         passes = f"{self._passes:,} complete pass{'' if self._passes == 1 else 'es'} over the data"
-        summary.notes = [passes, *remark_texts(self._remarks, self._details)]
+        summary.notes = [passes, *warning_texts(self._warnings, self._details)]
         if self._config.packing and self._items:
             fill = summary.tokens / (self._items * self._config.max_length)
             summary.packing = {"rows_before": summary.examples, "rows": self._items, "fill": fill}

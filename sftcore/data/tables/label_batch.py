@@ -22,12 +22,12 @@ from sftcore.data.tables.arrow_arrays import (
     number_array,
     string_array,
 )
-from sftcore.data.tables.table import REMARKS, SCHEMA, Flags, Integers
+from sftcore.data.tables.table import LABEL_WARNINGS, SCHEMA, Flags, Integers
 from sftcore.labelling import (
     Labeller,
     Labelling,
+    LabelWarning,
     Policy,
-    Remark,
     RenderedColumns,
     RenderedConversation,
     TooLongError,
@@ -62,8 +62,10 @@ class _Tokens(NamedTuple):
         return counts
 
 
-_Remarks = list[tuple[int, int, str | None]]
-"""Remarks on a row: positions in :data:`REMARKS`, each with number of times and detail."""
+_Warnings = list[tuple[int, int, str | None]]
+"""Warnings about a row: positions in :data:`LABEL_WARNINGS`, each with number of times and detail."""
+
+_TOO_LONG = LABEL_WARNINGS.index(LabelWarning.TOO_LONG)
 
 _Rendered = RenderedConversation | RowError
 """A row before it is tokenized."""
@@ -120,7 +122,7 @@ def label_rows(
         if at not in special:
             special[at] = _truncated(rows[at], rendered[at], labeller, policy)
 
-    remarks = _remarks(rendered, merged, owner, special)
+    warnings = _warnings(rendered, merged, owner, special)
     plain = np.ones(len(rows), bool)
     plain[list(special)] = False
     for at, row in special.items():
@@ -133,7 +135,7 @@ def label_rows(
         longest[labelled],
         _kept(tokens, columns.text_offsets, owner, plain, special),
         np.array(labelled, np.int64),
-        [remarks[at] for at in labelled],
+        [warnings[at] for at in labelled],
     )
     return batch, [(rows[at], error) for at, error in failed.items()]
 
@@ -169,25 +171,25 @@ def _merged(columns: TokenColumns, drafts: RenderedColumns) -> Integers:
     return np.bincount(drafts.turns[crossed], minlength=len(drafts.texts))
 
 
-def _remarks(
+def _warnings(
     rendered: Sequence[_Rendered], merged: Integers, owner: Integers, special: Mapping[int, _SpecialRow]
-) -> list[_Remarks]:
-    """The remarks on each row."""
-    remarks: list[_Remarks] = []
+) -> list[_Warnings]:
+    """The warnings on each row."""
+    warnings: list[_Warnings] = []
     times_merged = np.bincount(owner, merged, len(rendered)).astype(np.int64).tolist()
     for at, row in enumerate(rendered):
         result = special[at].fitted if at in special else row
-        own: _Remarks = []
+        own: _Warnings = []
         if isinstance(result, (RenderedConversation, Labelling)):
             own = [
-                (REMARKS.index(remark), times, result.details.get(remark))
-                for remark, times in result.remarks.items()
+                (LABEL_WARNINGS.index(warning), times, result.details.get(warning))
+                for warning, times in result.warnings.items()
                 if times
             ]
         if times_merged[at] and at not in special:
-            own.append((REMARKS.index(Remark.MERGED), times_merged[at], None))
-        remarks.append(own)
-    return remarks
+            own.append((LABEL_WARNINGS.index(LabelWarning.CROSSED_BOUNDARY), times_merged[at], None))
+        warnings.append(own)
+    return warnings
 
 
 def _kept(
@@ -233,7 +235,7 @@ def _batch(
     longest: Integers,
     kept: _KeptExamples,
     row_numbers: Integers,
-    remarks: list[_Remarks],
+    warnings: list[_Warnings],
 ) -> pa.RecordBatch:
     """A batch with the columns of :data:`SCHEMA`.
 
@@ -243,7 +245,7 @@ def _batch(
     tokens, offsets, owner, trained = kept
     first = np.append(np.searchsorted(owner, row_numbers), len(owner))
     lengths = np.diff(offsets).astype(np.int32)
-    too_long = [bool(row) and any(REMARKS[kind] is Remark.TOO_LONG for kind, _, _ in row) for row in remarks]
+    too_long = [any(kind == _TOO_LONG for kind, _, _ in row) for row in warnings]
     weights = SCHEMA.field("weights").type
     arrays = [
         number_array(np.full(len(rows), file), pa.int32()),
@@ -259,20 +261,20 @@ def _batch(
         pa.nulls(len(rows), weights)
         if tokens.weights is None
         else large_list_array(offsets[first], number_array(tokens.weights, pa.float64())),
-        _remark_array(remarks),
+        _warning_array(warnings),
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
 
 
-def _remark_array(remarks: list[_Remarks]) -> pa.Array:
+def _warning_array(warnings: list[_Warnings]) -> pa.Array:
     kinds, times, details = (
-        zip(*(remark for row in remarks for remark in row), strict=True) if any(remarks) else ((),) * 3
+        zip(*(warning for row in warnings for warning in row), strict=True) if any(warnings) else ((),) * 3
     )
-    fields = list(SCHEMA.field("remarks").type.value_type)
+    fields = list(SCHEMA.field("warnings").type.value_type)
     structs = pa.StructArray.from_arrays(
         [number_array(kinds, pa.int8()), number_array(times, pa.int32()), string_array(details)], fields=fields
     )
-    return list_array(np.cumsum([0, *map(len, remarks)]), structs)
+    return list_array(np.cumsum([0, *map(len, warnings)]), structs)
 
 
 def _digests(tokens: _Tokens, lengths: NDArray[np.int32], offsets: Integers, first: Integers) -> list[bytes]:

@@ -15,8 +15,8 @@ from sftcore.core.types import IGNORE_INDEX, Conversation
 from sftcore.data.row_types import Example, Origin
 from sftcore.data.sources.formats import ParsedRow
 from sftcore.data.tables.examples import Examples, SelectedRows
-from sftcore.data.tables.table import REMARKS
-from sftcore.labelling import Labeller, Policy, Remark
+from sftcore.data.tables.table import LABEL_WARNINGS
+from sftcore.labelling import Labeller, LabelWarning, Policy
 from sftcore.runtime.console import count
 
 TRIED = 20
@@ -43,7 +43,7 @@ class Summary:
     """Trained tokens among them."""
     longest: int = 0
     """Tokens of the longest example, before truncation."""
-    remarks: dict[str, int] = field(default_factory=dict)
+    warnings: dict[str, int] = field(default_factory=dict)
     """What else there is to know of the rows, counted; docs/labelling.md explains the names."""
     worked_example: dict[str, Any] = field(default_factory=dict)
     """The first example: the origin of its row, its text, and the trained parts."""
@@ -74,8 +74,8 @@ def summarize(
     examples = Examples(parts)
     rows = sum(len(part.rows) for part in parts)
     summary = Summary(rows=rows, examples=len(examples))
-    remarks: Counter[Remark] = Counter()
-    details: dict[Remark, str] = {}
+    warnings: Counter[LabelWarning] = Counter()
+    details: dict[LabelWarning, str] = {}
     for part in parts:
         table, chosen = part.table, part.rows
         empty = table.examples[chosen] == 0
@@ -83,10 +83,10 @@ def summarize(
         summary.dropped += int(empty.sum())
         summary.too_long += int((empty & table.too_long[chosen]).sum())
         summary.longest = max(summary.longest, int(table.longest[chosen].max(initial=0)))
-        count_remarks(part, remarks, details)
+        count_warnings(part, warnings, details)
     summary.tokens, summary.trained = int(examples.lengths.sum()), int(examples.trained_tokens.sum())
-    summary.remarks = {remark.name.lower(): times for remark, times in remarks.items()}
-    summary.notes = list(_notes(summary, remarks, details))
+    summary.warnings = {warning.name.lower(): times for warning, times in warnings.items()}
+    summary.notes = list(_notes(summary, warnings, details))
     if len(examples):
         summary.worked_example = _readable(examples[0], tokenizer)
     elif rows:
@@ -96,21 +96,21 @@ def summarize(
     return examples, summary
 
 
-def count_remarks(part: SelectedRows, remarks: Counter[Remark], details: dict[Remark, str]) -> None:
-    """Add the remarks on the rows of *part*, and the first detail of each remark."""
-    table = part.table.remarks
+def count_warnings(part: SelectedRows, warnings: Counter[LabelWarning], details: dict[LabelWarning, str]) -> None:
+    """Add the warnings on the rows of *part*, and the first detail of each warning."""
+    table = part.table.warnings
     if not len(table):
         return
-    row, kind = table["row"].to_numpy(), table["remark"].to_numpy()
+    row, kind = table["row"].to_numpy(), table["warning"].to_numpy()
     chosen = np.isin(row, part.rows)
-    sums = np.bincount(kind[chosen], weights=table["times"].to_numpy()[chosen], minlength=len(REMARKS))
+    sums = np.bincount(kind[chosen], weights=table["times"].to_numpy()[chosen], minlength=len(LABEL_WARNINGS))
     detailed = chosen & table["detail"].is_valid().to_numpy()
     for number in np.flatnonzero(sums).tolist():
-        remark = REMARKS[number]
-        remarks[remark] += int(sums[number])
+        warning = LABEL_WARNINGS[number]
+        warnings[warning] += int(sums[number])
         first = np.flatnonzero(detailed & (kind == number))
-        if remark not in details and len(first):
-            details[remark] = f"{part.origin(row[first[0]])}: {table['detail'][int(first[0])].as_py()}"
+        if warning not in details and len(first):
+            details[warning] = f"{part.origin(row[first[0]])}: {table['detail'][int(first[0])].as_py()}"
 
 
 def check_template(rows: Iterable[tuple[ParsedRow, Policy]], labeller: Labeller) -> None:
@@ -130,7 +130,7 @@ def check_template(rows: Iterable[tuple[ParsedRow, Policy]], labeller: Labeller)
             continue
         if labelling.examples:
             return
-        reasons += [f"{row.origin}: {remark.said(times)}" for remark, times in labelling.remarks.items() if times]
+        reasons += [f"{row.origin}: {warning.message(times)}" for warning, times in labelling.warnings.items() if times]
     raise ConfigError(
         f"the chat template can label no conversation: {labeller.problem}; nor can any of the first rows be used:\n  "
         + "\n  ".join(reasons[:3] or ["nothing in them is to be trained"])
@@ -154,15 +154,17 @@ def _readable(example: Example, tokenizer: Any) -> dict[str, Any]:
     }
 
 
-def remark_texts(remarks: Mapping[Remark, int], details: Mapping[Remark, str]) -> Iterator[str]:
-    """Yield the texts of *remarks*, each with its first detail."""
-    for remark, times in remarks.items():
+def warning_texts(warnings: Mapping[LabelWarning, int], details: Mapping[LabelWarning, str]) -> Iterator[str]:
+    """Yield the texts of *warnings*, each with its first detail."""
+    for warning, times in warnings.items():
         if times:
-            yield remark.said(times) + (f"; {details[remark]}" if remark in details else "")
+            yield warning.message(times) + (f"; {details[warning]}" if warning in details else "")
 
 
-def _notes(summary: Summary, remarks: Mapping[Remark, int], details: Mapping[Remark, str]) -> Iterator[str]:
-    yield from remark_texts(remarks, details)
+def _notes(
+    summary: Summary, warnings: Mapping[LabelWarning, int], details: Mapping[LabelWarning, str]
+) -> Iterator[str]:
+    yield from warning_texts(warnings, details)
     if empty := summary.dropped - summary.too_long:
         yield f"{count(empty, 'row')} without a trained token"
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sftcore.core.types import IGNORE_INDEX
-from sftcore.labelling import Remark
+from sftcore.labelling import LabelWarning
 
 Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -21,8 +21,8 @@ Flags = NDArray[np.bool_]
 DIGEST = 16
 """Bytes of a digest."""
 
-REMARKS = tuple(Remark)
-"""A remark is stored as its position in these."""
+LABEL_WARNINGS = tuple(LabelWarning)
+"""A warning is stored as its position in these."""
 
 SCHEMA = pa.schema(
     [
@@ -37,7 +37,7 @@ SCHEMA = pa.schema(
         ("input_ids", pa.large_list(pa.int32())),  # the tokens of these examples, one after another
         ("trained", pa.large_list(pa.bool_())),  # whether the token is its own label; the others have none
         ("weights", pa.large_list(pa.float64())),  # of the tokens in the loss; null where each trained one weighs 1
-        ("remarks", pa.list_(pa.struct([("remark", pa.int8()), ("times", pa.int32()), ("detail", pa.string())]))),
+        ("warnings", pa.list_(pa.struct([("warning", pa.int8()), ("times", pa.int32()), ("detail", pa.string())]))),
     ]
 )
 """A table has a row for each that could be read and labelled, also if nothing of it is trained."""
@@ -155,19 +155,19 @@ class Table:
         return any(batch.column("weights").null_count < batch.num_rows for batch in self.batches)
 
     @cached_property
-    def remarks(self) -> pa.Table:
-        """Remarks on rows: a table with the columns ``row``, ``remark``, ``times`` and ``detail``."""
-        names = ["row", "remark", "times", "detail"]
+    def warnings(self) -> pa.Table:
+        """Warnings about rows: a table with the columns ``row``, ``warning``, ``times`` and ``detail``."""
+        names = ["row", "warning", "times", "detail"]
         parts: list[Any] = []
         before = 0
         for batch in self.batches:
-            column = batch.column("remarks")
+            column = batch.column("warnings")
             counts = np.diff(column.offsets.to_numpy())
             if counts.any():
                 rows = np.repeat(np.arange(before, before + len(counts)), counts)
                 parts.append(pa.Table.from_arrays([pa.array(rows), *flat_values(column).flatten()], names))
             before += batch.num_rows
-        types = [pa.int64(), *(field.type for field in SCHEMA.field("remarks").type.value_type)]
+        types = [pa.int64(), *(field.type for field in SCHEMA.field("warnings").type.value_type)]
         return pa.concat_tables([pa.schema(zip(names, types, strict=True)).empty_table(), *parts])
 
     @cached_property

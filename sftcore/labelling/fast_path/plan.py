@@ -11,7 +11,7 @@ from sftcore.labelling.rendered import Boundaries, Place, RenderedConversation, 
 from sftcore.labelling.rendering.limits import CHARACTERS
 from sftcore.labelling.rendering.provenance import CONTENT, split_tag
 from sftcore.labelling.rendering.renderer import Rendering
-from sftcore.labelling.warnings import Remark
+from sftcore.labelling.warnings import LabelWarning
 
 PLACEHOLDER = "\n \n\u27e6{}\u27e7 \n \n"
 """Text in place of a content: each way to trim it gives another text."""
@@ -41,7 +41,7 @@ class Plan:
         printed: for each printed content, the index of its message and how it is trimmed.
         boundaries: what is trained; the printed contents are the inserted texts.
         messages: number of messages.
-        remarks: the warnings of each conversation.
+        warnings: the warnings of each conversation.
         is_verified: whether the plan was compared with a rendering.
     """
 
@@ -50,7 +50,7 @@ class Plan:
     printed: Sequence[tuple[int, _Trim]]
     boundaries: Boundaries
     messages: int
-    remarks: Counter[Remark]
+    warnings: Counter[LabelWarning]
     is_verified: bool = False
 
     @cached_property
@@ -72,7 +72,7 @@ class Plan:
         parts = [*self.fixed]
         parts[1::2] = texts
         example = RenderedExample("".join(parts), self.messages, self.boundaries, texts)
-        return RenderedConversation([example], self.remarks)
+        return RenderedConversation([example], self.warnings)
 
 
 def make_plan(
@@ -119,7 +119,7 @@ def make_plan(
         )
     except _WithinContentError:
         return None
-    return Plan(words, fixed, printed, boundaries, len(placeholders), +conversation.remarks)
+    return Plan(words, fixed, printed, boundaries, len(placeholders), +conversation.warnings)
 
 
 class _WithinContentError(Exception):

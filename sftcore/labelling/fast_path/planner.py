@@ -18,7 +18,7 @@ from sftcore.labelling.fast_path.observed_template import ObservedTemplate
 from sftcore.labelling.fast_path.plan import PLACEHOLDER, Plan, make_plan
 from sftcore.labelling.rendered import Boundaries, RenderedConversation
 from sftcore.labelling.rendering.renderer import ChatTemplate
-from sftcore.labelling.warnings import Remark
+from sftcore.labelling.warnings import LabelWarning
 from sftcore.runtime.console import warn
 
 VERIFY_EVERY = 1024
@@ -33,7 +33,15 @@ FAILURES = 64
 ROLES = frozenset({"system", "user", "assistant"})
 """Roles of the messages in a shape."""
 
-_ALLOWED = frozenset({Remark.HEADED, Remark.FIRST, Remark.NO_STOP, Remark.NO_SYSTEM, Remark.NO_USER})
+_ALLOWED = frozenset(
+    {
+        LabelWarning.HEADER_TRAINED,
+        LabelWarning.NO_PROMPT,
+        LabelWarning.NO_STOP,
+        LabelWarning.NO_SYSTEM,
+        LabelWarning.NO_USER,
+    }
+)
 """Warnings that follow from the roles alone.
 
 Whether a turn is split off or switched does not: where the prompt ends with ``<think>``, an answer may begin with it.
@@ -157,7 +165,7 @@ class Planner:
             rendering = self._observed.trace(fields, None, **self._variables)
         except RowError:
             return None
-        warnings = {remark for remark, times in rendered.remarks.items() if times}
+        warnings = {warning for warning, times in rendered.warnings.items() if times}
         if observations.inspected or len(rendered.examples) != 1 or not warnings <= _ALLOWED or rendered.details:
             return None
         plan = make_plan(rendered, rendering, placeholders, observations.words)

@@ -131,7 +131,7 @@ def test_the_sums_add_up(tmp_path, labeller, packing, truncation, dropped, cut):
         assert all(len(example.input_ids) <= 64 for example in examples)
         assert packing or len(examples) == summary.kept
     assert sum(summary.dropped for summary in both) == dropped
-    assert sum(summary.remarks.get("cut", 0) for summary in both) == cut
+    assert sum(summary.warnings.get("truncated", 0) for summary in both) == cut
     notes = " ".join(found.train_summary.notes)
     assert (f"{found.train_summary.examples} examples packed into" in notes) == packing
 

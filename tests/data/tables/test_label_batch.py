@@ -15,8 +15,8 @@ from sftcore.core.types import IGNORE_INDEX
 from sftcore.data.row_types import Origin
 from sftcore.data.sources.formats import ParsedRow
 from sftcore.data.tables.label_batch import label_row, label_rows
-from sftcore.data.tables.table import REMARKS, Table
-from sftcore.labelling import Labeller, Policy, Remark, TooLongError
+from sftcore.data.tables.table import LABEL_WARNINGS, Table
+from sftcore.labelling import Labeller, LabelWarning, Policy, TooLongError
 
 from ..making import key, make_labeller, row
 
@@ -111,14 +111,14 @@ def test_together_is_as_alone(labeller, alone, at_once):
     assert table.keys.tolist() == [parsed.key for parsed, _ in kept]
     assert set(table.file.tolist()) == {3}
     assert table.longest.tolist() == [labelling.longest for _, labelling in kept]
-    assert table.too_long.tolist() == [bool(labelling.remarks[Remark.TOO_LONG]) for _, labelling in kept]
-    assert remarks(table) == [
-        (at, remark.name, times, labelling.details.get(remark))
+    assert table.too_long.tolist() == [bool(labelling.warnings[LabelWarning.TOO_LONG]) for _, labelling in kept]
+    assert warnings(table) == [
+        (at, warning.name, times, labelling.details.get(warning))
         for at, (_, labelling) in enumerate(kept)
-        for remark, times in sorted(labelling.remarks.items(), key=lambda item: item[0].name)
+        for warning, times in sorted(labelling.warnings.items(), key=lambda item: item[0].name)
         if times
     ]
-    assert all(labelling.remarks[remark] for _, labelling in kept for remark in labelling.details)
+    assert all(labelling.warnings[warning] for _, labelling in kept for warning in labelling.details)
 
     examples = [[one for one in labelling.examples if one.trained] for _, labelling in kept]
     assert table.examples.tolist() == list(map(len, examples))
@@ -129,16 +129,18 @@ def test_together_is_as_alone(labeller, alone, at_once):
         weights = plain if tokens.weights is None else tokens.weights.tolist()
         assert weights == (plain if one.weights is None else one.weights)
 
-    seen = {name for _, name, _, _ in remarks(table)}
+    seen = {name for _, name, _, _ in warnings(table)}
     assert {0, 1, 2, 3} <= set(map(len, examples))
-    assert {"TOO_LONG", "CUT"} <= seen
-    assert ("MERGED" in seen) is (labeller.tokenizer.chat_template == MERGES)
+    assert {"TOO_LONG", "TRUNCATED"} <= seen
+    assert ("CROSSED_BOUNDARY" in seen) is (labeller.tokenizer.chat_template == MERGES)
 
 
-def remarks(table):
-    """Return the row of each remark, what it is, how often it is made, and its detail."""
-    columns = (table.remarks[name].to_pylist() for name in ("row", "remark", "times", "detail"))
-    return sorted((row, REMARKS[kind].name, times, detail) for row, kind, times, detail in zip(*columns, strict=True))
+def warnings(table):
+    """Return the row of each warning, what it is, how often it is made, and its detail."""
+    columns = (table.warnings[name].to_pylist() for name in ("row", "warning", "times", "detail"))
+    return sorted(
+        (row, LABEL_WARNINGS[kind].name, times, detail) for row, kind, times, detail in zip(*columns, strict=True)
+    )
 
 
 def test_a_row_that_is_too_long_may_end_the_run(labeller, alone):

@@ -72,7 +72,7 @@ MIXED = [
 
 
 @pytest.mark.parametrize(
-    ("truncation", "kept", "remark"),
+    ("truncation", "kept", "warning"),
     [
         ("drop_turns", [1, 4, 9], "1 example lost its oldest exchanges"),
         ("drop_row", [1, 4], "2 examples were dropped"),
@@ -80,7 +80,7 @@ MIXED = [
         ("truncate_right", [1, 4, 9], "1 turn was cut"),
     ],
 )
-def test_each_row_is_kept_refused_or_dropped(labeller, truncation, kept, remark):
+def test_each_row_is_kept_refused_or_dropped(labeller, truncation, kept, warning):
     policy = Policy(max_length=20, truncation=truncation)
     examples, summary = label(MIXED, labeller, policy=policy)
     assert lines(examples) == kept
@@ -91,7 +91,7 @@ def test_each_row_is_kept_refused_or_dropped(labeller, truncation, kept, remark)
     assert summary.tokens == sum(len(example.input_ids) for example in examples) == sum(e.lengths[0] for e in examples)
     assert summary.trained == sum(label != IGNORE_INDEX for example in examples for label in example.labels)
     assert all(len(example.input_ids) <= 20 for example in examples)
-    assert remark in "\n".join(summary.notes)
+    assert warning in "\n".join(summary.notes)
 
 
 def test_a_row_of_which_only_the_first_token_could_be_trained_is_dropped():
@@ -144,7 +144,7 @@ def test_a_row_that_just_fits_is_not_cut(labeller):
     assert example.labels.tolist() == label([row("q", "a")], labeller)[0][0].labels.tolist()
     assert (len(example.input_ids), summary.notes) == (6, [])
     [example], summary = notes(5)
-    assert (len(example.input_ids), summary.notes) == (5, ["1 turn was cut at max_length, and lost its stop token"])
+    assert (len(example.input_ids), summary.notes) == (5, ["1 turn was cut at max_length and lost its stop token"])
 
 
 @pytest.mark.parametrize("truncation", ["drop_turns", "drop_row", "split", "truncate_right"])
@@ -178,10 +178,10 @@ def test_each_row_has_the_policy_of_its_source(labeller):
     assert (summary.rows, summary.kept, summary.examples) == (3, 3, 4)
 
 
-def test_remarks_are_summed_over_rows(labeller):
+def test_warnings_are_summed_over_rows(labeller):
     rows = [row("q", "a", reasoning_content="hm"), row("q", "a", "r", "b", reasoning_content="hm"), row("q", "a")]
     _, summary = label(rows, labeller)
-    assert summary.remarks == {"no_reasoning": 3}
+    assert summary.warnings == {"no_reasoning": 3}
     assert summary.notes == ["3 turns have reasoning that this chat template does not print"]
 
 
@@ -190,11 +190,11 @@ MARKED = """{% for m in messages %}{{ '[' + m.role + ']' }}{% if m.role == 'assi
 {%- if add_generation_prompt %}{{ '[assistant]' }}{% endif %}"""
 
 
-def test_a_remark_has_the_first_detail_of_the_rows_of_the_set():
+def test_a_warning_has_the_first_detail_of_the_rows_of_the_set():
     labeller = make_labeller(MARKED)
     table = table_of([row("q", text, line=line) for line, text in enumerate("abc", start=1)], labeller)
     _, summary = summarize([part_of(table, [0, 1, 1])], "train", labeller.tokenizer, list)
-    assert summary.remarks == {"marks": 2}
+    assert summary.warnings == {"other_marks": 2}
     assert summary.notes[0].endswith("; f:2: trained 'b</s>', they have 'b'")
 
 

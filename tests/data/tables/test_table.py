@@ -7,8 +7,8 @@ import pytest
 
 from sftcore.core.types import IGNORE_INDEX
 from sftcore.data.tables.label_batch import label_rows
-from sftcore.data.tables.table import REMARKS, SCHEMA, Table
-from sftcore.labelling import Policy, Remark
+from sftcore.data.tables.table import LABEL_WARNINGS, SCHEMA, Table
+from sftcore.labelling import LabelWarning, Policy
 
 from ..making import make_labeller, row, said, table_of
 
@@ -122,24 +122,24 @@ def test_only_a_batch_with_weights_has_any():
     assert not table_of(ROWS[:3], LABELLER).weighted
 
 
-def remarks(table):
-    return [tuple(line.values()) for line in table.remarks.to_pylist()]
+def warnings(table):
+    return [tuple(line.values()) for line in table.warnings.to_pylist()]
 
 
-def test_remarks(table):
-    assert [(row, REMARKS[kind], times, detail) for row, kind, times, detail in remarks(table)] == [
-        (2, Remark.PARTED, 1, None),
-        (4, Remark.NO_REASONING, 1, None),
-        (5, Remark.TOO_LONG, 1, None),
-        (6, Remark.SHORTENED, 1, None),
+def test_warnings(table):
+    assert [(row, LABEL_WARNINGS[kind], times, detail) for row, kind, times, detail in warnings(table)] == [
+        (2, LabelWarning.SPLIT_TO_FIT, 1, None),
+        (4, LabelWarning.NO_REASONING, 1, None),
+        (5, LabelWarning.TOO_LONG, 1, None),
+        (6, LabelWarning.TURNS_DROPPED, 1, None),
     ]
 
 
-def test_a_remark_may_have_a_detail():
+def test_a_warning_may_have_a_detail():
     made = label_rows(ROWS[:1], LABELLER, Policy())[0].to_pylist()[0]
-    made["remarks"] = [{"remark": 1, "times": 3, "detail": "x"}, {"remark": 0, "times": 1, "detail": None}]
+    made["warnings"] = [{"warning": 1, "times": 3, "detail": "x"}, {"warning": 0, "times": 1, "detail": None}]
     table = Table([pa.RecordBatch.from_pylist([made], SCHEMA)] * 2)
-    assert remarks(table) == [(0, 1, 3, "x"), (0, 0, 1, None), (1, 1, 3, "x"), (1, 0, 1, None)]
+    assert warnings(table) == [(0, 1, 3, "x"), (0, 0, 1, None), (1, 1, 3, "x"), (1, 0, 1, None)]
 
 
 def test_every_row_has_the_file_it_comes_from():
@@ -152,7 +152,7 @@ def test_every_row_has_the_file_it_comes_from():
 )
 def test_a_table_may_be_empty(batches):
     table = Table(batches)
-    assert (len(table), len(table.remarks), table.weighted) == (0, 0, False)
+    assert (len(table), len(table.warnings), table.weighted) == (0, 0, False)
     for name in ("keys", "digests", "file", "line", "longest", "too_long", "examples", "first_example", "row_of"):
         assert getattr(table, name).tolist() == []
     assert table.lengths.tolist() == table.trained_tokens.tolist() == []

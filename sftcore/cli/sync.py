@@ -1,0 +1,29 @@
+"""``sft sync``: send the metrics of a run to its trackers."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from sftcore.cli.shared import override_trackers
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of this command."""
+    parser.description = "Send the metrics that a run has written to its trackers, which may have missed some."
+    parser.add_argument("folder", metavar="DIR", help="the output folder of the run")
+    parser.add_argument(
+        "--trace", metavar="TRACKER", help="send to this tracker (or several: a,b) instead of all trackers of the run"
+    )
+
+
+def execute(options: Namespace) -> int:
+    """Run the command."""
+    from sftcore.core.registry import Registry
+    from sftcore.tracking.sync import MetricsSync
+
+    sync = MetricsSync(Path(options.folder))
+    if options.trace is not None:
+        override_trackers(sync.document, options.trace.split(","))
+    sync.send(Registry.discover())
+    return 0
