@@ -166,8 +166,8 @@ def test_every_row_is_accounted_for_and_rejected_rows_are_in_quarantine(sft, row
     assert became["read"] == 40 + 8 + 1 + 10
     assert (became["trained"], became["evaluated"]) == (30, 10)
     assert became["dropped"] == {"also in data.eval": 10}
-    assert [became["refused"][reason] for reason in list(became["refused"])[:1]] == [6]
-    assert sum(became["refused"].values()) == 9
+    assert [became["rejected"][reason] for reason in list(became["rejected"])[:1]] == [6]
+    assert sum(became["rejected"].values()) == 9
     quarantine = [json.loads(line) for line in (sft.out / "quarantine.jsonl").read_text().splitlines()]
     assert [line["source"] for line in quarantine] == [f"{mixed}:{line}" for line in range(41, 50)]
     assert [line.get("row", line.get("raw")) for line in quarantine] == ["{", *map(json.loads, bad[1:]), odd]

@@ -81,7 +81,7 @@ def test_a_resumed_streaming_run_continues_with_the_next_rows(stream, packing):
     }
     stream.train()
     whole, out, record = stream.losses(), stream.out, stream.record()["data"]
-    assert record["train"]["notes"][0].startswith("3 whole passes" if packing else "1 whole pass")
+    assert record["train"]["notes"][0].startswith("3 complete passes" if packing else "1 complete pass")
     stream.config["training_args"]["output_dir"] = f"{out}-2"
     said = stream.train(f"training_args.resume_from_checkpoint={out}/checkpoint-{steps - 3}")
     assert stream.losses() == whole[-3:]
@@ -151,7 +151,7 @@ def test_a_malformed_row_of_a_stream_ends_the_run_where_it_comes(stream):
     record = stream.record()
     assert record["status"] == "failed"
     rows = record["data"]["rows"]
-    assert sum(rows["refused"].values()) == 1
+    assert sum(rows["rejected"].values()) == 1
     assert rows["read"] == rows["trained"] + 1 + sum(rows["dropped"].values()) == 300
     assert rows["trained"] == 16 * len(stream.losses()) == 240
     [refused] = map(json.loads, (stream.out / "quarantine.jsonl").read_text().splitlines())

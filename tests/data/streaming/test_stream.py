@@ -343,6 +343,6 @@ def test_a_process_ends_also_while_it_is_sent_a_result(tmp_path):
         "print('left')\n"
     )
     command = [sys.executable, str(script), write(tmp_path / "t.jsonl", rows(1))]
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environ)
     assert (done.returncode, done.stdout) == (0, "left\n"), done.stderr
