@@ -1,4 +1,4 @@
-"""A run from end to end: what it says, what it leaves behind, and how it ends when something is wrong."""
+"""A run from end to end: its status lines, its output folder, and its errors."""
 
 from __future__ import annotations
 
@@ -108,11 +108,11 @@ def test_packing_trains_like_unpacked_rows(sft):
     sft.config["data"] |= {"packing": True, "max_length": 300}
     said = sft.train()
     assert sft.losses() == pytest.approx([plain], rel=1e-6)
-    told = sft.record()["data"]["train"]["packing"]
-    assert told["rows_before"] == 40
-    assert told["rows"] < 40
-    assert f"40 examples packed into {told['rows']} rows of 300 tokens, {told['fill']:.2%} full; " in said
-    assert f"batches of 40 unpacked would be {told['padding_avoided']:.1%} padding" in said
+    message = sft.record()["data"]["train"]["packing"]
+    assert message["rows_before"] == 40
+    assert message["rows"] < 40
+    assert f"40 examples packed into {message['rows']} rows of 300 tokens, {message['fill']:.2%} full; " in said
+    assert f"batches of 40 unpacked would be {message['padding_avoided']:.1%} padding" in said
 
 
 def test_packing_is_rejected_where_conversations_would_see_each_other(sft, tmp_path):
@@ -177,12 +177,12 @@ def test_every_row_is_accounted_for_and_rejected_rows_are_in_quarantine(sft, row
         "data    ... and 3 more",
         f"data  {mixed}: 30 of 30 rows sampled, as 60 of 60 in an epoch (100.0%)",
         "train  30 rows in 60 examples, ",
-        "rows  59 rows read: 30 trained, 10 evaluated, 9 refused, 10 also in data.eval",
+        "rows  59 rows read: 30 trained, 10 evaluated, 9 rejected, 10 also in data.eval",
         f"rejected  9 rows, saved in {sft.out}/quarantine.jsonl",
     ):
         assert line in said
     sft.config["data"] = {"train": str(rows)}
-    assert "refused" not in sft.train()
+    assert "rejected" not in sft.train()
     assert not (sft.out / "quarantine.jsonl").exists()
 
 

@@ -24,26 +24,26 @@ from sftcore.data.tables.arrow_arrays import (
 )
 from sftcore.data.tables.table import LABEL_WARNINGS, SCHEMA, Flags, Integers
 from sftcore.labelling import (
+    LabelledConversation,
     Labeller,
-    Labelling,
     LabelWarning,
     Policy,
     RenderedColumns,
     RenderedConversation,
     TooLongError,
-    fit,
+    truncate,
 )
 from sftcore.labelling.token_labels import label_columns
 from sftcore.tokenization import TokenColumns
 
 
-def label_row(row: ParsedRow, labeller: Labeller, policy: Policy) -> Labelling:
+def label_row(row: ParsedRow, labeller: Labeller, policy: Policy) -> LabelledConversation:
     """The examples of *row*, none longer than *policy* says.
 
     Raises:
         RowError: it cannot be labelled with certainty.
     """
-    return fit(labeller, row.conversation, labeller.label(row.conversation, policy), policy)
+    return truncate(labeller, row.conversation, labeller.label(row.conversation, policy), policy)
 
 
 class _Tokens(NamedTuple):
@@ -84,7 +84,7 @@ class _SpecialRow(NamedTuple):
     """A row whose examples are not its drafts as they are: it has an error, or was truncated."""
 
     error: RowError | None = None
-    fitted: Labelling | None = None
+    truncated: LabelledConversation | None = None
 
 
 def label_rows(
@@ -107,7 +107,7 @@ def label_rows(
     labels = label_columns(labeller.tokenizer, columns, drafts.spans, labeller.added_ids)
     tokens = _Tokens(columns.ids, labels.trained, labels.weights)
     merged = _merged(columns, drafts)
-    errors = {**columns.errors, **labels.refused}
+    errors = {**columns.errors, **labels.rejected}
 
     owner = drafts.owners
     lengths = np.diff(columns.text_offsets)
@@ -126,7 +126,7 @@ def label_rows(
     plain = np.ones(len(rows), bool)
     plain[list(special)] = False
     for at, row in special.items():
-        longest[at] = row.fitted.longest if row.fitted else 0
+        longest[at] = row.truncated.longest if row.truncated else 0
     failed = {at: row.error for at, row in sorted(special.items()) if row.error}
     labelled = [at for at in range(len(rows)) if at not in failed]
     batch = _batch(
@@ -155,7 +155,7 @@ def _truncated(row: ParsedRow, rendered: _Rendered, labeller: Labeller, policy: 
     """
     assert not isinstance(rendered, RowError)
     try:
-        return _SpecialRow(fitted=fit(labeller, row.conversation, labeller.tokenize(rendered), policy))
+        return _SpecialRow(truncated=truncate(labeller, row.conversation, labeller.tokenize(rendered), policy))
     except TooLongError as error:
         raise DataError(f"{row.origin}: {error}") from None
     except RowError as error:
@@ -178,9 +178,9 @@ def _warnings(
     warnings: list[_Warnings] = []
     times_merged = np.bincount(owner, merged, len(rendered)).astype(np.int64).tolist()
     for at, row in enumerate(rendered):
-        result = special[at].fitted if at in special else row
+        result = special[at].truncated if at in special else row
         own: _Warnings = []
-        if isinstance(result, (RenderedConversation, Labelling)):
+        if isinstance(result, (RenderedConversation, LabelledConversation)):
             own = [
                 (LABEL_WARNINGS.index(warning), times, result.details.get(warning))
                 for warning, times in result.warnings.items()
@@ -198,12 +198,16 @@ def _kept(
     """The examples with a trained token: of *plain* rows as they are, of others truncated."""
     trained = tokens.counts(offsets)
     kept = (trained > 0) & plain[owner]
-    fitted = [
-        (at, example) for at, row in special.items() if row.fitted for example in row.fitted.examples if example.trained
+    truncated = [
+        (at, example)
+        for at, row in special.items()
+        if row.truncated
+        for example in row.truncated.examples
+        if example.trained
     ]
-    if not fitted and kept.all():
+    if not truncated and kept.all():
         return _KeptExamples(tokens, offsets, owner, trained)
-    weighted = tokens.weights is not None or any(example.weights is not None for _, example in fitted)
+    weighted = tokens.weights is not None or any(example.weights is not None for _, example in truncated)
     pieces = [
         (
             int(owner[at]),
@@ -214,7 +218,7 @@ def _kept(
         for at in np.flatnonzero(kept).tolist()
         for first, last in [offsets[at : at + 2]]
     ]
-    for at, example in fitted:
+    for at, example in truncated:
         mask = np.asarray(example.labels, np.int64) != IGNORE_INDEX
         weights = mask.astype(np.float64) if example.weights is None else np.asarray(example.weights, np.float64)
         pieces.append((at, np.asarray(example.input_ids, np.int32), mask, weights))
