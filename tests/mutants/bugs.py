@@ -994,7 +994,7 @@ SOURCES = [
         file="sftcore/data/sources/rejected.py",
         old="(most * read if most < 1 else most)",
         new="(most)",
-        tests=(f"{_REFUSALS}::test_so_many_are_borne",),
+        tests=(f"{_REFUSALS}::test_bad_rows_up_to_the_limit_are_tolerated",),
     ),
     Bug(
         name="reasons-with-places",
