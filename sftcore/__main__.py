@@ -15,7 +15,7 @@ from sftcore.runtime.signals import STOP_SIGNALS
 
 def program() -> NoReturn:
     """Run the command line as a process of its own, and end it."""
-    if "run" in sys.argv[1:3]:  # which listens to them itself until all is done; then nobody shall take that back
+    if "run" in sys.argv[1:3]:  # run handles them itself to its end; after that they have no effect
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
     try:

@@ -118,8 +118,8 @@ def compile_template(form: dict[str, Any]) -> str:
         lines.append(_print(form["system"], _quote(form["default_system"])))
         lines.append("{%- endif %}")
     lines.append("{%- for message in messages %}")
-    refusal = "{{ raise_exception('this template has no place for tool calls') }}"
-    lines.append(f"{{%- if message['tool_calls'] %}}{refusal}{{% endif %}}")
+    no_tool_calls = "{{ raise_exception('this template has no place for tool calls') }}"
+    lines.append(f"{{%- if message['tool_calls'] %}}{no_tool_calls}{{% endif %}}")
     branch = "if"
     for role in (role for role in _ROLES if role in form):
         lines.append(f"{{%- {branch} message['role'] == '{role}' %}}")
