@@ -1,4 +1,4 @@
-"""What can go wrong with disks, processes and numbers: a clear end, and nothing lost."""
+"""Failures of disks, processes and numbers: the run ends with a clear message, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def log(folder, rank=0):
 
 @pytest.fixture
 def tmpfs(tmp_path):
-    """Mount a small disk as the folder that it is given; needs root."""
+    """Mount a small disk at a folder; needs root."""
     mounted = []
 
     def mount(folder, size):
@@ -55,7 +55,7 @@ def whole(expected, nursery, make_run):
 
 @pytest.mark.parametrize("part", [0.3, 1.4, 2.9])
 def test_a_full_disk_ends_the_run_with_complete_checkpoints_and_it_resumes(nursery, make_run, expected, tmpfs, part):
-    """It ends with what to do, the checkpoints before are whole, and with more room the run goes on exactly."""
+    """It ends with a message, earlier checkpoints are complete, and with more space the run resumes exactly."""
     as_it_should, size = whole(expected, nursery, make_run)
     folder = make_run("full")
     tmpfs(folder / "out", int(size * part))
@@ -70,7 +70,7 @@ def test_a_full_disk_ends_the_run_with_complete_checkpoints_and_it_resumes(nurse
 
 
 def test_a_deepspeed_checkpoint_that_one_rank_cannot_write_ends_all_ranks(compiled_deepspeed, nursery, make_run):
-    """The others wait for it in DeepSpeed, where they cannot be told."""
+    """The other rank waits in DeepSpeed, where it cannot be message."""
     few = {"max_steps": 4, "eval_strategy": "no"}
     folder = make_run("part", "full", ranks=2, backend=BACKENDS["zero-2"], training_args=few)
     began = time.monotonic()

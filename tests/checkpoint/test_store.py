@@ -1,4 +1,4 @@
-"""The checkpoints of a folder: which there are, and which are removed."""
+"""The checkpoints of a folder: listed, rotated, moved."""
 
 from __future__ import annotations
 

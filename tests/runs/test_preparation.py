@@ -1,4 +1,4 @@
-"""``sft prepare`` and ``sft cache``; and that a run prepares once, before its processes wait for each other."""
+"""``sft prepare`` and ``sft cache``; a run prepares its data once, before its ranks wait for each other."""
 
 from __future__ import annotations
 

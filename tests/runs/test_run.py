@@ -1,4 +1,4 @@
-"""A run from end to end: what it says, what it leaves behind, and how it ends when something is wrong."""
+"""A run from end to end: its status lines, its output folder, and its errors."""
 
 from __future__ import annotations
 
@@ -108,11 +108,11 @@ def test_packing_trains_like_unpacked_rows(sft):
     sft.config["data"] |= {"packing": True, "max_length": 300}
     said = sft.train()
     assert sft.losses() == pytest.approx([plain], rel=1e-6)
-    told = sft.record()["data"]["train"]["packing"]
-    assert told["rows_before"] == 40
-    assert told["rows"] < 40
-    assert f"40 examples packed into {told['rows']} rows of 300 tokens, {told['fill']:.2%} full; " in said
-    assert f"batches of 40 unpacked would be {told['padding_avoided']:.1%} padding" in said
+    message = sft.record()["data"]["train"]["packing"]
+    assert message["rows_before"] == 40
+    assert message["rows"] < 40
+    assert f"40 examples packed into {message['rows']} rows of 300 tokens, {message['fill']:.2%} full; " in said
+    assert f"batches of 40 unpacked would be {message['padding_avoided']:.1%} padding" in said
 
 
 def test_packing_is_rejected_where_conversations_would_see_each_other(sft, tmp_path):

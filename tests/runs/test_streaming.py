@@ -1,4 +1,4 @@
-"""Runs on a stream: the same steps on any number of ranks and after a resume, and nothing vanishes."""
+"""Runs on a stream: the same steps on any number of ranks and after a resume, and an account of all rows."""
 
 from __future__ import annotations
 
@@ -116,10 +116,10 @@ def test_streaming_trains_like_prepared_data(stream):
 def test_streaming_with_packing(stream):
     stream.config["data"] |= {"packing": True, "max_length": 128}
     stream.train()
-    told = stream.record()["data"]["train"]["packing"]
-    assert told["rows"] == 16
-    assert told["rows_before"] > 16
-    assert 0.7 < told["fill"] <= 1
+    message = stream.record()["data"]["train"]["packing"]
+    assert message["rows"] == 16
+    assert message["rows_before"] > 16
+    assert 0.7 < message["fill"] <= 1
 
 
 def test_streaming_checks_packing_on_the_first_rows(stream):
@@ -136,7 +136,7 @@ def test_streaming_checks_packing_on_the_first_rows(stream):
 
 
 def test_a_malformed_row_of_a_stream_ends_the_run_where_it_comes(stream):
-    """It is told with its place, and the record has what became of all rows before it."""
+    """It is reported with file and line, and run.json accounts for all rows before it."""
     path = stream.folder / "long.jsonl"
     lines = [line(number) for number in range(300)]
     lines[280] = "no row"
@@ -169,7 +169,7 @@ def test_a_malformed_row_among_the_first_of_a_stream_ends_the_run_before_there_i
 
 
 @pytest.mark.parametrize(
-    ("keys", "told"),
+    ("keys", "message"),
     [
         ({"max_steps": -1}, r"training_args.max_steps: must be at least 1 with data.streaming: "),
         ({"dataloader_num_workers": 2}, "training_args.dataloader_num_workers: does not work with data.streaming: "),
@@ -181,12 +181,12 @@ def test_a_malformed_row_among_the_first_of_a_stream_ends_the_run_before_there_i
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_options_that_do_not_work_with_streaming(stream, keys, told):
+def test_options_that_do_not_work_with_streaming(stream, keys, message):
     stream.config["training_args"] |= keys
     done = stream.run_here()
     assert done.code == 2
     assert "finetune.yaml:" in done.said
-    assert told in done.said
+    assert message in done.said
     assert not (stream.out / "model.safetensors").exists()
 
 
