@@ -38,11 +38,11 @@ from encoder import ROUNDS, made_texts, reordered, seconds, without_repeats
 from sftcore.config.document import Document
 from sftcore.config.loader import LoadedConfig, load_config
 from sftcore.core.registry import Registry
-from sftcore.data import Progress
+from sftcore.data import PreparationProgress
 from sftcore.data.preparation import worker
-from sftcore.data.preparation.blocks import blocks
-from sftcore.data.preparation.cache import Part
-from sftcore.data.preparation.pipeline import _sources
+from sftcore.data.preparation.blocks import read_blocks
+from sftcore.data.preparation.cache import CacheWriter
+from sftcore.data.preparation.pipeline import _open_sources
 from sftcore.data.tables import label_batch
 from sftcore.models import chat_template
 
@@ -51,12 +51,12 @@ REGISTRY = Registry.discover()
 MAX_LENGTH = 8192
 
 
-class Silent(Progress):
-    def begin(self, source: str) -> None: ...
+class Silent(PreparationProgress):
+    def start(self, source: str) -> None: ...
 
-    def done(self, share: float, rows: int, tokens: int) -> None: ...
+    def update(self, share: float, rows: int, tokens: int) -> None: ...
 
-    def end(self, whole: bool) -> None: ...
+    def finish(self, complete: bool) -> None: ...
 
 
 def configured(path: Path, workers: int | None = None) -> LoadedConfig:
@@ -227,11 +227,11 @@ def stages(path: Path, serving: chat_template.ModelSetup) -> None:
     loaded = configured(path)
     labeller = serving.labeller
     vars(labeller).pop("encoder", None)
-    [source] = _sources(loaded, REGISTRY, labeller)
+    [source], _ = _open_sources(loaded, REGISTRY, labeller)
     begin = time.process_time()
-    given = list(blocks(0, source.reading))
+    given = list(read_blocks(0, source.rows))
     times = Counter({"where lines end": time.process_time() - begin})
-    worker.work(given[0], [source.task], labeller, True)
+    worker.label_block(given[0], [source], labeller, True)
     os.environ["TOKENIZERS_PARALLELISM"], os.environ["RAYON_NUM_THREADS"] = "false", "1"
     encoder = labeller.encoder
     inner = {
@@ -243,20 +243,20 @@ def stages(path: Path, serving: chat_template.ModelSetup) -> None:
     }
     with (
         tempfile.TemporaryDirectory() as folder,
-        Part(Path(folder) / "part", lambda: None) as part,
+        CacheWriter(Path(folder) / "part", lambda: None) as writer,
         ExitStack() as stack,
     ):
         for stage, (module, name) in inner.items():
             stack.enter_context(timed(module, name, stage, times))
         stack.enter_context(timed(worker, "decoded", "JSON", times))
-        stack.enter_context(timed(worker, "tabulate", "tabulate", times))
-        stack.enter_context(timed(part, "add", "write", times))
+        stack.enter_context(timed(worker, "label_rows", "label_rows", times))
+        stack.enter_context(timed(writer, "add", "write", times))
         begin = time.process_time()
         for block in given[1:]:
-            part.add(worker.work(block, [source.task], labeller, True))
+            writer.add(worker.label_block(block, [source], labeller, True))
         whole = time.process_time() - begin
-    times["lines, conversations, their keys, the rest"] = whole - times["JSON"] - times["tabulate"] - times["write"]
-    times["rendering by plans, warnings"] = times.pop("tabulate") - sum(times[stage] for stage in inner)
+    times["lines, conversations, their keys, the rest"] = whole - times["JSON"] - times["label_rows"] - times["write"]
+    times["rendering by plans, warnings"] = times.pop("label_rows") - sum(times[stage] for stage in inner)
     rows, whole = sum(len(block.rows) for block in given[1:]), sum(times.values())
     print("\n| stage | µs of CPU per row | share |\n|---|---|---|")
     for stage, taken in times.items():
