@@ -173,7 +173,7 @@ class RunSession:
 
     def _write_quarantine(self) -> None:
         """Write the rejected rows; those of a stream are appended while it is read."""
-        if written := quarantine.write(self._folder, self._prepared.refused()):
+        if written := quarantine.write_quarantine(self._folder, self._prepared.rejected()):
             path, rows = written
             status("rejected", f"{count(rows, 'row')}, saved in {path}")
         self._prepared.train.save_rejected(self._folder / quarantine.FILE)
