@@ -11,7 +11,7 @@ from oracle import NO_HEADER, Oracle, Reading, Span
 from transformers import PreTrainedTokenizerBase
 
 from sftcore.core.types import IGNORE_INDEX, Conversation, Message
-from sftcore.labelling import Labelled
+from sftcore.labelling import LabelledExample
 
 
 @dataclass
@@ -119,7 +119,9 @@ def not_served(oracle: Oracle, k: int, i: int) -> str:
     return f"ends with {other!r} instead of {stop!r}" if stop and stop != other else ""
 
 
-def judge(oracle: Oracle, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Labelled], served: bool) -> Verdict:
+def judge(
+    oracle: Oracle, tokenizer: PreTrainedTokenizerBase, examples: Sequence[LabelledExample], served: bool
+) -> Verdict:
     """Hold the examples of one conversation against the oracle."""
     whole = len(oracle.messages)
     verdict = Verdict(examples=len(examples))
@@ -148,7 +150,7 @@ def judge(oracle: Oracle, tokenizer: PreTrainedTokenizerBase, examples: Sequence
 
 
 def _judge_example(
-    oracle: Oracle, tokenizer: PreTrainedTokenizerBase, example: Labelled, served: bool, verdict: Verdict
+    oracle: Oracle, tokenizer: PreTrainedTokenizerBase, example: LabelledExample, served: bool, verdict: Verdict
 ) -> None:
     k = example.messages
     text = oracle.text(k)

@@ -17,9 +17,9 @@ from sftcore.data.row_types import Origin
 from sftcore.runtime.console import count
 
 if TYPE_CHECKING:
-    from sftcore.labelling import Labelled
+    from sftcore.labelling import LabelledExample
 
-    SourcedExamples = Sequence[tuple[Labelled, Origin]]
+    SourcedExamples = Sequence[tuple[LabelledExample, Origin]]
     """Examples, each with the row that it comes from."""
 
 MASKED, TRAINED, STOP, PARTLY, LOST = "masked", "trained", "stop", "partly", "lost"
@@ -71,7 +71,7 @@ class Cell(NamedTuple):
         return TRAINED if self.state == STOP else self.state, self.weight
 
 
-def example_to_json(example: Labelled, origin: Origin) -> ExampleJson:
+def example_to_json(example: LabelledExample, origin: Origin) -> ExampleJson:
     """*example* as ``--json`` prints it."""
     line = ExampleJson(
         source=str(origin),
@@ -126,7 +126,7 @@ def _style(text: str, style: str, colour: bool) -> str:
     return "\n".join(line and f"\x1b[{_COLOURS[style]}m{line}\x1b[0m" for line in text.split("\n"))
 
 
-def to_cells(example: Labelled, tokenizer: Any) -> Iterator[Cell]:
+def to_cells(example: LabelledExample, tokenizer: Any) -> Iterator[Cell]:
     """Yield all text of *example*, cell by cell."""
     names = [escape_line(str(name)) for name in tokenizer.convert_ids_to_tokens(list(example.input_ids))]
     stops = set(example.stops)
@@ -146,7 +146,7 @@ def to_cells(example: Labelled, tokenizer: Any) -> Iterator[Cell]:
         yield Cell(example.text[reached:], LOST)
 
 
-def _group_tokens(example: Labelled, tokenizer: Any) -> Iterator[tuple[int, int, int, int]]:
+def _group_tokens(example: LabelledExample, tokenizer: Any) -> Iterator[tuple[int, int, int, int]]:
     """Yield ranges of characters with the range of their tokens: both begins and ends.
 
     Tokens of one visible character stay together, also where the offsets of all but one of them are empty.
@@ -215,7 +215,7 @@ def count_all(examples: SourcedExamples) -> str:
     return f"{count(len(examples), 'example')} of {rows}, {_count_tokens([example for example, _ in examples])}"
 
 
-def _count_tokens(examples: Sequence[Labelled]) -> str:
+def _count_tokens(examples: Sequence[LabelledExample]) -> str:
     tokens = sum(len(example.labels) for example in examples)
     trained = sum(label != IGNORE_INDEX for example in examples for label in example.labels)
     stops = sum(len(example.stops) for example in examples)

@@ -24,7 +24,7 @@ from sftcore.inspection.preview import (
 
 if TYPE_CHECKING:
     from sftcore.inspection.preview import SourcedExamples
-    from sftcore.labelling import Labelled
+    from sftcore.labelling import LabelledExample
 
 
 def render_page(examples: SourcedExamples, tokenizer: Any, title: str, summary_lines: Sequence[str] = ()) -> str:
@@ -48,7 +48,7 @@ def _resource(name: str) -> str:
     return files("sftcore.inspection").joinpath(name).read_text(encoding="utf-8")
 
 
-def _article(example: Labelled, header: Sequence[str], tokenizer: Any) -> str:
+def _article(example: LabelledExample, header: Sequence[str], tokenizer: Any) -> str:
     source, *facts = map(_escape_line, header)
     pieces: list[str] = []
     for (kind, weight), piece in groupby(to_cells(example, tokenizer), key=lambda cell: cell.kind):

@@ -17,7 +17,7 @@ from sftcore.data.row_types import Origin
 from sftcore.data.sources.rejected import bad_rows
 from sftcore.data.tables.label_batch import labelled
 from sftcore.data.tables.summary import warning_texts
-from sftcore.labelling import Labelled, LabelWarning, TooLongError
+from sftcore.labelling import LabelledExample, LabelWarning, TooLongError
 from sftcore.models.chat_template import set_up_model
 
 
@@ -33,7 +33,7 @@ class PreviewRows(NamedTuple):
         template: which chat template labelled them, and why.
     """
 
-    examples: list[tuple[Labelled, Origin]]
+    examples: list[tuple[LabelledExample, Origin]]
     malformed: list[str]
     unlabelled: list[str]
     untrained: list[Origin]

@@ -1,20 +1,24 @@
-"""Which tokens are trained: from a conversation and a chat template to labelled examples, certain or refused."""
+"""Loss masking: which tokens of a conversation are trained under a chat template.
+
+Conversations, a tokenizer and a policy go in; labelled examples and label warnings come out, or a ``RowError``.
+It knows neither files nor the configuration nor the model.
+"""
 
 from sftcore.core.labelling_policy import Policy
-from sftcore.labelling.labeller import Labelled, Labeller, Labelling
+from sftcore.labelling.labeller import LabelledConversation, LabelledExample, Labeller
 from sftcore.labelling.rendered import RenderedConversation
 from sftcore.labelling.rendered_columns import RenderedColumns
-from sftcore.labelling.truncation import TooLongError, fit
+from sftcore.labelling.truncation import TooLongError, truncate
 from sftcore.labelling.warnings import LabelWarning
 
 __all__ = [
     "LabelWarning",
-    "Labelled",
+    "LabelledConversation",
+    "LabelledExample",
     "Labeller",
-    "Labelling",
     "Policy",
     "RenderedColumns",
     "RenderedConversation",
     "TooLongError",
-    "fit",
+    "truncate",
 ]

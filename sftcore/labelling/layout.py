@@ -1,4 +1,4 @@
-"""Where the parts of each message stand in a rendering."""
+"""Positions of the parts of each message in a rendering."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Layout:
     Attributes:
         text: the rendering.
         own: for each message the pieces that are its content, reasoning or calls, in order.
-        blocks: for each message where its printing begins and ends, as far as the template prints it in a loop.
-        printed: every piece with the index of its message, in order; -1 for text of several messages.
+        blocks: for each message the ranges in which a loop of the template prints it.
+        printed: all pieces in order, with the index of the message; -1 for text of several messages.
         marked: the ranges that the template itself marks with ``{% generation %}``.
     """
 
@@ -81,7 +81,7 @@ class Layout:
                 return
 
     def block_of(self, message: int, start: int = 0) -> tuple[int, int] | None:
-        """Return the block that prints *message* at or after *start*: the last that holds some of its own text."""
+        """The block of *message* at or after *start*: the last that has some of its own text."""
         chosen = None
         for block in self.blocks[message]:
             if block[1] < start:
@@ -90,28 +90,28 @@ class Layout:
                 chosen = block
         return chosen
 
-    def begun(self, end: int) -> int:
-        """Return how many messages there are up to the last of which something is printed before *end*."""
+    def messages_begun(self, end: int) -> int:
+        """Number of messages up to the last one with text before *end*."""
         owners = [owner for owner, piece in self.printed if piece.start < end]
         owners += [message for message, blocks in enumerate(self.blocks) for start, _ in blocks if start < end]
         return max(owners, default=-1) + 1
 
     def own_from(self, message: int, start: int) -> list[Piece]:
-        """Return the pieces of *message* that the model wrote in the turn which begins at *start*."""
+        """The pieces of *message* that belong to the turn that begins at *start*."""
         block = self.block_of(message, start)
         pieces = [piece for piece in self.own[message] if piece.end > start]
         inside = [piece for piece in pieces if block and block[0] <= piece.start and piece.end <= block[1]]
         return inside or pieces
 
     def next_other(self, message: int, at: int, headers: bool = True) -> int:
-        """Return where the next text of another message than *message* begins, at or after *at*; *headers* count."""
+        """Start of the next text of another message at or after *at*; *headers* count."""
         for owner, piece in self._printed_from(at):
             if owner != message and (headers or owner < 0 or piece.tag & 7 != HEADER):
                 return piece.start
         return len(self.text)
 
     def others_between(self, message: int, start: int, end: int) -> list[Piece]:
-        """Return the pieces of other messages that have text between *start* and *end*, but for their headers."""
+        """Pieces of other messages with text between *start* and *end*, without headers."""
         found: list[Piece] = []
         first = max(bisect_left(self._starts, start) - 1, 0)  # the one before may reach over
         for owner, piece in islice(self.printed, first, None):
@@ -122,7 +122,7 @@ class Layout:
         return found
 
     def last_before(self, at: int) -> tuple[int, Piece] | None:
-        """Return the last piece that ends at or before *at* and is no header, and its message."""
+        """The last piece that ends at or before *at* and is not a header, with its message."""
         for owner, piece in reversed(self.printed[: bisect_left(self._starts, at)]):
             if piece.end <= at and (owner < 0 or piece.tag & 7 != HEADER):
                 return owner, piece

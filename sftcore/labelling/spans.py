@@ -1,4 +1,4 @@
-"""Ranges of characters that are trained, and what they weigh."""
+"""Trained ranges of characters and their weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CLOSED = re.compile(r".*?</think>\s*", re.DOTALL)
 
 
 class Span(NamedTuple):
-    """Characters from *start* to *end*, each token of which weighs *weight* in the loss; 0 means not trained."""
+    """Characters from *start* to *end*, whose tokens have *weight* in the loss; 0 means not trained."""
 
     start: int
     end: int
@@ -30,7 +30,7 @@ class SpanColumns(NamedTuple):
     """The spans of many texts, in order of the texts.
 
     Attributes:
-        owners: int64, the number of the text of each span.
+        owners: int64, index of the text of each span.
         starts, ends: int64, as in :class:`Span`.
         weights: float64, likewise.
     """
@@ -41,29 +41,29 @@ class SpanColumns(NamedTuple):
     weights: NDArray[np.float64]
 
     @classmethod
-    def of(cls, spans: Sequence[Sequence[Span]]) -> SpanColumns:
-        """Return the *spans* of each text."""
+    def from_spans(cls, spans: Sequence[Sequence[Span]]) -> SpanColumns:
+        """Columns of the *spans* of each text."""
         owners = np.repeat(np.arange(len(spans)), np.fromiter(map(len, spans), np.int64, len(spans)))
         flat = np.fromiter(chain.from_iterable(chain.from_iterable(spans)), np.float64, 3 * len(owners))
         starts, ends, weights = flat.reshape(-1, 3).T
         return cls(owners, starts.astype(np.int64), ends.astype(np.int64), weights)
 
-    def of_text(self, text: int) -> list[Span]:
-        """Return the spans of the *text* of this number."""
+    def text_spans(self, text: int) -> list[Span]:
+        """The spans of one text."""
         first, last = np.searchsorted(self.owners, [text, text + 1])
         columns = (self.starts, self.ends, self.weights)
         return [Span(*span) for span in zip(*(column[first:last].tolist() for column in columns), strict=True)]
 
-    def only(self, kept: NDArray[np.bool_]) -> SpanColumns:
-        """Return the spans that are *kept*."""
+    def select(self, kept: NDArray[np.bool_]) -> SpanColumns:
+        """The spans that are *kept*."""
         return SpanColumns(self.owners[kept], self.starts[kept], self.ends[kept], self.weights[kept])
 
 
-def painted(spans: Sequence[Span]) -> list[Span]:
-    """Return the trained ranges in order, without overlaps: where *spans* overlap, the later one holds."""
-    borders = sorted({border for span in spans for border in (span.start, span.end)})
+def merge_spans(spans: Sequence[Span]) -> list[Span]:
+    """The trained ranges in order, without overlaps: where *spans* overlap, the last one applies."""
+    boundaries = sorted({boundary for span in spans for boundary in (span.start, span.end)})
     kept: list[Span] = []
-    for start, end in pairwise(borders):
+    for start, end in pairwise(boundaries):
         weight = next((span.weight for span in reversed(spans) if span.start <= start and end <= span.end), 0.0)
         if not weight:
             continue
@@ -75,7 +75,7 @@ def painted(spans: Sequence[Span]) -> list[Span]:
 
 
 def reasoning_range(text: str, turn: Turn) -> tuple[int, int] | None:
-    """Return the characters of the reasoning in *turn*, with its marks; None if it has none."""
+    """The range of the reasoning in *turn*, with its marks; None if it has none."""
     start, end = turn.spans[0]
     places = [index for index, piece in enumerate(turn.own) if piece.tag & 7 == REASONING]
     if places:

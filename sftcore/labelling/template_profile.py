@@ -1,4 +1,4 @@
-"""What a template does around any assistant turn, learned from a small conversation."""
+"""The text that a template prints around any assistant turn, learned from a small conversation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sftcore.core.errors import RowError
 from sftcore.core.types import Message
 from sftcore.labelling.layout import Layout
 from sftcore.labelling.rendering.renderer import ChatTemplate, Piece
-from sftcore.labelling.turns import OPEN_TAG, Habits
+from sftcore.labelling.turns import OPEN_TAG, TemplateProfile
 
 _SYSTEM = Message("system", "Be brief.")
 _TURNS = (
@@ -42,7 +42,7 @@ SAMPLES: tuple[tuple[tuple[Message, ...], list[Mapping[str, Any]] | None], ...] 
     (_TURNS, [_TOOL]),
     ((_SYSTEM, *_TURNS), [_TOOL]),
 )
-"""Conversations and tools that a template may be tried with; some refuse the one or the other."""
+"""Conversations and tools that a template is tried with; some templates reject some of them."""
 
 
 CALLING: tuple[tuple[Message, ...], list[Mapping[str, Any]]] = (
@@ -58,23 +58,23 @@ CALLING: tuple[tuple[Message, ...], list[Mapping[str, Any]]] = (
 
 
 def any_of(texts: Collection[str]) -> re.Pattern[str]:
-    """Return a pattern that finds any of *texts*, the longest that fits; none at all if there are none."""
+    """A pattern that matches any of *texts*, the longest first; nothing if there are none."""
     return re.compile("|".join(re.escape(text) for text in sorted(texts, key=len, reverse=True)) or r"(?!)")
 
 
-def learn(
+def learn_profile(
     template: ChatTemplate,
     samples: Iterable[tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]] | None]],
     variables: Mapping[str, Any],
     stops: Sequence[str],
     specials: Collection[str],
-) -> tuple[Habits, list[str]]:
-    """Return the habits of *template*, and the stop strings among them.
+) -> tuple[TemplateProfile, list[str]]:
+    """The profile of *template*, and its stop strings.
 
     Args:
         samples: conversations and tools, in the order in which they are tried.
-        stops: the strings that end a turn, as the model's files say. If the template prints none of them
-            after a turn, what it prints there itself is taken.
+        stops: the strings that end a turn, as the files of the model declare. If the template prints none of them
+            after a turn, the text that it prints there is used.
         specials: the special tokens of the tokenizer, but for the one that begins a text.
     """
     for messages, tools in samples:
@@ -87,17 +87,24 @@ def learn(
         if not any(any_of(stops).search(tail) for tail in _tails(layout, bounded=False)):
             found += _own_stops(_tails(layout, bounded=True), any_of(specials))
         pattern = any_of(found)
-        header = prompt[len(bare) :] if prompt.startswith(bare) else ""
-        leads = [_lead(layout, message) for message, own in enumerate(layout.own) if own and _is_answer(layout, own)]
-        role = OPEN_TAG.sub("", _shared_start([header, *leads])).strip()
-        headless = _is_headless(layout, prompt, bare, pattern)
-        lead = leads[-1] if leads else ""
-        return Habits(pattern, any_of(stops), role, lead=lead, headless=headless), found
-    return Habits(any_of(stops), any_of(stops)), list(stops)
+        tail = prompt[len(bare) :] if prompt.startswith(bare) else ""
+        headers = [
+            _header(layout, message) for message, own in enumerate(layout.own) if own and _is_answer(layout, own)
+        ]
+        prompt_header = OPEN_TAG.sub("", _shared_start([tail, *headers])).strip()
+        profile = TemplateProfile(
+            stops=pattern,
+            declared_stops=any_of(stops),
+            prompt_header=prompt_header,
+            header=headers[-1] if headers else "",
+            no_generation_prompt=_has_no_generation_prompt(layout, prompt, bare, pattern),
+        )
+        return profile, found
+    return TemplateProfile(any_of(stops), any_of(stops)), list(stops)
 
 
 def _tails(layout: Layout, bounded: bool) -> list[str]:
-    """Return what the template prints after each assistant turn, up to the next message or (*bounded*) its own end."""
+    """Text after each assistant turn, up to the next message or (*bounded*) the end of its block."""
     tails: list[str] = []
     for message, own in enumerate(layout.own):
         if own and _is_answer(layout, own):
@@ -109,18 +116,18 @@ def _tails(layout: Layout, bounded: bool) -> list[str]:
 
 
 def _is_answer(layout: Layout, own: Sequence[Piece]) -> bool:
-    """Tell whether these pieces are what the assistant says in a sample."""
+    """Whether these pieces are the answer of a sample."""
     return any(layout.text[piece.start : piece.end].endswith("of them.") for piece in own)
 
 
-def _lead(layout: Layout, message: int) -> str:
-    """Return what the template prints of the turn *message* before the assistant's own text."""
+def _header(layout: Layout, message: int) -> str:
+    """Text of the turn *message* before the assistant's own text."""
     block = layout.block_of(message)
     return layout.text[block[0] : layout.own[message][0].start] if block else ""
 
 
-def _is_headless(layout: Layout, prompt: str, bare: str, stops: re.Pattern[str]) -> bool:
-    """Tell whether the template prints something before the last turn that no prompt ends with."""
+def _has_no_generation_prompt(layout: Layout, prompt: str, bare: str, stops: re.Pattern[str]) -> bool:
+    """Whether the template prints something before the last turn that no prompt ends with."""
     own = layout.own[-1]
     if prompt != bare or not own or not layout.text.startswith(prompt):
         return False
@@ -132,7 +139,7 @@ def _is_headless(layout: Layout, prompt: str, bare: str, stops: re.Pattern[str])
 
 
 def _own_stops(tails: Sequence[str], specials: re.Pattern[str]) -> list[str]:
-    """Return what ends the turns with these *tails*: by a special token if one is there."""
+    """The text that ends turns with these *tails*: a special token if there is one."""
     if not tails:
         return []
     shared = _shared_start(tails)
@@ -145,7 +152,7 @@ def _own_stops(tails: Sequence[str], specials: re.Pattern[str]) -> list[str]:
 
 
 def _shared_start(texts: Sequence[str]) -> str:
-    """Return the characters that all *texts* begin with."""
+    """The longest common prefix of *texts*."""
     shortest, longest = min(texts), max(texts)
     for at, (one, other) in enumerate(zip(shortest, longest, strict=False)):
         if one != other:

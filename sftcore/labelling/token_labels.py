@@ -1,4 +1,4 @@
-"""From characters to tokens."""
+"""Labels of tokens from trained ranges of characters."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from sftcore.tokenization import EncodedText, TokenColumns, count_prefix_tokens
 
 
 class LabelColumns(NamedTuple):
-    """What of the tokens of many texts is trained.
+    """Labels and weights of the tokens of many texts.
 
     Attributes:
         ids: int32, the tokens, as ``TokenColumns.ids`` has them.
-        trained: bool, for each whether it is.
-        weights: float64, what each token weighs, 0 where it is not trained; None where each trained one weighs 1.
-        refused: the texts that cannot be labelled, by their position, and why. Nothing of them is trained.
+        trained: bool, whether each is trained.
+        weights: float64, the weight of each, 0 where it is not trained; None if all trained tokens have 1.
+        rejected: errors of the texts that cannot be labelled, by position; none of their tokens is trained.
     """
 
     ids: NDArray[np.int32]
     trained: NDArray[np.bool_]
     weights: NDArray[np.float64] | None
-    refused: dict[int, RowError]
+    rejected: dict[int, RowError]
 
     @property
     def labels(self) -> NDArray[np.int32]:
-        """int32, for each of ``ids`` the token itself, or ``IGNORE_INDEX`` where it is not trained."""
+        """int32, the token itself, or ``IGNORE_INDEX`` where it is not trained."""
         return np.where(self.trained, self.ids, np.int32(IGNORE_INDEX))
 
 
 def label_tokens(
     tokenizer: Any, encoded: EncodedText, text: str, spans: Sequence[Span], added: Collection[int]
 ) -> tuple[list[int], list[float]]:
-    """Return labels and weights of the tokens of *text*, of which *spans*, ordered and apart, are trained.
+    """Labels and weights of the tokens of *text*, of which *spans*, in order and disjoint, are trained.
 
-    A token is trained if its characters touch a span. One that begins before is trained with it too, unless
-    it is an added token: such a marker belongs to the prompt, and only took the white space that follows
-    it (``rstrip=True``). The first token is never trained: nothing predicts it.
+    A token is trained if it has a character in a span. A token that begins before the span is trained too, unless
+    it is an added token: such a marker belongs to the prompt and includes the white space that follows it
+    (``rstrip=True``). The first token is never trained, since nothing predicts it.
     """
     ids, offsets = encoded
     labels = [IGNORE_INDEX] * len(ids)
@@ -70,13 +70,13 @@ def label_tokens(
 def label_columns(
     tokenizer: Any, columns: TokenColumns, spans: Sequence[Sequence[Span]] | SpanColumns, added: Collection[int]
 ) -> LabelColumns:
-    """Return labels and weights of the tokens of many texts, by the rule of :func:`label_tokens`.
+    """Labels and weights of the tokens of many texts, by the rule of :func:`label_tokens`.
 
     Args:
-        spans: for each text the ranges that are trained, ordered and apart.
+        spans: the trained ranges of each text, in order and disjoint.
     """
-    every = spans if isinstance(spans, SpanColumns) else SpanColumns.of(spans)
-    placed = every.only(~np.isin(every.owners, list(columns.singles))) if columns.singles else every
+    every = spans if isinstance(spans, SpanColumns) else SpanColumns.from_spans(spans)
+    placed = every.select(~np.isin(every.owners, list(columns.singles))) if columns.singles else every
     first, last = _touched(columns, placed, added)
     edges = np.stack([first, last], axis=1).ravel()
     runs = np.diff(edges, prepend=0, append=len(columns.ids))
@@ -89,33 +89,33 @@ def label_columns(
         alternating[1::2] = placed.weights
         weights = np.repeat(alternating, runs)
         weights[heads] = 0
-    refused: dict[int, RowError] = {}
+    rejected: dict[int, RowError] = {}
     for row, encoded in columns.singles.items():
         here = slice(columns.text_offsets[row], columns.text_offsets[row + 1])
         try:
-            labels, each = label_tokens(tokenizer, encoded, columns.texts[row], every.of_text(row), added)
+            labels, each = label_tokens(tokenizer, encoded, columns.texts[row], every.text_spans(row), added)
         except RowError as error:
-            refused[row] = error
+            rejected[row] = error
             continue
         trained[here] = np.array(labels) != IGNORE_INDEX
         if weights is not None:
             weights[here] = each
-    return LabelColumns(columns.ids, trained, weights, refused)
+    return LabelColumns(columns.ids, trained, weights, rejected)
 
 
 def _touched(
     columns: TokenColumns, spans: SpanColumns, added: Collection[int]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the first token of each of *spans*, and the one after its last; no token is in two."""
+    """The first token of each of *spans*, and the one after its last; no token is in two spans."""
     if not len(spans.owners):
         return spans.owners, spans.owners
     first, inner = columns.tokens_around(spans.owners, spans.starts)
     _, until = columns.tokens_around(spans.owners, spans.ends)
-    markers = np.zeros(max(added, default=-1) + 2, bool)  # the last is for all tokens behind
+    markers = np.zeros(max(added, default=-1) + 2, bool)  # the last stands for all larger ids
     markers[list(added)] = True
     while True:
         last = np.maximum.accumulate(np.maximum(first, until))
-        first[1:] = np.maximum(first[1:], last[:-1])  # who touched a token before says what it weighs
+        first[1:] = np.maximum(first[1:], last[:-1])  # the first span of a token sets its weight
         crossing = np.flatnonzero(first < inner)
         skipped = crossing[markers[np.minimum(columns.ids[first[crossing]], len(markers) - 1)]]
         if not len(skipped):
@@ -124,7 +124,7 @@ def _touched(
 
 
 def tokens_in(offsets: Sequence[tuple[int, int]], ranges: Sequence[tuple[int, int]]) -> Iterator[int]:
-    """Yield the positions of the tokens that have characters in any of *ranges*, which lie apart."""
+    """Yield the positions of the tokens with characters in any of *ranges*, which are disjoint."""
     for start, end in sorted(ranges):
         first = bisect_right(offsets, start, key=lambda offset: offset[1])
         last = bisect_left(offsets, end, key=lambda offset: offset[0])

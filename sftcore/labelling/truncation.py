@@ -1,4 +1,4 @@
-"""What becomes of examples that are longer than they may be."""
+"""Truncation of examples that are longer than ``max_length``."""
 
 from __future__ import annotations
 
@@ -8,24 +8,26 @@ from dataclasses import replace
 from sftcore.core.errors import RowError
 from sftcore.core.labelling_policy import Policy
 from sftcore.core.types import IGNORE_INDEX, Conversation
-from sftcore.labelling.labeller import Labelled, Labeller, Labelling
+from sftcore.labelling.labeller import LabelledConversation, LabelledExample, Labeller
 from sftcore.labelling.warnings import LabelWarning
 
 
 class TooLongError(RowError):
-    """An example is longer than it may be, and the policy is to end the run."""
+    """An example is longer than ``max_length``, and the policy ends the run."""
 
 
-def fit(labeller: Labeller, conversation: Conversation, done: Labelling, policy: Policy) -> Labelling:
-    """Return *done*, the labelling of *conversation*, with no example longer than ``policy.max_length``.
+def truncate(
+    labeller: Labeller, conversation: Conversation, done: LabelledConversation, policy: Policy
+) -> LabelledConversation:
+    """Truncate *done*, the labels of *conversation*, so that no example is longer than ``policy.max_length``.
 
     Raises:
-        TooLongError: one is, and the policy is ``error``.
+        TooLongError: an example is too long, and the policy is ``error``.
     """
     limit = policy.max_length
     if limit is None or all(len(example.input_ids) <= limit for example in done.examples):
         return done
-    fitted = Labelling(warnings=done.warnings, details=done.details, longest=done.longest)
+    fitted = LabelledConversation(warnings=done.warnings, details=done.details, longest=done.longest)
     for example in done.examples:
         if len(example.input_ids) <= limit:
             fitted.examples.append(example)
@@ -36,18 +38,18 @@ def fit(labeller: Labeller, conversation: Conversation, done: Labelling, policy:
         elif policy.truncation == "truncate_right":
             fitted.examples += _cut(labeller, conversation, example, limit, fitted)
         elif policy.truncation == "drop_turns":
-            fitted.examples += _shortened(_Sub(labeller, conversation, example, policy), fitted)
+            fitted.examples += _drop_exchanges(_Exchanges(labeller, conversation, example, policy), fitted)
         elif policy.truncation == "split":
-            fitted.examples += _split(_Sub(labeller, conversation, example, policy), fitted)
+            fitted.examples += _split(_Exchanges(labeller, conversation, example, policy), fitted)
         else:
             fitted.warnings[LabelWarning.TOO_LONG] += 1
     return fitted
 
 
 def _cut(
-    labeller: Labeller, conversation: Conversation, example: Labelled, limit: int, done: Labelling
-) -> list[Labelled]:
-    """Return the beginning of *example*, with warnings for the turn that is cut and for those behind it."""
+    labeller: Labeller, conversation: Conversation, example: LabelledExample, limit: int, done: LabelledConversation
+) -> list[LabelledExample]:
+    """The first *limit* tokens of *example*; warns of the turn that is cut and of those after it."""
     labels = example.labels[:limit]
     if all(label == IGNORE_INDEX for label in labels):
         done.warnings[LabelWarning.TOO_LONG] += 1
@@ -59,7 +61,7 @@ def _cut(
     text, messages = example.text, example.messages
     if offsets:
         text = text[: max(end for _, end in offsets)]
-        messages = labeller.begun(conversation, messages, len(text))
+        messages = labeller.messages_begun(conversation, messages, len(text))
     return [
         replace(
             example,
@@ -76,8 +78,8 @@ def _cut(
     ]
 
 
-def _is_cut(example: Labelled, limit: int) -> bool:
-    """Tell whether a trained turn begins before *limit* and ends behind it."""
+def _is_cut(example: LabelledExample, limit: int) -> bool:
+    """Whether a trained turn begins before *limit* and ends after it."""
     last = max((begin for begin in example.begins if begin < limit), default=limit)
     following = min((begin for begin in example.begins if begin >= limit), default=len(example.labels))
     stop = next((stop for stop in example.stops if last <= stop < following), None)
@@ -86,13 +88,15 @@ def _is_cut(example: Labelled, limit: int) -> bool:
     return stop >= limit
 
 
-class _Sub:
-    """Labels parts of an example: the system prompt and some of its exchanges.
+class _Exchanges:
+    """Labels the system prompt and some exchanges of an example.
 
-    An exchange is a user's message and all that follows up to the next.
+    An exchange is a user message and everything up to the next.
     """
 
-    def __init__(self, labeller: Labeller, conversation: Conversation, example: Labelled, policy: Policy) -> None:
+    def __init__(
+        self, labeller: Labeller, conversation: Conversation, example: LabelledExample, policy: Policy
+    ) -> None:
         messages = conversation.messages[: example.messages]
         self.head = next((at for at, message in enumerate(messages) if message.role != "system"), len(messages))
         starts = [at for at in range(self.head, len(messages)) if messages[at].role == "user"] or [self.head]
@@ -108,8 +112,8 @@ class _Sub:
         elif policy.train_on == "all":
             self._policy = replace(self._policy, train_on=["assistant"])
 
-    def label(self, first: int, last: int) -> list[Labelled] | None:
-        """Return the examples of the exchanges *first* up to *last*, or None if one of them is too long."""
+    def label(self, first: int, last: int) -> list[LabelledExample] | None:
+        """The examples of the exchanges *first* up to *last*, or None if one of them is too long."""
         start, end = self.borders[first], self.borders[last]
         messages = self._conversation.messages
         kept = [*range(self.head), *range(start, end)]
@@ -131,7 +135,7 @@ class _Sub:
 
 
 def _least(low: int, high: int, holds: Callable[[int], bool]) -> int:
-    """Return the least number from *low* that *holds*, if it holds from some number on; *high* if it never does."""
+    """The least number from *low* that *holds*, by bisection; *high* if none does."""
     while low < high:
         middle = (low + high) // 2
         if holds(middle):
@@ -141,9 +145,9 @@ def _least(low: int, high: int, holds: Callable[[int], bool]) -> int:
     return low
 
 
-def _shortened(sub: _Sub, done: Labelling) -> list[Labelled]:
-    """Return the example without as many of its oldest exchanges as need be."""
-    found: dict[int, list[Labelled]] = {}
+def _drop_exchanges(sub: _Exchanges, done: LabelledConversation) -> list[LabelledExample]:
+    """The example without as few of its oldest exchanges as possible."""
+    found: dict[int, list[LabelledExample]] = {}
 
     def fits(first: int) -> bool:
         examples = sub.label(first, sub.count)
@@ -159,15 +163,15 @@ def _shortened(sub: _Sub, done: Labelling) -> list[Labelled]:
     return found[first]
 
 
-def _split(sub: _Sub, done: Labelling) -> list[Labelled]:
-    """Return as few examples as need be, each with the system prompt and some exchanges in a row."""
-    examples: Sequence[Labelled]
-    parts: list[Labelled] = []
+def _split(sub: _Exchanges, done: LabelledConversation) -> list[LabelledExample]:
+    """The fewest examples, each with the system prompt and consecutive exchanges."""
+    examples: Sequence[LabelledExample]
+    parts: list[LabelledExample] = []
     first = 0
     while first < sub.count:
-        found: dict[int, list[Labelled]] = {}
+        found: dict[int, list[LabelledExample]] = {}
 
-        def too_long(last: int, first: int = first, found: dict[int, list[Labelled]] = found) -> bool:
+        def too_long(last: int, first: int = first, found: dict[int, list[LabelledExample]] = found) -> bool:
             examples = sub.label(first, last)
             if examples is not None:
                 found[last] = examples

@@ -1,8 +1,7 @@
-"""What the model has to write in an assistant turn: from the end of its prompt through the token that ends it.
+"""The text of an assistant turn: from the end of its prompt through its stop token.
 
-A turn begins where the prompt ends that the model is served with. That prompt is what the template itself
-makes of the messages before, with ``add_generation_prompt``; where a rendering begins with it, there is
-nothing to decide. The turn ends with the first stop token after the last of its own text.
+A turn begins where its prompt ends. The prompt is the template's rendering of the messages before it with
+``add_generation_prompt``, as at inference. The turn ends with the first stop token after the last of its own text.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 
 from sftcore.core.errors import RowError
 from sftcore.labelling.layout import Layout
-from sftcore.labelling.rendering.provenance import CALL, CALL_NAME, CONTENT, REASONING
+from sftcore.labelling.rendering.provenance import CALL, CONTENT, REASONING
 from sftcore.labelling.rendering.renderer import ChatTemplate, Piece
 
 SWITCHES = ("enable_thinking", "thinking", "reasoning")
@@ -26,62 +25,75 @@ OPEN_TAG = re.compile(r"[<\[][^<>\[\]\s]*$")
 """A marker that is not closed."""
 
 
-class Fit(IntEnum):
-    """How the text before a turn compares with what the model is served with; the smaller the better."""
+class PromptMatch(IntEnum):
+    """How the text before a turn compares with its prompt at inference; the smaller the better."""
 
-    SERVED = 0
+    EXACT = 0
     """It is the prompt."""
-    SWITCHED = 1
-    """It is the prompt once a switch, such as ``enable_thinking``, is set otherwise."""
-    CLOSEST = 2
-    """What came before is the same, but the generation prompt itself is printed otherwise."""
-    REWRITTEN = 3
-    """Earlier messages read otherwise than they did when the turn was served."""
+    OTHER_SWITCH = 1
+    """It is the prompt with another setting of a switch such as ``enable_thinking``."""
+    OTHER_PROMPT = 2
+    """Earlier messages are the same, but the generation prompt is printed differently."""
+    REWRITTEN_HISTORY = 3
+    """Earlier messages are printed differently than at inference."""
 
 
 class Turn(NamedTuple):
     """An assistant turn in a rendering.
 
-    ``spans`` are the half-open ranges of characters that the model writes: one, unless the template
-    prints other messages in between. ``stop`` is the range of the token that ends the last, if any does.
-    ``headed`` tells that the header of the role is part of it: the template leaves it out of the prompt.
+    Attributes:
+        message: its index in the conversation.
+        spans: half-open ranges of characters that the model writes: one, unless the template prints other messages
+            in between.
+        stop: the range of the token that ends the last span, if any does.
+        own: pieces of the message in the turn.
+        match: how the text before it compares with its prompt.
+        has_header: whether the header of the role belongs to it, because the template leaves it out of the prompt.
     """
 
     message: int
     spans: tuple[tuple[int, int], ...]
     stop: tuple[int, int] | None
     own: tuple[Piece, ...]
-    fit: Fit
-    switch: str = ""
-    headed: bool = False
+    match: PromptMatch
+    has_header: bool = False
 
 
-class Habits(NamedTuple):
-    """What is known of a template beforehand.
+class TrainedRendering(NamedTuple):
+    """A rendering of the first *messages* messages, and the turns that are trained in it."""
+
+    messages: int
+    layout: Layout
+    turns: list[Turn]
+
+
+class TemplateProfile(NamedTuple):
+    """What a template prints around any assistant turn, learned from a small conversation.
 
     Attributes:
-        stops: the strings that end a turn.
-        told: those of them that the model's files name.
-        role: the header of an assistant turn, as far as the generation prompt has it too; "" if it has none.
-        last: how a plain turn reads that is the last one: without a stop token, and its fit; None if nobody knows.
-        lead: what the template prints of a turn before the assistant's own text.
-        headless: it prints *lead*, but no generation prompt, so that nobody serves it.
+        stops: matches the strings that end a turn.
+        declared_stops: matches those of them that the files of the model declare.
+        prompt_header: the header of an assistant turn that the generation prompt has too; "" without one.
+        last_turn: whether a plain last turn has no stop token, and its match; None if unknown.
+        header: what the template prints of a turn before the assistant's own text.
+        no_generation_prompt: the template prints *header*, but no generation prompt, so that no prompt is known.
     """
 
     stops: re.Pattern[str]
-    told: re.Pattern[str]
-    role: str = ""
-    last: tuple[bool, int] | None = None
-    lead: str = ""
-    headless: bool = False
+    declared_stops: re.Pattern[str]
+    prompt_header: str = ""
+    last_turn: tuple[bool, int] | None = None
+    header: str = ""
+    no_generation_prompt: bool = False
 
 
-class Served:
-    """One conversation under one template: its renderings, and the prompts that its turns are served with.
+class TemplatedConversation:
+    """One conversation under one template: its renderings and the prompts of its turns.
 
     Args:
-        messages: as a template gets them.
-        variables: everything else that it gets.
+        messages: as the template gets them.
+        variables: further variables of the template.
+        constant_prompts: generation prompts that are the same for all turns, by variables; filled here.
     """
 
     def __init__(
@@ -100,26 +112,26 @@ class Served:
         self._prompts: dict[tuple[int, str], str | None] = {}
 
     def layout(self, messages: int) -> Layout:
-        """Return the rendering of the first *messages* messages.
+        """The rendering of the first *messages* messages.
 
         Raises:
-            RowError: the template refuses them.
+            RowError: the template rejects them.
         """
         return Layout(
             self.template.trace(self.messages[:messages], self.tools, **self.variables), self.messages[:messages]
         )
 
     def verify(self, layout: Layout, messages: int) -> None:
-        """Make sure that *layout*, of the first *messages* messages, is what the template gives without tracking.
+        """Check that *layout*, of the first *messages* messages, has the same text as a plain rendering.
 
         Raises:
-            RowError: it is not.
+            RowError: it has not.
         """
         if layout.text != self.template.render(self.messages[:messages], self.tools, **self.variables):
-            raise RowError("the template treats tracked text otherwise than plain text, so nothing is certain")
+            raise RowError("the template prints tracked text differently from plain text, so its labels are uncertain")
 
     def prompt(self, message: int, switch: str = "") -> str | None:
-        """Return what the model is served with before it writes *message*; None if the template refuses."""
+        """The prompt of *message* at inference; None if the template rejects the messages before it."""
         key = (message, switch)
         if key not in self._prompts:
             try:
@@ -131,19 +143,19 @@ class Served:
         return self._prompts[key]
 
     def prompt_layout(self, message: int, switch: str = "") -> Layout:
-        """Return that prompt with the origin of its parts."""
+        """The prompt of *message* with the origin of its parts."""
         before = self.messages[:message]
         return Layout(self.template.trace(before, self.tools, True, **self._switched(switch)), before)
 
     def reads_tools(self, text: str) -> bool:
-        """Tell whether *text*, the whole conversation, would be another one without tools."""
+        """Whether *text*, the rendering of the conversation, depends on the tools."""
         try:
             return self.template.render(self.messages, None, **self.variables) != text
         except RowError:
             return True
 
-    def proven_start(self, message: int, layout: Layout) -> int | None:
-        """Return where *message* begins if the template's source proves it, without a rendering of its prompt.
+    def constant_prompt_end(self, message: int, layout: Layout) -> int | None:
+        """The start of *message* if the template has a constant prompt, without a rendering of it; None otherwise.
 
         What was printed before the template knew of the message is the same in its prompt, and what
         follows is the same in every prompt.
@@ -163,7 +175,7 @@ class Served:
         return known + len(tail) if layout.text.startswith(tail, known) else None
 
     def switches(self) -> list[str]:
-        """Return the other settings of the switches that the template has, as ``name=true``."""
+        """Other settings of the switches that the template has, as ``name=true``."""
         return [
             f"{name}={value}"
             for name in SWITCHES
@@ -177,18 +189,18 @@ class Served:
         return {**self.variables, name: value == "true"} if name else self.variables
 
 
-def find_turn(served: Served, layout: Layout, message: int, habits: Habits) -> Turn:
-    """Return the turn that writes *message* in the rendering *layout*.
+def locate_turn(served: TemplatedConversation, layout: Layout, message: int, profile: TemplateProfile) -> Turn:
+    """The turn of *message* in the rendering *layout*.
 
     Raises:
-        RowError: where it begins or what belongs to it is uncertain.
+        RowError: its start or content is uncertain.
     """
-    if habits.headless:
+    if profile.no_generation_prompt:
         raise RowError(
-            f"message {message + 1}: the template has no generation prompt, yet prints {habits.lead.strip()!r} before "
-            "the turn, so it does not tell what the model is served with"
+            f"message {message + 1}: the template has no generation prompt, yet prints {profile.header.strip()!r} "
+            "before the turn, so the prompt at inference is unknown"
         )
-    start, fit, switch = _start(served, layout, message, habits)
+    start, match = _start(served, layout, message, profile)
     own = layout.own_from(message, start)
     fields = served.messages[message]
     if not own and _has_text(fields):
@@ -198,7 +210,7 @@ def find_turn(served: Served, layout: Layout, message: int, habits: Habits) -> T
     begin = last = start
     seen: set[int] = set()
     for number, piece in enumerate(own):
-        if piece.start > last and (cut := _cut(layout, message, last, piece, seen, habits)) and last > begin:
+        if piece.start > last and (cut := _cut(layout, message, last, piece, seen, profile)) and last > begin:
             if cut[1] is None:
                 own = own[:number]
                 break
@@ -206,19 +218,19 @@ def find_turn(served: Served, layout: Layout, message: int, habits: Habits) -> T
             begin = cut[1]
         seen.add(piece.tag & 7)
         last = max(last, piece.end)
-    end, stop = _end(layout, message, last, habits)
-    unsure = fit > Fit.SWITCHED or not layout.block_of(message, start)
+    end, stop = _end(layout, message, last, profile)
+    unsure = match > PromptMatch.OTHER_SWITCH or not layout.block_of(message, start)
     if not own and unsure and layout.text[start : stop[0] if stop else end].strip():
-        raise RowError(f"message {message + 1}: it is empty, and the template does not show where it stands")
+        raise RowError(f"message {message + 1}: it is empty, and the template does not show its position")
     spans.append((begin, end))
     if any(layout.others_between(message, *span) for span in spans):
         raise RowError(f"message {message + 1}: the template prints text of other messages within the turn")
-    headed = bool(own and habits.role) and habits.role in layout.text[start : own[0].start]
-    return Turn(message, tuple(spans), stop, tuple(own), fit, switch, headed)
+    has_header = bool(own and profile.prompt_header) and profile.prompt_header in layout.text[start : own[0].start]
+    return Turn(message, tuple(spans), stop, tuple(own), match, has_header)
 
 
 def _check_calls(layout: Layout, message: int, fields: Mapping[str, Any], own: Sequence[Piece]) -> None:
-    """Make sure that the template prints the names and arguments of all calls of a turn.
+    """Check that the template prints the names and arguments of all calls of a turn.
 
     Raises:
         RowError: it does not.
@@ -242,52 +254,57 @@ def _has_text(fields: Mapping[str, Any]) -> bool:
 # where it begins
 
 
-def _start(served: Served, layout: Layout, message: int, habits: Habits) -> tuple[int, Fit, str]:
-    if (at := served.proven_start(message, layout)) is not None:
-        return at, Fit.SERVED, ""
+def _start(
+    served: TemplatedConversation, layout: Layout, message: int, profile: TemplateProfile
+) -> tuple[int, PromptMatch]:
+    if (at := served.constant_prompt_end(message, layout)) is not None:
+        return at, PromptMatch.EXACT
     prompt = served.prompt(message)
     if prompt is None and not message:
-        raise RowError("message 1: the assistant speaks first, so there is no prompt to serve the turn with")
+        raise RowError("message 1: the conversation starts with the assistant, so the turn has no prompt")
     if prompt is not None and layout.text.startswith(prompt):
-        return len(prompt), Fit.SERVED, ""
+        return len(prompt), PromptMatch.EXACT
     switches = served.switches()
     for switch in switches:
         other = served.prompt(message, switch)
         if other is not None and layout.text.startswith(other):
-            return len(other), Fit.SWITCHED, switch
+            return len(other), PromptMatch.OTHER_SWITCH
     own = layout.own[message]
     block = layout.block_of(message)
     here = own[0].start if own else block[0] if block else len(layout.text)
     if prompt is None:
-        return _after_lead(layout, block, here, habits), Fit.CLOSEST, ""
+        return _after_header(layout, block, here, profile), PromptMatch.OTHER_PROMPT
     before = layout.last_before(here)
     anchor = before[1].end if before else 0
     rewritten = not prompt.startswith(layout.text[:anchor])
     tail = prompt[anchor:]
     if rewritten:
         tail, anchor = _tail(served.prompt_layout(message), layout, here)
-    best = (anchor + len(tail), "") if layout.text.startswith(tail, anchor) else (-1, "")
+    start = anchor + len(tail) if layout.text.startswith(tail, anchor) else None
     for switch in switches:
         other = served.prompt(message, switch)
-        if best[0] >= 0 or other is None or (not rewritten and other.startswith(layout.text[:anchor])):
+        if start is not None or other is None or (not rewritten and other.startswith(layout.text[:anchor])):
             continue  # one that agrees up to the turn would have fitted above
         other, place = _tail(served.prompt_layout(message, switch), layout, here)
         if layout.text.startswith(other, place):
-            best = (place + len(other), switch)
-    if best[0] >= 0:
-        return best[0], Fit.REWRITTEN if rewritten else Fit.CLOSEST, best[1]
+            start = place + len(other)
+    match = PromptMatch.REWRITTEN_HISTORY if rewritten else PromptMatch.OTHER_PROMPT
+    if start is not None:
+        return start, match
     limit = own[0].start if own else block[1] if block else len(layout.text)
     start = _align(tail, layout.text, anchor, limit)
-    lead = _after_lead(layout, block, here, habits)
-    if start is None or (start < lead and not set("<[") & set(layout.text[start:lead])):  # within the words of a header
-        start = lead
-    if not own and (stop := habits.stops.search(layout.text, start, limit)):
+    header_end = _after_header(layout, block, here, profile)
+    if start is None or (
+        start < header_end and not set("<[") & set(layout.text[start:header_end])
+    ):  # within the words of a header
+        start = header_end
+    if not own and (stop := profile.stops.search(layout.text, start, limit)):
         start = start if layout.text[start : stop.start()].strip() else stop.start()
-    return start, Fit.REWRITTEN if rewritten else Fit.CLOSEST, ""
+    return start, match
 
 
 def _tail(prompt: Layout, layout: Layout, here: int) -> tuple[str, int]:
-    """Return what *prompt* adds to the messages, and where that would begin in *layout*."""
+    """The text that *prompt* adds to the messages, and its expected start in *layout*."""
     last = prompt.last_before(len(prompt.text))
     if last is None:
         return prompt.text, 0
@@ -298,9 +315,9 @@ def _tail(prompt: Layout, layout: Layout, here: int) -> tuple[str, int]:
 
 
 def _align(tail: str, text: str, base: int, limit: int) -> int | None:
-    """Return where the text that begins like *tail* at *base* goes its own way, white space aside; None if at once.
+    """Position where the text from *base* departs from *tail*, white space aside; None if it does at once.
 
-    That is at *limit*, where the turn's own text begins, at the latest.
+    It is at most *limit*, where the turn's own text begins.
     """
     at, good = base, base
     seen: list[int] = []
@@ -332,63 +349,63 @@ def _align(tail: str, text: str, base: int, limit: int) -> int | None:
     return good if text[base:good].strip() else None
 
 
-def _after_lead(layout: Layout, block: tuple[int, int] | None, here: int, habits: Habits) -> int:
-    """Return where the turn begins for want of a prompt: after what stands before any turn, or with its own text."""
-    after = block[0] + len(habits.lead) if block else here
-    return after if block and layout.text.startswith(habits.lead, block[0]) and after <= here else here
+def _after_header(layout: Layout, block: tuple[int, int] | None, here: int, profile: TemplateProfile) -> int:
+    """Start of a turn without a prompt: after the header of the profile, or else its own text."""
+    after = block[0] + len(profile.header) if block else here
+    return after if block and layout.text.startswith(profile.header, block[0]) and after <= here else here
 
 
 # where it ends
 
 
 def _cut(
-    layout: Layout, message: int, start: int, piece: Piece, seen: set[int], habits: Habits
+    layout: Layout, message: int, start: int, piece: Piece, seen: set[int], profile: TemplateProfile
 ) -> tuple[int, int | None] | None:
-    """Return where the model stops before *piece* of its message, and where it goes on; None if it does not stop.
+    """Where the model stops before *piece* of its message, and where it continues; None if it does not stop.
 
-    It does not go on, None again, if the piece is a copy of a field that was *seen*, printed after the stop token.
+    The second is None if the piece is a copy of a field that was *seen*, printed after the stop token.
 
     Raises:
-        RowError: it has to stop somewhere, and nothing shows where.
+        RowError: other messages are printed before *piece*, and no stop token.
     """
     if others := layout.others_between(message, start, piece.start):
-        if stop := habits.stops.search(layout.text, start, others[0].start):
+        if stop := profile.stops.search(layout.text, start, others[0].start):
             return stop.end(), piece.start
         raise RowError(f"message {message + 1}: {_WITHIN}")
-    if (stop := habits.told.search(layout.text, start, piece.start)) is None:
+    if (stop := profile.declared_stops.search(layout.text, start, piece.start)) is None:
         return None
-    at = layout.text.find(habits.role, stop.end(), piece.start) if habits.role else -1
+    at = layout.text.find(profile.prompt_header, stop.end(), piece.start) if profile.prompt_header else -1
     if at >= 0:
-        return stop.end(), _after(layout, at, piece.start, habits)
+        return stop.end(), _after(layout, at, piece.start, profile)
     return (stop.end(), None) if piece.tag & 7 in seen else None
 
 
-def _after(layout: Layout, at: int, end: int, habits: Habits) -> int:
-    """Return where the header at *at* ends: before *end*, or there if only white space is left."""
-    at += len(habits.role)
+def _after(layout: Layout, at: int, end: int, profile: TemplateProfile) -> int:
+    """End of the header at *at*: before *end*, or *end* if only white space is left."""
+    at += len(profile.prompt_header)
     return at if layout.text[at:end].strip() else end
 
 
-def _end(layout: Layout, message: int, last: int, habits: Habits) -> tuple[int, tuple[int, int] | None]:
-    """Return where the turn ends whose own text ends at *last*, and the range of the stop token, if there is one."""
+def _end(layout: Layout, message: int, last: int, profile: TemplateProfile) -> tuple[int, tuple[int, int] | None]:
+    """End of the turn whose own text ends at *last*, and the range of its stop token, if any."""
     text = layout.text
     block = layout.block_of(message, last)
     others = layout.next_other(message, last)
     end = min(block[1], others) if block and block[1] >= last else None
-    if stop := habits.stops.search(text, last, others if end is None else end):
+    if stop := profile.stops.search(text, last, others if end is None else end):
         return stop.end(), stop.span()
     if block and end is not None and layout.next_other(message, last, headers=False) < block[1]:
         raise RowError(f"message {message + 1}: {_WITHIN}")
     # the stop token may be what opens the next turn: <|user|> of the GLM family
     after = last if end is None else end
-    stop = habits.stops.search(text, after, layout.next_other(message, last, headers=False))
+    stop = profile.stops.search(text, after, layout.next_other(message, last, headers=False))
     if stop and not text[after : stop.start()].strip():
         return stop.end(), stop.span()
     return (last if end is None else last + len(text[last:end].rstrip())), None
 
 
-def lost_text(turn: Turn, layout: Layout, fields: Mapping[str, Any]) -> int:
-    """Return how many characters of what the assistant wrote the rendering does not show, white space aside."""
+def lost_characters(turn: Turn, layout: Layout, fields: Mapping[str, Any]) -> int:
+    """Number of characters of the assistant's text that are not in the rendering, white space aside."""
     wanted = {REASONING: str(fields.get("reasoning_content") or ""), CONTENT: str(fields.get("content") or "")}
     shown = {
         field: sum(
@@ -399,7 +416,6 @@ def lost_text(turn: Turn, layout: Layout, fields: Mapping[str, Any]) -> int:
     return sum(max(len("".join(text.split())) - shown[field], 0) for field, text in wanted.items())
 
 
-def shows(turn: Turn, field: int) -> bool:
-    """Tell whether the rendering prints anything of *field* in the turn."""
-    fields = (CALL, CALL_NAME) if field == CALL else (field,)
-    return any(piece.tag & 7 in fields for piece in turn.own)
+def prints_field(turn: Turn, field: int) -> bool:
+    """Whether the turn has text of *field*, such as ``REASONING``."""
+    return any(piece.tag & 7 == field for piece in turn.own)

@@ -14,7 +14,7 @@ from sftcore.core.types import IGNORE_INDEX
 from sftcore.data.row_types import Origin
 from sftcore.inspection.preview import example_to_json, render_examples, to_cells
 from sftcore.inspection.preview_page import render_page
-from sftcore.labelling import Labelled
+from sftcore.labelling import LabelledExample
 
 HERE = Origin("data/chat.jsonl", 3)
 OWN = re.compile(r"\x1b\[[0-9;]*m")
@@ -48,7 +48,7 @@ def tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=bpe)
 
 
-def labelled(tokenizer: Any, *parts: tuple[str, float | None]) -> Labelled:
+def labelled(tokenizer: Any, *parts: tuple[str, float | None]) -> LabelledExample:
     """Return an example of *parts*, each of a text and what it weighs: None where it is masked."""
     text, weight_of = "", []
     for part, weight in parts:
@@ -60,23 +60,23 @@ def labelled(tokenizer: Any, *parts: tuple[str, float | None]) -> Labelled:
     labels = [IGNORE_INDEX if weight is None else token for token, weight in zip(ids, weights, strict=True)]
     stops = [position for position, label in enumerate(labels) if label == tokenizer.convert_tokens_to_ids("<|end|>")]
     some = [0.0 if weight is None else weight for weight in weights] if {*weights} - {None, 1} else None
-    return Labelled(text, ids, labels, some, offsets, stops, messages=2, turns=(1,))
+    return LabelledExample(text, ids, labels, some, offsets, stops, messages=2, turns=(1,))
 
 
 @pytest.fixture
-def paris(tokenizer: Any) -> Labelled:
+def paris(tokenizer: Any) -> LabelledExample:
     return labelled(
         tokenizer, ("user: What is it?<|end|>\nassistant:", None), (" It is\nParis.<|end|>", 1.0), ("\n", None)
     )
 
 
-def body(example: Labelled, tokenizer: Any, colour: bool = False, token_boundaries: bool = False) -> str:
+def body(example: LabelledExample, tokenizer: Any, colour: bool = False, token_boundaries: bool = False) -> str:
     """Return what the terminal shows between the header and the totals."""
     shown = render_examples([(example, HERE)], tokenizer, colour=colour, token_boundaries=token_boundaries)
     return shown.split("\n\n", 1)[1].rpartition("\n\n")[0]
 
 
-def test_preview_without_colour_puts_brackets_around_trained_text(tokenizer: Any, paris: Labelled) -> None:
+def test_preview_without_colour_puts_brackets_around_trained_text(tokenizer: Any, paris: LabelledExample) -> None:
     tokens, trained = len(paris.input_ids), sum(label != IGNORE_INDEX for label in paris.labels)
     counts = f"{tokens} tokens, {trained} trained ({trained / tokens:.0%}), 1 stop"
     assert render_examples([(paris, HERE)], tokenizer, colour=False) == (
@@ -91,7 +91,7 @@ def test_preview_without_colour_puts_brackets_around_trained_text(tokenizer: Any
     )
 
 
-def test_preview_with_colour_begins_and_ends_colours_on_each_line(tokenizer: Any, paris: Labelled) -> None:
+def test_preview_with_colour_begins_and_ends_colours_on_each_line(tokenizer: Any, paris: LabelledExample) -> None:
     lines = body(paris, tokenizer, colour=True).split("\n")
     assert lines[:3] == [
         "\x1b[2muser: What is it?<|end|>\x1b[0m",
@@ -124,7 +124,7 @@ def test_preview_escapes_its_own_marks_in_a_text(tokenizer: Any) -> None:
     assert body(example, tokenizer).count("⟨U+27E6⟩") == 2
 
 
-def test_preview_marks_token_boundaries(tokenizer: Any, paris: Labelled) -> None:
+def test_preview_marks_token_boundaries(tokenizer: Any, paris: LabelledExample) -> None:
     shown = body(paris, tokenizer, token_boundaries=True)
     assert shown.count("│") == len(paris.input_ids) - 1
     assert "│:│⟦ It│ is│↵\n│Pa│ris│.│<|end|>■⟧│\n" in shown
@@ -164,7 +164,7 @@ def test_preview_of_a_tokenizer_without_offsets() -> None:
 
     slow = ByT5Tokenizer()
     ids = slow("It: 😀é", add_special_tokens=False)["input_ids"] + [slow.eos_token_id]
-    example = Labelled("It: 😀é</s>", ids, [*[IGNORE_INDEX] * 3, *ids[3:]], None, [], [len(ids) - 1], 1, ())
+    example = LabelledExample("It: 😀é</s>", ids, [*[IGNORE_INDEX] * 3, *ids[3:]], None, [], [len(ids) - 1], 1, ())
     assert body(example, slow, token_boundaries=True) == "I│t│:│⟦ │😀₄│é₂│</s>■⟧"
     assert [token for cell in to_cells(example, slow) for token in cell.ids] == ids
     # where a text and its tokens do not fit together, neither is hidden
@@ -205,14 +205,14 @@ def test_preview_of_tokens_without_text_and_text_without_tokens(tokenizer: Any) 
     end = tokenizer.convert_tokens_to_ids("<|end|>")
     ids = [end, *example.input_ids, end]
     nowhere = (0, 0)
-    example = Labelled("  is it?", ids, ids, None, [nowhere, (2, 4), (4, 7), nowhere], [3], 1, (0,))
+    example = LabelledExample("  is it?", ids, ids, None, [nowhere, (2, 4), (4, 7), nowhere], [3], 1, (0,))
     assert body(example, tokenizer) == "⟦⟨<|end|>⟩⟧⟪  ⟫⟦is it⟨<|end|>⟩■⟧⟪?⟫"
     assert "".join(cell.text for cell in to_cells(example, tokenizer)) == example.text
     assert render_page([(example, HERE)], tokenizer, "x").count(" data-empty>") == 2
     assert body(replace(example, input_ids=ids[1:3], labels=ids[1:3], offsets=[(2, 4), (4, 7)]), tokenizer) == (
         "⟪  ⟫⟦is it⟧⟪?⟫"
     )
-    example = Labelled("a b\u0301", [5, 6], [5, 6], None, [(0, 1), (3, 4)], [], 1, (0,))
+    example = LabelledExample("a b\u0301", [5, 6], [5, 6], None, [(0, 1), (3, 4)], [], 1, (0,))
     assert body(example, tokenizer) == "⟦a⟧⟪ b⟫⟦\u0301⟧"
 
 
@@ -228,7 +228,7 @@ def test_preview_shows_weights_where_they_begin(tokenizer: Any) -> None:
     assert "\x1b[1;35m×0.3\x1b[0m\x1b[4;32m It is" in body(example, tokenizer, colour=True)
 
 
-def test_preview_headers_count_the_examples_of_a_row(tokenizer: Any, paris: Labelled) -> None:
+def test_preview_headers_count_the_examples_of_a_row(tokenizer: Any, paris: LabelledExample) -> None:
     other = replace(paris, messages=4, skipped=2, turns=(3, 5))
     shown = [(paris, HERE), (other, Origin(*HERE)), (paris, Origin("data/chat.jsonl", 4))]
     lines = render_examples(shown, tokenizer, colour=False).splitlines()
@@ -246,11 +246,11 @@ def test_preview_headers_count_the_examples_of_a_row(tokenizer: Any, paris: Labe
 
 def test_preview_of_no_examples(tokenizer: Any) -> None:
     assert "0 examples of 0 rows, 0 tokens, 0 trained (0%), 0 stops" in render_examples([], tokenizer, colour=False)
-    nothing = Labelled("", [], [], None, [], [], 0, ())
+    nothing = LabelledExample("", [], [], None, [], [], 0, ())
     assert "0 messages  0 tokens" in render_examples([(nothing, HERE)], tokenizer, colour=True)
 
 
-def test_preview_json_has_all_that_is_trained_on(tokenizer: Any, paris: Labelled) -> None:
+def test_preview_json_has_all_that_is_trained_on(tokenizer: Any, paris: LabelledExample) -> None:
     hostile = labelled(tokenizer, ("user: \x1b[31m\n😀", None), (" It", 0.3))
     for example in (paris, hostile):
         line = json.dumps(example_to_json(example, HERE))
@@ -310,7 +310,7 @@ class Reader(HTMLParser):
             self.words.append(data)
 
 
-def test_preview_page_has_every_token_and_its_label(tokenizer: Any, paris: Labelled) -> None:
+def test_preview_page_has_every_token_and_its_label(tokenizer: Any, paris: LabelledExample) -> None:
     emoji = labelled(tokenizer, ("a😀", None), (" 👩‍💻", 0.3))
     for example in (paris, emoji):
         read = Reader(render_page([(example, HERE)], tokenizer, "x"))
@@ -323,7 +323,7 @@ def test_preview_page_has_every_token_and_its_label(tokenizer: Any, paris: Label
     assert [here["data-w"] for _, here in read.elements if "data-w" in here] == ["0.3", "0.3"]  # one is the legend's
 
 
-def test_preview_page_has_the_headers(tokenizer: Any, paris: Labelled) -> None:
+def test_preview_page_has_the_headers(tokenizer: Any, paris: LabelledExample) -> None:
     read = Reader(render_page([(paris, HERE), (paris, HERE)], tokenizer, "the title", ["first", "second"]))
     assert len(read.examples) == 2
     assert read.words.count("the title") == 2
@@ -332,7 +332,7 @@ def test_preview_page_has_the_headers(tokenizer: Any, paris: Labelled) -> None:
     assert any(word.startswith("2 examples of 1 row, ") for word in read.words)
 
 
-def test_preview_page_escapes_html_in_texts(tokenizer: Any, paris: Labelled) -> None:
+def test_preview_page_escapes_html_in_texts(tokenizer: Any, paris: LabelledExample) -> None:
     evil = "</div></script><script>alert(1)</script><img src=x onerror='alert(2)'>\" &amp; \"</b>"
     example = labelled(tokenizer, (evil, None), (evil, 1.0))
     plain = Reader(render_page([(paris, HERE)], tokenizer, "x", ["y"]))
@@ -352,7 +352,7 @@ def test_preview_page_escapes_control_characters(tokenizer: Any, hostile: str) -
     assert [char for char in text if char != "\n" and not char.isprintable()] == []
 
 
-def test_preview_page_needs_no_network_and_runs_only_its_own_code(tokenizer: Any, paris: Labelled) -> None:
+def test_preview_page_needs_no_network_and_runs_only_its_own_code(tokenizer: Any, paris: LabelledExample) -> None:
     text = render_page([(paris, HERE)], tokenizer, "x")
     read = Reader(text)
     (policy,) = (here["content"] for _, here in read.elements if here.get("http-equiv") == "Content-Security-Policy")

@@ -480,7 +480,7 @@ def header_at_the_end_of_the_user_turn(text: Text, messages: Messages, tools: To
     may_refuse=True,
 )
 def no_generation_prompt(text: Text, messages: Messages, tools: Tools) -> None:
-    # Served with this template, the model gets no header, and has to write it.
+    # TemplatedConversation with this template, the model gets no header, and has to write it.
     text.fixed("<s>")
     for index, message in enumerate(messages):
         if message["role"] == "assistant":

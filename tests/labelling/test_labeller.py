@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sftcore import Conversation, Message, RowError
 from sftcore.core.types import IGNORE_INDEX
-from sftcore.labelling import Labelled, Labeller, Labelling, LabelWarning, Policy
+from sftcore.labelling import LabelledConversation, LabelledExample, Labeller, LabelWarning, Policy
 
 PLAIN = (
     "{% for m in messages %}{{ '[' + m.role + ']' + m.content + '</s>' }}{% endfor %}"
@@ -63,7 +63,7 @@ def thought(*texts: str) -> Conversation:
     return talk(*texts, reasoning_content="hm")
 
 
-def marked(example: Labelled) -> str:
+def marked(example: LabelledExample) -> str:
     """Return the text of *example*, what is trained in brackets."""
     trained = {
         at
@@ -75,17 +75,17 @@ def marked(example: Labelled) -> str:
     return "".join(f"⟦{text}⟧" if on else text for on, run in runs for text in ["".join(letter for _, letter in run)])
 
 
-def trained(labelling: Labelling | list[Labelled]) -> list[str]:
-    examples = labelling.examples if isinstance(labelling, Labelling) else labelling
+def trained(labelling: LabelledConversation | list[LabelledExample]) -> list[str]:
+    examples = labelling.examples if isinstance(labelling, LabelledConversation) else labelling
     return [marked(example) for example in examples]
 
 
-def said(labelling: Labelling) -> dict[LabelWarning, int]:
+def said(labelling: LabelledConversation) -> dict[LabelWarning, int]:
     """Return its warnings."""
     return {warning: times for warning, times in labelling.warnings.items() if times}
 
 
-def weighed(example: Labelled) -> list[tuple[str, float]]:
+def weighed(example: LabelledExample) -> list[tuple[str, float]]:
     """Return the stretches of the text of one weight each, but for those that are not trained."""
     weights = example.weights or [float(label != IGNORE_INDEX) for label in example.labels]
     tokens = [(example.text[start:end], w) for (start, end), w in zip(example.offsets, weights, strict=True)]
@@ -410,7 +410,7 @@ def test_a_chat_template_that_is_not_valid() -> None:
     [
         (PLAIN, ""),
         (PLAIN.replace("m.content", "''"), "the template prints nothing of what the assistant wrote"),
-        ("{{ raise_exception('no') }}", "the chat template refuses it: no"),
+        ("{{ raise_exception('no') }}", "the chat template rejects it: no"),
         (PLAIN.split("{% if")[0], "has no generation prompt, yet prints '[assistant]' before the turn"),
     ],
 )

@@ -44,7 +44,7 @@ def test_boundaries_in_columns(source: str) -> None:
     assert columns.texts == [example.text for _, example in examples]
     assert columns.owners.tolist() == [at for at, _ in examples]
     for number, (_, example) in enumerate(examples):
-        assert columns.spans.of_text(number) == example.positions.spans
+        assert columns.spans.text_spans(number) == example.positions.spans
         assert columns.edges[columns.turns == number].tolist() == [[*turn] for turn in example.positions.turns]
     from_plans = sum(bool(example.inserted) for _, example in examples)
     assert min(from_plans, len(examples) - from_plans) > 5

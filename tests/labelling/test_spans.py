@@ -1,4 +1,4 @@
-"""Ranges of characters: painted over each other, and the range of a turn's reasoning."""
+"""Ranges of characters: merged where they overlap, and the range of a turn's reasoning."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from sftcore.labelling.rendering.provenance import CALL, CONTENT, REASONING, tag_of
 from sftcore.labelling.rendering.renderer import Piece
-from sftcore.labelling.spans import Span, painted, reasoning_range
-from sftcore.labelling.turns import Fit, Turn
+from sftcore.labelling.spans import Span, merge_spans, reasoning_range
+from sftcore.labelling.turns import PromptMatch, Turn
 
 from ..sizes import examples
 
@@ -30,7 +30,7 @@ def test_the_later_span_holds(spans: list[Span]) -> None:
         length = len(list(run))
         expected += [Span(at, at + length, weight)] if weight else []
         at += length
-    assert painted(spans) == expected
+    assert merge_spans(spans) == expected
 
 
 def turn(text: str, *own: tuple[str, int], stop: str = "") -> Turn:
@@ -41,7 +41,7 @@ def turn(text: str, *own: tuple[str, int], stop: str = "") -> Turn:
         pieces.append(Piece(at, at + len(part), tag_of(1, field)))
         at += len(part)
     end = (text.rindex(stop), len(text)) if stop else None
-    return Turn(1, ((0, len(text)),), end, tuple(pieces), Fit.SERVED)
+    return Turn(1, ((0, len(text)),), end, tuple(pieces), PromptMatch.EXACT)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from sftcore import Conversation, RowError
 from sftcore.core.types import IGNORE_INDEX
-from sftcore.labelling import Labelled, Labeller
+from sftcore.labelling import LabelledExample, Labeller
 from sftcore.labelling.spans import Span
 from sftcore.labelling.token_labels import label_tokens, tokens_in
 from sftcore.tokenization import EncodedText, encode_text
@@ -71,7 +71,7 @@ def byte_tokenizer() -> Any:
     return made
 
 
-def one(made: Labeller, conversation: Conversation) -> Labelled:
+def one(made: Labeller, conversation: Conversation) -> LabelledExample:
     """Return the one example, whose ids are those of serving."""
     [example] = made.examples(conversation)
     messages = [message.to_dict() for message in conversation.messages]
@@ -80,7 +80,7 @@ def one(made: Labeller, conversation: Conversation) -> Labelled:
     return example
 
 
-def decoded(made: Labeller, example: Labelled) -> str:
+def decoded(made: Labeller, example: LabelledExample) -> str:
     return str(made.tokenizer.decode([token for token in example.labels if token != IGNORE_INDEX]))
 
 

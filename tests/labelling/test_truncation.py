@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from sftcore import Conversation, Message, RowError
 from sftcore.core.labelling_policy import Truncation
-from sftcore.labelling import Labelled, Labeller, Labelling, LabelWarning, Policy, TooLongError, fit
+from sftcore.labelling import (
+    LabelledConversation,
+    LabelledExample,
+    Labeller,
+    LabelWarning,
+    Policy,
+    TooLongError,
+    truncate,
+)
 
 from ..sizes import examples
 from .test_labeller import FORGETS, PLAIN, labeller, marked, said, talk, trained
@@ -22,10 +30,10 @@ LONG = talk("q1", "a1", "q2", "a2", "q3", "a3", system="S")
 """The system prompt takes 3 tokens, each exchange 8."""
 
 
-def fitted(conversation: Conversation, made: Labeller | None = None, **policy: Any) -> Labelling:
+def fitted(conversation: Conversation, made: Labeller | None = None, **policy: Any) -> LabelledConversation:
     made = made or labeller()
     policy_ = Policy(**policy)
-    return fit(made, conversation, made.label(conversation, policy_), policy_)
+    return truncate(made, conversation, made.label(conversation, policy_), policy_)
 
 
 def shown(*numbers: int, system: str = "[system]S</s>", trained: bool = True) -> str:
@@ -252,7 +260,7 @@ def test_whatever_the_conversation(source: str, way: Any) -> None:
     run()
 
 
-def check(made: Labeller, conversation: Conversation, example: Labelled) -> None:
+def check(made: Labeller, conversation: Conversation, example: LabelledExample) -> None:
     """Check that *example* is the beginning and a part of the conversation, and that each turn in it is whole."""
     head = sum(message.role == "system" for message in conversation.messages)
     rest = conversation.messages[head + example.skipped :]

@@ -120,8 +120,8 @@ CLOSES = "{% if messages[-1].role == 'assistant' %}</s>{% endif %}"
 @pytest.mark.parametrize(
     ("template", "conversation", "reason"),
     [
-        (CHATML + "{{ raise_exception('roles must alternate') }}", TALK, "template refuses it: roles must alternate"),
-        ("{{ messages[0].absent.absent }}", TALK, "the chat template refuses it: .*absent"),
+        (CHATML + "{{ raise_exception('roles must alternate') }}", TALK, "template rejects it: roles must alternate"),
+        ("{{ messages[0].absent.absent }}", TALK, "the chat template rejects it: .*absent"),
         (CHATML.replace("add_generation_prompt", "false"), TALK, "no generation prompt, yet prints '.*assistant'"),
         (CHATML, CALLS, "message 2: the template prints nothing of what the assistant wrote"),
         (
@@ -282,5 +282,5 @@ def test_tracked_text_that_is_treated_otherwise_than_plain_is_refused(monkeypatc
     made = labeller(CHATML.replace("message.content", "message.content.swapcase()"), [STOP])
     assert made.examples(talk("q", "a"))
     monkeypatch.setattr(Tracked, "swapcase", lambda self: self)
-    with pytest.raises(RowError, match="treats tracked text otherwise than plain text"):
+    with pytest.raises(RowError, match="prints tracked text differently from plain text"):
         made.examples(talk("q", "a"))

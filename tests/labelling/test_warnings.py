@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from sftcore import Conversation, Message
-from sftcore.labelling import LabelWarning, Policy, fit
+from sftcore.labelling import LabelWarning, Policy, truncate
 
 from .test_labeller import FORGETS, OPENS, PLAIN, labeller, said, talk, thought
 
@@ -107,7 +107,7 @@ CASES = {
 
 def warnings(source: str, conversation: Conversation, policy: Policy) -> dict[LabelWarning, int]:
     made = labeller(source)
-    return said(fit(made, conversation, made.label(conversation, policy), policy))
+    return said(truncate(made, conversation, made.label(conversation, policy), policy))
 
 
 def test_every_warning_is_here() -> None:

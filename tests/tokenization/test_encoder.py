@@ -281,8 +281,8 @@ def test_a_slow_tokenizer_rejects_a_boundary_within_a_token(tokenizer: Any) -> N
     spans = [[Span(1, 5, 1)], [Span(3, 5, 1)], []]
     assert [len(each) for each in lists(columns)] == [2, 2, 2]
     found = label_columns(own, columns, spans, set())
-    assert list(found.refused) == [1]
-    assert str(found.refused[1]).startswith("a token crosses the boundary")
+    assert list(found.rejected) == [1]
+    assert str(found.rejected[1]).startswith("a token crosses the boundary")
     assert found.labels.tolist() == [-100, columns.ids[1], -100, -100, -100, -100]
 
 
@@ -303,7 +303,7 @@ def test_no_texts(tokenizer: Any) -> None:
         columns = encoder.encode([])
         assert (columns.ids.tolist(), columns.text_offsets.tolist()) == ([], [0])
         found = label_columns(tokenizer, columns, [], set())
-        assert (found.labels.tolist(), found.weights, found.refused) == ([], None, {})
+        assert (found.labels.tolist(), found.weights, found.rejected) == ([], None, {})
         assert label_columns(tokenizer, encoder.encode([""]), [[Span(0, 0, 1)]], set()).labels.tolist() == []
 
 

@@ -17,25 +17,25 @@ from sftcore.data.sources.formats import Parsed
 from sftcore.data.tables.arrow_arrays import digests, flags, large_lists, lists, numbers, strings
 from sftcore.data.tables.table import LABEL_WARNINGS, SCHEMA, Flags, Integers
 from sftcore.labelling import (
+    LabelledConversation,
     Labeller,
-    Labelling,
     LabelWarning,
     RenderedColumns,
     RenderedConversation,
     TooLongError,
-    fit,
+    truncate,
 )
 from sftcore.labelling.token_labels import label_columns
 from sftcore.tokenization import TokenColumns
 
 
-def labelled(row: Parsed, labeller: Labeller) -> Labelling:
+def labelled(row: Parsed, labeller: Labeller) -> LabelledConversation:
     """Return the examples of *row*, none longer than its policy says.
 
     Raises:
         RowError: it cannot be labelled with certainty.
     """
-    return fit(labeller, row.conversation, labeller.label(row.conversation, row.policy), row.policy)
+    return truncate(labeller, row.conversation, labeller.label(row.conversation, row.policy), row.policy)
 
 
 class _Tokens(NamedTuple):
@@ -68,10 +68,10 @@ class _Kept(NamedTuple):
 
 
 class _Row(NamedTuple):
-    """What became of a row: its examples that were made to fit, or None if they are its drafts as they are."""
+    """What became of a row: its examples made to fit, or None if they are its drafts as they are."""
 
     refused: RowError | None = None
-    fitted: Labelling | None = None
+    fitted: LabelledConversation | None = None
 
 
 def tabulate(
@@ -91,7 +91,7 @@ def tabulate(
     labels = label_columns(labeller.tokenizer, columns, drafts.spans, labeller.added_ids)
     tokens = _Tokens(columns.ids, labels.trained, labels.weights)
     merged = _merged(columns, drafts)
-    refusals = {**columns.errors, **labels.refused}
+    refusals = {**columns.errors, **labels.rejected}
 
     owner = drafts.owners
     lengths = np.diff(columns.text_offsets)
@@ -138,7 +138,7 @@ def _fitted(row: Parsed, found: _Outlined, labeller: Labeller) -> _Row:
     """
     assert not isinstance(found, RowError)
     try:
-        return _Row(fitted=fit(labeller, row.conversation, labeller.tokenize(found), row.policy))
+        return _Row(fitted=truncate(labeller, row.conversation, labeller.tokenize(found), row.policy))
     except TooLongError as error:
         raise DataError(f"{row.origin}: {error}") from None
     except RowError as error:
@@ -163,7 +163,7 @@ def _warnings(
     for at, outline in enumerate(outlines):
         said = became[at].fitted if at in became else outline
         here: list[tuple[int, int, str | None]] = []
-        if isinstance(said, (RenderedConversation, Labelling)):
+        if isinstance(said, (RenderedConversation, LabelledConversation)):
             here = [
                 (LABEL_WARNINGS.index(warning), times, said.details.get(warning))
                 for warning, times in said.warnings.items()

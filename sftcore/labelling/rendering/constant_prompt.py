@@ -1,8 +1,7 @@
-"""What the source of a template proves about the generation prompt.
+"""Static analysis of templates: whether the generation prompt is the same for every turn.
 
-Most templates are one loop over the messages, and then print the generation prompt. If nothing that
-follows the loop depends on the messages, the prompt is the same for every turn, and it need not be
-rendered for each: a conversation of many turns then costs no more than the sum of short ones.
+Most templates are one loop over the messages, followed by the generation prompt. If nothing after the loop depends on
+the messages, the prompt is constant and is not rendered for each turn, so that labelling takes linear time.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from jinja2 import nodes
 _PROMPT = "add_generation_prompt"
 _NOT_CONSTANT = frozenset({"messages", "tools", "documents", "loop", "caller", "varargs", "kwargs", "self"})
 _BACKWARD = frozenset({"index", "index0", "first", "previtem"})
-"""Attributes of ``loop`` that tell nothing of what is still to come."""
+"""Attributes of ``loop`` that do not depend on later items."""
 
 
 _SAME_FOR_SAME = frozenset({"d", "default", "lower", "string", "tojson", "trim", "upper"})
@@ -22,7 +21,7 @@ _SAME_FOR_SAME = frozenset({"d", "default", "lower", "string", "tojson", "trim",
 
 
 def has_constant_prompt(tree: nodes.Template) -> bool:
-    """Tell whether the prompt follows the one loop over the messages and depends on none of them."""
+    """Whether the prompt follows the only loop over the messages and depends on none of them."""
     assigned = _assigned(tree)
     derived = _derived_names(tree)
     loops = [found for found in _statement_loops(tree.body, []) if derived & names_in(found[0].iter)]
@@ -41,7 +40,7 @@ def has_constant_prompt(tree: nodes.Template) -> bool:
 
 
 def _assigned(tree: nodes.Template) -> set[str]:
-    """Return every name that the template itself gives a value to."""
+    """Names that the template assigns."""
     names = {name.name for name in tree.find_all(nodes.Name) if name.ctx != "load"}
     names |= {macro.name for macro in tree.find_all(nodes.Macro)}
     names |= {reference.name for reference in tree.find_all(nodes.NSRef)}
@@ -49,7 +48,7 @@ def _assigned(tree: nodes.Template) -> set[str]:
 
 
 def _defaults(node: nodes.Node) -> int:
-    """Return how often a statement that gives the prompt's switch a default (``if not x is defined``) names it."""
+    """Number of times *node* names the switch of the prompt, if it sets its default (``if not x is defined``)."""
     if not isinstance(node, nodes.If) or node.elif_ or node.else_:
         return 0
     sets = all(isinstance(inner, nodes.Assign) and getattr(inner.target, "name", "") == _PROMPT for inner in node.body)
@@ -58,7 +57,7 @@ def _defaults(node: nodes.Node) -> int:
 
 
 def _statement_loops(body: list[nodes.Node], after: list[nodes.Node]) -> Iterator[tuple[nodes.For, list[nodes.Node]]]:
-    """Yield the loops that stand in no other, each with all statements that may run after it."""
+    """Yield the outermost loops, each with all statements that may run after it."""
     for index, node in enumerate(body):
         rest = [*body[index + 1 :], *after]
         if isinstance(node, nodes.For):
@@ -67,12 +66,12 @@ def _statement_loops(body: list[nodes.Node], after: list[nodes.Node]) -> Iterato
             for branch in (node.body, *(other.body for other in node.elif_), node.else_):
                 yield from _statement_loops(branch, rest)
         elif isinstance(getattr(node, "body", None), list):
-            for loop in node.find_all(nodes.For):  # in a macro, a block, ...: who knows when it runs
+            for loop in node.find_all(nodes.For):  # in a macro, a block, ...: it may run at any time
                 yield loop, [node]
 
 
 def _derived_names(tree: nodes.Template) -> set[str]:
-    """Return the names of values that may be made of the messages."""
+    """Names of values that may be derived from the messages."""
     made = [(names_in(assign.node), names_in(assign.target)) for assign in tree.find_all(nodes.Assign)]
     derived = {"messages"}
     known = 0
@@ -85,7 +84,7 @@ def _derived_names(tree: nodes.Template) -> set[str]:
 
 
 def _is_messages(expression: nodes.Node, tree: nodes.Template) -> bool:
-    """Tell whether *expression* is the messages, or those from some number on, and no copy that reads them all."""
+    """Whether *expression* is the messages or a slice of them, and not a copy that reads all of them."""
     targets = [loop.target for loop in tree.find_all(nodes.For)]
     targets += [block.target for block in tree.find_all(nodes.AssignBlock)]
     others = {name for target in targets for name in names_in(target)}
@@ -112,13 +111,13 @@ def _is_messages(expression: nodes.Node, tree: nodes.Template) -> bool:
 
 
 def names_in(node: nodes.Node) -> set[str]:
-    """Return the names in *node*, itself among them."""
+    """Names in *node*, including itself."""
     found = {name.name for name in node.find_all(nodes.Name)}
     return found | ({node.name} if isinstance(node, (nodes.Name, nodes.NSRef)) else set())
 
 
 def _is_constant(node: nodes.Node, assigned: set[str]) -> bool:
-    """Tell whether *node* prints the same for every conversation that is rendered with the same variables."""
+    """Whether *node* prints the same for all conversations with the same variables."""
     if isinstance(node, nodes.If):
         branches: Iterable[nodes.Node] = (
             *node.body,
@@ -133,7 +132,7 @@ def _is_constant(node: nodes.Node, assigned: set[str]) -> bool:
 
 
 def _is_free(expression: nodes.Node, assigned: set[str]) -> bool:
-    """Tell whether *expression* has the same value wherever its names have: it calls nothing, and picks at random."""
+    """Whether *expression* depends on nothing but its names: it has no calls and no random choice."""
     if names_in(expression) & (assigned | _NOT_CONSTANT) or isinstance(expression, nodes.Call):
         return False
     filters = [*expression.find_all(nodes.Filter), *([expression] if isinstance(expression, nodes.Filter) else [])]
@@ -142,7 +141,7 @@ def _is_free(expression: nodes.Node, assigned: set[str]) -> bool:
 
 
 def _loop_attributes(loop: nodes.For) -> Iterator[str]:
-    """Yield what the body of *loop*, but not that of a loop in it, reads of its ``loop``; '' for the whole of it."""
+    """Yield the attributes of ``loop`` that the body of *loop* reads, without nested loops; '' for ``loop`` itself."""
     waiting: list[nodes.Node] = [*loop.body]
     while waiting:
         node = waiting.pop()

@@ -1,4 +1,4 @@
-"""What transformers gives to chat templates beside Jinja's own, written anew: it prints the same."""
+"""Globals, filters and the extension that transformers adds to Jinja for chat templates; the output is the same."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from sftcore.labelling.rendering.provenance import END_GENERATION, GENERATION, T
 
 
 def raise_exception(message: str) -> None:
-    """Refuse a conversation, as a template may."""
+    """Reject a conversation, from within a template."""
     raise jinja2.TemplateError(message)
 
 
 NOW = datetime.now()
-"""When this process began."""
+"""Start of this process."""
 
 
 def strftime_now(format: str) -> str:
-    """Return the time at which this process began: the same for a rendering and for the prompts it is compared with."""
+    """The start of this process, so that a rendering and its prompts have the same time."""
     return NOW.strftime(format)
 
 
 def tojson(
     x: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
 ) -> str:
-    """Return *x* as JSON, without the escapes for HTML that Jinja's own makes."""
+    """*x* as JSON, without the HTML escapes of Jinja's own filter."""
     return json.dumps(
         x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys, default=_as_list
     )
@@ -48,23 +48,23 @@ def _as_list(value: Any) -> Any:
 
 
 def pprint(value: Any) -> str:
-    """Return *value* as Python's pretty printer shows it."""
+    """*value* as Python's pretty printer formats it."""
     return jinja2.filters.do_pprint(value.copy() if isinstance(value, Messages) else value)
 
 
 def title(s: Any) -> str:
-    """Return *s* with each word beginning with a capital."""
+    """*s* with capitalized words."""
     text = jinja2.filters.do_title(str.__str__(s) if isinstance(s, str) else s)
     return tracked(text, s._runs) if type(s) is Tracked and len(text) == len(s) else text
 
 
 def safe(value: Any) -> Any:
-    """Return *value*, marked as needing no escape; a tracked string needs none here."""
+    """*value*, marked as safe; a tracked string stays as it is, since nothing is escaped here."""
     return value if type(value) is Tracked else Markup(value)  # noqa: S704 - the plain filter does
 
 
 class Dict:
-    """``dict(...)`` in a template, with nothing to walk to."""
+    """``dict(...)`` in a template, without the methods of the type."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         return dict(*args, **kwargs)
@@ -88,7 +88,7 @@ class Namespace(jinja2.utils.Namespace):
         super().__setitem__(name, value)
 
     def __repr__(self) -> str:
-        return "<Namespace>"  # what it holds may be beyond measure, and no namespace is measured
+        return "<Namespace>"  # its values may be too large to print
 
 
 def _check_name(name: object) -> None:
@@ -97,7 +97,7 @@ def _check_name(name: object) -> None:
 
 
 class Generation(jinja2.ext.Extension):
-    """``{% generation %}``: prints its body, and marks it."""
+    """``{% generation %}``: prints and marks its body."""
 
     tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
 

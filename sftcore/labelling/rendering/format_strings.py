@@ -1,4 +1,4 @@
-"""Formatting as joining: the parts of a formatted string, so that each keeps its origin."""
+"""Parts of formatted strings, so that each part keeps its origin."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _PERCENT = re.compile(r"%(?:\((\w+)\))?(.)", re.DOTALL)
 
 
 def percent_parts(template: str, values: Any) -> list[str] | None:
-    """Return what ``template % values`` is joined of; None if it has more than ``%s``, ``%(name)s`` and ``%%``."""
+    """Parts of ``template % values``; None if it has more than ``%s``, ``%(name)s`` and ``%%``."""
     items = list(values) if isinstance(values, tuple) else [values]
     parts: list[str] = []
     at = taken = 0
@@ -37,7 +37,7 @@ def percent_parts(template: str, values: Any) -> list[str] | None:
 
 
 def format_parts(template: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any] | None:
-    """Return what ``template.format(*args, **kwargs)`` is joined of; None unless it has nothing but plain fields."""
+    """Parts of ``template.format(*args, **kwargs)``; None if it has more than plain fields."""
     parts: list[Any] = []
     automatic, numbered = 0, False
     try:

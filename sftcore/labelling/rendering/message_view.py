@@ -1,4 +1,4 @@
-"""The messages as a template sees them: with tags, and watched while they are read."""
+"""The messages that a traced template gets: with tags, and with a record of their accesses."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _FIELDS = {
     "reasoning": REASONING,
     "thinking": REASONING,
 }
-"""What a field is, if not content: text of a header, which no model writes, or reasoning."""
+"""Kinds of fields other than content: headers, which no model writes, and reasoning."""
 
 
 class Message(dict[str, Any]):
@@ -39,7 +39,7 @@ class Message(dict[str, Any]):
 
 
 def message_index(value: object) -> int | None:
-    """Return which message *value* is, or was made of; None if it is no message."""
+    """Index of the message that *value* is or was built from; None if it is not a message."""
     if type(value) is Message:
         return value._index
     if type(value) is dict and "role" in value:
@@ -49,13 +49,14 @@ def message_index(value: object) -> int | None:
     return None
 
 
-class Watch:
-    """What a rendering has learned of the messages, and how much it had printed by then.
+class AccessLog:
+    """Record of when a rendering first accessed each message.
 
     Attributes:
-        printed: characters printed so far; the renderer keeps it.
-        known: for each message that was asked for, in order, *printed* at that time.
-        by_loop: whether it was the one loop over the messages that asked for it first.
+        printed: number of characters printed so far; the renderer updates it.
+        known: *printed* at the first access of each message, or at which its existence was known, in order.
+        by_loop: whether each access was by a loop over the messages.
+        loops: number of such loops.
     """
 
     def __init__(self) -> None:
@@ -64,38 +65,38 @@ class Watch:
         self.by_loop: list[bool] = []
         self.loops = 0
 
-    def learn(self, index: int, by_loop: bool = False) -> None:
-        """Take down that it is known of the messages up to *index* whether they exist."""
+    def record(self, index: int, by_loop: bool = False) -> None:
+        """Record that the existence of the messages up to *index* is known."""
         while len(self.known) <= index:
             self.known.append(self.printed)
             self.by_loop.append(by_loop)
 
 
 class Messages(Sequence[Message]):
-    """A list of messages, for reading only, that tells a :class:`Watch` who is looked at.
+    """A list of messages, for reading only, that records in an :class:`AccessLog` when each is accessed.
 
-    It is no ``list``, because C code would read one past us.
+    It is not a ``list``, because C code would read one without calling its methods.
     """
 
-    __slots__ = ("_items", "_offset", "_watch")
+    __slots__ = ("_items", "_log", "_offset")
 
-    def __init__(self, items: Sequence[Message], watch: Watch, offset: int = 0) -> None:
+    def __init__(self, items: Sequence[Message], log: AccessLog, offset: int = 0) -> None:
         self._items = items
-        self._watch = watch
+        self._log = log
         self._offset = offset
 
-    def _see_all(self) -> None:
-        self._watch.learn(self._offset + len(self._items))
+    def _record_all(self) -> None:
+        self._log.record(self._offset + len(self._items))
 
     def __len__(self) -> int:
-        self._see_all()
+        self._record_all()
         return len(self._items)
 
     def __bool__(self) -> bool:
         if self._items:
-            self._watch.learn(self._offset)
+            self._log.record(self._offset)
         else:
-            self._see_all()
+            self._record_all()
         return bool(self._items)
 
     @overload
@@ -106,46 +107,46 @@ class Messages(Sequence[Message]):
         if isinstance(key, slice):
             if (key.start or 0) >= 0 and key.stop is None and key.step in (None, 1):
                 start = min(key.start or 0, len(self._items))
-                return Messages(self._items[start:], self._watch, self._offset + start)
-            self._see_all()
+                return Messages(self._items[start:], self._log, self._offset + start)
+            self._record_all()
             return self._items[key]
         if key < 0 or key >= len(self._items):
-            self._see_all()
+            self._record_all()
         else:
-            self._watch.learn(self._offset + key)
+            self._log.record(self._offset + key)
         return self._items[key]
 
     def __iter__(self) -> Iterator[Message]:
-        self._watch.loops += 1
+        self._log.loops += 1
         for index, item in enumerate(self._items, self._offset):
-            self._watch.learn(index, by_loop=True)
+            self._log.record(index, by_loop=True)
             yield item
-        self._watch.learn(self._offset + len(self._items), by_loop=True)
+        self._log.record(self._offset + len(self._items), by_loop=True)
 
     def __reversed__(self) -> Iterator[Message]:
-        self._see_all()
+        self._record_all()
         return reversed(self._items)
 
     def __contains__(self, item: object) -> bool:
-        self._see_all()
+        self._record_all()
         return item in self._items
 
     def __eq__(self, other: object) -> bool:
-        self._see_all()
+        self._record_all()
         return bool(list(self._items) == _as_list(other))
 
     __hash__ = None  # type: ignore[assignment]
 
     def __add__(self, other: Any) -> list[Any]:
-        self._see_all()
+        self._record_all()
         return [*self._items, *other]
 
     def __radd__(self, other: Any) -> list[Any]:
-        self._see_all()
+        self._record_all()
         return [*other, *self._items]
 
     def __mul__(self, times: int) -> list[Any]:
-        self._see_all()
+        self._record_all()
         return [*self._items] * times
 
     __rmul__ = __mul__
@@ -163,8 +164,8 @@ class Messages(Sequence[Message]):
         return self.copy() >= _as_list(other)
 
     def copy(self) -> list[Any]:
-        """Return the messages in a list, as ``list.copy`` does."""
-        self._see_all()
+        """The messages in a list, as ``list.copy``."""
+        self._record_all()
         return [*self._items]
 
     def __repr__(self) -> str:
@@ -177,9 +178,9 @@ def _as_list(value: Any) -> Any:
     return value.copy() if isinstance(value, Messages) else value
 
 
-def tagged(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
-    """Return *messages* with every string tagged by its message and field."""
-    made: list[Message] = []
+def tag_messages(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
+    """Copies of *messages* with every string tagged with its message and field."""
+    tagged: list[Message] = []
     for index, message in enumerate(messages):
         copy = Message()
         copy._index = index
@@ -188,29 +189,29 @@ def tagged(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
                 copy[key] = [_call(call, index) for call in value]
             else:
                 copy[key] = _texts(value, tag_of(index, _FIELDS.get(key, CONTENT)))
-        made.append(copy)
-    return made
+        tagged.append(copy)
+    return tagged
 
 
 def _call(call: Any, index: int) -> Any:
-    """Return a tool call, tagged: its name and id apart, since templates repeat them in a tool's result."""
+    """A copy of a tool call with tags; name and id have their own, since templates repeat them in tool results."""
     if not isinstance(call, Mapping):
         return _texts(call, tag_of(index, CALL))
-    made: dict[str, Any] = {}
+    tagged: dict[str, Any] = {}
     for key, value in call.items():
         if key == "function" and isinstance(value, Mapping):
-            made[key] = _call(value, index)
+            tagged[key] = _call(value, index)
         elif key == "type":
-            made[key] = value
+            tagged[key] = value
         elif key in ("name", "id"):
-            made[key] = _texts(value, tag_of(index, CALL_NAME if key == "name" else CALL_ID))
+            tagged[key] = _texts(value, tag_of(index, CALL_NAME if key == "name" else CALL_ID))
         else:
-            made[key] = _texts(value, tag_of(index, CALL), keys=True)
-    return made
+            tagged[key] = _texts(value, tag_of(index, CALL), keys=True)
+    return tagged
 
 
 def _texts(value: Any, tag: int, keys: bool = False) -> Any:
-    """Return *value* with its strings tagged; also those that are *keys*, as in the arguments of a call."""
+    """A copy of *value* with tagged strings, including *keys*, as in the arguments of a call."""
     if isinstance(value, str):
         return value if isinstance(value, Tracked) else tracked(value, ((len(value), tag),))
     if isinstance(value, Mapping):

@@ -1,9 +1,8 @@
 """Strings that remember where their characters came from.
 
-A template only ever joins, cuts and changes strings. ``Tracked`` is a ``str`` that does all of this as
-``str`` does and keeps, beside the text, a *tag* for every stretch of it: which message and which
-field of it the characters were, or that they are the template's own. What cannot be followed
-character by character (formatting, JSON) is tagged as a whole; a tag is never lost silently.
+``Tracked`` is a ``str`` that keeps a *tag* for each run of its characters: the message and field that they come from,
+or that they are the template's own. Its methods return tracked strings. The result of an operation that cannot be
+followed character by character (formatting, JSON) is tagged as a whole; a tag is never lost silently.
 """
 
 from __future__ import annotations
@@ -13,46 +12,46 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, SupportsIndex
 
 Run = tuple[int, int]
-"""So many characters, and their tag. A run without characters marks a place."""
+"""A number of characters and their tag. A run of no characters marks a position."""
 
 HEADER, CONTENT, REASONING, CALL, CALL_NAME, CALL_ID, ENTER, EXIT = range(8)
-"""The lower three bits of a tag: a field of a message, or where its printing begins and ends."""
+"""The lower three bits of a tag: a field of a message, or the start or end of its printed block."""
 
 LITERAL, MIXED, GENERATION, END_GENERATION = -1, -2, -3, -4
-"""Tags of no message: the template's own text, text of several origins, and ``{% generation %}`` marks."""
+"""Tags without a message: the template's own text, text of several origins, and ``{% generation %}`` marks."""
 
 
 def tag_of(message: int, field: int) -> int:
-    """Return the tag of *field* of the message with index *message*."""
+    """The tag of *field* of the message with index *message*."""
     return message << 3 | field
 
 
 def split_tag(tag: int) -> tuple[int, int]:
-    """Return message index and field of a *tag* that is not negative."""
+    """Message index and field of a *tag* that is not negative."""
     return tag >> 3, tag & 7
 
 
 def runs_of(text: str) -> tuple[Run, ...]:
-    """Return the runs of *text*; a plain string is the template's own."""
+    """The runs of *text*; a plain string is the template's own."""
     if isinstance(text, Tracked):
         return text._runs
     return ((len(text), LITERAL),) if text else ()
 
 
 def tracked(text: str, runs: tuple[Run, ...]) -> Tracked:
-    """Return *text* with *runs*, which cover it."""
+    """*text* with *runs*, which cover it."""
     made = str.__new__(Tracked, text)
     made._runs = runs
     return made
 
 
 def mark(tag: int) -> Tracked:
-    """Return an empty string that marks a place."""
+    """An empty string that marks a position."""
     return tracked("", ((0, tag),))
 
 
 def whole(text: str, *sources: object) -> str:
-    """Return *text*, tagged as a whole by the one message its *sources* come from."""
+    """*text*, tagged as a whole with the message that its *sources* come from."""
     tags: set[int] = set()
     for source in sources:
         _collect(source, tags)
@@ -70,7 +69,7 @@ def whole(text: str, *sources: object) -> str:
 
 
 def blurred(text: str, *sources: object) -> str:
-    """Return *text*, in which strings of messages and others cannot be told apart; tagged if any is of a message."""
+    """*text*, tagged as of several origins if any of its *sources* is from a message."""
     return tracked(text, ((len(text), MIXED),)) if type(whole(text, *sources)) is Tracked else text
 
 
@@ -88,7 +87,7 @@ def _collect(value: object, tags: set[int]) -> None:
 
 
 def join(parts: Iterable[str], separator: str = "") -> str:
-    """Return ``separator.join(parts)``, tracked if any of them is."""
+    """``separator.join(parts)``, tracked if any of them is."""
     parts = list(parts)
     if not isinstance(separator, Tracked) and not any(isinstance(part, Tracked) for part in parts):
         return separator.join(parts)
@@ -102,7 +101,7 @@ def join(parts: Iterable[str], separator: str = "") -> str:
 
 
 def _extend(runs: list[Run], more: Sequence[Run]) -> None:
-    """Add *more* to *runs*; what goes on as it was stays one run."""
+    """Add *more* to *runs*, merging adjacent runs with the same tag."""
     if runs and more and runs[-1][1] == more[0][1] and runs[-1][0] and more[0][0]:
         runs[-1] = (runs[-1][0] + more[0][0], more[0][1])
         more = more[1:]
@@ -110,14 +109,14 @@ def _extend(runs: list[Run], more: Sequence[Run]) -> None:
 
 
 class _Walk:
-    """The runs of a text, walked along once: no cut may begin before the one before it."""
+    """The runs of a text, cut from left to right."""
 
     def __init__(self, runs: tuple[Run, ...]) -> None:
         self._runs = runs
         self._index = self._at = 0
 
     def cut(self, start: int, end: int) -> tuple[Run, ...]:
-        """Return the runs of the characters from *start* to *end*, and the marks among them."""
+        """The runs of the characters from *start* to *end*, with the marks among them."""
         runs = self._runs
         if len(runs) == 1:
             return ((max(end - start, 0), runs[0][1]),)
@@ -140,7 +139,7 @@ def _cut(runs: tuple[Run, ...], start: int, end: int) -> tuple[Run, ...]:
 
 
 class Tracked(str):
-    """A string with the origin of its characters; see the module."""
+    """A string with the origin of its characters."""
 
     __slots__ = ("_runs",)
     _runs: tuple[Run, ...]
@@ -149,7 +148,7 @@ class Tracked(str):
         return tracked(str.__getitem__(self, slice(start, end)), _cut(self._runs, start, end))
 
     def _parts(self, texts: Iterable[str], gap: int | None) -> list[str]:
-        """Return *texts* as parts of this string, *gap* characters apart; None where they have to be looked for."""
+        """*texts* as parts of this string, *gap* characters apart, or to be searched if that is None."""
         parts: list[str] = []
         walk = _Walk(self._runs)
         at = 0
@@ -255,7 +254,7 @@ class Tracked(str):
             if index:
                 if type(new) is Tracked:
                     _extend(runs, new._runs)
-                elif new:  # what stands in for a piece of the text belongs to where the piece did
+                elif new:  # a replacement belongs where the replaced text did
                     _extend(runs, [(len(new), next(tag for length, tag in walk.cut(at, at + 1) if length))])
                 at += len(old)
             _extend(runs, walk.cut(at, at + len(text)))

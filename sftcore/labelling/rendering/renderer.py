@@ -1,4 +1,4 @@
-"""A chat template, unmodified: rendered plainly, or with the origin of every character."""
+"""Rendering of an unmodified chat template: plain, or with the origin of every character."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jinja2.meta import find_undeclared_variables
 from sftcore.core.errors import RowError
 from sftcore.labelling.rendering.constant_prompt import has_constant_prompt
 from sftcore.labelling.rendering.limits import CHARACTERS, SOURCE, LimitError, check_length, timed, try_in_child
-from sftcore.labelling.rendering.message_view import Message, Messages, Watch, tagged
+from sftcore.labelling.rendering.message_view import AccessLog, Message, Messages, tag_messages
 from sftcore.labelling.rendering.provenance import LITERAL, Tracked
 from sftcore.labelling.rendering.sandbox import PRIVATE, Sandbox, TracingSandbox
 from sftcore.runtime.private_api import check_private_names
@@ -60,7 +60,7 @@ _SAMPLES: tuple[tuple[list[Mapping[str, Any]], list[Mapping[str, Any]] | None], 
 
 
 class Piece(NamedTuple):
-    """A stretch of a rendering that is not the template's own: characters from *start* to *end*, with their tag."""
+    """Characters of a rendering from *start* to *end* that are not the template's own, with their tag."""
 
     start: int
     end: int
@@ -70,9 +70,11 @@ class Piece(NamedTuple):
 class Rendering(NamedTuple):
     """A conversation as text.
 
-    ``known[i]`` is how much was printed before the template first learned anything of message *i*, or that
-    there is one. That much is printed the same whatever follows message *i - 1*, if anything does.
-    None where the template's one loop over the messages was not what asked for it.
+    Attributes:
+        text: the rendering.
+        pieces: what of it comes from messages, in order.
+        known: for each message the number of characters that were printed before the template knew that it exists; they
+            do not depend on it or later messages. None if a loop over the messages, the only one, did not access it.
     """
 
     text: str
@@ -163,11 +165,11 @@ class Compiled(NamedTuple):
         variables: Mapping[str, Any],
     ) -> Rendering:
         """See :meth:`ChatTemplate.trace`; raises what Jinja and the template raise."""
-        watch = Watch()
+        log = AccessLog()
         texts: list[str] = []
         pieces: list[Piece] = []
         at = 0
-        given = _variables(Messages(tagged(messages), watch), tools, add_generation_prompt, variables)
+        given = _variables(Messages(tag_messages(messages), log), tools, add_generation_prompt, variables)
         for text in self.tracing.root_render_func(self.tracing.new_context(given)):
             texts.append(text)
             if isinstance(text, Tracked):
@@ -178,11 +180,11 @@ class Compiled(NamedTuple):
             else:
                 at += len(text)
             check_length(at, 4 * CHARACTERS)
-            watch.printed = at
-        if watch.loops == 1:
-            known = [at if by_loop else None for at, by_loop in zip(watch.known, watch.by_loop, strict=True)]
+            log.printed = at
+        if log.loops == 1:
+            known = [at if by_loop else None for at, by_loop in zip(log.known, log.by_loop, strict=True)]
         else:
-            known = [None] * len(watch.known)
+            known = [None] * len(log.known)
         return Rendering("".join(texts), pieces, known)
 
 
@@ -208,7 +210,7 @@ def _run(render: Callable[[], _Result]) -> _Result:
     except LimitError as error:
         raise RowError(f"the chat template cannot be rendered: {error}") from None
     except jinja2.TemplateError as error:
-        raise RowError(f"the chat template refuses it: {_plainly(error)}") from None
+        raise RowError(f"the chat template rejects it: {_plainly(error)}") from None
     except RecursionError:
         raise RowError("the chat template calls itself without end") from None
     except MemoryError:

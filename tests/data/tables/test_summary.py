@@ -108,7 +108,7 @@ def test_a_row_of_which_only_the_first_token_could_be_trained_is_dropped():
 
 def test_what_is_refused_is_counted_by_reason_and_told_with_its_place(labeller, tmp_path, capsys):
     found = prepared(tmp_path, MIXED, labeller)
-    told, path = "the chat template refuses it: message {}: not this word", tmp_path / "f.jsonl"
+    told, path = "the chat template rejects it: message {}: not this word", tmp_path / "f.jsonl"
     surrogate = "the text has the lone surrogate '\\ud83d', which is not a character"
     assert found.account.refused == {told.format(2): 1, told.format(3): 1, surrogate: 1}
     [source] = found.sources
@@ -273,7 +273,7 @@ def test_rows_that_cannot_be_labelled_are_told_together(labeller, tmp_path):
     head, *told = str(raised.value).splitlines()
     assert head == "15 rows cannot be used; mend or remove:"
     assert [line.split()[0] for line in told] == [*(f"{tmp_path}/f.jsonl:{line}:" for line in range(1, 11)), "..."]
-    assert told[0] == f"  {tmp_path}/f.jsonl:1: the chat template refuses it: message 2: not this word"
+    assert told[0] == f"  {tmp_path}/f.jsonl:1: the chat template rejects it: message 2: not this word"
 
 
 # a template that can label nothing
@@ -285,7 +285,7 @@ def test_a_template_that_can_label_nothing_is_told_at_once():
         label([row("q", "a", line=line) for line in range(1, 6)], labeller)
     assert str(raised.value).splitlines() == [
         f"the chat template can label no conversation: {labeller.problem}; nor can any of the first rows be used:",
-        *(f"  f:{line}: the chat template refuses it: no q" for line in (1, 2, 3)),
+        *(f"  f:{line}: the chat template rejects it: no q" for line in (1, 2, 3)),
     ]
 
 

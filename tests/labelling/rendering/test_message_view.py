@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sftcore.labelling.rendering.message_view import Message, Messages, Watch, message_index, tagged
+from sftcore.labelling.rendering.message_view import AccessLog, Message, Messages, message_index, tag_messages
 from sftcore.labelling.rendering.provenance import (
     CALL,
     CALL_ID,
@@ -43,7 +43,7 @@ def fields_of(value: Any) -> Any:
 
 def test_each_field_has_its_tag() -> None:
     message = {"role": "assistant", "content": "a", "reasoning_content": "r", "thinking": "t", "name": "n", "x": "y"}
-    [_, made] = tagged([{"role": "user", "content": ""}, message])
+    [_, made] = tag_messages([{"role": "user", "content": ""}, message])
     kinds = {key: fields_of(value) for key, value in made.items()}
     assert kinds == {
         "role": {(1, HEADER)},
@@ -58,7 +58,7 @@ def test_each_field_has_its_tag() -> None:
 
 def test_a_call_has_its_own_tags() -> None:
     message = {"role": "assistant", "content": "", "tool_calls": [CALLED]}
-    [made] = tagged([message])
+    [made] = tag_messages([message])
     [call] = made["tool_calls"]
     assert fields_of(call["id"]) == {(0, CALL_ID)}
     assert call["type"] == "function"
@@ -71,7 +71,7 @@ def test_a_call_has_its_own_tags() -> None:
 
 
 def test_a_call_may_be_any_value() -> None:
-    [made] = tagged([{"role": "assistant", "tool_calls": ["f()", {"name": "f", "arguments": '{"x": 1}'}]}])
+    [made] = tag_messages([{"role": "assistant", "tool_calls": ["f()", {"name": "f", "arguments": '{"x": 1}'}]}])
     text, call = made["tool_calls"]
     assert fields_of(text) == {(0, CALL)}
     assert fields_of(call["name"]) == {(0, CALL_NAME)}
@@ -79,7 +79,7 @@ def test_a_call_may_be_any_value() -> None:
 
 
 def test_parts_of_a_content_are_tagged() -> None:
-    [made] = tagged([{"role": "user", "content": [{"type": "text", "text": "a"}, None, 1]}])
+    [made] = tag_messages([{"role": "user", "content": [{"type": "text", "text": "a"}, None, 1]}])
     [part, nothing, number] = made["content"]
     assert fields_of(part["text"]) == {(0, CONTENT)}
     assert type(part["type"]) is str
@@ -87,7 +87,7 @@ def test_parts_of_a_content_are_tagged() -> None:
 
 
 def test_what_is_a_message() -> None:
-    [_, made] = tagged([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}])
+    [_, made] = tag_messages([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}])
     assert message_index(made) == 1
     assert message_index({"role": made["role"], "content": "new"}) == 1
     assert message_index({"role": "assistant", "content": made["content"]}) == 1
@@ -95,10 +95,10 @@ def test_what_is_a_message() -> None:
         assert message_index(other) is None
 
 
-def watched(count: int = 4) -> tuple[Messages, Watch]:
-    watch = Watch()
+def watched(count: int = 4) -> tuple[Messages, AccessLog]:
+    watch = AccessLog()
     watch.printed = 7
-    return Messages(tagged([{"role": "user", "content": str(index)} for index in range(count)]), watch), watch
+    return Messages(tag_messages([{"role": "user", "content": str(index)} for index in range(count)]), watch), watch
 
 
 LOOKS: dict[str, tuple[Callable[[Messages], Any], int]] = {

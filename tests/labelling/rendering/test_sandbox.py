@@ -158,10 +158,10 @@ def test_the_date_is_todays() -> None:
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("{{ raise_exception('roles must alternate') }}", "the chat template refuses it: roles must alternate"),
-        ("{{ messages[0].absent.absent }}", "the chat template refuses it: .*absent"),
+        ("{{ raise_exception('roles must alternate') }}", "the chat template rejects it: roles must alternate"),
+        ("{{ messages[0].absent.absent }}", "the chat template rejects it: .*absent"),
         ("{{ messages | length + 'x' }}", "the chat template fails: TypeError"),
-        ("{{ messages[9] .content }}", "the chat template refuses it: .*no element 9"),
+        ("{{ messages[9] .content }}", "the chat template rejects it: .*no element 9"),
         ("{{ 1 / 0 }}", "the chat template fails: ZeroDivisionError"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "the chat template calls itself without end"),
         (
@@ -169,7 +169,7 @@ def test_the_date_is_todays() -> None:
             "the chat template cannot be rendered: it exceeds the limit of 4,194,304 characters",
         ),
         ("{% include 'x' %}", "the chat template fails: TypeError: no loader"),
-        ("{{ ''.__class__.x }}", "the chat template refuses it: .*'__class__'.*unsafe"),
+        ("{{ ''.__class__.x }}", "the chat template rejects it: .*'__class__'.*unsafe"),
     ],
 )
 @pytest.mark.parametrize("way", ["render", "trace"])
@@ -211,7 +211,7 @@ def test_messages_and_the_like_cannot_be_replaced() -> None:
 @pytest.mark.parametrize("way", ["render", "trace"])
 def test_nothing_that_is_given_can_be_changed(change: str, way: str) -> None:
     messages, tools = copy.deepcopy((MESSAGES, TOOLS))
-    with pytest.raises(RowError, match="the chat template refuses it: "):
+    with pytest.raises(RowError, match="the chat template rejects it: "):
         getattr(ChatTemplate("{{ " + change + " }}"), way)(messages, tools)
     assert (messages, tools) == (MESSAGES, TOOLS)
 
