@@ -360,7 +360,7 @@ PARITY = [
 CONTEXT = [
     Bug(
         name="splitting-off",
-        told="A turn that reads otherwise once the conversation goes on is never trained apart from it.",
+        told="A turn that is printed differently later in the conversation is never trained in its own example.",
         seen="axolotl#3088, Automodel#3104",
         file="sftcore/labelling/labeller.py",
         old="for part in [*candidates, None]:",
@@ -378,7 +378,7 @@ CONTEXT = [
     ),
     Bug(
         name="rewritten-history-trained",
-        told="A turn is trained after a history that reads otherwise than when the model is served.",
+        told="A turn is trained after a history that is printed differently than when the model is served.",
         seen="ms-swift#3627",
         file="sftcore/labelling/labeller.py",
         old='"served": PromptMatch.OTHER_PROMPT,',
@@ -414,7 +414,7 @@ CONTEXT = [
     ),
 ]
 
-PROOF = [
+CONSTANT_PROMPT = [
     Bug(
         name="constant-prompt-always-claimed",
         told="Every generation prompt is taken for the same, whatever the template does.",
@@ -615,7 +615,7 @@ POLICY = [
     Bug(
         name="first-source-decides-for-all",
         told="All sources are labelled as the first one says.",
-        seen="axolotl, prompt_strategies/chat_template.py: the multimodal path reads the first data set's options",
+        seen="axolotl, prompt_strategies/chat_template.py: the multimodal path reads the first dataset's options",
         file="sftcore/data/sources/formats.py",
         old="loaded.config.data.policy(config)",
         new="loaded.config.data.policy(loaded.config.data.train[0])",
@@ -713,7 +713,7 @@ DATA = [
 SOURCES = [
     Bug(
         name="key-twice-last-wins",
-        told="Of a key that appears twice the last value is taken, without a word.",
+        told="Of a duplicate key the last value is taken, silently.",
         seen="",
         file="sftcore/data/sources/strict_json.py",
         old="    if len(values) != len(pairs):",
@@ -722,7 +722,7 @@ SOURCES = [
     ),
     Bug(
         name="key-twice-hidden-by-escapes",
-        told="A key that stands twice is not noticed where escaped backslashes end as many texts.",
+        told="A duplicate key is not noticed where escaped backslashes end as many texts.",
         seen="",
         file="sftcore/data/sources/strict_json.py",
         old=""" and b'\\\\\\\\"' not in line""",
@@ -769,7 +769,7 @@ SOURCES = [
         tests=(f"{_SOURCES}::test_rows_and_their_lines",),
     ),
     Bug(
-        name="lines-numbered-anew",
+        name="lines-numbered-from-one-again",
         told="In each block of a file the lines are numbered from 1.",
         seen="",
         file="sftcore/data/sources/lines.py",
@@ -779,7 +779,7 @@ SOURCES = [
     ),
     Bug(
         name="bad-byte-ends-a-csv",
-        told="A byte that is no UTF-8 ends the whole CSV file.",
+        told="A byte that is not UTF-8 ends the whole CSV file.",
         seen="",
         file="sftcore/data/sources/readers.py",
         old='errors="surrogateescape", newline=""',
@@ -788,7 +788,7 @@ SOURCES = [
     ),
     Bug(
         name="bad-byte-in-json-unseen",
-        told="In a JSON list a byte that is no UTF-8 becomes a part of the text.",
+        told="In a JSON list a byte that is not UTF-8 becomes part of the text.",
         seen="",
         file="sftcore/data/sources/readers.py",
         old="            if not clean:",
@@ -824,7 +824,7 @@ SOURCES = [
     ),
     Bug(
         name="subset-ignored",
-        told="The subset of a hub data set is not asked for.",
+        told="The subset of a hub dataset is not requested.",
         seen="",
         file="sftcore/data/sources/files.py",
         old="source.subset, split",
@@ -851,7 +851,7 @@ SOURCES = [
     ),
     Bug(
         name="column-of-no-row-unseen",
-        told="A column that no row has is renamed without a word.",
+        told="A column that no row has is renamed silently.",
         seen="",
         file="sftcore/data/sources/renaming.py",
         old="if name in self._unseen and seen:",
@@ -895,8 +895,8 @@ SOURCES = [
         tests=(f"{_CONTENT}::test_everything_else_is_in_the_content_key",),
     ),
     Bug(
-        name="all-held-back",
-        told="All rows are held back where the last ones are equal.",
+        name="all-held-out",
+        told="All rows are held out if the last ones are equal.",
         seen="",
         file="sftcore/data/selection/holdout.py",
         old="    if last == ordered[-1]:",
@@ -943,8 +943,8 @@ SOURCES = [
         tests=(f"{_SAMPLING}::test_how_many_rows_a_source_gives",),
     ),
     Bug(
-        name="held-back-rows-drawn-in-full",
-        told="A source is thinned out, and what was held back of it is not.",
+        name="held-out-rows-not-downsampled",
+        told="A source is downsampled, but its held-out rows are not.",
         seen="",
         file="sftcore/data/selection/selection.py",
         old="eval_times = [_sample_alike(*item, seed) for item in zip(keys, eval_rows, times, strict=True)]",
@@ -962,7 +962,7 @@ SOURCES = [
     ),
     Bug(
         name="repeated-once",
-        told="Rows that shall be repeated are trained once.",
+        told="Rows with repeat are trained once.",
         seen="",
         file="sftcore/data/tables/examples.py",
         old="rounds = [times > number for number in range(int(times.max(initial=0)))]",
@@ -989,7 +989,7 @@ SOURCES = [
     ),
     Bug(
         name="share-of-bad-rows-is-a-number",
-        told="A share of bad rows is taken for a number of them.",
+        told="A share of malformed rows is taken for a number of rows.",
         seen="",
         file="sftcore/data/sources/rejected.py",
         old="(most * read if most < 1 else most)",
@@ -998,7 +998,7 @@ SOURCES = [
     ),
     Bug(
         name="reasons-with-places",
-        told="Each bad row has a reason of its own, so that nothing is summed up.",
+        told="Each malformed row has its own reason, so that nothing is summed up.",
         seen="",
         file="sftcore/data/sources/rejected.py",
         old='return _POSITIONS.sub("", reason)',
@@ -1016,7 +1016,7 @@ SOURCES = [
     ),
     Bug(
         name="half-character-not-written",
-        told="A row with half of a surrogate pair cannot be written.",
+        told="A row with a lone surrogate cannot be written.",
         seen="",
         file="sftcore/data/sources/rejected.py",
         old="return json.dumps(value, default=str)",
@@ -1129,7 +1129,7 @@ BATCH = [
     ),
     Bug(
         name="leaks-sought-one-way",
-        told="The proof of packing changes each document only while some others change too.",
+        told="The isolation check changes each document only while some others change too.",
         seen="",
         file="sftcore/training/packing_check.py",
         old="for side in range(2):",
@@ -1138,7 +1138,7 @@ BATCH = [
     ),
     Bug(
         name="leaks-sought-out-of-training",
-        told="The proof of packing calls the model as evaluation does, and not as training.",
+        told="The isolation check calls the model as in evaluation, not as in training.",
         seen="",
         file="sftcore/training/packing_check.py",
         old="with _mode(model, training=True):",
@@ -1147,7 +1147,7 @@ BATCH = [
     ),
     Bug(
         name="positions-not-compared",
-        told="The proof of packing finds leaks, and no wrong positions.",
+        told="The isolation check finds leaks, but not wrong positions.",
         seen="",
         file="sftcore/training/packing_check.py",
         old="if not error <= (1e-4 if exact else 0.1):",
@@ -1156,7 +1156,7 @@ BATCH = [
     ),
     Bug(
         name="windows-not-passed",
-        told="The proof of packing takes documents that no window of the model cuts.",
+        told="The isolation check uses documents that are shorter than the windows of the model.",
         seen="",
         file="sftcore/training/packing_check.py",
         old="return [short[0], _first_tokens(longest, max(windows) + LENGTH), *short[2:]]",
@@ -1264,7 +1264,7 @@ LOSS = [
 CHECKPOINTS = [
     Bug(
         name="evaluation-draws-from-the-training",
-        told="What an evaluation draws changes the training, so that a run that stopped in one goes on as another.",
+        told="Random numbers of an evaluation change the training: a run that stopped in one resumes differently.",
         seen="",
         file="sftcore/training/trainer.py",
         old="        with rng_state.preserved():\n            output",
@@ -1284,7 +1284,7 @@ CHECKPOINTS = [
     ),
     Bug(
         name="stopped-with-weights-alone",
-        told="A run that keeps weights alone and is stopped says that it can go on, and cannot.",
+        told="A run with save_only_model that is stopped says that it can be resumed, and cannot.",
         seen="",
         file="sftcore/training/trainer.py",
         old="self.args.save_only_model = False",
@@ -1311,7 +1311,7 @@ CHECKPOINTS = [
     ),
     Bug(
         name="logged-sums-forgotten",
-        told="The losses since the last log are forgotten when a run goes on: the next one is a mean of fewer steps.",
+        told="The losses since the last log are lost when a run resumes: the next one is a mean of fewer steps.",
         seen="",
         file="sftcore/training/checkpointing.py",
         old='        self._tr_loss += state["loss_sum"]\n',
@@ -1455,7 +1455,7 @@ CACHE = [
     ),
     Bug(
         name="finished-shards-added-twice",
-        told="What goes on from finished shards labels their rows again.",
+        told="A preparation that continues after finished shards labels their rows again.",
         seen="",
         file="sftcore/data/preparation/pipeline.py",
         old="self._source.rows), first, None)",
@@ -1491,7 +1491,7 @@ CACHE = [
     ),
     Bug(
         name="ranks-wait-for-each-other",
-        told="Of two ranks that look at the same moment one makes the data and keeps it; the other waits for ever.",
+        told="Of two ranks that look at the same moment one keeps the lock of the data; the other waits forever.",
         seen="",
         file="sftcore/data/preparation/cache.py",
         old="not lock.acquire(blocking=False):\n                    # never",
@@ -1656,7 +1656,7 @@ BUGS = [
     *LABELS,
     *PARITY,
     *CONTEXT,
-    *PROOF,
+    *CONSTANT_PROMPT,
     *TRACKING,
     *POLICY,
     *TRUNCATION,
