@@ -15,7 +15,7 @@ import pytest
 from sftcore.config.document import Document
 from sftcore.config.schema import SourceConfig
 from sftcore.core.errors import DataError
-from sftcore.data.sources.files import SourceRows, find_files
+from sftcore.data.sources.source_rows import SourceRows, find_files
 
 A, B = {"input": "é 你", "output": "x\ny"}, {"input": "b", "output": ""}
 
