@@ -67,7 +67,7 @@ def configured(path: Path, workers: int | None = None) -> LoadedConfig:
 
 
 def made_rows(number: int, path: Path) -> Path:
-    """Write so many conversations of one or two turns; a tenth of the texts are alike."""
+    """Write *number* conversations of one or two turns; a tenth of the texts are alike."""
     chance = random.Random(0)
     texts = [text.split("<|im_end|>\n") for text in made_texts(max(1, min(number, 20_000) * 9 // 10))]
     turns = [[part.partition("\n")[2] for part in text[:2]] for text in texts]
@@ -124,7 +124,7 @@ def compare(name: str, path: Path, serving: chat_template.ModelSetup, rivals: Ma
 
 
 Rival = Callable[[Path, Any, Path], Callable[[], object]]
-"""Takes the rows, the tokenizer, and a folder for what it needs; returns what prepares them."""
+"""Takes the rows, the tokenizer, and a folder for its files; returns a function that prepares the rows."""
 
 
 TRL = """
@@ -146,7 +146,7 @@ print(time.perf_counter() - begin)
 
 
 def small_model(tokenizer: Any, folder: Path) -> str:
-    """Write *tokenizer* and a model of random weights; return where."""
+    """Write *tokenizer* and a model of random weights; return its folder."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -295,7 +295,7 @@ print(json.dumps(dict(
 
 
 def in_a_process(path: Path, cache: Path, *how: str) -> dict[str, float]:
-    """Return what preparing *path* took in a process of its own, in seconds and KiB.
+    """Return the time and memory of preparing *path* in a process of its own, in seconds and KiB.
 
     Args:
         how: ``plain``, without an accelerator; ``cold``, with the time to load one; by default it is loaded before.

@@ -39,7 +39,7 @@ _COLLATE = "tests/data/batching/test_collator.py"
 _LABELS = "tests/data/tables/test_summary.py"
 _PACKING = "tests/data/batching/test_packing.py"
 _PREPARE = "tests/data/preparation/test_pipeline.py"
-_SOURCES = "tests/data/sources/test_files.py"
+_SOURCES = "tests/data/sources/test_source_rows.py"
 _COLUMNS = "tests/data/sources/test_renaming.py"
 _CONTENT = "tests/data/sources/test_content_key.py"
 _EVALUATION = "tests/data/selection/test_holdout.py"
@@ -360,7 +360,7 @@ PARITY = [
 CONTEXT = [
     Bug(
         name="splitting-off",
-        told="A turn that reads otherwise once the conversation goes on is never trained apart from it.",
+        told="A turn that is printed differently later in the conversation is never trained in its own example.",
         seen="axolotl#3088, Automodel#3104",
         file="sftcore/labelling/labeller.py",
         old="for part in [*candidates, None]:",
@@ -378,7 +378,7 @@ CONTEXT = [
     ),
     Bug(
         name="rewritten-history-trained",
-        told="A turn is trained after a history that reads otherwise than when the model is served.",
+        told="A turn is trained after a history that is printed differently than when the model is served.",
         seen="ms-swift#3627",
         file="sftcore/labelling/labeller.py",
         old='"served": PromptMatch.OTHER_PROMPT,',
@@ -414,7 +414,7 @@ CONTEXT = [
     ),
 ]
 
-PROOF = [
+CONSTANT_PROMPT = [
     Bug(
         name="constant-prompt-always-claimed",
         told="Every generation prompt is taken for the same, whatever the template does.",
@@ -458,7 +458,7 @@ PROOF = [
         file="sftcore/tokenization/accelerator.py",
         old='stats["hit_bytes"] < stats["miss_bytes"] * MIN_HIT_RATIO',
         new="False",
-        tests=("tests/tokenization/test_accelerator.py::test_texts_are_remembered_while_enough_of_them_come_again",),
+        tests=("tests/tokenization/test_accelerator.py::test_fastokens_caches_texts_while_enough_are_repeated",),
     ),
     Bug(
         name="plan-without-trimming",
@@ -615,7 +615,7 @@ POLICY = [
     Bug(
         name="first-source-decides-for-all",
         told="All sources are labelled as the first one says.",
-        seen="axolotl, prompt_strategies/chat_template.py: the multimodal path reads the first data set's options",
+        seen="axolotl, prompt_strategies/chat_template.py: the multimodal path reads the first dataset's options",
         file="sftcore/data/sources/formats.py",
         old="loaded.config.data.policy(config)",
         new="loaded.config.data.policy(loaded.config.data.train[0])",
@@ -697,7 +697,7 @@ DATA = [
         file="sftcore/data/tables/account.py",
         old="_kinds(unlabelled), _places(unlabelled, file))",
         new="{}, _places(unlabelled, file))",
-        tests=(f"{_LABELS}::test_what_is_refused_is_counted_by_reason_and_told_with_its_place",),
+        tests=(f"{_LABELS}::test_rejected_rows_are_counted_by_reason_and_listed_with_file_and_line",),
     ),
     Bug(
         name="dropped-rows-not-counted",
@@ -706,14 +706,14 @@ DATA = [
         file="sftcore/data/tables/summary.py",
         old="        summary.dropped += int(empty.sum())\n",
         new="",
-        tests=(f"{_LABELS}::test_each_row_is_kept_refused_or_dropped",),
+        tests=(f"{_LABELS}::test_each_row_is_kept_rejected_or_dropped",),
     ),
 ]
 
 SOURCES = [
     Bug(
         name="key-twice-last-wins",
-        told="Of a key that appears twice the last value is taken, without a word.",
+        told="Of a duplicate key the last value is taken, silently.",
         seen="",
         file="sftcore/data/sources/strict_json.py",
         old="    if len(values) != len(pairs):",
@@ -722,7 +722,7 @@ SOURCES = [
     ),
     Bug(
         name="key-twice-hidden-by-escapes",
-        told="A key that stands twice is not noticed where escaped backslashes end as many texts.",
+        told="A duplicate key is not noticed where escaped backslashes end as many texts.",
         seen="",
         file="sftcore/data/sources/strict_json.py",
         old=""" and b'\\\\\\\\"' not in line""",
@@ -769,17 +769,17 @@ SOURCES = [
         tests=(f"{_SOURCES}::test_rows_and_their_lines",),
     ),
     Bug(
-        name="lines-numbered-anew",
+        name="lines-numbered-from-one-again",
         told="In each block of a file the lines are numbered from 1.",
         seen="",
         file="sftcore/data/sources/lines.py",
         old="yield LineRange(path, start, taken, first, number)",
         new="yield LineRange(path, start, taken, 1, number)",
-        tests=("tests/data/sources/test_lines.py::test_parts_of_a_file_are_the_file",),
+        tests=("tests/data/sources/test_lines.py::test_line_ranges_of_a_file_are_the_file",),
     ),
     Bug(
         name="bad-byte-ends-a-csv",
-        told="A byte that is no UTF-8 ends the whole CSV file.",
+        told="A byte that is not UTF-8 ends the whole CSV file.",
         seen="",
         file="sftcore/data/sources/readers.py",
         old='errors="surrogateescape", newline=""',
@@ -788,7 +788,7 @@ SOURCES = [
     ),
     Bug(
         name="bad-byte-in-json-unseen",
-        told="In a JSON list a byte that is no UTF-8 becomes a part of the text.",
+        told="In a JSON list a byte that is not UTF-8 becomes part of the text.",
         seen="",
         file="sftcore/data/sources/readers.py",
         old="            if not clean:",
@@ -817,16 +817,16 @@ SOURCES = [
         name="limit-ignored",
         told="All rows are read, whatever the limit.",
         seen="",
-        file="sftcore/data/sources/files.py",
+        file="sftcore/data/sources/source_rows.py",
         old="self._hub_rows(), self._source.limit)",
         new="self._hub_rows(), None)",
         tests=(f"{_SOURCES}::test_the_limit_is_of_the_source_not_of_each_file",),
     ),
     Bug(
         name="subset-ignored",
-        told="The subset of a hub data set is not asked for.",
+        told="The subset of a hub dataset is not requested.",
         seen="",
-        file="sftcore/data/sources/files.py",
+        file="sftcore/data/sources/source_rows.py",
         old="source.subset, split",
         new="None, split",
         tests=(f"{_SOURCES}::test_a_hub_data_set_of_another_subset",),
@@ -835,7 +835,7 @@ SOURCES = [
         name="damage-is-a-traceback",
         told="A file that was cut off ends in a traceback.",
         seen="",
-        file="sftcore/data/sources/files.py",
+        file="sftcore/data/sources/source_rows.py",
         old="except DAMAGED as error",
         new="except KeyError as error",
         tests=(f"{_SOURCES}::test_a_damaged_file_ends_the_run",),
@@ -851,12 +851,12 @@ SOURCES = [
     ),
     Bug(
         name="column-of-no-row-unseen",
-        told="A column that no row has is renamed without a word.",
+        told="A column that no row has is renamed silently.",
         seen="",
         file="sftcore/data/sources/renaming.py",
         old="if name in self._unseen and seen:",
         new="if name not in self._names and seen:",
-        tests=(f"{_COLUMNS}::test_a_column_that_no_row_has_is_told_with_its_line",),
+        tests=(f"{_COLUMNS}::test_a_column_that_no_row_has_is_reported_with_its_line",),
     ),
     Bug(
         name="no-format-in-place-of-no-column",
@@ -865,7 +865,7 @@ SOURCES = [
         file="sftcore/data/sources/formats.py",
         old="        unknown.check_columns(renamer.seen, loaded)\n        raise",
         new="        raise",
-        tests=(f"{_COLUMNS}::test_a_misspelled_column_is_told_where_it_leaves_no_format_to_fit",),
+        tests=(f"{_COLUMNS}::test_a_misspelled_column_is_reported_where_it_leaves_no_format_to_fit",),
     ),
     Bug(
         name="deep-row-ends-the-run",
@@ -883,7 +883,7 @@ SOURCES = [
         file="sftcore/data/sources/content_key.py",
         old="data.append(_json(conversation.tools).encode())",
         new="data.append(_json(None).encode())",
-        tests=(f"{_CONTENT}::test_all_else_is",),
+        tests=(f"{_CONTENT}::test_everything_else_is_in_the_content_key",),
     ),
     Bug(
         name="texts-run-together",
@@ -892,11 +892,11 @@ SOURCES = [
         file="sftcore/data/sources/content_key.py",
         old="SEPARATOR.join(data)",
         new='b"".join(data)',
-        tests=(f"{_CONTENT}::test_all_else_is",),
+        tests=(f"{_CONTENT}::test_everything_else_is_in_the_content_key",),
     ),
     Bug(
-        name="all-held-back",
-        told="All rows are held back where the last ones are equal.",
+        name="all-held-out",
+        told="All rows are held out if the last ones are equal.",
         seen="",
         file="sftcore/data/selection/holdout.py",
         old="    if last == ordered[-1]:",
@@ -911,7 +911,7 @@ SOURCES = [
         old="(key not in excluded for key",
         new="(key in () for key",
         tests=(
-            f"{_EVALUATION}::test_rows_that_are_evaluated_are_kept_out",
+            f"{_EVALUATION}::test_rows_that_are_evaluated_are_excluded",
             f"{_PREPARE}::test_rows_that_are_evaluated_are_not_trained",
         ),
     ),
@@ -943,13 +943,13 @@ SOURCES = [
         tests=(f"{_SAMPLING}::test_how_many_rows_a_source_gives",),
     ),
     Bug(
-        name="held-back-rows-drawn-in-full",
-        told="A source is thinned out, and what was held back of it is not.",
+        name="held-out-rows-not-downsampled",
+        told="A source is downsampled, but its held-out rows are not.",
         seen="",
         file="sftcore/data/selection/selection.py",
         old="eval_times = [_sample_alike(*item, seed) for item in zip(keys, eval_rows, times, strict=True)]",
         new="eval_times = [np.ones(len(part), np.int64) for part in eval_rows]",
-        tests=(f"{_PREPARE}::test_held_back_rows_are_never_repeated_and_are_fewer_where_a_source_is_drawn_down",),
+        tests=(f"{_PREPARE}::test_holdout_rows_are_never_repeated_and_are_fewer_where_a_source_is_sampled",),
     ),
     Bug(
         name="repeats-not-in-the-fingerprint",
@@ -962,7 +962,7 @@ SOURCES = [
     ),
     Bug(
         name="repeated-once",
-        told="Rows that shall be repeated are trained once.",
+        told="Rows with repeat are trained once.",
         seen="",
         file="sftcore/data/tables/examples.py",
         old="rounds = [times > number for number in range(int(times.max(initial=0)))]",
@@ -989,16 +989,16 @@ SOURCES = [
     ),
     Bug(
         name="share-of-bad-rows-is-a-number",
-        told="A share of bad rows is taken for a number of them.",
+        told="A share of malformed rows is taken for a number of rows.",
         seen="",
         file="sftcore/data/sources/rejected.py",
         old="(most * read if most < 1 else most)",
         new="(most)",
-        tests=(f"{_REFUSALS}::test_so_many_are_borne",),
+        tests=(f"{_REFUSALS}::test_bad_rows_up_to_the_limit_are_tolerated",),
     ),
     Bug(
         name="reasons-with-places",
-        told="Each bad row has a reason of its own, so that nothing is summed up.",
+        told="Each malformed row has its own reason, so that nothing is summed up.",
         seen="",
         file="sftcore/data/sources/rejected.py",
         old='return _POSITIONS.sub("", reason)',
@@ -1016,7 +1016,7 @@ SOURCES = [
     ),
     Bug(
         name="half-character-not-written",
-        told="A row with half of a surrogate pair cannot be written.",
+        told="A row with a lone surrogate cannot be written.",
         seen="",
         file="sftcore/data/sources/rejected.py",
         old="return json.dumps(value, default=str)",
@@ -1069,7 +1069,7 @@ BATCH = [
         file="sftcore/data/batching/collator.py",
         old="(np.concatenate([*map(np.arange, row)]) for row in tails)",
         new="(np.arange(sum(row)) for row in tails)",
-        tests=(f"{_COLLATE}::test_position_ids_start_anew_at_every_document",),
+        tests=(f"{_COLLATE}::test_position_ids_restart_at_every_document",),
     ),
     Bug(
         name="packed-documents-see-each-other",
@@ -1078,7 +1078,7 @@ BATCH = [
         file="sftcore/data/batching/collator.py",
         old="        else:\n            batch",
         new="        if True:\n            batch",
-        tests=(f"{_COLLATE}::test_position_ids_start_anew_at_every_document",),
+        tests=(f"{_COLLATE}::test_position_ids_restart_at_every_document",),
     ),
     Bug(
         name="packing-packs-nothing",
@@ -1129,7 +1129,7 @@ BATCH = [
     ),
     Bug(
         name="leaks-sought-one-way",
-        told="The proof of packing changes each document only while some others change too.",
+        told="The isolation check changes each document only while some others change too.",
         seen="",
         file="sftcore/training/packing_check.py",
         old="for side in range(2):",
@@ -1138,7 +1138,7 @@ BATCH = [
     ),
     Bug(
         name="leaks-sought-out-of-training",
-        told="The proof of packing calls the model as evaluation does, and not as training.",
+        told="The isolation check calls the model as in evaluation, not as in training.",
         seen="",
         file="sftcore/training/packing_check.py",
         old="with _mode(model, training=True):",
@@ -1147,7 +1147,7 @@ BATCH = [
     ),
     Bug(
         name="positions-not-compared",
-        told="The proof of packing finds leaks, and no wrong positions.",
+        told="The isolation check finds leaks, but not wrong positions.",
         seen="",
         file="sftcore/training/packing_check.py",
         old="if not error <= (1e-4 if exact else 0.1):",
@@ -1156,7 +1156,7 @@ BATCH = [
     ),
     Bug(
         name="windows-not-passed",
-        told="The proof of packing takes documents that no window of the model cuts.",
+        told="The isolation check uses documents that are shorter than the windows of the model.",
         seen="",
         file="sftcore/training/packing_check.py",
         old="return [short[0], _first_tokens(longest, max(windows) + LENGTH), *short[2:]]",
@@ -1264,7 +1264,7 @@ LOSS = [
 CHECKPOINTS = [
     Bug(
         name="evaluation-draws-from-the-training",
-        told="What an evaluation draws changes the training, so that a run that stopped in one goes on as another.",
+        told="Random numbers of an evaluation change the training: a run that stopped in one resumes differently.",
         seen="",
         file="sftcore/training/trainer.py",
         old="        with rng_state.preserved():\n            output",
@@ -1284,7 +1284,7 @@ CHECKPOINTS = [
     ),
     Bug(
         name="stopped-with-weights-alone",
-        told="A run that keeps weights alone and is stopped says that it can go on, and cannot.",
+        told="A run with save_only_model that is stopped says that it can be resumed, and cannot.",
         seen="",
         file="sftcore/training/trainer.py",
         old="self.args.save_only_model = False",
@@ -1311,7 +1311,7 @@ CHECKPOINTS = [
     ),
     Bug(
         name="logged-sums-forgotten",
-        told="The losses since the last log are forgotten when a run goes on: the next one is a mean of fewer steps.",
+        told="The losses since the last log are lost when a run resumes: the next one is a mean of fewer steps.",
         seen="",
         file="sftcore/training/checkpointing.py",
         old='        self._tr_loss += state["loss_sum"]\n',
@@ -1442,7 +1442,7 @@ CACHE = [
         file="sftcore/data/preparation/cache.py",
         old=" if totals and size == totals.size else None",
         new=" if totals else None",
-        tests=("tests/data/preparation/test_cache.py::test_what_lost_its_end_is_made_again",),
+        tests=("tests/data/preparation/test_cache.py::test_a_truncated_shard_is_prepared_again",),
     ),
     Bug(
         name="finished-shards-made-again",
@@ -1451,16 +1451,16 @@ CACHE = [
         file="sftcore/data/preparation/cache.py",
         old="        self.blocks = self._shards * BLOCKS\n",
         new="        self.blocks, self._shards, self.totals = 0, 0, Totals()\n",
-        tests=("tests/data/preparation/test_cache.py::test_whoever_comes_after_a_kill_ends_with_the_right_rows",),
+        tests=("tests/data/preparation/test_cache.py::test_a_preparation_resumed_after_sigkill_has_the_same_rows",),
     ),
     Bug(
         name="finished-shards-added-twice",
-        told="What goes on from finished shards labels their rows again.",
+        told="A preparation that continues after finished shards labels their rows again.",
         seen="",
         file="sftcore/data/preparation/pipeline.py",
         old="self._source.rows), first, None)",
         new="self._source.rows), 0, None)",
-        tests=("tests/data/preparation/test_cache.py::test_whoever_comes_after_a_kill_ends_with_the_right_rows",),
+        tests=("tests/data/preparation/test_cache.py::test_a_preparation_resumed_after_sigkill_has_the_same_rows",),
     ),
     Bug(
         name="cleaned-while-in-use",
@@ -1469,16 +1469,16 @@ CACHE = [
         file="sftcore/data/preparation/cache.py",
         old="            if not lock.acquire(blocking=False) or not lock.works:\n                return False\n",
         new="",
-        tests=("tests/data/preparation/test_cache.py::test_a_list_names_what_is_there_and_clean_keeps_what_is_used",),
+        tests=("tests/data/preparation/test_cache.py::test_cache_list_names_entries_and_clean_keeps_those_in_use",),
     ),
     Bug(
         name="changed-while-read",
         told="A file changes while it is read, and its rows are kept under the key of the old ones.",
         seen="",
-        file="sftcore/data/sources/files.py",
+        file="sftcore/data/sources/source_rows.py",
         old="or file_state(file) != state:",
         new="and False:",
-        tests=("tests/data/preparation/test_cache.py::test_a_file_that_changes_while_it_is_read_is_told",),
+        tests=("tests/data/preparation/test_cache.py::test_a_file_that_changes_while_it_is_read_is_an_error",),
     ),
     Bug(
         name="each-process-makes-all",
@@ -1487,18 +1487,16 @@ CACHE = [
         file="sftcore/data/preparation/cache.py",
         old="(cached := CachedSource.open(folder, lock)) and not lock.acquire(blocking=False):",
         new="(cached := CachedSource.open(folder, lock)) and False:",
-        tests=("tests/data/preparation/test_cache.py::test_of_two_that_begin_together_one_makes_it",),
+        tests=("tests/data/preparation/test_cache.py::test_of_processes_that_start_together_one_prepares",),
     ),
     Bug(
         name="ranks-wait-for-each-other",
-        told="Of two ranks that look at the same moment one makes the data and keeps it; the other waits for ever.",
+        told="Of two ranks that look at the same moment one keeps the lock of the data; the other waits forever.",
         seen="",
         file="sftcore/data/preparation/cache.py",
         old="not lock.acquire(blocking=False):\n                    # never",
         new="not lock.acquire():\n                    # never",
-        tests=(
-            "tests/data/preparation/test_cache.py::test_two_that_look_at_the_same_moment_do_not_wait_for_each_other",
-        ),
+        tests=("tests/data/preparation/test_cache.py::test_two_ranks_that_check_the_cache_at_once_do_not_deadlock",),
     ),
 ]
 
@@ -1658,7 +1656,7 @@ BUGS = [
     *LABELS,
     *PARITY,
     *CONTEXT,
-    *PROOF,
+    *CONSTANT_PROMPT,
     *TRACKING,
     *POLICY,
     *TRUNCATION,

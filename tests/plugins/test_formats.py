@@ -83,7 +83,7 @@ def tokenizer(smollm2):
 
 @pytest.fixture(scope="module")
 def read(tokenizer):
-    """Return what a file becomes, by its path and format."""
+    """Return the prepared rows of a file, by its path and format."""
     labeller = Labeller(tokenizer, ["<|im_end|>"])
     return lambda path, form="auto": prepare(configured(path, form), REGISTRY, labeller)
 
