@@ -79,7 +79,7 @@ def test_accumulation_reaches_the_losses_of_one_batch(sft, alone):
 
 
 def test_packed_rows_are_checked_and_trained_under_zero_3_as_by_one_process(sft):
-    """The proof calls a model whose weights are spread over the ranks; all draw the same rows."""
+    """The isolation check calls a model whose weights are sharded over the ranks; all use the same rows."""
     sft.config["data"] |= {"packing": True, "max_length": 100}
     whole_batches = "training_args.max_steps=5"  # not to the end of the epoch, where some rows are repeated
     start(sft, 4, backend="none").train(whole_batches)
@@ -174,7 +174,7 @@ def test_fsdp_that_accelerate_would_replace_is_an_error(monkeypatch):
 
         monkeypatch.setattr(AcceleratorState, "__init__", begin)
         Fsdp().start({"WORLD_SIZE": "2"}, cpu=True)
-        Fsdp().start({"WORLD_SIZE": "2"}, cpu=True)  # patched already
+        Fsdp().start({"WORLD_SIZE": "2"}, cpu=True)  # a second call fixes nothing more
         return AcceleratorState
 
     monkeypatch.setattr(PartialState, "_shared_state", {})

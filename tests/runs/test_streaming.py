@@ -37,9 +37,9 @@ def weights(folder):
 
 def test_streaming_saves_no_rows(stream, eval_rows):
     stream.config["data"]["eval"] = str(eval_rows)
-    before = {item.about["source"] for item in Cache().items()}
+    before = {item.about["source"] for item in Cache().entries()}
     said = stream.train()
-    after = {item.about["source"] for item in Cache().items()}
+    after = {item.about["source"] for item in Cache().entries()}
     assert after - before <= {str(eval_rows)}
     assert not any("stream.jsonl" in source for source in after)
     data = stream.record()["data"]
@@ -81,7 +81,7 @@ def test_a_resumed_streaming_run_continues_with_the_next_rows(stream, packing):
     }
     stream.train()
     whole, out, record = stream.losses(), stream.out, stream.record()["data"]
-    assert record["train"]["notes"][0].startswith("3 whole passes" if packing else "1 whole pass")
+    assert record["train"]["notes"][0].startswith("3 complete passes" if packing else "1 complete pass")
     stream.config["training_args"]["output_dir"] = f"{out}-2"
     said = stream.train(f"training_args.resume_from_checkpoint={out}/checkpoint-{steps - 3}")
     assert stream.losses() == whole[-3:]
@@ -147,11 +147,11 @@ def test_a_malformed_row_of_a_stream_ends_the_run_where_it_comes(stream):
     done = stream.run_here()
     assert done.code == 2
     assert "long.jsonl:281: not valid JSON: " in done.said
-    assert "1 row cannot be used; mend or remove" in done.said
+    assert "1 row cannot be used; fix or remove" in done.said
     record = stream.record()
     assert record["status"] == "failed"
     rows = record["data"]["rows"]
-    assert sum(rows["refused"].values()) == 1
+    assert sum(rows["rejected"].values()) == 1
     assert rows["read"] == rows["trained"] + 1 + sum(rows["dropped"].values()) == 300
     assert rows["trained"] == 16 * len(stream.losses()) == 240
     [refused] = map(json.loads, (stream.out / "quarantine.jsonl").read_text().splitlines())

@@ -150,7 +150,7 @@ def expected(way: Way, rank: int = 0, ranks: int = 1) -> Seen:
     batches: Seen = []
     for epoch in range(EPOCHS):
         seed = SEED if way.data_seed is None else way.data_seed
-        rows = [list(row) for row in (bins.fixed() if way.strategy == "sequential" else bins.drawn(seed, epoch))]
+        rows = [list(row) for row in (bins.fixed() if way.strategy == "sequential" else bins.shuffled(seed, epoch))]
         batches += [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)][rank::ranks]
     return batches
 
