@@ -63,6 +63,6 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	$(PIP) install -c $(CONSTRAINTS) setuptools wheel
-	$(PIP) install -c $(CONSTRAINTS) -e '.[fast,qlora,deepspeed,ray,wandb,swanlab,tensorboard,dev]'
+	$(PIP) install -c $(CONSTRAINTS) 'pip>=25.1' setuptools wheel
+	$(PIP) install -c $(CONSTRAINTS) -e '.[fast,qlora,deepspeed,ray,wandb,swanlab,tensorboard]' --group dev
 	touch $@

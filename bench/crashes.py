@@ -33,13 +33,13 @@ CONFIG = {
 
 
 def weights(folder: Path, plain: bool) -> str | None:
-    """Return the digest of the trained weights, if they are there."""
+    """SHA-256 of the trained weights, if they exist."""
     path = folder / ("final" if plain else "out") / "model.safetensors"
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def sweep(nursery: Nursery, base: Path, small: Path, ranks: int, plain: bool) -> Counter[str]:
-    """Return the outcomes of the runs that were killed."""
+    """The outcomes of the killed runs, counted."""
     env = {"PLAIN": str(small)} if plain else {}
     more = () if plain else ("--resume", "auto")
 

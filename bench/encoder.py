@@ -101,7 +101,7 @@ def answers(text: str) -> list[Span]:
 
 
 def seconds(works: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Return the median time of each of *works*, done in turn; some return what they took."""
+    """Return the median time of each of *works*, done in turn; some return their own time."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(ROUNDS):
         for name, work in works.items():
@@ -119,7 +119,7 @@ def measure(tokenizer: Any, name: str, texts: list[str]) -> None:
     fast = Encoder(tokenizer, verify_after=0)
     begin = time.perf_counter()
     fast.encode(texts[:64])
-    proof = time.perf_counter() - begin
+    check = time.perf_counter() - begin
     backend = tokenizer.backend_tokenizer
 
     def raw() -> list[list[int]]:
@@ -144,7 +144,7 @@ def measure(tokenizer: Any, name: str, texts: list[str]) -> None:
     for work, taken in times.items():
         print(f"| {name} | {work} | {tokens / taken / 1e6:.2f} | {bare / taken:.2f} |", flush=True)
     if fast.engine != plain.engine:
-        print(f"| {name} | proof of {fast.engine}, once | | {proof / bare * tokens / 1e6:.2f} M tokens |", flush=True)
+        print(f"| {name} | check of {fast.engine}, once | | {check / bare * tokens / 1e6:.2f} M tokens |", flush=True)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sftcore.data.batching.bin_packing import Bins, padding
+from sftcore.data.batching.bin_packing import Bins, padding_share
 
 SIZES = (1_000, 100_000, 1_000_000)
 MAP_BATCH = 1_000
@@ -80,10 +80,10 @@ def main(sizes: tuple[int, ...]) -> None:
             as_list = lengths.tolist()
             rows, slow = timed(lambda: each_batch(as_list, max_length))  # noqa: B023
             bins, fast = timed(lambda: Bins(lengths, max_length))  # noqa: B023
-            _, drawn = timed(lambda: bins.drawn(0, 1))  # noqa: B023
+            _, drawn = timed(lambda: bins.shuffled(0, 1))  # noqa: B023
             alone = lengths.sum() / (rows * max_length)
             print(
-                f"| {name} | {max_length:,} | {number:,} | {padding(lengths, BATCH):.1%} | {alone:.2%} "
+                f"| {name} | {max_length:,} | {number:,} | {padding_share(lengths, BATCH):.1%} | {alone:.2%} "
                 f"| {bins.fill:.2%} | {1 - len(bins) / rows:.1%} | {slow:.2f} | {fast:.2f} | {slow / fast:.1f} "
                 f"| {drawn:.2f} |",
                 flush=True,

@@ -38,11 +38,11 @@ from encoder import ROUNDS, made_texts, reordered, seconds, without_repeats
 from sftcore.config.document import Document
 from sftcore.config.loader import LoadedConfig, load_config
 from sftcore.core.registry import Registry
-from sftcore.data import Progress
+from sftcore.data import PreparationProgress
 from sftcore.data.preparation import worker
-from sftcore.data.preparation.blocks import blocks
-from sftcore.data.preparation.cache import Part
-from sftcore.data.preparation.pipeline import _sources
+from sftcore.data.preparation.blocks import read_blocks
+from sftcore.data.preparation.cache import CacheWriter
+from sftcore.data.preparation.pipeline import _open_sources
 from sftcore.data.tables import label_batch
 from sftcore.models import chat_template
 
@@ -51,12 +51,12 @@ REGISTRY = Registry.discover()
 MAX_LENGTH = 8192
 
 
-class Silent(Progress):
-    def begin(self, source: str) -> None: ...
+class Silent(PreparationProgress):
+    def start(self, source: str) -> None: ...
 
-    def done(self, share: float, rows: int, tokens: int) -> None: ...
+    def update(self, share: float, rows: int, tokens: int) -> None: ...
 
-    def end(self, whole: bool) -> None: ...
+    def finish(self, complete: bool) -> None: ...
 
 
 def configured(path: Path, workers: int | None = None) -> LoadedConfig:
@@ -67,7 +67,7 @@ def configured(path: Path, workers: int | None = None) -> LoadedConfig:
 
 
 def made_rows(number: int, path: Path) -> Path:
-    """Write so many conversations of one or two turns; a tenth of the texts are alike."""
+    """Write *number* conversations of one or two turns; a tenth of the texts are alike."""
     chance = random.Random(0)
     texts = [text.split("<|im_end|>\n") for text in made_texts(max(1, min(number, 20_000) * 9 // 10))]
     turns = [[part.partition("\n")[2] for part in text[:2]] for text in texts]
@@ -124,7 +124,7 @@ def compare(name: str, path: Path, serving: chat_template.ModelSetup, rivals: Ma
 
 
 Rival = Callable[[Path, Any, Path], Callable[[], object]]
-"""Takes the rows, the tokenizer, and a folder for what it needs; returns what prepares them."""
+"""Takes the rows, the tokenizer, and a folder for its files; returns a function that prepares the rows."""
 
 
 TRL = """
@@ -146,7 +146,7 @@ print(time.perf_counter() - begin)
 
 
 def small_model(tokenizer: Any, folder: Path) -> str:
-    """Write *tokenizer* and a model of random weights; return where."""
+    """Write *tokenizer* and a model of random weights; return its folder."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -227,11 +227,11 @@ def stages(path: Path, serving: chat_template.ModelSetup) -> None:
     loaded = configured(path)
     labeller = serving.labeller
     vars(labeller).pop("encoder", None)
-    [source] = _sources(loaded, REGISTRY, labeller)
+    [source], _ = _open_sources(loaded, REGISTRY, labeller)
     begin = time.process_time()
-    given = list(blocks(0, source.reading))
+    given = list(read_blocks(0, source.rows))
     times = Counter({"where lines end": time.process_time() - begin})
-    worker.work(given[0], [source.task], labeller, True)
+    worker.label_block(given[0], [source], labeller, True)
     os.environ["TOKENIZERS_PARALLELISM"], os.environ["RAYON_NUM_THREADS"] = "false", "1"
     encoder = labeller.encoder
     inner = {
@@ -243,20 +243,20 @@ def stages(path: Path, serving: chat_template.ModelSetup) -> None:
     }
     with (
         tempfile.TemporaryDirectory() as folder,
-        Part(Path(folder) / "part", lambda: None) as part,
+        CacheWriter(Path(folder) / "part", lambda: None) as writer,
         ExitStack() as stack,
     ):
         for stage, (module, name) in inner.items():
             stack.enter_context(timed(module, name, stage, times))
         stack.enter_context(timed(worker, "decoded", "JSON", times))
-        stack.enter_context(timed(worker, "tabulate", "tabulate", times))
-        stack.enter_context(timed(part, "add", "write", times))
+        stack.enter_context(timed(worker, "label_rows", "label_rows", times))
+        stack.enter_context(timed(writer, "add", "write", times))
         begin = time.process_time()
         for block in given[1:]:
-            part.add(worker.work(block, [source.task], labeller, True))
+            writer.add(worker.label_block(block, [source], labeller, True))
         whole = time.process_time() - begin
-    times["lines, conversations, their keys, the rest"] = whole - times["JSON"] - times["tabulate"] - times["write"]
-    times["rendering by plans, warnings"] = times.pop("tabulate") - sum(times[stage] for stage in inner)
+    times["lines, conversations, their keys, the rest"] = whole - times["JSON"] - times["label_rows"] - times["write"]
+    times["rendering by plans, warnings"] = times.pop("label_rows") - sum(times[stage] for stage in inner)
     rows, whole = sum(len(block.rows) for block in given[1:]), sum(times.values())
     print("\n| stage | µs of CPU per row | share |\n|---|---|---|")
     for stage, taken in times.items():
@@ -295,7 +295,7 @@ print(json.dumps(dict(
 
 
 def in_a_process(path: Path, cache: Path, *how: str) -> dict[str, float]:
-    """Return what preparing *path* took in a process of its own, in seconds and KiB.
+    """Return the time and memory of preparing *path* in a process of its own, in seconds and KiB.
 
     Args:
         how: ``plain``, without an accelerator; ``cold``, with the time to load one; by default it is loaded before.

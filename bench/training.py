@@ -1,10 +1,10 @@
-"""How many tokens a second are trained packed and unpacked, on a GPU: real runs of ``sft run``, one after the other.
+"""Tokens trained per second, packed and unpacked, on a GPU: real runs of ``sft run``, one after the other.
 
 ``python bench/training.py [ATTENTION ...]`` prints a table, with ``sdpa`` by default. The model has the shape and the
 tokenizer of SmolLM2-135M and random weights; the conversations are as long as "chats, median 400" of
-``bench/packing.py``. Only tokens of conversations count, no padding. A rate is that of the second half of a run's
-steps. Unpacked there are batches of as many rows as packed, and batches of four times as many, which hold about as
-many tokens as the packed ones, with the first kernel only. Each ratio is to the faster of these two.
+``bench/packing.py``. Only tokens of conversations count, no padding. A rate is measured over the second half of the
+steps. Unpacked batches have as many rows as packed ones, or four times as many, which is about as many tokens as in
+the packed ones (with the first kernel only). Each ratio is relative to the faster of these two.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def make_rows(path: Path) -> Path:
 
 
 def measure(folder: Path, method: str, attention: str, packing: bool, rows: int) -> float:
-    """Return the tokens a second of a run, made in a process of its own."""
+    """Tokens per second of a run in a process of its own."""
     out = folder / "out"
     config: dict[str, Any] = {
         "model": {

@@ -31,7 +31,7 @@ ROUNDS = 7
 
 
 def talk(messages: int, chance: random.Random) -> Conversation:
-    """Return a conversation of so many *messages*, of about 50 words each."""
+    """Return a conversation of this many *messages*, of about 50 words each."""
     turns = (("user", 40), ("assistant", 60)) * (messages // 2)
     return Conversation(tuple(Message(role, " ".join(chance.choices(WORDS, k=words))) for role, words in turns))
 
@@ -58,7 +58,7 @@ def planned(labeller: Labeller, rows: list[Conversation]) -> int:
 
 
 def per_token(label: Callable[[], int]) -> float:
-    """Return how long labelling takes for each token."""
+    """Return the time of labelling per token."""
     return seconds(label) / label()
 
 
@@ -85,9 +85,9 @@ def main(templates: list[str]) -> None:
         plain = per_token(partial(render, tokenizer, long))
         shown = Path(name).stem if name else "SmolLM2-135M-Instruct"
         has_plan = labeller.planner.render(short[0], Policy()) is not None
-        proven, plan = ("yes" if it else "no" for it in (labeller.template.constant_prompt, has_plan))
+        constant, plan = ("yes" if it else "no" for it in (labeller.template.constant_prompt, has_plan))
         ratios = costs[0] / costs[1], costs[2] / costs[3], costs[0] / plain
-        print(f"| {shown} | {proven} | {plan} | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |", flush=True)
+        print(f"| {shown} | {constant} | {plan} | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``sft`` and ``python -m sftcore``, which is what launchers start."""
+"""The program ``sft``, which launchers start as ``python -m sftcore``."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from sftcore.runtime.signals import STOP_SIGNALS
 
 
 def program() -> NoReturn:
-    """Run the command line as a process of its own, and end it."""
-    if "run" in sys.argv[1:3]:  # which listens to them itself until all is done; then nobody shall take that back
+    """Run the command line, and end this process with its exit code."""
+    if "run" in sys.argv[1:3]:  # main() handles them while it runs; a signal after that must not change the exit code
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
     try:
@@ -36,17 +36,16 @@ def program() -> NoReturn:
 
 
 def _leave(code: int) -> NoReturn:
-    """End this process without taking Python down, which takes a second where torch is loaded.
+    """End this process without the shutdown of the interpreter, which takes a second where torch is loaded.
 
-    And more: a thread of the process group that drops the last reference to a tensor waits for Python's lock; if Python
-    is being taken down by then, the thread is ended inside C++, which aborts the whole process after a run that went
-    well.
+    A thread of the process group that drops the last reference to a tensor waits for the interpreter lock. During the
+    shutdown the thread would be terminated inside C++, which aborts the process after a successful run.
     """
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except (OSError, ValueError):  # nobody reads it any more
+        except (OSError, ValueError):  # the reader has gone
             continue
     os._exit(code)
 

@@ -1,4 +1,4 @@
-"""What only a GPU shows; skipped, with the reason, where there is none."""
+"""Tests that need a GPU; skipped, with the reason, on machines without one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def wide(sft: Any, tiny: Path, tmp_path: Path) -> None:
 
 
 def on_the_cpu(sft: Any) -> list[float]:
-    """Return the losses of the same run on the CPU, in float32."""
+    """The losses of the same run on the CPU, in float32."""
     there = f"training_args.output_dir={sft.out}-cpu"
     sft.train_apart("training_args.use_cpu=true", "training_args.bf16=false", there)
     lines = Path(f"{sft.out}-cpu", "metrics.jsonl").read_text().splitlines()
@@ -163,7 +163,7 @@ def packed_and_alone(attention: str, dtype: torch.dtype) -> Compared:
 
 
 def furthest(ones: list[torch.Tensor], others: list[torch.Tensor]) -> float:
-    """Return the largest difference of a logit."""
+    """The largest difference of a logit."""
     return max(float((one - other).abs().max()) for one, other in zip(ones, others, strict=True))
 
 
@@ -178,7 +178,7 @@ def test_packing_on_a_gpu_keeps_the_logits_of_documents(attention):
 
 @pytest.mark.parametrize("attention", ["sdpa", "flex_attention", "flash_attention_2", "flash_attention_4"])
 def test_packing_on_a_gpu_keeps_the_logits_of_documents_in_bfloat16(attention):
-    """Flash attention has no float32, so what counts is the rounding of bfloat16: packed it is no more than alone."""
+    """Flash attention has no float32, so the rounding of bfloat16 is the bound: packed it is no larger than alone."""
     needs_flash(attention)
     compared = packed_and_alone(attention, torch.bfloat16)
     rounding = furthest(compared.alone, compared.exact)

@@ -13,11 +13,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments of this command."""
     parser.description = "Show or remove prepared data; docs/data.md explains the cache."
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    show = actions.add_parser("list", help="show all items, the last used first", allow_abbrev=False)
+    show = actions.add_parser("list", help="show all entries, the last used first", allow_abbrev=False)
     show.add_argument("--json", action="store_true", help="print a JSON list of objects")
-    clean = actions.add_parser("clean", help="remove the items that no run uses", allow_abbrev=False)
+    clean = actions.add_parser("clean", help="remove the entries that no run uses", allow_abbrev=False)
     clean.add_argument(
-        "--unused", type=float, default=0.0, metavar="DAYS", help="only items that were not used for this many days"
+        "--unused", type=float, default=0.0, metavar="DAYS", help="only entries that were not used for this many days"
     )
 
 
@@ -27,20 +27,20 @@ def execute(options: Namespace) -> int:
     from sftcore.runtime.console import format_bytes
 
     cache = Cache()
-    items = cache.items()
+    entries = cache.entries()
     if options.action == "list":
         if options.json:
-            print(json.dumps([item.listed() for item in items], indent=2, ensure_ascii=False))
+            print(json.dumps([entry.to_json() for entry in entries], indent=2, ensure_ascii=False))
         else:
-            total = format_bytes(sum(item.size for item in items))
-            print_text("\n".join([*map(str, items), f"{total} in {cache.folder}"]))
+            total = format_bytes(sum(entry.size for entry in entries))
+            print_text("\n".join([*map(str, entries), f"{total} in {cache.folder}"]))
         return 0
     freed, in_use = 0, 0
-    for item in items:
-        if time.time() - item.used < options.unused * 86400:
+    for entry in entries:
+        if time.time() - entry.used < options.unused * 86400:
             continue
-        if cache.remove(item):
-            freed += item.size
+        if cache.remove(entry):
+            freed += entry.size
         else:
             in_use += 1
     print(f"{format_bytes(freed)} freed in {cache.folder}" + (f"; {in_use} not removed: in use" if in_use else ""))

@@ -59,7 +59,7 @@ class Entry:
         return self.offer.target if isinstance(self.offer, (FormatSpec, BackendSpec)) else self.offer
 
     def problem(self) -> str | None:
-        """Return why the component cannot be loaded, as far as this shows without an import, or None."""
+        """The reason why the component cannot be loaded, as far as it is known without an import, or None."""
         try:
             if isinstance(self.target, Path):
                 FileTemplate(self.target).jinja()

@@ -110,7 +110,7 @@ def compile_template(form: dict[str, Any]) -> str:
     """
     content = "message['content'] | trim" if form.get("trim") else "message['content']"
     lines = [
-        "{%- if tools %}{{ raise_exception('this template has no place for tools') }}{% endif %}",
+        "{%- if tools %}{{ raise_exception('this template does not support tools') }}{% endif %}",
         _print(form.get("begin", "")),
     ]
     if "default_system" in form:
@@ -118,14 +118,14 @@ def compile_template(form: dict[str, Any]) -> str:
         lines.append(_print(form["system"], _quote(form["default_system"])))
         lines.append("{%- endif %}")
     lines.append("{%- for message in messages %}")
-    refusal = "{{ raise_exception('this template has no place for tool calls') }}"
-    lines.append(f"{{%- if message['tool_calls'] %}}{refusal}{{% endif %}}")
+    error = "{{ raise_exception('this template does not support tool calls') }}"
+    lines.append(f"{{%- if message['tool_calls'] %}}{error}{{% endif %}}")
     branch = "if"
     for role in (role for role in _ROLES if role in form):
         lines.append(f"{{%- {branch} message['role'] == '{role}' %}}")
         lines.append(_print(form[role], content))
         branch = "elif"
-    lines.append("{%- else %}{{ raise_exception('this template has no place for the role ' + message['role']) }}")
+    lines.append("{%- else %}{{ raise_exception('this template does not support the role ' + message['role']) }}")
     lines.append("{%- endif %}")
     lines.append("{%- endfor %}")
     if form.get("end"):

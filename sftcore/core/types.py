@@ -56,7 +56,7 @@ class Message:
     """Weight of each of its trained tokens in the loss; at least 0."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the message as a chat template gets it; fields that are not set are left out."""
+        """Return the message as a chat template gets it, without fields that are not set."""
         fields: dict[str, Any] = {"role": self.role, "content": self.content}
         for key in ("reasoning_content", "tool_calls", "name", "tool_call_id"):
             if value := getattr(self, key):

@@ -27,7 +27,7 @@ _CONNECTION_LOST = re.compile(
 
 
 class LocalFailureError(Exception):
-    """An action failed on this rank while the others wait in a library, where they cannot be told."""
+    """An action failed on this rank while the others wait in a library, where no error can reach them."""
 
     def __init__(self, cause: Exception) -> None:
         super().__init__(str(cause))

@@ -12,10 +12,10 @@ from typing import NamedTuple
 from sftcore.config.loader import LoadedConfig
 from sftcore.core.errors import DataError, RowError
 from sftcore.core.registry import Registry
-from sftcore.data import parse_sources
+from sftcore.data import sample_sources
 from sftcore.data.row_types import Origin
-from sftcore.data.sources.rejected import bad_rows
-from sftcore.data.tables.label_batch import labelled
+from sftcore.data.sources.rejected import rejected_rows
+from sftcore.data.tables.label_batch import label_row
 from sftcore.data.tables.summary import warning_texts
 from sftcore.labelling import LabelledExample, LabelWarning, TooLongError
 from sftcore.models.chat_template import set_up_model
@@ -51,7 +51,7 @@ def label_preview_rows(loaded: LoadedConfig, registry: Registry, number: int, pl
     Raises:
         SftError: the configuration or the data cannot be used, or has no row at *place*.
     """
-    sources = parse_sources(
+    samples = sample_sources(
         loaded.config.data.train,
         ("data", "train"),
         loaded,
@@ -59,21 +59,21 @@ def label_preview_rows(loaded: LoadedConfig, registry: Registry, number: int, pl
         wanted=_is_at(place) if place else None,
         limit=None if place else number,
     )
-    bad = [refusal for source in sources for refusal in source.refused]
+    bad = [str(row) for sample in samples for row in sample.rejected]
     if bad and (place or not loaded.config.data.max_bad_rows):
-        raise DataError(bad_rows([str(refusal) for refusal in bad]))
-    in_turn = chain.from_iterable(zip_longest(*(source.rows for source in sources)))
-    rows = [row for row in in_turn if row is not None]
+        raise DataError(rejected_rows(bad))
+    by_source = [[(row, sample.source.policy) for row in sample.rows] for sample in samples]
+    rows = [pair for pair in chain.from_iterable(zip_longest(*by_source)) if pair is not None]
     if place and not rows:
         read = ", ".join(source.path for source in loaded.config.data.train)
         within = " within its limit" if any(source.limit for source in loaded.config.data.train) else ""
         raise DataError(f"--source {place}: the training data has no such row{within} (sources: {read})")
     _, tokenizer, template, labeller = set_up_model(loaded)
-    result = PreviewRows([], [str(refusal) for refusal in bad], [], [], [], tokenizer, template.reason)
+    result = PreviewRows([], bad, [], [], [], tokenizer, template.reason)
     warnings: Counter[LabelWarning] = Counter()
-    for row in islice(rows, number):
+    for row, policy in islice(rows, number):
         try:
-            row_labels = labelled(row, labeller)
+            row_labels = label_row(row, labeller, policy)
         except TooLongError as error:
             raise DataError(f"{row.origin}: {error}") from None
         except RowError as error:

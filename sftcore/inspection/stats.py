@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sftcore.data import Examples
-from sftcore.data.batching.bin_packing import Bins, padding
+from sftcore.data.batching.bin_packing import Bins, padding_share
 from sftcore.runtime.console import count
 
 CANDIDATE_LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
@@ -71,7 +71,7 @@ def compute_stats(examples: Examples, max_length: int, batch_size: int) -> Lengt
         max_length: as configured, in tokens.
         batch_size: examples per device and batch.
     """
-    lengths, trained = np.concatenate([examples.before, examples.dropped]), examples.trained_tokens
+    lengths, trained = np.concatenate([examples.full_lengths, examples.dropped_lengths]), examples.trained_tokens
     longest = int(lengths.max(initial=1))
     low, high = np.median(lengths) / 2 if len(lengths) else 0, 2 * longest
     candidates = {length for length in CANDIDATE_LENGTHS if low < length < high} | {max_length}
@@ -84,7 +84,7 @@ def _cost(lengths: Integers, max_length: int, batch_size: int) -> LengthCost:
     bins = Bins(fitted, max_length)
     beyond = int((lengths - fitted).sum())
     return LengthCost(
-        max_length, int((lengths > max_length).sum()), beyond, len(bins), bins.fill, padding(fitted, batch_size)
+        max_length, int((lengths > max_length).sum()), beyond, len(bins), bins.fill, padding_share(fitted, batch_size)
     )
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from sftcore.config.loader import LoadedConfig
 from sftcore.core.registry import Registry
-from sftcore.data import Prepared, Progress, pack, prepare, prepare_stream
-from sftcore.data.sources.files import files_of
-from sftcore.data.sources.rejected import Refusal
+from sftcore.data import PreparationProgress, Prepared, pack, prepare, prepare_stream
+from sftcore.data.sources.rejected import RejectedRow
+from sftcore.data.sources.source_rows import find_files
 from sftcore.models.chat_template import ModelSetup, set_up_model
 from sftcore.runtime.console import count, status
 
@@ -23,10 +23,10 @@ def prepare_data(loaded: LoadedConfig, registry: Registry) -> tuple[ModelSetup, 
         SftError: the model, its chat template or the data cannot be used; the message says why.
     """
     for source in loaded.config.data.sources:
-        files_of(source, loaded.document)  # a mistyped path is reported before anything else
+        find_files(source, loaded.document)  # a mistyped path is reported before anything else
     setup = set_up_model(loaded)
     prepare_rows = prepare_stream if loaded.config.data.streaming else prepare
-    return setup, prepare_rows(loaded, registry, setup.labeller, Progress())
+    return setup, prepare_rows(loaded, registry, setup.labeller, PreparationProgress())
 
 
 def pack_if_configured(loaded: LoadedConfig, prepared: Prepared) -> Prepared:
@@ -55,7 +55,7 @@ def report_sources(prepared: Prepared) -> None:
         status("data", note)
 
 
-def _report_rejected(first: Sequence[Refusal], number: int) -> None:
+def _report_rejected(first: Sequence[RejectedRow], number: int) -> None:
     for rejected in first[:_SHOWN]:
         status("data", f"  {rejected}")
     if number > _SHOWN:

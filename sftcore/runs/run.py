@@ -16,7 +16,6 @@ from sftcore.models.chat_template import ModelSetup
 from sftcore.runs.preparation import pack_if_configured, prepare_data, report_sets, report_sources
 from sftcore.runtime.console import quiet_libraries, status
 from sftcore.runtime.launch_protocol import LAUNCH_FOLDER_VARIABLE
-from sftcore.runtime.private_api import check_private_names
 from sftcore.runtime.redaction import redact_argv
 from sftcore.runtime.signals import StopRequest
 
@@ -55,12 +54,11 @@ def run(document: Document, registry: Registry, argv: Sequence[str], stop: StopR
 
 
 def _check_libraries_and_arguments(loaded: LoadedConfig) -> None:
-    from sftcore.distributed import watchdog
-    from sftcore.training import arguments, checkpointing, trainer
+    from sftcore.training.arguments import check_training_args
+    from sftcore.training.upstream import check_upstream
 
-    check_private_names("transformers", trainer.PRIVATE_NAMES, checkpointing.PRIVATE_NAMES, arguments.PRIVATE_NAMES)
-    check_private_names("torch", watchdog.PRIVATE_NAMES)
-    arguments.check_training_args(loaded)
+    check_upstream()
+    check_training_args(loaded)
 
 
 def _train(loaded: LoadedConfig, setup: ModelSetup, prepared: Prepared, argv: Sequence[str], stop: StopRequest) -> None:

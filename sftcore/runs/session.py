@@ -137,9 +137,9 @@ class RunSession:
         reason = self._explain(error)
         if self._job:
             self._job.progress.close()
-        self._trackers.finish(describe_error(reason))
         if is_main_process() and self._record.started:
             self._record_failure(reason)
+        self._trackers.finish(describe_error(reason))  # last: a second signal ends this process in the wait
         if reason is not error:
             raise reason from None
 
@@ -173,7 +173,7 @@ class RunSession:
 
     def _write_quarantine(self) -> None:
         """Write the rejected rows; those of a stream are appended while it is read."""
-        if written := quarantine.write(self._folder, self._prepared.refused()):
+        if written := quarantine.write_quarantine(self._folder, self._prepared.rejected()):
             path, rows = written
             status("rejected", f"{count(rows, 'row')}, saved in {path}")
         self._prepared.train.save_rejected(self._folder / quarantine.FILE)

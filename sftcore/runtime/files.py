@@ -31,7 +31,7 @@ class FileLock:
         self.works = fcntl is not None
 
     def acquire(self, *, shared: bool = False, blocking: bool = True) -> bool:
-        """Acquire the lock, in place of what this object holds of it, and return whether that succeeded.
+        """Acquire the lock, releasing any that this object holds. Return True if that succeeded.
 
         Raises:
             OSError: the lock file cannot be opened or locked, although the file system has locks.

@@ -70,7 +70,7 @@ class LaunchedProcess:
         self._open.close()
 
     def request_stop(self, signal_name: str) -> None:
-        """Ask the ranks to stop in good order, as a signal of that name would, such as ``SIGTERM``."""
+        """Ask the ranks to stop cleanly, as a signal of that name would, such as ``SIGTERM``."""
         write_atomically(self._folder / _STOP, signal_name)
 
     def wait(self) -> int:

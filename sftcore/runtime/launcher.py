@@ -24,7 +24,7 @@ def launch(command: Sequence[str]) -> int:
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     environ = {**os.environ, LAUNCH_ID_VARIABLE: secrets.token_hex(8)}
     try:
-        # in a session of its own: Ctrl-C is for this process, which asks the ranks to stop in good order
+        # in a session of its own: Ctrl-C is for this process, which asks the ranks to stop cleanly
         launched = LaunchedProcess(command, environ, start_new_session=True)
     except OSError as error:
         print(f"sft: error: the launcher cannot be started: {command[0]}: {error}", file=sys.stderr)

@@ -114,7 +114,7 @@ class Encoder:
 
     @contextmanager
     def _dropping_accelerator(self) -> Iterator[None]:
-        """Go on without the accelerator after its first error."""
+        """Continue without the accelerator after its first error."""
         try:
             yield
         except AcceleratorError as error:

@@ -171,7 +171,7 @@ class _TrackerProcess:
         self._exited.wait(EXIT_LIMIT)
 
     def _wait_for(self, event: threading.Event, deadline: float) -> bool:
-        """Wait for *event* or the exit of the process, and return whether *event* is set."""
+        """Wait for *event* or the exit of the process. Return True if *event* is set."""
         while not event.is_set() and not self._exited.is_set() and (left := deadline - time.monotonic()) > 0:
             event.wait(min(left, 0.05))
         return event.is_set()

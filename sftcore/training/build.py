@@ -15,12 +15,15 @@ from sftcore.data import Collator, Prepared, RowOrder
 from sftcore.distributed.watchdog import Watchdog
 from sftcore.models.base_model import BaseModel
 from sftcore.runtime.console import count, status
+from sftcore.runtime.private_api import PrivateNames
 from sftcore.runtime.signals import StopRequest
 from sftcore.training.callbacks import MetricsWriter, ProgressBar, SampleQuestions
 from sftcore.training.loss import TokenMeanLoss
 from sftcore.training.non_finite import NonFiniteGuard
 from sftcore.training.packing_check import PackingCheck
 from sftcore.training.trainer import SftTrainer
+
+PRIVATE_NAMES = PrivateNames(transformers.PretrainedConfig, attributes=("_attn_implementation",))
 
 
 def load_model(base: BaseModel, config: Config, args: transformers.TrainingArguments) -> Any:

@@ -46,6 +46,8 @@ PRIVATE_NAMES = PrivateNames(
 )
 """Names of the Trainer that this part overrides or uses; a run checks them when it starts."""
 
+MODEL_NAMES = PrivateNames(transformers.PreTrainedModel, attributes=("_tied_weights_keys",))
+
 
 class CheckpointingTrainer(transformers.Trainer):  # type: ignore[misc]
     """A Trainer whose checkpoints are complete or absent, hold no pickles of ours, and are resumed from exactly.
@@ -100,9 +102,7 @@ class CheckpointingTrainer(transformers.Trainer):  # type: ignore[misc]
 
     def _write_checkpoint_files(self, folder: Path) -> None:
         """Write the files of this rank."""
-        if (
-            not self._backend.writes_shards() or self.args.save_only_model
-        ):  # the shards of the state include the weights
+        if not self._backend.writes_shards() or self.args.save_only_model:  # the shards include the weights
             self._write_weights(folder)
         if not self.args.save_only_model:
             self._save_optimizer_and_scheduler(str(folder))
@@ -114,7 +114,7 @@ class CheckpointingTrainer(transformers.Trainer):  # type: ignore[misc]
             self.state.save_to_json(str(folder / "trainer_state.json"))
 
     def _write_weights(self, folder: Path) -> None:
-        """Write the weights; before an engine goes on, whose ranks wait for each other, all learn of a failure."""
+        """Write the weights; all ranks learn of a failure before an engine makes them wait for each other."""
         problem: Exception | None = None
         try:
             self.save_model(str(folder), _internal_call=True)

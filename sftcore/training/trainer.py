@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+import accelerate
 import torch
 import transformers
 
@@ -37,6 +38,8 @@ PRIVATE_NAMES = PrivateNames(
     attributes=("_globalstep_last_logged", "_initial_global_step", "_total_loss_scalar", "_tr_loss"),
 )
 """Names of the Trainer that this part overrides or uses, and public methods that it must still call."""
+
+ACCELERATOR_NAMES = PrivateNames(accelerate.Accelerator, attributes=("scaler",))
 
 
 class SftTrainer(CheckpointingTrainer):

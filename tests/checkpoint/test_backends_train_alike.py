@@ -1,4 +1,4 @@
-"""However a run is spread over processes, it trains on the same rows in the same order, to the same losses."""
+"""On any number of processes, a run trains the same rows in the same order, with the same losses."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ WAYS = {
     "Ray": ({"name": "ray", "num_workers": 2}, 2, 1),
     "Ray with FSDP2, accumulated": ({"name": "ray", "num_workers": 2, "strategy": "fsdp"}, 2, 2),
 }
-QUICK = ("two processes", "FSDP2", "ZeRO-3", "Ray")
+TIERS = {"two processes": (), **dict.fromkeys(("FSDP2", "ZeRO-3", "Ray"), (pytest.mark.slow,))}
+"""Marks of the fast and the slow ways; all others are for ``make chaos``."""
 
 
 @pytest.fixture(scope="module")
 def calm(small, tmp_path_factory):
-    """The small model without dropout, which would draw other numbers on each rank."""
+    """The small model without dropout, whose random numbers differ on each rank."""
     folder = shutil.copytree(small, tmp_path_factory.mktemp("calm") / "model")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "attention_dropout": 0.0}))
@@ -37,7 +38,7 @@ def calm(small, tmp_path_factory):
 
 
 def trained(nursery, make_run, calm, name, backend, ranks, accumulated, method):
-    """Return the losses of all steps, and the rows, which are not known of a run by Ray."""
+    """The losses of all steps, and the rows in their order (not known of a run by Ray)."""
     arguments = {"max_steps": STEPS, "logging_steps": 1, "save_strategy": "no", "eval_strategy": "no"}
     arguments |= {
         "per_device_train_batch_size": 4 // ranks // accumulated,
@@ -60,7 +61,7 @@ def known():
 
 
 @pytest.mark.parametrize("method", ["full", pytest.param("lora", marks=pytest.mark.chaos)])
-@pytest.mark.parametrize("way", [way if way in QUICK else pytest.param(way, marks=pytest.mark.chaos) for way in WAYS])
+@pytest.mark.parametrize("way", [pytest.param(way, marks=TIERS.get(way, (pytest.mark.chaos,))) for way in WAYS])
 def test_torchrun_fsdp_deepspeed_and_ray_train_alike(request, nursery, make_run, calm, known, way, method):
     if way.startswith("ZeRO"):
         request.getfixturevalue("compiled_deepspeed")
@@ -74,7 +75,7 @@ def test_torchrun_fsdp_deepspeed_and_ray_train_alike(request, nursery, make_run,
     assert len(set(rows[:22])) == len(rows) // 2 == 22, "an epoch is not all rows, each once"
     assert rows[:22] != rows[22:]
     found, order = trained(nursery, make_run, calm, way, *WAYS[way], method)
-    if not way.startswith("Ray"):  # whose rows nobody notes
+    if not way.startswith("Ray"):  # its rows are not recorded
         assert order == rows
     assert found == pytest.approx(losses, rel=1e-5)
     print(way, method, max(abs(a - b) / b for a, b in zip(found, losses, strict=True)))

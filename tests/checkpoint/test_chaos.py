@@ -1,6 +1,6 @@
-"""Runs that are ended at every file event of saving, at random moments, and by being asked to; ``make chaos``.
+"""Runs killed at every file event of saving and at random moments, or asked to stop; ``make chaos``.
 
-``SFTCORE_KILLS``, ``SFTCORE_SPREAD_KILLS`` and ``SFTCORE_STOPS`` say how many random ones there are.
+``SFTCORE_KILLS``, ``SFTCORE_SPREAD_KILLS`` and ``SFTCORE_STOPS`` set the numbers of random kills and stops.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def said(folder: Path) -> str:
 
 
 def whole(nursery: Nursery, folder: Path, ranks: int):
-    """Run without an interruption, and return the outcome, the events of each rank, and how long it took."""
+    """Run without interruption; the outcome, the events of each rank, and the seconds it took."""
     began = time.monotonic()
     assert set(nursery.run(folder, ranks=ranks)) == {0}, said(folder)
     seconds = time.monotonic() - began
@@ -40,7 +40,7 @@ def whole(nursery: Nursery, folder: Path, ranks: int):
 
 @pytest.mark.parametrize(("method", "ranks"), WAYS)
 def test_sigkill_at_every_file_event_resumes_exactly(nursery, make_run, method, ranks):
-    """Before each event, and with each file half written; both ranks in turn."""
+    """Before each event, and after half of each file was written; on each rank."""
     short = {"max_steps": 3, "eval_strategy": "no", "save_total_limit": 1}
     expected, events, _ = whole(nursery, make_run("whole", method, ranks=ranks, training_args=short), ranks)
     kills = [
@@ -54,7 +54,7 @@ def test_sigkill_at_every_file_event_resumes_exactly(nursery, make_run, method, 
     for number, kill in enumerate(kills):
         folder = make_run(f"{number}", method, ranks=ranks, training_args=short)
         codes = nursery.run(folder, ranks=ranks, kill=kill)
-        # some events of the end come after the other rank has ended well
+        # some events at the end come after the other rank has exited
         assert codes[kill.rank] == -signal.SIGKILL, (kill, codes, said(folder))
         there = [int(path.name.split("-")[1]) for path in (folder / "out").glob("checkpoint-*[0-9]")]
         codes = nursery.run(folder, "--resume", "auto", ranks=ranks)
@@ -64,8 +64,8 @@ def test_sigkill_at_every_file_event_resumes_exactly(nursery, make_run, method, 
         if there:
             behind += f"checkpoint-{max(there)} (step" not in log
         shutil.rmtree(folder)
-    print(f"\n{method} on {ranks}: {len(kills)} kills; {behind} went on from an older one than was there")
-    assert not behind, "what was committed was lost"
+    print(f"\n{method} on {ranks}: {len(kills)} kills; {behind} resumed from an older checkpoint than the newest")
+    assert not behind, "a committed checkpoint was lost"
 
 
 @pytest.mark.parametrize(("method", "ranks"), WAYS)
@@ -81,7 +81,7 @@ def test_random_sigkills_of_fsdp_and_deepspeed_resume_exactly(compiled_deepspeed
 
 
 def killed_at_random(nursery: Nursery, make_run: Callable[[str], Path], ranks: int, wanted: int) -> None:
-    """Kill runs again and again, at random moments of their whole life, until each comes to its end."""
+    """Kill runs at random moments of their whole life, and resume them, until each has finished."""
     expected, _, seconds = whole(nursery, make_run("whole"), ranks)
     chance, kills, runs, lost = generator(f"kills {wanted}"), 0, 0, 0
     while kills < wanted:
@@ -112,7 +112,7 @@ def test_sigterm_at_random_moments_resumes_exactly(nursery, make_run, ranks):
         folder = make_run(f"{number}", ranks=ranks)
         pids = nursery.start(folder, ranks=ranks)
         time.sleep(chance.uniform(0.05, 1.0) * seconds)
-        for pid in pids:  # as launchers and schedulers do
+        for pid in pids:  # like launchers and schedulers
             os.kill(pid, signal.SIGTERM)
         codes = set(nursery.wait(pids))
         assert codes in ({75}, {0}), (codes, said(folder))
@@ -121,5 +121,5 @@ def test_sigterm_at_random_moments_resumes_exactly(nursery, make_run, ranks):
         assert set(codes) == {0}, said(folder)
         assert outcome(folder / "out") == expected, said(folder)
         shutil.rmtree(folder)
-    print(f"\n{ranks}: {stops} stopped with 75, {STOPS - stops} had ended")
+    print(f"\n{ranks}: {stops} stopped with 75, {STOPS - stops} had finished")
     assert stops >= STOPS * 0.5

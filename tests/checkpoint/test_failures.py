@@ -1,4 +1,4 @@
-"""What can go wrong with disks, processes and numbers: a clear end, and nothing lost."""
+"""Failures of disks, processes and numbers: the run ends with a clear message, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def log(folder, rank=0):
 
 @pytest.fixture
 def tmpfs(tmp_path):
-    """Mount a small disk as the folder that it is given; needs root."""
+    """Mount a small disk at a folder; needs root."""
     mounted = []
 
     def mount(folder, size):
@@ -53,9 +53,9 @@ def whole(expected, nursery, make_run):
     return expected["outcome"], expected["checkpoint"]
 
 
-@pytest.mark.parametrize("part", [0.3, 1.4, 2.9])
+@pytest.mark.parametrize("part", [1.4, *(pytest.param(part, marks=pytest.mark.slow) for part in (0.3, 2.9))])
 def test_a_full_disk_ends_the_run_with_complete_checkpoints_and_it_resumes(nursery, make_run, expected, tmpfs, part):
-    """It ends with what to do, the checkpoints before are whole, and with more room the run goes on exactly."""
+    """It ends with a message, earlier checkpoints are complete, and with more space the run resumes exactly."""
     as_it_should, size = whole(expected, nursery, make_run)
     folder = make_run("full")
     tmpfs(folder / "out", int(size * part))
@@ -69,8 +69,9 @@ def test_a_full_disk_ends_the_run_with_complete_checkpoints_and_it_resumes(nurse
     assert outcome(folder / "out") == as_it_should
 
 
+@pytest.mark.slow
 def test_a_deepspeed_checkpoint_that_one_rank_cannot_write_ends_all_ranks(compiled_deepspeed, nursery, make_run):
-    """The others wait for it in DeepSpeed, where they cannot be told."""
+    """The other rank waits in DeepSpeed, where it cannot be message."""
     few = {"max_steps": 4, "eval_strategy": "no"}
     folder = make_run("part", "full", ranks=2, backend=BACKENDS["zero-2"], training_args=few)
     began = time.monotonic()
@@ -82,12 +83,14 @@ def test_a_deepspeed_checkpoint_that_one_rank_cannot_write_ends_all_ranks(compil
     assert set(nursery.run(folder, "--resume", "auto", ranks=2)) == {0}, log(folder)
 
 
+@pytest.mark.slow
 def test_ranks_restarted_by_torchrun_resume(make_run):
     endless = {"max_steps": 100_000, "lr_scheduler_type": "constant", "eval_strategy": "no", "save_steps": 20}
     backend = {"name": "torchrun", "nproc_per_node": 2, "max_restarts": 1}
     SftProcess(make_run("anew", ranks=2, backend=backend, training_args=endless)).check_restart_after_kill("step 40/")
 
 
+@pytest.mark.slow
 def test_a_folder_that_becomes_read_only_ends_the_run_with_complete_checkpoints(nursery, make_run, tmpfs):
     folder = make_run("sealed", training_args={"max_steps": 200})
     tmpfs(folder / "out", "100m")

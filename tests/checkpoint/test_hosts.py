@@ -1,4 +1,4 @@
-"""Two hosts, which are two network namespaces with a cable between them; needs root, and `ip`. ``make chaos``."""
+"""Two hosts: two network namespaces with a virtual cable; needs root and `ip`. ``make chaos``."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def start(folder, host: int, *args: str) -> subprocess.Popen[str]:
 
 
 def test_a_network_cut_between_hosts_ends_both_and_the_run_resumes(hosts, make_run, nursery):
-    """Both sides end within bounded time, and the run goes on as if it had not been cut."""
+    """Both hosts end within bounded time, and the run resumes as if it had not been cut."""
     more = {"ranks": 2, "rank_timeout": 5, "training_args": {"max_steps": 40, "save_steps": 2, "eval_strategy": "no"}}
     whole = make_run("whole", **more)
     assert set(nursery.run(whole, ranks=2)) == {0}

@@ -1,4 +1,4 @@
-"""What a manifest knows of the files of a checkpoint."""
+"""The manifest of a checkpoint: complete, damaged or missing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_checkpoint_with_a_manifest_is_complete(folder):
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (lambda folder: (folder / "a.bin").unlink(), "a.bin cannot be read: No such file"),
         (lambda folder: (folder / "a.bin").write_bytes(b"abc" * 999), "a.bin has 2,997 bytes, not 3,000"),
@@ -34,9 +34,9 @@ def test_a_checkpoint_with_a_manifest_is_complete(folder):
     ],
     ids=["missing", "torn", "changed"],
 )
-def test_damage_to_a_checkpoint_file_is_reported(folder, damage, told):
+def test_damage_to_a_checkpoint_file_is_reported(folder, damage, message):
     damage(folder)
-    assert manifest.find_damage(folder, manifest.read_manifest(folder)).startswith(told)
+    assert manifest.find_damage(folder, manifest.read_manifest(folder)).startswith(message)
 
 
 def test_a_changed_file_of_the_same_size_is_only_seen_by_reading_it(folder):

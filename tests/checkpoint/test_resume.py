@@ -1,10 +1,9 @@
-"""A run that was interrupted, wherever and however, is the run that was not."""
+"""A run that was interrupted, anywhere and in any way, has the outcome of an uninterrupted one."""
 
 from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import signal
 import time
@@ -15,13 +14,14 @@ from nursery import Kill, outcome
 from safetensors.torch import load_file
 
 from sftcore.checkpoint import tensor_tree
+from tests.sizes import generator
 
-WAYS = [("lora", 1), ("full", 1), ("lora", 2)]
+WAYS = [("lora", 1), pytest.param("full", 1, marks=pytest.mark.slow), ("lora", 2)]
 
 
 @pytest.fixture(scope="module")
 def whole():
-    """Outcomes of runs that were never interrupted, by what they were."""
+    """Outcomes of uninterrupted runs, by their settings."""
     return {}
 
 
@@ -36,7 +36,7 @@ def uninterrupted(whole, nursery, make_run, method, ranks, **more):
 
 
 def finish(nursery, folder, ranks):
-    """Go on until the run has ended."""
+    """Resume the run to its end; its outcome."""
     codes = nursery.run(folder, "--resume", "auto", ranks=ranks)
     assert set(codes) == {0}, (folder / "log-0.txt").read_text()
     return outcome(folder / "out")
@@ -48,13 +48,13 @@ def test_a_run_killed_while_saving_resumes_as_if_it_had_not_been(nursery, make_r
     assert len(expected["samples"]) == 7 * ranks
     within = [at for at, event in enumerate(events) if "checkpoint-4.writing/" in event]
     folder = make_run("killed", method, ranks=ranks)
-    codes = nursery.run(folder, ranks=ranks, kill=Kill(random.choice(within), torn=True))
+    codes = nursery.run(folder, ranks=ranks, kill=Kill(generator(f"kill {method} {ranks}").choice(within), torn=True))
     assert codes[0] == -signal.SIGKILL
     assert finish(nursery, folder, ranks) == expected
     assert "checkpoint-2 (step 2" in (folder / "log-0.txt").read_text()
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_run_stopped_by_sigusr1_resumes_as_if_it_had_not_been(nursery, make_run, whole, ranks):
     import os
 
@@ -70,7 +70,7 @@ def test_a_run_stopped_by_sigusr1_resumes_as_if_it_had_not_been(nursery, make_ru
     assert finish(nursery, folder, ranks) == expected
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_stopped_by_sigterm_in_an_evaluation_resumes_with_it(nursery, make_run, whole, ranks):
     expected, _ = uninterrupted(whole, nursery, make_run, "lora", ranks)
     folder = make_run("evaluating", ranks=ranks)
@@ -89,6 +89,7 @@ def test_sigterm_to_one_rank_before_the_first_step_stops_all_ranks(nursery, make
     ).read_text()
 
 
+@pytest.mark.slow
 def test_a_run_with_save_only_model_can_be_resumed_from_where_it_stops(nursery, make_run, whole):
     expected, _ = uninterrupted(whole, nursery, make_run, "lora", 1)
     folder = make_run("weights", training_args={"save_only_model": True})
@@ -101,7 +102,7 @@ def test_a_run_with_save_only_model_can_be_resumed_from_where_it_stops(nursery, 
 
 
 def test_a_schedule_free_optimizer_saves_the_weights_that_it_evaluates(nursery, make_run):
-    """They are a mean of those that it trains (Defazio et al., arXiv:2405.15682, algorithm 1)."""
+    """They are a mean of the trained ones (Defazio et al., arXiv:2405.15682, algorithm 1)."""
     pytest.importorskip("schedulefree")
     arguments = {"optim": "schedule_free_adamw", "lr_scheduler_type": "constant", "eval_strategy": "no", "max_steps": 6}
     folder = make_run("free", "full", training_args=arguments)
@@ -116,7 +117,7 @@ def test_a_schedule_free_optimizer_saves_the_weights_that_it_evaluates(nursery, 
 
 
 def test_ranks_restarted_by_their_launcher_resume_from_their_own_checkpoints(nursery, make_run, whole):
-    """From their own checkpoints, and not from those of a run that was there before."""
+    """Not from those of an earlier run in the same folder."""
     expected, _ = uninterrupted(whole, nursery, make_run, "lora", 1)
     folder, other = make_run("anew"), make_run("other")
     for each in (folder, other):
@@ -146,7 +147,7 @@ def test_an_output_folder_is_locked_for_one_run(nursery, make_run):
 
 
 def test_a_run_killed_at_the_end_of_an_epoch_resumes_after_its_evaluation(nursery, make_run, whole):
-    """What is logged and evaluated there is there when the checkpoint is."""
+    """Logs and evaluation of the step come before its checkpoint."""
     expected, events = uninterrupted(whole, nursery, make_run, "lora", 1)
     (committed,) = [at for at, event in enumerate(events) if "os.rename" in event and "checkpoint-6.writing" in event]
     folder = make_run("epoch")
@@ -156,7 +157,7 @@ def test_a_run_killed_at_the_end_of_an_epoch_resumes_after_its_evaluation(nurser
 
 
 def test_nodes_without_a_shared_disk_resume_from_the_newest_checkpoint_complete_on_all(nursery, make_run):
-    """Each keeps what it needs, and the newest checkpoint that is whole on all of them is taken."""
+    """Each node has checkpoints of its own."""
     folder = make_run("apart", ranks=2)
     assert set(nursery.run(folder, ranks=2, SEPARATE_DISKS="1")) == {0}, (folder / "node-0/log-0.txt").read_text()
     nodes = [folder / f"node-{rank}" for rank in (0, 1)]
@@ -190,7 +191,7 @@ def test_a_damaged_checkpoint_is_skipped(nursery, make_run, whole):
 
 @pytest.fixture(scope="module")
 def experts(small, tmp_path_factory):
-    """A mixture of experts: transformers saves its weights under other names than it has them."""
+    """A mixture of experts: transformers saves its weights under other names than the model has."""
     import torch
     from transformers import AutoTokenizer, MixtralConfig, MixtralForCausalLM
 
@@ -214,6 +215,7 @@ def experts(small, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_mixture_of_experts_resumes_exactly(nursery, make_run, experts):
     few = {"model": {"name_or_path": str(experts)}, "training_args": {"max_steps": 4, "eval_strategy": "no"}}
     whole = make_run("whole", "full", **few)
@@ -224,7 +226,7 @@ def test_a_mixture_of_experts_resumes_exactly(nursery, make_run, experts):
 
 
 def test_load_best_model_at_end_is_the_same_after_a_resume(nursery, make_run):
-    """Also where the evaluation that found it was cut short."""
+    """Also if the evaluation that found it was interrupted."""
     best = {"eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_end": True, "max_steps": 6}
     options = {"training_args": {**best, "learning_rate": 1e-2, "save_total_limit": 1}}
     whole = make_run("whole", **options)
@@ -249,8 +251,9 @@ def test_a_run_resumes_on_another_number_of_ranks_with_the_same_rows_and_sums(nu
     )
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_a_symbolic_link_is_resumed_from(nursery, make_run, whole, tmp_path):
-    """It is a link then, and stays one of this folder."""
+    """As for a checkpoint that was moved to another disk."""
     expected, _ = uninterrupted(whole, nursery, make_run, "lora", 1)
     folder = make_run("linked")
     assert nursery.run(folder, STOP_IN="training_step:4") == [75]
@@ -262,7 +265,7 @@ def test_a_checkpoint_that_is_a_symbolic_link_is_resumed_from(nursery, make_run,
 def test_a_checkpoint_of_a_different_run_cannot_be_resumed_from(nursery, make_run):
     folder = make_run("other")
     assert nursery.run(folder, "training_args.max_steps=2") == [0]
-    for change, told in (
+    for change, message in (
         ("training_args.per_device_train_batch_size=2", "the rows per optimizer step would not be the same"),
         ("seed=1", "the seed of the order of rows would not be the same (42 there, 1 here)"),
         ("data.train_on_stop=false", "the data would not be the same"),
@@ -271,9 +274,10 @@ def test_a_checkpoint_of_a_different_run_cannot_be_resumed_from(nursery, make_ru
         ("training_args.optim=adafactor", "(adamw_torch_fused there, adafactor here)"),
     ):
         assert nursery.run(folder, "--resume", "auto", change) == [2]
-        assert told in (folder / "log-0.txt").read_text()
+        assert message in (folder / "log-0.txt").read_text()
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_run_only_finishes_it_again(nursery, make_run, whole):
     expected, _ = uninterrupted(whole, nursery, make_run, "lora", 1)
     folder = make_run("finished")
@@ -282,7 +286,7 @@ def test_resuming_a_finished_run_only_finishes_it_again(nursery, make_run, whole
 
 
 def test_weights_of_an_earlier_run_are_moved_to_earlier(nursery, make_run):
-    """An adapter beside a model would be loaded on top of it, and a whole model in place of one in several files."""
+    """An adapter beside a model would be loaded with it, and a single file in place of a model in several files."""
     folder = make_run("both", training_args={"max_steps": 1})
     assert nursery.run(folder) == [0]
     assert (folder / "out/adapter_config.json").is_file()

@@ -1,4 +1,4 @@
-"""Random numbers that go on where they were."""
+"""Random states that are saved, restored and preserved."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_rng_states_are_preserved_whatever_is_drawn_meanwhile():
 
 
 def test_random_numbers_drawn_in_an_evaluation_do_not_change_the_training(nursery, make_run):
-    """The model draws in every forward pass here, also where it is evaluated."""
+    """The model uses random numbers in every forward pass here, also in evaluations."""
     rare = {"max_steps": 4, "save_strategy": "no", "logging_steps": 1}
     often, never = (
         make_run(strategy, "full", training_args={**rare, "eval_strategy": strategy, "eval_steps": 1})

@@ -1,4 +1,4 @@
-"""The checkpoints of a folder: which there are, and which are removed."""
+"""The checkpoints of a folder: listed, rotated, moved."""
 
 from __future__ import annotations
 
@@ -92,9 +92,9 @@ def test_the_command_checkpoints_lists_them(checkpoints, capsys):
     assert main(["checkpoints", str(checkpoints.folder), "--verify"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[-1] for line in lines] == [
-        "whole",
-        "not whole: weights was changed after it was written: its SHA-256 differs",
-        "whole",
+        "verified",
+        "not complete: weights was changed after it was written: its SHA-256 differs",
+        "verified",
     ]
     assert main(["checkpoints", str(checkpoints.folder), "--json"]) == 0
     assert [row["step"] for row in json.loads(capsys.readouterr().out)] == [10, 4, 2]

@@ -1,4 +1,4 @@
-"""Nested values in a safetensors file."""
+"""Nested values with tensors in a safetensors file."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ def test_a_mistake_is_one_clear_line_and_exit_2(
         ("a: [1\n", r"bad\.yaml:2: not valid YAML"),
         (
             "model: {name_or_path: m}\ndata: {train: nope.jsonl}\nmethod: full\n",
-            "data source nope.jsonl: there is no such",
+            "data source nope.jsonl: the file does not exist",
         ),
     ],
 )

@@ -11,7 +11,7 @@ import yaml
 
 from sftcore import Backend, BackendSpec, ConfigError, Format, Method, SftError, Tracker
 from sftcore.config.document import Document
-from sftcore.config.loader import LoadedConfig, load_config, load_template
+from sftcore.config.loader import LoadedConfig, load_config, load_format, load_template
 from sftcore.config.schema import EvalFraction, SourceConfig
 from sftcore.core.errors import PluginError
 from sftcore.core.registry import Broken, Entry, Registry
@@ -525,3 +525,32 @@ def test_what_an_override_made_is_the_overrides(assignment: str, told: str) -> N
     with pytest.raises(ConfigError) as error:
         load_config(document, REGISTRY, {})
     assert str(error.value).startswith(told)
+
+
+@dataclass
+class Demanding(Format):
+    key: str
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("demanding", r"^c\.yaml:2: data\.train\.0\.format: the key 'key' is missing$"),
+        (
+            "gone",
+            r"^c\.yaml:2: data\.train\.0\.format: the format 'gone' of dist 1\.0 cannot be loaded: ModuleNotFound",
+        ),
+    ],
+)
+def test_format_auto_names_the_place_where_the_format_that_fits_cannot_be_used(checked, name: str, error: str) -> None:
+    registry = Registry([entry("format", "demanding", Demanding), entry("format", "gone", "not_installed:Gone")])
+    loaded = checked()
+    with pytest.raises(SftError, match=error):
+        load_format(name, ("data", "train", 0), loaded, registry)
+    assert loaded.selected.keys() == {"method"}
+
+
+def test_format_auto_is_noted_as_selected(checked: Check) -> None:
+    loaded = checked()
+    assert load_format("rows", ("data", "train", 0), loaded, REGISTRY) == Rows()
+    assert loaded.selected["data.train.0.format"].name == "rows"

@@ -132,10 +132,10 @@ def test_texts_are_quoted(tmp_path, awkward):
 @pytest.mark.parametrize(
     ("messages", "variables", "reason"),
     [
-        ([{"role": "tool", "content": "x"}], {}, "no place for the role tool"),
-        ([{"role": "system", "content": "x"}], {}, "no place for the role system"),
-        (CONVERSATION, {"tools": [{"type": "function"}]}, "no place for tools"),
-        ([{"role": "assistant", "content": "", "tool_calls": [{}]}], {}, "no place for tool calls"),
+        ([{"role": "tool", "content": "x"}], {}, "does not support the role tool"),
+        ([{"role": "system", "content": "x"}], {}, "does not support the role system"),
+        (CONVERSATION, {"tools": [{"type": "function"}]}, "does not support tools"),
+        ([{"role": "assistant", "content": "", "tool_calls": [{}]}], {}, "does not support tool calls"),
     ],
 )
 def test_what_has_no_place_is_refused_and_never_dropped(tmp_path, messages, variables, reason):

@@ -16,10 +16,10 @@ from sftcore.config.document import Document
 from sftcore.config.loader import LoadedConfig, load_config
 from sftcore.core.registry import Registry
 from sftcore.data.row_types import Origin
-from sftcore.data.selection.key_hash import Keys
-from sftcore.data.sources.formats import Parsed
-from sftcore.data.tables.examples import Part
-from sftcore.data.tables.label_batch import tabulate
+from sftcore.data.selection.key_hash import RowKeys
+from sftcore.data.sources.formats import ParsedRow
+from sftcore.data.tables.examples import SelectedRows
+from sftcore.data.tables.label_batch import label_rows
 from sftcore.data.tables.table import DIGEST, Table
 from sftcore.labelling import Labeller, Policy
 
@@ -61,31 +61,36 @@ def key(text: str) -> bytes:
     return text.encode().ljust(DIGEST, b".")
 
 
-def keys(*texts: str) -> Keys:
+def keys(*texts: str) -> RowKeys:
     """Return the keys of rows that say *texts*."""
     return np.frombuffer(b"".join(map(key, texts)), f"V{DIGEST}")
 
 
-def said(found: Keys) -> list[str]:
+def said(found: RowKeys) -> list[str]:
     """Return what the rows with these keys say."""
     return [one.rstrip(b".").decode() for one in found.tolist()]
 
 
-def row(*texts: str, line: int = 1, policy: Policy = Policy(), **assistant: Any) -> Parsed:  # noqa: B008
+def row(*texts: str, line: int = 1, **assistant: Any) -> ParsedRow:
     """Return a row of *texts*, the first the user's; *assistant* has more fields of each answer."""
     roles: Any = ["user", "assistant"] * len(texts)
     fields: Any = [{}, assistant] * len(texts)
     messages = (Message(role, text, **more) for role, text, more in zip(roles, texts, fields, strict=False))
-    return Parsed(Conversation(tuple(messages)), Origin("f", line), policy, key(str(line)))
+    return ParsedRow(Conversation(tuple(messages)), Origin("f", line), key(str(line)))
 
 
-def table_of(rows: Sequence[Parsed], labeller: Labeller, at_once: int = 1000) -> Table:
+def table_of(
+    rows: Sequence[ParsedRow],
+    labeller: Labeller,
+    at_once: int = 1000,
+    policy: Policy = Policy(),  # noqa: B008
+) -> Table:
     """Return *rows* labelled, so many in a batch."""
     firsts = range(0, len(rows), at_once)
-    return Table([tabulate(rows[first : first + at_once], labeller)[0] for first in firsts])
+    return Table([label_rows(rows[first : first + at_once], labeller, policy)[0] for first in firsts])
 
 
-def part_of(table: Table, times: Sequence[int] | None = None, name: str = "f") -> Part:
+def part_of(table: Table, times: Sequence[int] | None = None, name: str = "f") -> SelectedRows:
     """Return all rows of *table*, each as often as *times* says: those that are there no times are left out."""
     often = np.ones(len(table), np.int64) if times is None else np.array(times, np.int64)
-    return Part(table, [name], np.flatnonzero(often), often[often > 0])
+    return SelectedRows(table, [name], np.flatnonzero(often), often[often > 0])

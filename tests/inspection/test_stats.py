@@ -22,8 +22,8 @@ def labeller():
 
 def examples(labeller, lengths, policy=Policy()):  # noqa: B008
     """Examples whose answers have these numbers of letters, and four more tokens each: three markers and one letter."""
-    rows = [row("q", "a" * length, line=at, policy=policy) for at, length in enumerate(lengths)]
-    return Examples([part_of(table_of(rows, labeller))])
+    rows = [row("q", "a" * length, line=at) for at, length in enumerate(lengths)]
+    return Examples([part_of(table_of(rows, labeller, policy=policy))])
 
 
 def test_lengths_and_trained_shares(labeller):

@@ -172,14 +172,14 @@ def test_a_role_that_the_template_does_not_print_is_rejected(chosen, name, role)
         [example] = labeller.examples(conversation)
         assert trained(tokenizer, example) == ["\n It is 4.<|observation|>", "\n So it is.</s>"]
     else:
-        with pytest.raises(RowError, match=f"no place for the role {role}"):
+        with pytest.raises(RowError, match=f"does not support the role {role}"):
             labeller.examples(conversation)
 
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_tools_that_the_template_does_not_print_are_rejected(chosen, name):
     _, labeller = chosen
-    with pytest.raises(RowError, match="no place for tools"):
+    with pytest.raises(RowError, match="does not support tools"):
         labeller.examples(Conversation(TURNS, tools=({"name": "f"},)))
 
 

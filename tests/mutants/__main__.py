@@ -3,7 +3,7 @@
 Usage: python tests/mutants [NAME ...]
 
 The tree is copied, so nothing here changes. A bug counts as found if a test fails because of what it
-checks; a test that cannot be run, or a bug that is no Python, is an error of the list in ``bugs.py``.
+checks; a test that cannot be run, or a bug that is not valid Python, is an error of the list in ``bugs.py``.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def pytest(folder: Path, tests: Sequence[str]) -> Result:
 
 
 def misfits(source: Path) -> list[str]:
-    """Return what is wrong with the list: a name that is not unique, or a text that is not there once."""
+    """The errors of the list: a name that is not unique, or a text that is not there exactly once."""
     names = [bug.name for bug in BUGS]
     wrong = [f"{name}: there are several of this name" for name in sorted(set(names)) if names.count(name) > 1]
     for bug in BUGS:

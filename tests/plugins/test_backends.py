@@ -78,8 +78,8 @@ def test_accumulation_reaches_the_losses_of_one_batch(sft, alone):
     assert sft.losses() == pytest.approx(alone, rel=1e-4)
 
 
-def test_packed_rows_are_proven_and_trained_under_zero_3_as_by_one_process(sft):
-    """The proof calls a model whose weights are spread over the ranks; all draw the same rows."""
+def test_packed_rows_are_checked_and_trained_under_zero_3_as_by_one_process(sft):
+    """The isolation check calls a model whose weights are sharded over the ranks; all use the same rows."""
     sft.config["data"] |= {"packing": True, "max_length": 100}
     whole_batches = "training_args.max_steps=5"  # not to the end of the epoch, where some rows are repeated
     start(sft, 4, backend="none").train(whole_batches)
@@ -173,7 +173,7 @@ def test_fsdp_that_would_become_something_else_is_refused(monkeypatch):
 
         monkeypatch.setattr(AcceleratorState, "__init__", begin)
         Fsdp().start({"WORLD_SIZE": "2"}, cpu=True)
-        Fsdp().start({"WORLD_SIZE": "2"}, cpu=True)  # which mends what is mended already
+        Fsdp().start({"WORLD_SIZE": "2"}, cpu=True)  # a second call fixes nothing more
         return AcceleratorState
 
     monkeypatch.setattr(PartialState, "_shared_state", {})

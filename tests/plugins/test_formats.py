@@ -23,7 +23,7 @@ from sftcore.config.document import Document
 from sftcore.config.loader import load_config
 from sftcore.core.errors import DataError
 from sftcore.core.registry import Registry
-from sftcore.data import parse_sources, prepare
+from sftcore.data import prepare, sample_sources
 from sftcore.labelling import Labeller
 
 REGISTRY = Registry.discover()
@@ -83,15 +83,15 @@ def tokenizer(smollm2):
 
 @pytest.fixture(scope="module")
 def read(tokenizer):
-    """Return what a file becomes, by its path and format."""
+    """Return the prepared rows of a file, by its path and format."""
     labeller = Labeller(tokenizer, ["<|im_end|>"])
     return lambda path, form="auto": prepare(configured(path, form), REGISTRY, labeller)
 
 
 def conversations(folder, rows, form="auto"):
     made = configured(write(folder, rows), form)
-    [source] = parse_sources(made.config.data.train, ("data", "train"), made, REGISTRY)
-    assert source.refused == []
+    [source] = sample_sources(made.config.data.train, ("data", "train"), made, REGISTRY)
+    assert source.rejected == []
     return [row.conversation for row in source.rows]
 
 
@@ -188,7 +188,7 @@ def test_each_of_five_malformed_rows_is_told_with_line_and_reason(tmp_path, read
     with pytest.raises(DataError) as raised:
         read(path, form)
     head, *told = str(raised.value).splitlines()
-    assert head == "5 rows cannot be used; mend or remove:"
+    assert head == "5 rows cannot be used; fix or remove:"
     for number, line in enumerate(told, start=2):
         assert re.match(rf"  {re.escape(path)}:{number}: .*{reason}", line), line
     assert len(told) == 5

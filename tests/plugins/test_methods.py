@@ -110,7 +110,7 @@ def test_activation_checkpointing_reaches_the_adapters(sft):
 
 
 def test_evaluating_does_not_disturb_qlora(sft, eval_rows):
-    """One evaluation used to end 4-bit training on CPUs with AVX512-BF16, without a word."""
+    """One evaluation used to end 4-bit training on CPUs with AVX512-BF16, silently."""
     sft.config["method"] = {"name": "qlora", "r": 4}
     sft.config["training_args"] |= {"max_steps": 4, "learning_rate": 1e-2}
     sft.train()

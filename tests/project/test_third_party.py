@@ -44,7 +44,7 @@ def write(folder: Path, files: dict[str, str]) -> None:
         (folder / name).write_text(text)
 
 
-def project(name: str, module: str) -> str:
+def project(name: str, module: str, found: str = "py-modules") -> str:
     return f"""\
 [build-system]
 requires = ["setuptools"]
@@ -55,13 +55,43 @@ version = "2.0"
 [project.entry-points.sftcore]
 main = "{module}"
 [tool.setuptools]
-py-modules = ["{module}"]
+{found} = ["{module}"]
 """
+
+
+HOOKS = """\
+from sftcore import BackendSpec, FormatSpec, hookimpl
+
+@hookimpl
+def register_formats():
+    return {"slow": FormatSpec("sft_slow.parts.a_format:C", keys=["slow"]), "slow_named": "sft_slow.parts.named:C"}
+
+@hookimpl
+def register_methods():
+    return {"slow": "sft_slow.parts.a_method:C"}
+
+@hookimpl
+def register_trackers():
+    return {"slow": "sft_slow.parts.a_tracker:C"}
+
+@hookimpl
+def register_backends():
+    spec = BackendSpec("sft_slow.parts.a_backend:C", [{"SFT_SLOW": True}], ["no_such_argument"], file_option="file")
+    return {"slow": spec}
+"""
+
+TRACE = """\
+import os, time
+with open(os.environ["IMPORTED"], "a") as file:
+    print(__name__, file=file)
+"""
+SLOW = TRACE + "time.sleep(1)\nraise RuntimeError('imported')\n"
+"""A module that leaves a trace, takes a second, and fails."""
 
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with three third-party packages: a good one, a broken one, and one that clashes by name."""
+    """A folder with four third-party packages: good, broken, clashing by name, and one that is slow to import."""
     folder = tmp_path_factory.mktemp("third-party")
     clash = (
         "from sftcore import hookimpl\n@hookimpl\ndef register_methods():\n    return {'full': 'not_installed:Full'}\n"
@@ -72,7 +102,11 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder / "sft-broken", {"pyproject.toml": project("sft-broken", "sft_b"), "sft_b.py": "import not_installed\n"}
     )
     write(folder / "sft-clash", {"pyproject.toml": project("sft-clash", "sft_c"), "sft_c.py": clash})
-    for name in ("sft-plugin-xyz", "sft-broken", "sft-clash"):
+    slow = {f"sft_slow/parts/{name}.py": SLOW for name in ("named", "a_format", "a_method", "a_tracker", "a_backend")}
+    slow |= {"sft_slow/__init__.py": HOOKS, "sft_slow/parts/__init__.py": TRACE}
+    pyproject = project("sft-slow", "sft_slow", "packages").replace('["sft_slow"]', '["sft_slow", "sft_slow.parts"]')
+    write(folder / "sft-slow", {"pyproject.toml": pyproject, **slow})
+    for name in ("sft-plugin-xyz", "sft-broken", "sft-clash", "sft-slow"):
         build_and_install(folder / name, folder / "target")
     return folder / "target"
 
@@ -86,9 +120,9 @@ def sft_with_plugins(target: Path, tmp_path: Path) -> Sft:
     def start(*args: str, **config: Any) -> subprocess.CompletedProcess[str]:
         (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
         more = ("--config", "c.yaml") if config else ()
-        return run(
-            sys.executable, "-m", "sftcore", *args, *more, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(target)}
-        )
+        path = os.pathsep.join(filter(None, (str(target), os.environ.get("PYTHONPATH"))))
+        environ = {**os.environ, "PYTHONPATH": path, "IMPORTED": str(tmp_path / "imported")}
+        return run(sys.executable, "-m", "sftcore", *args, *more, cwd=tmp_path, env=environ)
 
     return start
 
@@ -182,3 +216,29 @@ def test_a_model_is_trained_with_them(sft_with_plugins: Sft, tiny: Path, tmp_pat
     assert used["data.train.0.format"] == used["data.train.1.format"] == ("sft-plugin-xyz/xyz", "0.3.0")
     assert used["template"] == ("sft-plugin-xyz/xyz_chat", "0.3.0")
     assert "<<" in (tmp_path / "out" / "chat_template.jinja").read_text()
+    assert not (tmp_path / "imported").exists()
+
+
+@pytest.mark.parametrize(
+    "args",
+    [("--help",), ("list-plugins",), ("list-plugins", "--json"), ("run", "--help"), ("prepare", "a=b")],
+    ids=" ".join,
+)
+def test_a_component_that_nobody_selects_is_not_imported(sft_with_plugins: Sft, tmp_path: Path, args: Any) -> None:
+    done = sft_with_plugins(*args)
+    assert done.returncode == (2 if args[0] == "prepare" else 0), done.stderr
+    assert not (tmp_path / "imported").exists()
+    if args[0] == "list-plugins":
+        assert "sft-slow" in done.stdout
+    if args[0] == "run":
+        assert "--slow FILE" in done.stdout
+
+
+def test_a_component_is_imported_when_selected_or_described(sft_with_plugins: Sft, tmp_path: Path) -> None:
+    (tmp_path / "r.jsonl").write_text('{"slow": 1}\n')
+    config = {"model": {"name_or_path": SMOLLM2}, "method": "sftcore/full", "data": {"train": "r.jsonl"}}
+    done = sft_with_plugins("prepare", **config)
+    assert (tmp_path / "imported").read_text().split() == ["sft_slow.parts", "sft_slow.parts.a_format"]
+    problem = "the format 'slow' of sft-slow 2.0 cannot be loaded: RuntimeError: imported"
+    assert f"data.train.0.format: {problem}" in done.stderr
+    assert sft_with_plugins("list-plugins", "--verbose").stdout.count("cannot be loaded: RuntimeError: imported") == 5

@@ -1,4 +1,4 @@
-"""``sft prepare`` and ``sft cache``; and that a run prepares once, before its processes wait for each other."""
+"""``sft prepare`` and ``sft cache``; a run prepares its data once, before its ranks wait for each other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from sftcore.cli.main import main
 from sftcore.data.preparation.cache import Cache
-from sftcore.data.preparation.progress import Progress
+from sftcore.data.preparation.progress import PreparationProgress
 
 LOGGED_RUN = """
 import os, sys
@@ -22,18 +22,18 @@ def log(*words):
     with open({log!r}, "a") as file:
         print(os.environ.get("RANK", "alone"), *words, file=file)
 
-prepare, work = preparation.prepare, pool.work
+prepare, label_block = preparation.prepare, pool.label_block
 
 def logged_prepare(*args):
     import torch
     log("prepares", torch.distributed.is_initialized())
     return prepare(*args)
 
-def logged_work(*args):
+def logged_label_block(*args):
     log("labels")
-    return work(*args)
+    return label_block(*args)
 
-preparation.prepare, pool.work = logged_prepare, logged_work
+preparation.prepare, pool.label_block = logged_prepare, logged_label_block
 from sftcore.cli.main import main
 sys.exit(main())
 """
@@ -64,6 +64,7 @@ def test_one_rank_of_a_node_labels_the_data_before_ranks_wait_for_each_other(sft
     assert len([line for line in lines if "labels" in line]) == 1
 
 
+@pytest.mark.slow
 def test_the_launcher_labels_the_data_and_its_ranks_find_it_in_the_cache(sft, cached):
     sft.config["backend"] = {"name": "torchrun", "nproc_per_node": 2}
     done = sft.run(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
@@ -76,7 +77,7 @@ def test_sft_prepare_fills_the_cache_for_a_run(sft, cached, capsys):
     sft.config["data"]["packing"] = True
     assert main(["prepare", "--config", str(sft.write())]) == 0
     said = capsys.readouterr().err
-    [item] = Cache().items()
+    [item] = Cache().entries()
     for line in ("  prepared  ", "40 examples packed into ", "40 rows read: 40 trained", f"cached  {item.folder}"):
         assert line in said
     assert not sft.out.exists()
@@ -98,12 +99,12 @@ def test_sft_cache_lists_and_cleans_the_cache(sft, cached, capsys, rows):
     assert f"40 rows  {rows}" in listed
     assert main(["cache", "list", "--json"]) == 0
     [item] = json.loads(capsys.readouterr().out)
-    assert (item["rows"], item["source"], item["whole"]) == (40, str(rows), True)
+    assert (item["rows"], item["source"], item["complete"]) == (40, str(rows), True)
     assert main(["cache", "clean", "--unused", "1"]) == 0
     assert capsys.readouterr().out.startswith("0 bytes freed")
     assert main(["cache", "clean"]) == 0
     assert f"freed in {cached}/data" in capsys.readouterr().out
-    assert Cache().items() == []
+    assert Cache().entries() == []
     assert main(["cache", "list", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == []
 
@@ -112,19 +113,19 @@ def test_a_cache_folder_that_cannot_be_created_is_an_error(sft, tmp_path, monkey
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SFTCORE_CACHE", str(tmp_path / "file"))
     assert main(["cache", "list"]) == 2
-    assert "cannot be made: Not a directory; set SFTCORE_CACHE" in capsys.readouterr().err
+    assert "cannot be created: Not a directory; set SFTCORE_CACHE" in capsys.readouterr().err
 
 
 def test_progress_is_printed_as_lines_without_a_terminal(monkeypatch, capsys):
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
-    progress = Progress()
-    progress.begin("rows.jsonl")
+    progress = PreparationProgress()
+    progress.start("rows.jsonl")
     for step in range(1, 4):
         now[0] = 6.0 * step
-        progress.done(step / 4, 600, 6000)
-    progress.end(whole=True)
+        progress.update(step / 4, 600, 6000)
+    progress.finish(complete=True)
     said = capsys.readouterr().err
     assert " preparing  rows.jsonl: 50%, 100 rows/s, 1,000 tokens/s, 24 s left" in said
     assert "  prepared  rows.jsonl: 1,800 rows, 100 rows/s, 1,000 tokens/s" in said

@@ -1,4 +1,4 @@
-"""A run from end to end: what it says, what it leaves behind, and how it ends when something is wrong."""
+"""A run from end to end: its status lines, its output folder, and its errors."""
 
 from __future__ import annotations
 
@@ -75,6 +75,7 @@ def test_a_second_run_in_an_output_folder_keeps_the_files_of_the_first(sft):
     assert json.loads((earlier / "run.json").read_text())["steps"] == 3
 
 
+@pytest.mark.slow
 def test_resume_from_checkpoint_continues_with_the_same_losses(sft):
     sft.config["training_args"] |= {"max_steps": 6}
     sft.train()
@@ -108,11 +109,11 @@ def test_packing_trains_like_unpacked_rows(sft):
     sft.config["data"] |= {"packing": True, "max_length": 300}
     said = sft.train()
     assert sft.losses() == pytest.approx([plain], rel=1e-6)
-    told = sft.record()["data"]["train"]["packing"]
-    assert told["rows_before"] == 40
-    assert told["rows"] < 40
-    assert f"40 examples packed into {told['rows']} rows of 300 tokens, {told['fill']:.2%} full; " in said
-    assert f"batches of 40 unpacked would be {told['padding_avoided']:.1%} padding" in said
+    message = sft.record()["data"]["train"]["packing"]
+    assert message["rows_before"] == 40
+    assert message["rows"] < 40
+    assert f"40 examples packed into {message['rows']} rows of 300 tokens, {message['fill']:.2%} full; " in said
+    assert f"batches of 40 unpacked would be {message['padding_avoided']:.1%} padding" in said
 
 
 def test_packing_is_rejected_where_conversations_would_see_each_other(sft, tmp_path):
@@ -166,8 +167,8 @@ def test_every_row_is_accounted_for_and_rejected_rows_are_in_quarantine(sft, row
     assert became["read"] == 40 + 8 + 1 + 10
     assert (became["trained"], became["evaluated"]) == (30, 10)
     assert became["dropped"] == {"also in data.eval": 10}
-    assert [became["refused"][reason] for reason in list(became["refused"])[:1]] == [6]
-    assert sum(became["refused"].values()) == 9
+    assert [became["rejected"][reason] for reason in list(became["rejected"])[:1]] == [6]
+    assert sum(became["rejected"].values()) == 9
     quarantine = [json.loads(line) for line in (sft.out / "quarantine.jsonl").read_text().splitlines()]
     assert [line["source"] for line in quarantine] == [f"{mixed}:{line}" for line in range(41, 50)]
     assert [line.get("row", line.get("raw")) for line in quarantine] == ["{", *map(json.loads, bad[1:]), odd]
@@ -175,14 +176,14 @@ def test_every_row_is_accounted_for_and_rejected_rows_are_in_quarantine(sft, row
         f"data  {mixed}: 49 rows, format messages (auto), 8 rejected:",
         f"data    {mixed}:41: not valid JSON: ",
         "data    ... and 3 more",
-        f"data  {mixed}: 30 of 30 rows drawn, as 60 of 60 in an epoch (100.0%)",
+        f"data  {mixed}: 30 of 30 rows sampled, as 60 of 60 in an epoch (100.0%)",
         "train  30 rows in 60 examples, ",
-        "rows  59 rows read: 30 trained, 10 evaluated, 9 refused, 10 also in data.eval",
+        "rows  59 rows read: 30 trained, 10 evaluated, 9 rejected, 10 also in data.eval",
         f"rejected  9 rows, saved in {sft.out}/quarantine.jsonl",
     ):
         assert line in said
     sft.config["data"] = {"train": str(rows)}
-    assert "refused" not in sft.train()
+    assert "rejected" not in sft.train()
     assert not (sft.out / "quarantine.jsonl").exists()
 
 
@@ -194,7 +195,7 @@ def test_malformed_rows_end_the_run_before_weights_are_loaded(sft, rows, tiny):
     sft.config["model"]["name_or_path"] = str(bare)
     done = sft.run_here()
     assert done.code == 2
-    assert "error: 2 rows cannot be used; mend or remove:\n" in done.said
+    assert "error: 2 rows cannot be used; fix or remove:\n" in done.said
     assert done.said.endswith("data.max_bad_rows is 1\n")
     assert not sft.out.exists()
 
@@ -234,7 +235,7 @@ def test_a_configured_template_is_used_and_saved(sft, tiny):
             "model.name_or_path: the folder a model does not exist, and this is not a hub id",
         ),
         (("model", {"name_or_path": "package:no_such/x.gguf"}), "the Python package 'no_such' is not installed"),
-        (("data", {"train": "no/such.jsonl"}), "there is no such file"),
+        (("data", {"train": "no/such.jsonl"}), "the file does not exist"),
         (("method", "lroa"), "no installed plugin offers the method 'lroa'; did you mean 'lora'?"),
         (
             ("method", {"name": "lora", "lora_dropuot": 0.1}),
@@ -318,6 +319,7 @@ def test_errors_of_the_user_are_messages_without_a_traceback(sft, args, message)
     assert message in done.said
 
 
+@pytest.mark.slow
 def test_a_run_stopped_by_sigterm_says_so_in_run_json(sft):
     import os
     import signal

@@ -1,4 +1,4 @@
-"""Runs on a stream: the same steps on any number of ranks and after a resume, and nothing vanishes."""
+"""Runs on a stream: the same steps on any number of ranks and after a resume, and an account of all rows."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def weights(folder):
 
 def test_streaming_saves_no_rows(stream, eval_rows):
     stream.config["data"]["eval"] = str(eval_rows)
-    before = {item.about["source"] for item in Cache().items()}
+    before = {item.about["source"] for item in Cache().entries()}
     said = stream.train()
-    after = {item.about["source"] for item in Cache().items()}
+    after = {item.about["source"] for item in Cache().entries()}
     assert after - before <= {str(eval_rows)}
     assert not any("stream.jsonl" in source for source in after)
     data = stream.record()["data"]
@@ -81,7 +81,7 @@ def test_a_resumed_streaming_run_continues_with_the_next_rows(stream, packing):
     }
     stream.train()
     whole, out, record = stream.losses(), stream.out, stream.record()["data"]
-    assert record["train"]["notes"][0].startswith("3 whole passes" if packing else "1 whole pass")
+    assert record["train"]["notes"][0].startswith("3 complete passes" if packing else "1 complete pass")
     stream.config["training_args"]["output_dir"] = f"{out}-2"
     said = stream.train(f"training_args.resume_from_checkpoint={out}/checkpoint-{steps - 3}")
     assert stream.losses() == whole[-3:]
@@ -116,10 +116,10 @@ def test_streaming_trains_like_prepared_data(stream):
 def test_streaming_with_packing(stream):
     stream.config["data"] |= {"packing": True, "max_length": 128}
     stream.train()
-    told = stream.record()["data"]["train"]["packing"]
-    assert told["rows"] == 16
-    assert told["rows_before"] > 16
-    assert 0.7 < told["fill"] <= 1
+    message = stream.record()["data"]["train"]["packing"]
+    assert message["rows"] == 16
+    assert message["rows_before"] > 16
+    assert 0.7 < message["fill"] <= 1
 
 
 def test_streaming_checks_packing_on_the_first_rows(stream):
@@ -136,7 +136,7 @@ def test_streaming_checks_packing_on_the_first_rows(stream):
 
 
 def test_a_malformed_row_of_a_stream_ends_the_run_where_it_comes(stream):
-    """It is told with its place, and the record has what became of all rows before it."""
+    """It is reported with file and line, and run.json accounts for all rows before it."""
     path = stream.folder / "long.jsonl"
     lines = [line(number) for number in range(300)]
     lines[280] = "no row"
@@ -147,11 +147,11 @@ def test_a_malformed_row_of_a_stream_ends_the_run_where_it_comes(stream):
     done = stream.run_here()
     assert done.code == 2
     assert "long.jsonl:281: not valid JSON: " in done.said
-    assert "1 row cannot be used; mend or remove" in done.said
+    assert "1 row cannot be used; fix or remove" in done.said
     record = stream.record()
     assert record["status"] == "failed"
     rows = record["data"]["rows"]
-    assert sum(rows["refused"].values()) == 1
+    assert sum(rows["rejected"].values()) == 1
     assert rows["read"] == rows["trained"] + 1 + sum(rows["dropped"].values()) == 300
     assert rows["trained"] == 16 * len(stream.losses()) == 240
     [refused] = map(json.loads, (stream.out / "quarantine.jsonl").read_text().splitlines())
@@ -169,7 +169,7 @@ def test_a_malformed_row_among_the_first_of_a_stream_ends_the_run_before_there_i
 
 
 @pytest.mark.parametrize(
-    ("keys", "told"),
+    ("keys", "message"),
     [
         ({"max_steps": -1}, r"training_args.max_steps: must be at least 1 with data.streaming: "),
         ({"dataloader_num_workers": 2}, "training_args.dataloader_num_workers: does not work with data.streaming: "),
@@ -181,12 +181,12 @@ def test_a_malformed_row_among_the_first_of_a_stream_ends_the_run_before_there_i
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_options_that_do_not_work_with_streaming(stream, keys, told):
+def test_options_that_do_not_work_with_streaming(stream, keys, message):
     stream.config["training_args"] |= keys
     done = stream.run_here()
     assert done.code == 2
     assert "finetune.yaml:" in done.said
-    assert told in done.said
+    assert message in done.said
     assert not (stream.out / "model.safetensors").exists()
 
 

@@ -126,7 +126,7 @@ def test_a_wrong_text_among_those_compared(tokenizer: Any, capsys: pytest.Captur
     encoder, made = encoder_with(tokenizer, lambda text: text == RARE)
     first, texts = some_texts(30), some_texts(4 * VERIFY_EVERY, 2)
     assert lists(encoder.encode(first)) == expected(tokenizer, first)
-    texts[at + VERIFY_EVERY - 30] = RARE  # the positions go on from batch to batch
+    texts[at + VERIFY_EVERY - 30] = RARE  # positions are counted across batches
     assert lists(encoder.encode(texts)) == expected(tokenizer, texts)
     assert encoder.engine == "tokenizers"
     assert capsys.readouterr().err == (
@@ -166,9 +166,9 @@ INVALID: dict[str, Callable[[Any], Any]] = {
     "a row too few": lambda result: (result[0], result[1][:-1]),
     "a token too few": lambda result: (result[0][:-1], result[1]),
     "a wrong start": lambda result: (result[0], result[1] + 1),
-    "borders out of order": lambda result: (result[0], np.array([0, *reversed(result[1][1:-1]), result[1][-1]])),
+    "offsets out of order": lambda result: (result[0], np.array([0, *reversed(result[1][1:-1]), result[1][-1]])),
     "other numbers": lambda result: (result[0].astype(np.int64), result[1]),
-    "other borders": lambda result: (result[0], result[1].astype(np.uint64)),
+    "offsets of another dtype": lambda result: (result[0], result[1].astype(np.uint64)),
     "no vector": lambda result: (result[0].reshape(1, -1), result[1]),
     "an id too great": lambda result: (result[0] + 10_000, result[1]),
     "an id below 0": lambda result: (-result[0], result[1]),
@@ -216,7 +216,7 @@ def test_an_accelerator_is_verified_only_after_enough_text(tokenizer: Any) -> No
 @pytest.mark.parametrize("kind", ["metaspace", "word piece", "trimmed", "prefix"])
 def test_only_vocabularies_of_bytes_are_accelerated(kind: str) -> None:
     made = KINDS[kind]()
-    encoder = Encoder(made, lambda tokenizer: pytest.fail("was asked for"), verify_after=0)
+    encoder = Encoder(made, lambda tokenizer: pytest.fail("an accelerator was requested"), verify_after=0)
     assert lists(encoder.encode(["a b"])) == expected(made, ["a b"])
 
 
@@ -264,7 +264,7 @@ class Own:
 @pytest.mark.parametrize("is_fast", [False, True])
 def test_a_class_of_its_own_is_asked_itself(tokenizer: Any, is_fast: bool) -> None:
     own = Own(tokenizer, is_fast)
-    encoder = Encoder(own, lambda tokenizer: pytest.fail("was asked for"), verify_after=0)
+    encoder = Encoder(own, lambda tokenizer: pytest.fail("an accelerator was requested"), verify_after=0)
     assert encoder.engine == "transformers"
     columns = encoder.encode(["Word WORD", "", "a"])
     assert lists(columns) == expected(own, ["Word WORD", "", "a"])

@@ -1,4 +1,4 @@
-"""The texts of the proof: many kinds, the same each time, and not too many."""
+"""The texts of the equivalence check: many kinds, the same each time, and not too many."""
 
 from __future__ import annotations
 

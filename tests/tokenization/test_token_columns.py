@@ -45,9 +45,9 @@ def rows(draw: st.DrawFn) -> list[tuple[str, list[Span]]]:
     """Draw texts, each with ranges in order and apart."""
     drawn = []
     for text in draw(st.lists(texts, max_size=6)):
-        borders = sorted(draw(st.lists(st.integers(0, len(text)), max_size=8)))
+        edges = sorted(draw(st.lists(st.integers(0, len(text)), max_size=8)))
         weights = st.sampled_from([1.0, 1.0, 0.3, 2.0])
-        spans = [Span(a, b, draw(weights)) for a, b in zip(borders[::2], borders[1::2], strict=False)]
+        spans = [Span(a, b, draw(weights)) for a, b in zip(edges[::2], edges[1::2], strict=False)]
         drawn.append((text, spans))
     return drawn
 
@@ -101,8 +101,8 @@ def test_long_texts_with_many_spans(kind: str) -> None:
     drawn = []
     for _ in range(8):
         text = "".join(random_.choices(PIECES, k=120))
-        borders = sorted(random_.sample(range(len(text)), k=60))
-        spans = [Span(a, b, 1.0) for a, b in zip(borders[::2], borders[1::2], strict=True)]
+        edges = sorted(random_.sample(range(len(text)), k=60))
+        spans = [Span(a, b, 1.0) for a, b in zip(edges[::2], edges[1::2], strict=True)]
         drawn.append((text, spans))
     check(*made(kind), drawn)
 
@@ -134,12 +134,12 @@ numbers = st.lists(st.integers(0, 12), min_size=2, max_size=12)
 
 @examples(1000)
 @given(numbers, numbers, st.sets(st.integers(0, 3)), numbers)
-def test_any_ranges_in_order(starts: list[int], ends: list[int], added: set[int], borders: list[int]) -> None:
+def test_any_ranges_in_order(starts: list[int], ends: list[int], added: set[int], edges: list[int]) -> None:
     """Tokens may share characters, or lie within others, as some normalizers make them."""
     offsets = [(min(pair), max(pair)) for pair in zip(sorted(starts), sorted(ends), strict=False)]
     ids = [token % 4 for token in range(len(offsets))]
-    borders.sort()
-    spans = [Span(a, b, 1 + a) for a, b in zip(borders[::2], borders[1::2], strict=False)]
+    edges.sort()
+    spans = [Span(a, b, 1 + a) for a, b in zip(edges[::2], edges[1::2], strict=False)]
     nothing = np.zeros(0, np.int64)
     columns = TokenColumns(
         ["x" * 12], np.array(ids, np.int32), np.array([0, len(ids)]), {}, {}, {0: Ranges(offsets)}, {}, nothing

@@ -1,4 +1,4 @@
-"""Packed rows are drawn anew for each epoch: what the model is really given, with workers, on two ranks, and resumed.
+"""Packed rows are new in each epoch: the batches that the model gets, with workers, on two ranks, and resumed.
 
 torchrun runs this file too: ``test_epochs.py FOLDER`` is what each rank does.
 """
@@ -65,7 +65,7 @@ def packed_set() -> Any:
 
 
 def train(folder: Path, way: Way, resume: str | None = None) -> Seen:
-    """Train for three epochs, or go on from a checkpoint, and return what the model was given."""
+    """Train for three epochs, or resume from a checkpoint; the batches that the model got."""
     from accelerate.state import AcceleratorState
     from sftcore_plugins.methods.full import Full
 
@@ -138,19 +138,19 @@ def train(folder: Path, way: Way, resume: str | None = None) -> Seen:
 
 
 def both(folder: Path, way: Way) -> tuple[Seen, Seen]:
-    """Return what is seen in a whole run, and after its checkpoint was resumed from."""
+    """The batches of an uninterrupted run, and those after a resume from its checkpoint."""
     whole = train(folder, way)
     checkpoint = min(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     return whole, train(folder / "resumed", way, str(checkpoint))
 
 
 def expected(way: Way, rank: int = 0, ranks: int = 1) -> Seen:
-    """Return what a rank should see: its share of the batches of rows that seed and epoch draw."""
+    """The batches that a rank should get: its share of the rows in the order of seed and epoch."""
     bins = packed_set().bins
     batches: Seen = []
     for epoch in range(EPOCHS):
         seed = SEED if way.data_seed is None else way.data_seed
-        rows = [list(row) for row in (bins.fixed() if way.strategy == "sequential" else bins.drawn(seed, epoch))]
+        rows = [list(row) for row in (bins.fixed() if way.strategy == "sequential" else bins.shuffled(seed, epoch))]
         batches += [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)][rank::ranks]
     return batches
 

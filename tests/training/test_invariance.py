@@ -1,4 +1,4 @@
-"""The loss and the gradient of a step, the same however its conversations are spread over rows, batches and ranks.
+"""Loss and gradient of a step do not depend on how its conversations are distributed over rows, batches and ranks.
 
 torchrun runs this file too: ``test_invariance.py MODEL FOLDER`` is what each rank does.
 """
@@ -19,6 +19,7 @@ import pytest
 import torch
 import transformers
 
+from sftcore.data import MapStyleSet
 from sftcore.data.row_types import Example, Origin
 
 BAR = 1e-6
@@ -29,7 +30,7 @@ LENGTHS = (12, 40, 23, 57, 31, 7, 48, 33)
 
 
 class Spread(NamedTuple):
-    """How the conversations of a step are spread; each rank takes ``batch`` rows, ``accumulation`` times."""
+    """The distribution of the conversations of a step; each rank takes ``batch`` rows, ``accumulation`` times."""
 
     batch: int
     accumulation: int = 1
@@ -69,8 +70,17 @@ class Step(NamedTuple):
     gradient: torch.Tensor
 
 
-class Rows(list[Example]):
-    """Examples that know whether any of them has weights."""
+class Rows(MapStyleSet):
+    """A training set of a few examples."""
+
+    def __init__(self, examples: list[Example]) -> None:
+        self._examples = examples
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, row: int) -> Example:  # type: ignore[override]
+        return self._examples[row]
 
     @property
     def weighted(self) -> bool:
@@ -80,7 +90,7 @@ class Rows(list[Example]):
 def conversations(weighted: int) -> Rows:
     """Make them; their first tokens are labelled too, which must not count, since nothing predicts them."""
     chance = random.Random(7)
-    examples = Rows()
+    examples = []
     for number, length in enumerate(LENGTHS):
         ids = chance.choices(range(1, 200), k=length)
         trained = [at == 0 or (at > 2 and at % 8 > number % 4) for at in range(length)]
@@ -88,7 +98,7 @@ def conversations(weighted: int) -> Rows:
         weights = [chance.choice((0.1, 0.3, 1.0, 2.5)) if on else 0.0 for on in trained]
         origins = (Origin("f", number),)
         examples.append(Example(ids, labels, (length,), origins, weights if number < weighted else None))
-    return examples
+    return Rows(examples)
 
 
 def by_hand(model: Path, weighted: int) -> Step:
@@ -112,7 +122,7 @@ class KeepGradient(transformers.TrainerCallback):
 
 
 def trainer_of(model: Path, folder: Path, spread: Spread, train_set: Any, eval_set: Any) -> Any:
-    """Return the trainer that a run would make, in float32."""
+    """The trainer of a run, in float32."""
     from sftcore.checkpoint.writer import CheckpointWriter
     from sftcore.config.document import Document
     from sftcore.config.loader import load_config
@@ -255,7 +265,7 @@ def two_ranks(model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dic
 
 
 def differences(step: Step, expected: Step) -> Step:
-    """Return the relative differences."""
+    """The relative differences."""
     return Step(
         abs(step.loss / expected.loss - 1),
         abs(step.eval_loss / expected.eval_loss - 1),

@@ -1,4 +1,4 @@
-"""The loss: a mean over trained tokens, each as heavy as its weight says."""
+"""The loss: a mean over trained tokens, weighted by their loss weights."""
 
 from __future__ import annotations
 

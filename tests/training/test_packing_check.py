@@ -1,4 +1,4 @@
-"""Documents in a row leave each other alone, or packing is refused: on small random models of many kinds."""
+"""Packed documents do not see each other, or packing is rejected: on small random models of many architectures."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def device(request: pytest.FixtureRequest) -> str:
 
 
 def make(name: str, attention: str = "eager", dtype: torch.dtype = torch.float32, device: str = "cpu") -> Any:
-    """Make a model that is ready to train, as the Trainer has it."""
+    """A model in training mode, as the Trainer has it."""
     options = {**KEPT_APART, **REFUSED}[name]
     torch.manual_seed(0)
     config = getattr(transformers, f"{name}Config")(
@@ -157,7 +157,7 @@ def check(model: Any, given: list[Example] | None = None, flat: bool = False) ->
 
 
 def compare(model: Any, given: list[Example], flat: bool = False) -> tuple[float, float]:
-    """Return the largest difference of a logit and of a document's loss, between packed and alone."""
+    """The largest differences of a logit and of the loss of a document, packed and alone."""
     packed = PackedSet(given, 32)
     assert 1 < len(packed) < len(given)
     batch = {name: values.to(model.device) for name, values in Collator(0, packed=True, flat=flat)([*packed]).items()}
@@ -216,7 +216,7 @@ def test_models_that_mix_packed_documents_are_rejected(name, device):
 
 
 def leaking(model: Any, source: int, target: int, share: float, only_in: Callable[[Any], bool] = lambda _: True) -> Any:
-    """Return *model* with a leak: of what the first layer says of the token at *source* to the one at *target*.
+    """*model* with a leak from the token at *source* to the one at *target*, after the first layer.
 
     Both count over the rows of a batch, laid end to end.
     """
@@ -322,7 +322,7 @@ def test_the_packing_check_allows_noise_that_separate_rows_have_too(device):
 
 @pytest.mark.parametrize("name", ["Qwen3Moe", "Mixtral", "DeepseekV3"])
 def test_the_packing_check_allows_rounding_of_experts_in_packed_rows_only(name, device):
-    """Which rows show it depends on how many tokens an expert has: that others do not show it proves no leak."""
+    """Only some rows show it, depending on the number of tokens of an expert, which is no sign of a leak."""
     model = make(name, "sdpa", torch.bfloat16, device)
     round_by_company(model.model.layers[0], 0.002, only_packed=True)
     check(model)

@@ -37,7 +37,7 @@ def requirements() -> dict[str, str]:
 
 
 def pinned(which: str) -> list[str]:
-    """Return what pip has to install for one end of the ranges."""
+    """The requirements that pip installs for one end of the ranges."""
     ranges = [requirements()[name] for name in LIBRARIES]
     if which == "newest":
         return ["--upgrade", *ranges]

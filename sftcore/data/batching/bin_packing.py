@@ -1,4 +1,4 @@
-"""Which documents share a row: best-fit-decreasing bin packing, on lengths alone."""
+"""Which documents share a row: best-fit-decreasing bin packing, by their lengths alone."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     Ints: TypeAlias = NDArray[np.int64]
 
 Pattern: TypeAlias = "tuple[Pattern, int, int] | None"
-"""What a row holds: another pattern, and behind it a length, so many times."""
+"""The lengths in a row: those of another pattern, then one length a number of times."""
 
 
-class Rows(Sequence[tuple[int, ...]]):
-    """Rows of documents: each is the documents' numbers."""
+class PackedRows(Sequence[tuple[int, ...]]):
+    """Rows of documents: each has the numbers of its documents."""
 
     def __init__(self, documents: Ints, ends: Ints, order: Ints) -> None:
         self._documents, self._ends, self._order = documents, ends, order
@@ -34,13 +34,16 @@ class Rows(Sequence[tuple[int, ...]]):
 class Bins:
     """Rows of at most ``max_length`` tokens, for documents of these *lengths*.
 
-    The rows are places, each for a document of one length. They are found once, by best fit,
-    longest first (Johnson et al., 1974), over all documents. Which documents take the places is drawn
-    by seed and epoch, and by nothing else: so their number is the same in every epoch and on every rank.
+    A row has slots, each for a document of one length. They are found once, by best fit, longest first (Johnson et al.,
+    1974), over all documents. Which documents take the slots follows from seed and epoch alone, so the number of rows
+    is the same in every epoch and on every rank.
 
-    All documents of a length are placed at once, into all rows that are alike. A row then has less
-    than half of the room it had, so the time grows with the number of different lengths, times the
-    logarithm of ``max_length``; with the number of documents only sorting and counting do.
+    All documents of a length are placed at once, into all rows that are alike. A row then has less than half of the
+    room it had, so the time grows with the number of different lengths, times the logarithm of ``max_length``; only
+    sorting and counting grow with the number of documents.
+
+    Raises:
+        ValueError: a length is not between 1 and *max_length*.
     """
 
     def __init__(self, lengths: Sequence[int] | Ints, max_length: int) -> None:
@@ -51,46 +54,46 @@ class Bins:
         if len(self.lengths) and not 0 < self.lengths.min() <= self.lengths.max() <= max_length:
             raise ValueError(f"every length must be between 1 and {max_length}")
         values, numbers = np.unique(self.lengths, return_counts=True)
-        places: list[int] = []
+        slots: list[int] = []
         sizes: list[int] = []
         for pattern, rows in _best_fit(zip(values[::-1].tolist(), numbers[::-1].tolist(), strict=True), max_length):
             row = list(_unrolled(pattern))
-            places += row * rows
+            slots += row * rows
             sizes += [len(row)] * rows
         self._ends: Ints = np.cumsum(np.asarray(sizes, dtype=np.int64))
-        self._places: Ints = np.argsort(np.asarray(places, dtype=np.int64), kind="stable")
+        self._slots: Ints = np.argsort(np.asarray(slots, dtype=np.int64), kind="stable")
 
     def __len__(self) -> int:
         return len(self._ends)
 
     @property
     def fill(self) -> float:
-        """The share of the rows that is taken by documents."""
+        """The share of the rows that documents take."""
         return float(self.lengths.sum()) / (len(self) * self.max_length) if len(self) else 1.0
 
-    def drawn(self, seed: int, epoch: int) -> Rows:
-        """Return the rows of *epoch*: documents of one length change places, and the rows are in random order."""
+    def shuffled(self, seed: int, epoch: int) -> PackedRows:
+        """The rows of *epoch*: documents of one length change places, and the rows are in random order."""
         import numpy as np
 
-        chance = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed % 2**64, epoch))))
-        documents = self._placed(np.lexsort((chance.random(len(self.lengths)), self.lengths)))
-        return Rows(documents, self._ends, np.argsort(chance.random(len(self)), kind="stable"))
+        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed % 2**64, epoch))))
+        documents = self._placed(np.lexsort((rng.random(len(self.lengths)), self.lengths)))
+        return PackedRows(documents, self._ends, np.argsort(rng.random(len(self)), kind="stable"))
 
-    def fixed(self) -> Rows:
-        """Return the rows without chance, in the order of the first document in each."""
+    def fixed(self) -> PackedRows:
+        """The rows without shuffling, in the order of the first document in each."""
         import numpy as np
 
         documents = self._placed(np.argsort(self.lengths, kind="stable"))
         starts = np.concatenate(([0], self._ends[:-1])).astype(np.int64) if len(self) else self._ends
         first = np.minimum.reduceat(documents, starts) if len(self) else starts
-        return Rows(documents, self._ends, np.argsort(first, kind="stable"))
+        return PackedRows(documents, self._ends, np.argsort(first, kind="stable"))
 
     def _placed(self, by_length: Ints) -> Ints:
-        """Return the documents row after row; they are given from the shortest to the longest."""
+        """The documents row after row, from documents by length, the shortest first."""
         import numpy as np
 
         placed: Ints = np.empty_like(by_length)
-        placed[self._places] = by_length
+        placed[self._slots] = by_length
         return placed
 
 
@@ -142,10 +145,10 @@ def _unrolled(pattern: Pattern) -> Iterator[int]:
         yield from [length] * times
 
 
-def padding(lengths: Sequence[int] | Ints, batch_size: int) -> float:
-    """Return the share of padding in batches of so many documents in random order, as it is to be expected.
+def padding_share(lengths: Sequence[int] | Ints, batch_size: int) -> float:
+    """The expected share of padding in batches of *batch_size* documents in random order.
 
-    A batch is as long as its longest document. The expectation is exact, nothing is drawn.
+    A batch is as long as its longest document. The expectation is exact, nothing is sampled.
     """
     import numpy as np
 
@@ -154,11 +157,11 @@ def padding(lengths: Sequence[int] | Ints, batch_size: int) -> float:
     up_to = np.cumsum(numbers)
 
     def longest(size: int) -> float:
-        """Return the expected longest of *size* documents."""
-        chance = np.ones(len(values))  # that all of them are at most so long
+        """The expected length of the longest of *size* documents."""
+        at_most = np.ones(len(values))  # the probability that all of them are at most this long
         for taken in range(size):
-            chance *= np.maximum(up_to - taken, 0) / (total - taken)
-        return float(values @ np.diff(chance, prepend=0.0))
+            at_most *= np.maximum(up_to - taken, 0) / (total - taken)
+        return float(values @ np.diff(at_most, prepend=0.0))
 
     whole, rest = divmod(total, min(batch_size, total)) if total else (0, 0)
     padded = sum(times * size * longest(size) for times, size in ((whole, min(batch_size, total)), (1, rest)) if size)

@@ -21,23 +21,22 @@ if TYPE_CHECKING:
 class Collator:
     """Pads a batch on the right.
 
-    A batch of packed rows carries ``position_ids`` that start anew at every document, and no
-    attention mask: from these transformers builds a block-diagonal mask. What fills a row at its end
-    is a document of its own.
+    A batch of packed rows has ``position_ids`` that restart at every document, and no attention mask: transformers
+    builds a block-diagonal mask from these. The padding at the end of a row is a document of its own.
     """
 
     pad_token_id: int
     packed: bool = False
     flat: bool = False
-    """Whether the packed rows of a batch are laid end to end in one: only so flash attention tells documents apart."""
+    """Whether the packed rows of a batch are joined into one: flash attention separates documents only in one row."""
     weighted: bool | None = False
-    """Whether any example of the whole set has weights: all batches, on all ranks, carry them then, or none.
-    None, if that cannot be known: a batch carries them if an example in it has some."""
+    """Whether any example of the set has weights: then all batches, on all ranks, have them, or none.
+    None, if that cannot be known: a batch has them if an example in it has."""
     traced: bool = False
-    """Whether a batch says in ``origins``, a list of strings, where its rows were read."""
+    """Whether a batch has ``origins``, a list of strings: where its rows were read."""
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
-        """Return a batch of tensors, all of shape (batch, length).
+        """A batch of tensors, all of shape (batch, length).
 
         ``input_ids``, ``labels`` and ``attention_mask`` or ``position_ids`` are int64; ``loss_weights``,
         where the set has weights, are float32.
@@ -49,11 +48,11 @@ class Collator:
         longest = max(len(example.input_ids) for example in examples)
 
         def padded(rows: Iterable[ArrayLike], fill: float, dtype: str = "i8") -> torch.Tensor:
-            whole = np.full((len(examples), longest), fill, dtype)
-            for row, values in zip(whole, rows, strict=True):
-                here = np.asarray(values)
-                row[: len(here)] = here
-            return torch.from_numpy(whole)
+            matrix = np.full((len(examples), longest), fill, dtype)
+            for row, values in zip(matrix, rows, strict=True):
+                array = np.asarray(values)
+                row[: len(array)] = array
+            return torch.from_numpy(matrix)
 
         batch: dict[str, Any] = {
             "input_ids": padded((example.input_ids for example in examples), self.pad_token_id),

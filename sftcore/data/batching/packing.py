@@ -1,4 +1,4 @@
-"""Rows that several whole documents share."""
+"""Rows that several complete documents share."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sftcore.core.types import IGNORE_INDEX
-from sftcore.data.batching.bin_packing import Bins, Rows
+from sftcore.data.batching.bin_packing import Bins, PackedRows
 from sftcore.data.batching.padded_sampler import MapStyleSet
 from sftcore.data.row_types import Example
 
 
 class PackedSet(MapStyleSet):
-    """Documents, joined into rows of at most ``max_length`` tokens when a row is asked for.
+    """Documents, joined into rows of at most ``max_length`` tokens when a row is accessed.
 
-    A row is asked for by its number, or, as ``bins.drawn`` gives them anew for each epoch, by the numbers of its
-    documents: then the answer does not depend on the epoch, so that a copy in a worker process is never out of date.
+    A row is accessed by its number, or by the numbers of its documents, as ``bins.shuffled`` has them for each epoch:
+    then it does not depend on the epoch, so that a copy in a worker process is never out of date.
     """
 
     def __init__(self, documents: Sequence[Example], max_length: int) -> None:
@@ -44,16 +44,16 @@ class PackedSet(MapStyleSet):
         """Itself."""
         return self
 
-    def shuffled(self, seed: int, epoch: int) -> Rows:
+    def shuffled(self, seed: int, epoch: int) -> PackedRows:
         """All rows, their documents exchanged with others of the same length."""
-        return self.bins.drawn(seed, epoch)
+        return self.bins.shuffled(seed, epoch)
 
 
 def join(parts: Sequence[Example]) -> Example:
-    """Return *parts* as one row.
+    """*parts* as one row.
 
-    ``lengths`` keeps where each begins, from which the collator makes position ids that start anew.
-    The first label of a document is ignored: no token of another document predicts it.
+    ``lengths`` has the length of each document, from which the collator makes position ids that restart. The first
+    label of a document is ignored: no token of another document predicts it.
     """
     ids = np.concatenate([part.input_ids for part in parts])
     labels = np.concatenate([part.labels for part in parts])
@@ -73,7 +73,7 @@ def join(parts: Sequence[Example]) -> Example:
 
 
 def weights_of(example: Example) -> NDArray[np.float64]:
-    """Return what each token of *example* weighs in the loss, also where each trained one weighs 1."""
+    """The weight of each token of *example* in the loss, also where each trained one weighs 1."""
     if example.weights is not None:
         return np.asarray(example.weights, np.float64)
     trained: NDArray[np.bool_] = np.asarray(example.labels, np.int64) != IGNORE_INDEX

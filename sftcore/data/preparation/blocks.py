@@ -5,69 +5,70 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any, NamedTuple, Protocol
 
-from sftcore.data.sources.files import Reading
-from sftcore.data.sources.readers import Raw
+from sftcore.data.sources.readers import NumberedRow
+from sftcore.data.sources.source_rows import SourceRows
 
 ROWS = 1024
 """How many rows a block has, at most."""
 
 BYTES = 1 << 24
-"""So many bytes of text end a block before, so that long rows do not fill the memory."""
+"""Bytes of text that end a block early, so that long rows do not fill the memory."""
 
 
-class Rows(Sized, Iterable[Raw], Protocol):
-    """Rows that are there, or lines that may be read."""
+class BlockRows(Sized, Iterable[NumberedRow], Protocol):
+    """Rows in memory, or lines that are read when they are iterated."""
 
 
 class Block(NamedTuple):
     """Some rows of one file, in order.
 
     Attributes:
-        source: the number of the source.
-        file: the number of the file in it.
-        rows: the line of each row, and what was read there, or is when it is asked for.
-        share: how much of the source is read with this block, between 0 and 1.
+        source: number of the source.
+        file: number of the file in it.
+        rows: the line and the content of each row.
+        progress: share of the source that is read with this block, between 0 and 1.
     """
 
     source: int
     file: int
-    rows: Rows
-    share: float
+    rows: BlockRows
+    progress: float
 
 
-def blocks(source: int, reading: Reading, most: int | None = None) -> Iterator[Block]:
-    """Yield all rows of a source, at most so many in a block; where these end depends on its rows, and nothing else.
+def read_blocks(number: int, rows: SourceRows, most: int | None = None) -> Iterator[Block]:
+    """Yield all rows of the source of this *number*; where a block ends depends on its rows alone.
 
-    Unless *most* is given, lines that need no unpacking are left to whoever asks for the rows of their block.
+    Args:
+        most: rows of a block. Without it, the lines of plain JSONL are read by the process that labels their block.
     """
-    if most is None and reading.has_lines:
-        for file, lines in reading.lines(ROWS, BYTES):
-            yield Block(source, file, lines, reading.share)
+    if most is None and rows.has_line_ranges:
+        for file, lines in rows.line_ranges(ROWS, BYTES):
+            yield Block(number, file, lines, rows.progress)
         return
-    rows: list[Raw] = []
-    here = size = 0
-    for file, line, raw in reading:
-        if file != here or len(rows) == (most or ROWS) or size >= BYTES:
-            if rows:
-                yield Block(source, here, rows, reading.share)
-            rows, size, here = [], 0, file
-        rows.append((line, raw))
-        size += len(raw) if isinstance(raw, bytes) else _size(raw)
-    if rows:
-        yield Block(source, here, rows, 1.0)
+    block: list[NumberedRow] = []
+    block_file = size = 0
+    for file, line, raw in rows:
+        if file != block_file or len(block) == (most or ROWS) or size >= BYTES:
+            if block:
+                yield Block(number, block_file, block, rows.progress)
+            block, size, block_file = [], 0, file
+        block.append((line, raw))
+        size += len(raw) if isinstance(raw, bytes) else _text_size(raw)
+    if block:
+        yield Block(number, block_file, block, 1.0)
 
 
-def _size(row: Any) -> int:
-    """Return about how many bytes the texts in *row* have."""
-    size, left = 0, [row]
-    while left:
-        value = left.pop()
+def _text_size(row: Any) -> int:
+    """About how many bytes the texts in *row* have."""
+    size, values = 0, [row]
+    while values:
+        value = values.pop()
         if isinstance(value, (str, bytes)):
             size += len(value)
         elif isinstance(value, dict):
-            left += value.values()
+            values += value.values()
         elif isinstance(value, list):
-            left += value
+            values += value
         else:
             size += 8
     return size

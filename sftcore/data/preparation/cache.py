@@ -1,8 +1,8 @@
-"""Labelled rows on the disk, by the key of what they are made from: written whole, or not at all.
+"""Labelled rows on disk, by the key of what they depend on: complete, or not there.
 
-A source has a folder, named by its key. While it is made the name ends in ``.part``; it holds shards of
-:data:`BLOCKS` blocks each, which stay there if the process ends, and are not made again. A shard counts once its
-``.json`` is there, which is written last; the folder, once it is renamed, which is done last of all.
+A source has a folder, named by its key. While it is written the name ends in ``.part``; it has shards of
+:data:`BLOCKS` blocks each, which stay there if the process ends, and are not written again. A shard counts once its
+``.json`` exists, which is written last; the folder, once it is renamed, which is done last of all.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ import os
 import platform
 import shutil
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -24,167 +23,102 @@ from typing import IO, Any, NamedTuple
 import pyarrow as pa
 
 from sftcore.core.errors import DataError, SftError
-from sftcore.data.preparation.worker import Done
-from sftcore.data.row_types import Origin
-from sftcore.data.sources.rejected import SHOWN, Refusal, as_json, kind_of
+from sftcore.data.preparation.worker import LabelledBlock
+from sftcore.data.tables.account import RowTotals
+from sftcore.data.tables.quarantine import to_quarantine_line
 from sftcore.data.tables.table import SCHEMA, Table, read_table
 from sftcore.runtime.console import count, format_bytes, status
-from sftcore.runtime.files import FileLock
+from sftcore.runtime.files import FileLock, write_atomically
 from sftcore.runtime.paths import cache_folder
 
-SHARD = (".arrow", ".refused")
-"""Endings of the files of a shard."""
+TABLE, REJECTED = ".arrow", ".rejected"
+"""Suffixes of the files of a shard."""
 
 BLOCKS = 64
 """How many blocks a shard has."""
 
 TOTALS, ABOUT, PART = "totals.json", "about.json", ".part"
 
-KINDS, OTHERS = 200, "other reasons"
-"""How many kinds of reasons are counted apart, and how the rest is called."""
+TRIES = 3
+"""How often rows are prepared that are removed before they can be used."""
 
-Bad = tuple[int, int, str]
-"""A row that is refused: the number of its file, its line, and the reason."""
-
-
-@dataclass
-class Totals:
-    """What became of rows, in numbers."""
-
-    read: int = 0
-    """Rows that were read."""
-    tokens: int = 0
-    """Tokens of their examples."""
-    bad: dict[str, int] = field(default_factory=dict)
-    """Rows that could not be read, by kind of reason."""
-    first_bad: list[Bad] = field(default_factory=list)
-    """The first of them, in order."""
-    unlabelled: dict[str, int] = field(default_factory=dict)
-    """Rows that cannot be labelled, by kind of reason."""
-    first_unlabelled: list[Bad] = field(default_factory=list)
-    """The first of them, in order."""
-    seen: list[str] = field(default_factory=list)
-    """Columns that rows had."""
-    size: int = 0
-    """Bytes of the tables, and of the rows that were refused."""
-
-    def add(self, other: Totals) -> None:
-        """Add what became of further rows."""
-        self.read += other.read
-        self.tokens += other.tokens
-        _count(self.bad, other.bad)
-        self.first_bad = [*self.first_bad, *other.first_bad][:SHOWN]
-        _count(self.unlabelled, other.unlabelled)
-        self.first_unlabelled = [*self.first_unlabelled, *other.first_unlabelled][:SHOWN]
-        self.seen = list(dict.fromkeys([*self.seen, *other.seen]))
-        self.size += other.size
-
-    @classmethod
-    def of(cls, done: Done) -> Totals:
-        """Return what became of a block."""
-        return cls(
-            read=done.read,
-            tokens=done.tokens,
-            bad=_kinds(done.bad),
-            first_bad=_first(done.bad, done.file),
-            unlabelled=_kinds(done.unlabelled),
-            first_unlabelled=_first(done.unlabelled, done.file),
-            seen=done.seen,
-        )
-
-
-def _count(kinds: dict[str, int], more: Mapping[str, int]) -> None:
-    """Add *more* to the numbers by kind; of too many kinds the rest is counted together."""
-    for kind, rows in more.items():
-        known = kind if kind in kinds or len(kinds) < KINDS else OTHERS
-        kinds[known] = kinds.get(known, 0) + rows
-
-
-def _kinds(refused: Sequence[Refusal]) -> dict[str, int]:
-    return dict(Counter(kind_of(refusal.reason) for refusal in refused))
-
-
-def _first(refused: Sequence[Refusal], file: int) -> list[Bad]:
-    return [(file, refusal.origin.line, refusal.reason) for refusal in refused[:SHOWN]]
-
-
-def named(first: Sequence[Bad], names: Sequence[str]) -> list[Refusal]:
-    """Return what is in *first* with the *names* of the files."""
-    return [Refusal(Origin(names[file], line), reason) for file, line, reason in first]
+RETRY = 0.01
+"""Seconds before a process checks again, after it checked at the same time as others."""
 
 
 @dataclass(frozen=True)
-class Stored:
-    """The labelled rows of one source, whole.
+class CachedSource:
+    """The labelled rows of one source, complete.
 
     Attributes:
-        folder: where they are.
         totals: what became of all rows that were read.
-        lock: keeps others from removing them as long as this is in use.
+        lock: keeps others from removing the folder as long as this is in use.
     """
 
     folder: Path
-    totals: Totals
+    totals: RowTotals
     lock: FileLock | None = None
 
     @classmethod
-    def open(cls, folder: Path, lock: FileLock | None = None) -> Stored | None:
-        """Return what is in *folder*; None if it is not there, or not whole, as after a loss of power."""
+    def open(cls, folder: Path, lock: FileLock | None = None) -> CachedSource | None:
+        """The source in *folder*; None if it is not there, or not complete, as after a loss of power."""
+        totals = _read_totals(folder / TOTALS)
         try:
-            totals = _totals(folder / TOTALS)
-            size = sum(file.stat().st_size for ending in SHARD for file in folder.glob(f"*{ending}"))
-        except (OSError, ValueError, TypeError):
+            size = sum(file.stat().st_size for suffix in (TABLE, REJECTED) for file in folder.glob(f"*{suffix}"))
+        except OSError:
             return None
-        return cls(folder, totals, lock) if size == totals.size else None
+        return cls(folder, totals, lock) if totals and size == totals.size else None
 
     @cached_property
     def table(self) -> Table:
         """The rows that could be read, mapped into memory."""
-        return read_table(sorted(self.folder.glob("*.arrow")))
+        return read_table(sorted(self.folder.glob(f"*{TABLE}")))
 
-    def refused(self, names: Sequence[str]) -> Iterator[str]:
-        """Yield every row that was refused, as a line of ``quarantine.jsonl``."""
-        for path in sorted(self.folder.glob("*.refused")):
+    def rejected(self, names: Sequence[str]) -> Iterator[str]:
+        """Yield every rejected row as a line of ``quarantine.jsonl``."""
+        for path in sorted(self.folder.glob(f"*{REJECTED}")):
             with path.open(encoding="utf-8") as lines:
-                yield from (quarantined(text, names) for text in lines)
+                yield from (to_quarantine_line(text, names) for text in lines)
 
 
-def quarantined(text: str, names: Sequence[str]) -> str:
-    """Return a line of ``Done.lines`` as one of ``quarantine.jsonl``, with the names of the files."""
-    file, line, content = text.split(" ", 2)
-    return f'{{"source": {as_json(f"{names[int(file)]}:{line}")}, {content[1:]}'
+def _read_totals(path: Path) -> RowTotals | None:
+    """The totals in the file *path*; None if it cannot be read."""
+    try:
+        return RowTotals(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
-def _totals(path: Path) -> Totals:
-    return Totals(**json.loads(path.read_text(encoding="utf-8")))
+def _write_json(path: Path, values: Any) -> None:
+    write_atomically(path, json.dumps(values, ensure_ascii=False))
 
 
-class Part:
-    """The folder of a source whose rows are being labelled; a context.
+class CacheWriter:
+    """Writes the folder of a source whose rows are being labelled; a context manager.
 
     Args:
-        check: is called before a shard is finished; raises if what it was made from has changed.
+        check: called before a shard is finished; raises if the data has changed.
 
     Attributes:
-        totals: what became of the rows of the finished shards.
-        blocks: how many blocks are in these.
+        totals: of the rows of the finished shards.
+        blocks: number of blocks in these.
     """
 
     def __init__(self, folder: Path, check: Callable[[], None]) -> None:
         self.folder = folder
         self._check = check
         folder.mkdir(parents=True, exist_ok=True)
-        self.totals = Totals()
+        self.totals = RowTotals()
         self._shards = 0
-        while (shard := self._read(self._shards)) is not None:
-            self.totals.add(shard)
+        while (totals := _read_totals(self._path(".json"))) is not None:
+            self.totals.add(totals)
             self._shards += 1
         self.blocks = self._shards * BLOCKS
-        self._shard = Totals()
+        self._shard = RowTotals()
         self._open: tuple[IO[Any], Any, IO[str]] | None = None
         self._written = 0
 
-    def __enter__(self) -> Part:
+    def __enter__(self) -> CacheWriter:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -192,49 +126,42 @@ class Part:
             for file in (self._open[1], self._open[0], self._open[2]):
                 file.close()
 
-    def _path(self, ending: str, shard: int | None = None) -> Path:
-        return self.folder / f"{self._shards if shard is None else shard:05}{ending}"
+    def _path(self, suffix: str) -> Path:
+        """A file of the shard that is written next."""
+        return self.folder / f"{self._shards:05}{suffix}"
 
-    def _read(self, shard: int) -> Totals | None:
-        """Return what became of the rows of a finished shard; None if there is none of this number."""
-        try:
-            return _totals(self._path(".json", shard))
-        except (OSError, ValueError, TypeError):
-            return None
-
-    def add(self, done: Done) -> None:
-        """Add the next block."""
-        assert done.table is not None
+    def add(self, block: LabelledBlock) -> None:
+        """Write the next block."""
+        assert block.table is not None
         if self._open is None:
-            file = self._path(".arrow").open("wb")
-            self._open = file, pa.ipc.new_file(file, SCHEMA), self._path(".refused").open("w", encoding="utf-8")
-            self._shard, self._written = Totals(), 0
-        self._open[1].write_batch(done.table)
-        self._open[2].writelines(f"{line}\n" for line in done.lines)
-        self._shard.add(Totals.of(done))
+            file = self._path(TABLE).open("wb")
+            self._open = file, pa.ipc.new_file(file, SCHEMA), self._path(REJECTED).open("w", encoding="utf-8")
+            self._shard, self._written = RowTotals(), 0
+        self._open[1].write_batch(block.table)
+        self._open[2].writelines(f"{line}\n" for line in block.rejected)
+        self._shard.add(block.totals)
         self._written += 1
         if self._written == BLOCKS:
-            self._close()
+            self._finish_shard()
 
-    def _close(self) -> None:
-        """Finish a shard."""
+    def _finish_shard(self) -> None:
         self.__exit__()
         self._open = None
         self._check()
-        self._shard.size = sum(self._path(ending).stat().st_size for ending in SHARD)
-        _write(self._path(".json"), asdict(self._shard))
+        self._shard.size = sum(self._path(suffix).stat().st_size for suffix in (TABLE, REJECTED))
+        _write_json(self._path(".json"), asdict(self._shard))
         self.totals.add(self._shard)
         self._shards += 1
 
     def finish(self, folder: Path) -> None:
-        """Finish the last shard, and rename all to *folder*; if a whole one is there already, it stays."""
+        """Finish the last shard, and rename all to *folder*; if that is there and complete, it stays."""
         if self._open:
-            self._close()
-        _write(self.folder / TOTALS, asdict(self.totals))
+            self._finish_shard()
+        _write_json(self.folder / TOTALS, asdict(self.totals))
         try:
             self.folder.rename(folder)
         except OSError:
-            if Stored.open(folder):
+            if CachedSource.open(folder):
                 shutil.rmtree(self.folder)
             else:
                 _remove(folder)
@@ -242,31 +169,17 @@ class Part:
 
 
 def _remove(folder: Path) -> None:
-    """Remove *folder*; it is never there in parts under its name."""
-    gone = folder.with_name(f"{folder.name}.{os.getpid()}.gone")
-    folder.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
-
-
-def _write(path: Path, values: Any) -> None:
-    """Write *values* as JSON, whole or not at all."""
-    staged = path.with_name(f"{path.name}.new")
-    staged.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
-    staged.replace(path)
-
-
-TRIES = 3
-"""How often rows are made that are gone before they can be used."""
-
-LOOK = 0.01
-"""Seconds until who looked at the same time as others looks again."""
+    """Remove *folder*; it is renamed first, so that no part of it is ever there under its name."""
+    removed = folder.with_name(f"{folder.name}.{os.getpid()}.gone")
+    folder.rename(removed)
+    shutil.rmtree(removed, ignore_errors=True)
 
 
 class Cache:
-    """All sources that were ever labelled here.
+    """All sources that were labelled on this machine.
 
     Raises:
-        SftError: its folder cannot be made.
+        SftError: its folder cannot be created.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -274,23 +187,23 @@ class Cache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise SftError(f"the cache {self.folder} cannot be made: {error.strerror}; set SFTCORE_CACHE") from None
+            raise SftError(f"the cache {self.folder} cannot be created: {error.strerror}; set SFTCORE_CACHE") from None
 
-    def find(self, key: str) -> Stored | None:
-        """Return what is stored under *key*; None if it is not there."""
-        return Stored.open(self.folder / key)
+    def find(self, key: str) -> CachedSource | None:
+        """The source with this *key*; None if it is not cached."""
+        return CachedSource.open(self.folder / key)
 
     def get(
-        self, key: str, about: Mapping[str, Any], make: Callable[[Part], None], check: Callable[[], None]
-    ) -> Stored:
-        """Return what is stored under *key*; if it is not there, *make* it.
+        self, key: str, about: Mapping[str, Any], prepare: Callable[[CacheWriter], None], check: Callable[[], None]
+    ) -> CachedSource:
+        """The source with this *key*; if it is not cached, *prepare* it.
 
-        Of several processes one makes it, and the others wait. Nobody removes it as long as the answer is in use.
+        Of several processes one prepares it, and the others wait. Nobody removes it as long as the result is in use.
 
         Args:
-            about: what a list of the cache says of it.
-            make: adds all blocks after those that are there already.
-            check: raises if what they are made from has changed since the key was.
+            about: its description in a list of the cache.
+            prepare: adds all blocks after those that are cached already.
+            check: raises if the data has changed since the key was computed.
 
         Raises:
             SftError: it cannot be written.
@@ -299,114 +212,115 @@ class Cache:
         lock = FileLock(folder.with_name(f"{key}.lock"))
         try:
             for _ in range(TRIES):
-                self._wait(lock, about)
-                while not (stored := Stored.open(folder, lock)) and not lock.acquire(blocking=False):
-                    # never wait for it alone: one that looked too may make it, and then holds on to it for a whole run
+                _wait(lock, about)
+                while not (cached := CachedSource.open(folder, lock)) and not lock.acquire(blocking=False):
+                    # never wait for it alone: a process that also checked may prepare it, and then keeps a shared lock
+                    # for a whole run
                     lock.release()
-                    time.sleep(LOOK)
-                    self._wait(lock, about)
-                if stored:
+                    time.sleep(RETRY)
+                    _wait(lock, about)
+                if cached:
                     with contextlib.suppress(OSError):
                         os.utime(folder / ABOUT)
-                    return stored
-                if not Stored.open(folder):
-                    self._make(folder, lock, about, make, check)
+                    return cached
+                if not CachedSource.open(folder):
+                    self._prepare(folder, lock, about, prepare, check)
         except OSError as error:
             raise SftError(
-                f"the prepared data cannot be kept in {self.folder}: {error.strerror or error}; make room with "
+                f"the prepared data cannot be written to {self.folder}: {error.strerror or error}; free space with "
                 "`sft cache clean`, or set SFTCORE_CACHE"
             ) from None
-        raise SftError(f"the prepared data in {folder} is gone again and again; who removes it?")
+        raise SftError(f"the prepared data in {folder} was removed again and again; check which program removes it")
 
-    def _wait(self, lock: FileLock, about: Mapping[str, Any]) -> None:
-        """Wait until nobody makes it."""
-        if not lock.acquire(shared=True, blocking=False):
-            status("data", f"another process prepares {about.get('source', 'the same')}; waiting for it")
-            lock.acquire(shared=True)
-
-    def _make(
+    def _prepare(
         self,
         folder: Path,
         lock: FileLock,
         about: Mapping[str, Any],
-        make: Callable[[Part], None],
+        prepare: Callable[[CacheWriter], None],
         check: Callable[[], None],
     ) -> None:
-        # where files cannot be locked, each process makes its own
+        # where files cannot be locked, each process prepares its own
         part = folder.with_name(folder.name + ("" if lock.works else f".{platform.node()}-{os.getpid()}") + PART)
         try:
-            with Part(part, check) as begun:
-                make(begun)
+            with CacheWriter(part, check) as writer:
+                prepare(writer)
                 check()
-                _write(part / ABOUT, about)
-                begun.finish(folder)
-        except DataError:  # what is there may be of other data
+                _write_json(part / ABOUT, about)
+                writer.finish(folder)
+        except DataError:  # the shards may be of other data
             shutil.rmtree(part, ignore_errors=True)
             raise
 
-    def items(self) -> list[Item]:
-        """Return everything in the cache, the last used first."""
-        found: list[Item] = []
+    def entries(self) -> list[CacheEntry]:
+        """All folders of the cache, the last used first."""
+        entries: list[CacheEntry] = []
         for path in self.folder.iterdir():
-            with contextlib.suppress(OSError):  # it may be gone meanwhile
-                found += [Item.of(path)] if path.is_dir() else []
-        return sorted(found, key=lambda item: item.used, reverse=True)
+            with contextlib.suppress(OSError):  # it may be removed meanwhile
+                entries += [CacheEntry.from_folder(path)] if path.is_dir() else []
+        return sorted(entries, key=lambda entry: entry.used, reverse=True)
 
-    def remove(self, item: Item) -> bool:
-        """Remove *item*; tell whether that was possible: no run uses it, and it is known that none does."""
-        name = item.folder.name.partition(".")[0]
+    def remove(self, entry: CacheEntry) -> bool:
+        """Remove *entry*, if it is certain that no run uses it; return whether it was removed."""
+        name = entry.folder.name.partition(".")[0]
         lock = FileLock(self.folder / f"{name}.lock")
         try:
             if not lock.acquire(blocking=False) or not lock.works:
                 return False
-            if item.folder.is_dir():
-                _remove(item.folder)
+            if entry.folder.is_dir():
+                _remove(entry.folder)
             lock.remove()
         except OSError:  # of another user
             return False
         return True
 
 
-class Item(NamedTuple):
+def _wait(lock: FileLock, about: Mapping[str, Any]) -> None:
+    """Wait until no process prepares the source."""
+    if not lock.acquire(shared=True, blocking=False):
+        status("data", f"another process prepares {about.get('source', 'the same')}; waiting for it")
+        lock.acquire(shared=True)
+
+
+class CacheEntry(NamedTuple):
     """One folder of the cache.
 
     Attributes:
-        whole: whether it is finished.
         used: when it was last used, in seconds since 1970.
         size: in bytes.
-        about: what is known of it.
+        about: its description.
     """
 
     folder: Path
-    whole: bool
+    complete: bool
     used: float
     size: int
     about: Mapping[str, Any]
 
     @classmethod
-    def of(cls, folder: Path) -> Item:
-        """Return what is in *folder*."""
+    def from_folder(cls, folder: Path) -> CacheEntry:
+        """The entry in *folder*."""
         about: dict[str, Any] = {}
         used = folder.stat().st_mtime
         with contextlib.suppress(OSError, ValueError):
             about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
             used = (folder / ABOUT).stat().st_mtime
-        stored = Stored.open(folder)
-        if stored:
-            about.update(rows=stored.totals.read, tokens=stored.totals.tokens)
+        cached = CachedSource.open(folder)
+        if cached:
+            about.update(rows=cached.totals.read, tokens=cached.totals.tokens)
         size = 0
         for file in folder.iterdir():
             with contextlib.suppress(OSError):
                 size += file.stat().st_size
-        return cls(folder, stored is not None and not folder.suffix, used, size, about)
+        return cls(folder, cached is not None and not folder.suffix, used, size, about)
 
-    def listed(self) -> dict[str, Any]:
-        """Return it as ``--json`` prints it."""
+    def to_json(self) -> dict[str, Any]:
+        """The entry as ``--json`` prints it."""
         used = datetime.fromtimestamp(self.used, UTC).isoformat(timespec="seconds")
-        return {"key": self.folder.name, "whole": self.whole, "used": used, "bytes": self.size, **self.about}
+        return {"key": self.folder.name, "complete": self.complete, "used": used, "bytes": self.size, **self.about}
 
     def __str__(self) -> str:
         used = datetime.fromtimestamp(self.used).strftime("%Y-%m-%d %H:%M")
-        state = f"{count(self.about.get('rows', 0), 'row')}" if self.whole else "unfinished"
+        state = f"{count(self.about.get('rows', 0), 'row')}" if self.complete else "unfinished"
         source = self.about.get("source", "")
         return f"{self.folder.name[:12]}  {used}  {format_bytes(self.size):>9}  {state:>16}  {source}"

@@ -1,4 +1,4 @@
-"""What labelled rows are made from, as one key: equal keys, equal rows."""
+"""What labelled rows depend on, as one key: equal keys, equal rows."""
 
 from __future__ import annotations
 
@@ -11,123 +11,125 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any
 
-from sftcore.core.errors import DataError
 from sftcore.data.sources.compression import COMPRESSED, plain_suffix
-from sftcore.data.sources.files import Reading
-from sftcore.data.sources.formats import Reader
+from sftcore.data.sources.formats import DataSource
+from sftcore.data.sources.source_rows import file_state
 from sftcore.labelling import Labeller
 from sftcore.labelling.rendering.environment import NOW
+from sftcore.runtime.files import file_sha256, write_atomically
 from sftcore.runtime.paths import cache_folder
 
 LIBRARIES = ("transformers", "tokenizers", "jinja2", "pyarrow", "datasets", "sentencepiece", "tiktoken")
-"""Libraries that take part in labelling, or in reading."""
+"""Libraries that take part in labelling or reading."""
 
 REMOTE = "transformers_modules"
-"""The package that transformers puts the code of models in."""
+"""The package of the code that models bring."""
 
 SMALL = 1 << 20
-"""Files of a package that are no source count as its code up to so many bytes."""
-
-_STATED = re.compile(r"^Version: (.+)$", re.MULTILINE)
-
-_CLOCK = re.compile(r"%-?[HIMSpfXcsTRrZz]")
-"""What asks for the time of the day in a format of it."""
+"""Files of a package that are not source count as its code up to this many bytes."""
 
 LARGE = 1 << 24
-"""Files of so many bytes are read only once for their digest, as long as nobody touches them."""
+"""The digest of a file of at least this many bytes is cached, as long as nobody touches the file."""
 
 SETTLED = 2.0
-"""How many seconds a file must be old for a later change to show in its times."""
+"""How many seconds old a file must be for a later change to show in its times."""
+
+_VERSION = re.compile(r"^Version: (.+)$", re.MULTILINE)
+
+_CLOCK = re.compile(r"%-?[HIMSpfXcsTRrZz]")
+"""A ``strftime`` directive for the time of day."""
 
 
-def key(reader: Reader, reading: Reading, files: Sequence[Path], digests: Iterable[str], serving: str) -> str:
-    """Return the key of a source's labelled rows: 32 hexadecimal digits.
+def source_key(source: DataSource, digests: Iterable[str], labeller_digest: str) -> str:
+    """The key of a source's labelled rows: 32 hexadecimal digits.
 
     It depends on the bytes of the data, the options of the source that matter, and on the code: sftcore's, that of the
     format, and the versions of the libraries that take part.
 
     Args:
-        digests: of the *files*; they may take a while, and are asked for last.
-        serving: of the tokenizer and its chat template, as :func:`serving_digest` has it.
+        digests: of the files of the source; they may take a while, and are consumed last.
+        labeller_digest: as :func:`digest_labeller` computes it.
     """
-    source, form = reader.source, type(reader.format)
-    ours = [code("sftcore"), platform.python_version(), *map(_version, LIBRARIES)]
+    config, form, files = source.config, type(source.format), source.rows.files
+    code = [code_digest("sftcore"), platform.python_version(), *map(_version, LIBRARIES)]
     return _digest(
         {
-            "data": [[_kind(file), found] for file, found in zip(files, digests, strict=True)] or reading.fingerprint,
-            "limit": source.limit,
-            "columns": sorted(source.columns.items()),
-            "format": [form.__qualname__, asdict(reader.format), [code(each.__module__) for each in _classes(form)]],
-            "policy": asdict(reader.policy),
-            "serving": serving,
-            "code": ours,
+            "data": [[_suffixes(file), digest] for file, digest in zip(files, digests, strict=True)]
+            or source.rows.fingerprint,
+            "limit": config.limit,
+            "columns": sorted(config.columns.items()),
+            "format": [form.__qualname__, asdict(source.format), _code_of_classes(form)],
+            "policy": asdict(source.policy),
+            "labeller": labeller_digest,
+            "code": code,
         }
     )
 
 
-def serving_digest(labeller: Labeller) -> str:
-    """Return a digest of the tokenizer, its chat template, and the variables and stops of that."""
+def digest_labeller(labeller: Labeller) -> str:
+    """A digest of the tokenizer, its chat template, the template's variables and the stop strings."""
     tokenizer = labeller.tokenizer
-    source = str(tokenizer.chat_template)
+    template = str(tokenizer.chat_template)
     fast = getattr(tokenizer, "is_fast", False)
-    day = "%Y-%m-%d" if "strftime_now" in source else ""
+    day = "%Y-%m-%d" if "strftime_now" in template else ""
     return _digest(
         {
-            "class": [type(tokenizer).__qualname__, [code(each.__module__) for each in _classes(type(tokenizer))]],
-            "tokens": hashlib.sha256(labeller.serialized.encode()).hexdigest() if fast else _saved(tokenizer),
+            "class": [type(tokenizer).__qualname__, _code_of_classes(type(tokenizer))],
+            "tokens": hashlib.sha256(labeller.serialized.encode()).hexdigest() if fast else _saved_files(tokenizer),
             "split": getattr(tokenizer, "split_special_tokens", False),
             "special": tokenizer.special_tokens_map,
-            "template": source,
+            "template": template,
             "variables": list(labeller.variables.items()),
             "stops": labeller.stops,
-            "now": NOW.isoformat() if _CLOCK.search(source) and day else NOW.strftime(day),
+            "now": NOW.isoformat() if _CLOCK.search(template) and day else NOW.strftime(day),
         }
     )
 
 
 def _digest(parts: Mapping[str, Any]) -> str:
-    """Return a digest of *parts*; where a mapping is in them, its order matters, as it may to a template."""
+    """A digest of *parts*; the order of mappings in them matters, as it may to a template."""
     return hashlib.sha256(json.dumps(parts, default=repr).encode()).hexdigest()[:32]
 
 
-def _kind(file: Path) -> list[str]:
-    """Return what the name of *file* says of its content."""
+def _suffixes(file: Path) -> list[str]:
+    """What the name of *file* says about its content."""
     return [plain_suffix(file), file.suffix if file.suffix in COMPRESSED else ""]
 
 
-def _classes(cls: type) -> list[type]:
-    """Return *cls* and its bases, without those that everybody has."""
-    return [each for each in cls.__mro__ if each.__module__.partition(".")[0] not in ("builtins", "typing", "sftcore")]
+def _code_of_classes(cls: type) -> list[str]:
+    """Digests of the code of *cls* and its bases, without those that every class has."""
+    common = ("builtins", "typing", "sftcore")
+    return [code_digest(each.__module__) for each in cls.__mro__ if each.__module__.partition(".")[0] not in common]
 
 
-def _saved(tokenizer: Any) -> list[list[str]]:
-    """Return the files of *tokenizer*, one that is written in Python, each with its digest."""
+def _saved_files(tokenizer: Any) -> list[list[str]]:
+    """The files of *tokenizer*, one that is written in Python, each with its digest."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
-        return [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in sorted(Path(folder).iterdir())]
+        return [[file.name, file_sha256(file)] for file in sorted(Path(folder).iterdir())]
 
 
 def _version(library: str) -> str:
-    """Return the version of *library*, '' if it is not there; ``version`` reads a long text as if it were a mail."""
+    """The version of *library*, '' if it is not installed; ``version`` parses all its metadata as an e-mail."""
     try:
-        stated = _STATED.search(distribution(library).read_text("METADATA") or "")
-        return stated[1] if stated else version(library)
+        match = _VERSION.search(distribution(library).read_text("METADATA") or "")
+        return match[1] if match else version(library)
     except PackageNotFoundError:
         return ""
 
 
 @cache
-def code(name: str) -> str:
-    """Return a digest of the code that the Python module *name* belongs to: of its outermost package.
+def code_digest(name: str) -> str:
+    """A digest of the code that the Python module *name* belongs to: of its outermost package.
 
-    Of a model's own code it is the folder of the module: the package has that of all models.
+    For a model's own code it is the folder of the module, since the package has that of all models.
     """
     root, module = name.partition(".")[0], sys.modules[name]
     if root in LIBRARIES:
@@ -146,48 +148,24 @@ def code(name: str) -> str:
 
 
 def _is_code(path: Path) -> bool:
-    """Tell whether *path* may decide what code does: source, or a small file that it reads."""
+    """Whether *path* may decide what code does: source, or a small file that it reads."""
     return path.suffix != ".pyc" and path.is_file() and (path.suffix == ".py" or path.stat().st_size < SMALL)
 
 
-def seen(path: Path) -> list[int]:
-    """Return what changes when somebody touches the file *path*."""
-    stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev]
-
-
-def check_unchanged(files: Sequence[Path], before: Sequence[list[int]]) -> None:
-    """Raise if one of *files* is not what :func:`seen` returned of it *before*.
-
-    Raises:
-        DataError: one is not.
-    """
-    for file, then in zip(files, before, strict=True):
-        if not file.is_file() or seen(file) != then:
-            raise DataError(f"data source {file}: was changed while it was read; run again")
-
-
-def digest(path: Path) -> str:
-    """Return the SHA-256 of what is in the file *path*.
-
-    That of a large file is kept, and taken from there while size, times and inode of the file are the same.
-    """
-    stat, here = path.stat(), seen(path)
+def data_digest(path: Path) -> str:
+    """SHA-256 of the file *path*; of a large file it is cached while size, times and inode are the same."""
+    stat, state = path.stat(), file_state(path)
+    if stat.st_size < LARGE:
+        return file_sha256(path)
     name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
     note = cache_folder() / "digests" / f"{name}.json"
-    if stat.st_size >= LARGE:
-        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-            kept = json.loads(note.read_text(encoding="utf-8"))
-            if kept["seen"] == here:
-                return str(kept["digest"])
-    hashed, block = hashlib.sha256(), memoryview(bytearray(1 << 18))
-    with path.open("rb", buffering=0) as file:
-        while size := file.readinto(block):
-            hashed.update(block[:size])
-    if stat.st_size >= LARGE and time.time() - max(stat.st_mtime, stat.st_ctime) > SETTLED:
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        cached = json.loads(note.read_text(encoding="utf-8"))
+        if cached["state"] == state:
+            return str(cached["digest"])
+    digest = file_sha256(path)
+    if time.time() - max(stat.st_mtime, stat.st_ctime) > SETTLED:
         with contextlib.suppress(OSError):
             note.parent.mkdir(parents=True, exist_ok=True)
-            staged = note.with_suffix(f".{os.getpid()}")
-            staged.write_text(json.dumps({"seen": here, "digest": hashed.hexdigest()}))
-            staged.replace(note)
-    return hashed.hexdigest()
+            write_atomically(note, json.dumps({"state": state, "digest": digest}))
+    return digest

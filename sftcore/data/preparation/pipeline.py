@@ -1,87 +1,50 @@
-"""Everything between the configuration's data section and the examples a run trains on."""
+"""Everything between the data section of the configuration and the sets of a run."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple
 
 from sftcore.config.loader import LoadedConfig
 from sftcore.config.schema import SourceConfig
 from sftcore.core.errors import DataError
 from sftcore.core.registry import Registry
-from sftcore.data.batching.bin_packing import padding
+from sftcore.data.batching.bin_packing import padding_share
 from sftcore.data.batching.packing import PackedSet
 from sftcore.data.batching.padded_sampler import MapStyleSet
-from sftcore.data.preparation import fingerprint
-from sftcore.data.preparation.blocks import blocks
-from sftcore.data.preparation.cache import Cache, Part, Stored, Totals, named
-from sftcore.data.preparation.pool import Workers
-from sftcore.data.preparation.progress import Progress
-from sftcore.data.preparation.worker import Done, Task
+from sftcore.data.preparation.blocks import read_blocks
+from sftcore.data.preparation.cache import Cache, CachedSource, CacheWriter
+from sftcore.data.preparation.fingerprint import data_digest, digest_labeller, source_key
+from sftcore.data.preparation.pool import WorkerPool
+from sftcore.data.preparation.progress import PreparationProgress
+from sftcore.data.preparation.worker import LabelledBlock
 from sftcore.data.row_types import Origin
-from sftcore.data.selection.selection import Labelled, Selection, select
-from sftcore.data.sources import rejected
-from sftcore.data.sources.files import Reading, files_of, read
-from sftcore.data.sources.formats import Parsed, parse, parse_sources, reader_of
-from sftcore.data.sources.rejected import Refusal
-from sftcore.data.sources.renaming import Columns
-from sftcore.data.tables.account import Account, account, merge
+from sftcore.data.selection.selection import LabelledSource, select
+from sftcore.data.sources.formats import DataSource, open_source, sample_sources
+from sftcore.data.sources.rejected import RejectedRow, rejected_rows
+from sftcore.data.tables.account import Account, BadRowLimit, RowTotals, make_account, merge, rejected_at
 from sftcore.data.tables.examples import Examples
-from sftcore.data.tables.summary import Summary, beginning, check_template, summarize
+from sftcore.data.tables.summary import Summary, beginning_of, check_template, summarize
 from sftcore.data.training_set import TrainingSet
 from sftcore.labelling import Labeller
 from sftcore.runtime.console import count
 
 
-class Source(NamedTuple):
-    """One source: how it is read, from where, and under which key its labelled rows are kept."""
-
-    task: Task
-    files: list[Path]
-    seen: list[list[int]]
-    reading: Reading
-    key: str
-
-    @property
-    def path(self) -> str:
-        """Its path as the configuration has it."""
-        return self.task.reader.source.path
-
-    def check_unchanged(self) -> None:
-        """Raise if a file is not what it was when its bytes went into the key.
-
-        Raises:
-            DataError: one is not.
-        """
-        fingerprint.check_unchanged(self.files, self.seen)
-
-    def check_columns(self, seen: Sequence[str], loaded: LoadedConfig) -> None:
-        """Raise for a column that is renamed and that is not among those which rows had.
-
-        Raises:
-            ConfigError: there is one.
-        """
-        columns = Columns(self.task.reader.source.columns)
-        columns.saw(seen)
-        self.task.reader.check_columns(columns, loaded)
-
-
-class Read(NamedTuple):
-    """What was read of one source: number of rows, and of those that are refused, with the first of these."""
+class SourceReport(NamedTuple):
+    """The rows of one source in numbers, with the first of those that were rejected."""
 
     path: str
     format: str
     rows: int
     bad: int
-    first_bad: list[Refusal]
+    first_bad: list[RejectedRow]
     unlabelled: int
-    first_unlabelled: list[Refusal]
+    first_unlabelled: list[RejectedRow]
 
 
 class Prepared(NamedTuple):
@@ -89,9 +52,9 @@ class Prepared(NamedTuple):
 
     Attributes:
         examples: of the training set before packing; of a stream those of its first rows.
-        notes: status lines about the sources and how rows were selected.
+        notes: status lines about the sources and the selection.
         fingerprint: SHA-256 over all labelled tokens.
-        stored: where these are cached, with the names of the source's files.
+        cached: the labelled rows, with the names of each source's files.
     """
 
     train: TrainingSet
@@ -99,24 +62,24 @@ class Prepared(NamedTuple):
     examples: Examples
     train_summary: Summary
     eval_summary: Summary
-    sources: Sequence[Read]
+    sources: Sequence[SourceReport]
     account: Account
     notes: Sequence[str]
     fingerprint: str
-    stored: Sequence[tuple[Stored, Sequence[str]]]
+    cached: Sequence[tuple[CachedSource, Sequence[str]]]
 
-    def refused(self) -> Iterator[str]:
-        """Yield every row that was refused, as a line of ``quarantine.jsonl``."""
-        for stored, names in self.stored:
-            yield from stored.refused(names)
+    def rejected(self) -> Iterator[str]:
+        """Yield every rejected row as a line of ``quarantine.jsonl``."""
+        for cached, names in self.cached:
+            yield from cached.rejected(names)
 
     def final(self) -> Prepared:
         """The same, with what became of the rows of a stream, once training is over."""
         if (outcome := self.train.outcome()) is None:
             return self
-        both = hashlib.sha256(f"{outcome.fingerprint} {self.fingerprint}".encode()).hexdigest()
+        digest = hashlib.sha256(f"{outcome.fingerprint} {self.fingerprint}".encode()).hexdigest()
         return self._replace(
-            train_summary=outcome.summary, account=merge(outcome.account, self.account), fingerprint=f"sha256:{both}"
+            train_summary=outcome.summary, account=merge(outcome.account, self.account), fingerprint=f"sha256:{digest}"
         )
 
 
@@ -124,238 +87,199 @@ def prepare(
     loaded: LoadedConfig,
     registry: Registry,
     labeller: Labeller,
-    progress: Progress | None = None,
+    progress: PreparationProgress | None = None,
     cache: Cache | None = None,
 ) -> Prepared:
-    """Label every row of all sources, unless that was done before, and choose those that are trained and evaluated.
+    """Label every row of all sources, unless it is cached, and select those that are trained and evaluated.
 
     Raises:
         DataError: more bad rows than ``data.max_bad_rows``, a set without rows, nothing that is trained, or a row that
             is too long where the policy is to end the run.
         ConfigError: a source renames a column that no row has, or the chat template can label nothing.
-        SftError: the labelled rows cannot be kept.
+        SftError: the labelled rows cannot be cached.
     """
     config = loaded.config.data
-    sources = _sources(loaded, registry, labeller)
-    check_template(_rows(sources, loaded), labeller)
-    stored = _stored(sources, loaded, labeller, progress or Progress(), cache or Cache())
-    _check_sets(stored, sources, len(config.train))
-    labelled = [Labelled(item.table, source.task.names) for item, source in zip(stored, sources, strict=True)]
-    chosen = select(labelled[: len(config.train)], labelled[len(config.train) :], config, loaded.config.seed)
+    train = len(config.train)
+    sources, keys = _open_sources(loaded, registry, labeller)
+    check_template((row for source in sources for row in source.parse_all()), labeller)
+    cached = _labelled(sources, keys, loaded, labeller, progress or PreparationProgress(), cache or Cache())
+    _check_sets(cached, sources, train)
+    labelled = [LabelledSource(item.table, source.rows.names) for item, source in zip(cached, sources, strict=True)]
+    selection = select(labelled[:train], labelled[train:], config, loaded.config.seed)
 
     def shown(origins: Sequence[Origin]) -> list[str]:
         return list(beginnings(origins, loaded, registry))
 
-    def unlabelled(part: Sequence[Stored]) -> int:
+    def unlabelled(part: Sequence[CachedSource]) -> int:
         return sum(sum(item.totals.unlabelled.values()) for item in part)
 
-    tokenizer, first, others = labeller.tokenizer, stored[: len(config.train)], stored[len(config.train) :]
-    train, train_summary = summarize(chosen.train, "train", tokenizer, shown, unlabelled(first))
-    held_back, eval_summary = summarize(chosen.eval, "eval", tokenizer, shown, unlabelled(others))
+    tokenizer = labeller.tokenizer
+    examples, train_summary = summarize(selection.train, "train", tokenizer, shown, unlabelled(cached[:train]))
+    eval_examples, eval_summary = summarize(selection.eval, "eval", tokenizer, shown, unlabelled(cached[train:]))
     return Prepared(
-        train,
-        held_back,
-        train,
-        train_summary,
-        eval_summary,
-        [_read(*item) for item in zip(sources, stored, strict=True)],
-        _account(stored, chosen, train_summary, eval_summary),
-        chosen.notes,
-        chosen.fingerprint(),
-        [(item, source.task.names) for item, source in zip(stored, sources, strict=True)],
+        train=examples,
+        eval=eval_examples,
+        examples=examples,
+        train_summary=train_summary,
+        eval_summary=eval_summary,
+        sources=[_report(*item) for item in zip(sources, cached, strict=True)],
+        account=make_account([item.totals for item in cached], selection.dropped, train_summary, eval_summary),
+        notes=selection.notes,
+        fingerprint=selection.fingerprint(),
+        cached=[(item, source.rows.names) for item, source in zip(cached, sources, strict=True)],
     )
 
 
-def _sources(loaded: LoadedConfig, registry: Registry, labeller: Labeller) -> list[Source]:
-    """Return all sources, those to train first."""
+def _open_sources(loaded: LoadedConfig, registry: Registry, labeller: Labeller) -> tuple[list[DataSource], list[str]]:
+    """All sources, those to train first, and the key of each."""
     config = loaded.config.data
     places: list[tuple[SourceConfig, str, int]] = [(source, "train", at) for at, source in enumerate(config.train)]
     if isinstance(config.eval, list):
         places += [(source, "eval", at) for at, source in enumerate(config.eval)]
-    found: list[Source] = []
-    with ThreadPoolExecutor(1) as aside:
-        serving = ""
-        for source, part, at in places:
+    sources: list[DataSource] = []
+    keys: list[str] = []
+    with ThreadPoolExecutor(1) as executor:
+        labeller_digest = ""
+        for source_config, part, at in places:
             try:
-                files = files_of(source, loaded.document)
-                reader = reader_of(source, ("data", part, at), loaded, registry)
-                reading = Reading(source, files)
-                seen = [fingerprint.seen(file) for file in files]
-                digests = aside.map(fingerprint.digest, files)
-                serving = serving or fingerprint.serving_digest(labeller)
-                key = fingerprint.key(reader, reading, files, digests, serving)
+                source = open_source(source_config, ("data", part, at), loaded, registry)
+                digests = executor.map(data_digest, source.rows.files)
+                labeller_digest = labeller_digest or digest_labeller(labeller)
+                keys.append(source_key(source, digests, labeller_digest))
             except OSError as error:
-                name = error.filename or source.path
+                name = error.filename or source_config.path
                 raise DataError(f"data source {name} cannot be read: {error.strerror}") from None
-            found.append(Source(Task(reader, reading.names), files, seen, reading, key))
-    return found
+            sources.append(source)
+    return sources, keys
 
 
-def _rows(sources: Sequence[Source], loaded: LoadedConfig) -> Iterator[Parsed]:
-    """Yield the rows of all sources."""
-    for source in sources:
-        reader = source.task.reader
-        yield from parse(read(reader.source, loaded.document), reader, [], Columns(reader.source.columns))
-
-
-def _stored(
-    sources: Sequence[Source], loaded: LoadedConfig, labeller: Labeller, progress: Progress, cache: Cache
-) -> list[Stored]:
-    """Return the labelled rows of *sources*; those that are not in *cache* are labelled now."""
-    limit = _Limit(loaded.config.data.max_bad_rows)
-    found: dict[str, Stored] = {}
-    tasks, size = [source.task for source in sources], sum(source.reading.size for source in sources)
-    with Workers(tasks, labeller, size, loaded.config.data.workers) as workers:
-        for number, source in enumerate(sources):
-            maker = _Maker(number, source, workers, limit, progress)
-            about = {"source": source.path, "files": list(source.task.names), "format": source.task.reader.chosen}
-            stored = found.get(source.key)
-            if stored is None and limit.passed:
-                stored = cache.find(source.key)
-            elif stored is None:
-                with suppress(_PassedError):
-                    stored = cache.get(source.key, about, maker.label, source.check_unchanged)
-            if stored:
-                found[source.key] = stored
-            elif not maker.begun:
-                maker.look()
-            totals = stored.totals if stored else maker.totals
-            limit.add(totals, source.task.names)
-            source.check_columns(totals.seen, loaded)
+def _labelled(
+    sources: Sequence[DataSource],
+    keys: Sequence[str],
+    loaded: LoadedConfig,
+    labeller: Labeller,
+    progress: PreparationProgress,
+    cache: Cache,
+) -> list[CachedSource]:
+    """The labelled rows of *sources*; those that are not in *cache* are labelled now."""
+    limit = BadRowLimit(loaded.config.data.max_bad_rows)
+    known: dict[str, CachedSource] = {}
+    size = sum(source.rows.size for source in sources)
+    with WorkerPool(sources, labeller, size, loaded.config.data.workers) as pool:
+        for number, (source, key) in enumerate(zip(sources, keys, strict=True)):
+            run = _SourceRun(number, source, pool, limit, progress)
+            about = {"source": source.config.path, "files": list(source.rows.names), "format": source.format_name}
+            cached = known.get(key)
+            if cached is None and limit.is_exceeded():
+                cached = cache.find(key)
+            elif cached is None:
+                with suppress(_LimitExceededError):
+                    cached = cache.get(key, about, run.label, source.rows.check_unchanged)
+            if cached:
+                known[key] = cached
+            elif not run.started:
+                run.check_rows()
+            totals = cached.totals if cached else run.totals
+            limit.add(totals, source.rows.names)
+            source.check_columns(totals.columns, loaded)
     limit.check()
-    return [found[source.key] for source in sources]
+    return [known[key] for key in keys]
 
 
-class _PassedError(Exception):
-    """There are more bad rows than the run bears."""
+class _LimitExceededError(Exception):
+    """There are more bad rows than the run tolerates."""
 
 
-class _Limit:
-    """Counts the bad rows of all sources, and knows when they are too many."""
+class _SourceRun:
+    """Labels the rows of one source, or only checks them, once there are too many bad ones."""
 
-    def __init__(self, most: float) -> None:
-        self._most = most
-        self._totals = Totals()
-        self._first: list[Refusal] = []
+    def __init__(
+        self, number: int, source: DataSource, pool: WorkerPool, limit: BadRowLimit, progress: PreparationProgress
+    ) -> None:
+        self._number, self._source = number, source
+        self._pool, self._limit, self._progress = pool, limit, progress
+        self.started = False
+        self.totals = RowTotals()
 
-    @property
-    def passed(self) -> bool:
-        """Whether there are too many, however many rows are still to come."""
-        return self.passed_with(Totals())
-
-    def passed_with(self, totals: Totals) -> bool:
-        """Whether there are too many with those of a source that is not counted yet."""
-        bad = sum(self._totals.bad.values()) + sum(totals.bad.values())
-        return not 0 < self._most < 1 and bad > self._most
-
-    def add(self, totals: Totals, names: Sequence[str]) -> None:
-        """Count rows of a source whose files have these *names*."""
-        self._first = [*self._first, *named(totals.first_bad, names)][: rejected.SHOWN]
-        self._totals.add(totals)
-
-    def check(self) -> None:
-        """Raise if there are too many, with the first and the numbers of all."""
-        rejected.check(self._first, self._totals.bad, self._totals.read, self._most)
-
-
-class _Maker:
-    """Labels the rows of one source, or only looks for bad ones, once there are too many."""
-
-    def __init__(self, number: int, source: Source, workers: Workers, limit: _Limit, progress: Progress) -> None:
-        self._number = number
-        self._source = source
-        self._workers = workers
-        self._limit = limit
-        self._progress = progress
-        self.begun = False
-        self.totals = Totals()
-
-    def label(self, part: Part) -> None:
-        """Add to *part* the blocks that it lacks.
+    def label(self, writer: CacheWriter) -> None:
+        """Write the blocks that *writer* lacks.
 
         Raises:
-            DataError: as the workers raise it.
-            _PassedError: there are too many bad rows; all are counted.
+            DataError: as the pool raises it.
+            _LimitExceededError: there are too many bad rows; all are counted.
         """
-        self.begun = True
-        self.totals = Totals()
-        self.totals.add(part.totals)
-        whole = True
-        for done in self._done(part.blocks):
-            whole = whole and done.table is not None
-            if whole:
-                part.add(done)
-        if not whole:
-            raise _PassedError
+        self.started = True
+        self.totals = RowTotals()
+        self.totals.add(writer.totals)
+        complete = True
+        for block in self._blocks(writer.blocks):
+            complete = complete and block.table is not None
+            if complete:
+                writer.add(block)
+        if not complete:
+            raise _LimitExceededError
 
-    def look(self) -> None:
-        """Look for bad rows in the whole source."""
-        for _ in self._done(0):
+    def check_rows(self) -> None:
+        """Count the bad rows of the whole source."""
+        for _ in self._blocks(0):
             pass
 
-    def _done(self, first: int) -> Iterator[Done]:
-        self._progress.begin(self._source.path)
-        whole = False
+    def _blocks(self, first: int) -> Iterator[LabelledBlock]:
+        exceeded = partial(self._limit.is_exceeded, self.totals)
+        self._progress.start(self._source.config.path)
+        complete = False
         try:
-            rest = islice(blocks(self._number, self._source.reading), first, None)
-            for done in self._workers.map(rest, lambda: not self._limit.passed_with(self.totals)):
-                self.totals.add(Totals.of(done))
-                self._progress.done(done.share, done.read, done.tokens)
-                yield done
-            whole = not self._limit.passed_with(self.totals)
+            rest = islice(read_blocks(self._number, self._source.rows), first, None)
+            for block in self._pool.map(rest, lambda: not exceeded()):
+                self.totals.add(block.totals)
+                self._progress.update(block.progress, block.totals.read, block.totals.tokens)
+                yield block
+            complete = not exceeded()
         finally:
-            self._progress.end(whole)
+            self._progress.finish(complete)
 
 
-def _check_sets(stored: Sequence[Stored], sources: Sequence[Source], train: int) -> None:
+def _check_sets(cached: Sequence[CachedSource], sources: Sequence[DataSource], train: int) -> None:
     """Raise if a set has no row that could be read and labelled."""
-    for name, part in (("train", slice(None, train)), ("eval", slice(train, None))):
-        totals = Totals()
-        first: list[Refusal] = []
-        for item, source in zip(stored[part], sources[part], strict=True):
+    for prefix, part in (("", slice(None, train)), ("data.eval: ", slice(train, None))):
+        totals = RowTotals()
+        first: list[RejectedRow] = []
+        for item, source in zip(cached[part], sources[part], strict=True):
             totals.add(item.totals)
-            first += named([*item.totals.first_bad, *item.totals.first_unlabelled], source.task.names)
-        refused = sum(totals.bad.values()) + sum(totals.unlabelled.values())
-        if refused and refused == totals.read:
-            prefix = "" if name == "train" else f"data.{name}: "
-            raise DataError(prefix + rejected.bad_rows([str(refusal) for refusal in first], refused))
+            first += rejected_at([*item.totals.first_bad, *item.totals.first_unlabelled], source.rows.names)
+        rejected = sum(totals.bad.values()) + sum(totals.unlabelled.values())
+        if rejected and rejected == totals.read:
+            raise DataError(prefix + rejected_rows([str(row) for row in first], rejected))
 
 
-def _read(source: Source, stored: Stored) -> Read:
-    totals, names = stored.totals, source.task.names
-    return Read(
-        source.path,
-        source.task.reader.chosen,
+def _report(source: DataSource, cached: CachedSource) -> SourceReport:
+    totals, names = cached.totals, source.rows.names
+    return SourceReport(
+        source.config.path,
+        source.format_name,
         totals.read,
         sum(totals.bad.values()),
-        named(totals.first_bad, names),
+        rejected_at(totals.first_bad, names),
         sum(totals.unlabelled.values()),
-        named(totals.first_unlabelled, names),
+        rejected_at(totals.first_unlabelled, names),
     )
 
 
-def _account(stored: Sequence[Stored], chosen: Selection, train: Summary, held_back: Summary) -> Account:
-    refused: Counter[str] = Counter()
-    for item in stored:
-        refused += Counter(item.totals.bad) + Counter(item.totals.unlabelled)
-    return account(sum(item.totals.read for item in stored), refused, chosen.dropped, train, held_back)
-
-
 def beginnings(origins: Sequence[Origin], loaded: LoadedConfig, registry: Registry) -> Iterator[str]:
-    """Yield how the rows at *origins* begin."""
+    """Yield the beginnings of the rows at *origins*."""
     config = loaded.config.data
+    wanted = set(origins)
     for sources, part in ((config.train, "train"), (config.eval, "eval")):
         if isinstance(sources, list):
-            wanted = set(origins)
-            found = parse_sources(sources, ("data", part), loaded, registry, wanted.__contains__, len(wanted))
-            yield from (f"{row.origin}: {beginning(row.conversation)}" for source in found for row in source.rows)
+            for sample in sample_sources(sources, ("data", part), loaded, registry, wanted.__contains__, len(wanted)):
+                yield from (f"{row.origin}: {beginning_of(row.conversation)}" for row in sample.rows)
 
 
 def pack(prepared: Prepared, max_length: int, batch_sizes: tuple[int, int]) -> Prepared:
-    """Return *prepared* with its examples in rows that they share, and tell how full these are.
+    """*prepared* with its examples in rows that they share, and how full these are.
 
     Args:
-        batch_sizes: of the batches that a device trains and evaluates on, in rows.
+        batch_sizes: rows of the batches that a device trains and evaluates on.
     """
     train = prepared.train
     if not train.streaming:  # a stream packs what it reads
@@ -368,7 +292,7 @@ def pack(prepared: Prepared, max_length: int, batch_sizes: tuple[int, int]) -> P
 def _packed(examples: MapStyleSet, max_length: int, batch_size: int, summary: Summary) -> PackedSet:
     packed = PackedSet(examples, max_length)
     if len(examples):
-        fill, avoided = packed.bins.fill, padding(packed.bins.lengths, batch_size)
+        fill, avoided = packed.bins.fill, padding_share(packed.bins.lengths, batch_size)
         summary.packing = {
             "rows_before": len(examples),
             "rows": len(packed),

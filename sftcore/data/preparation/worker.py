@@ -14,60 +14,44 @@ import pyarrow as pa
 
 from sftcore.core.errors import SftError
 from sftcore.data.preparation.blocks import Block
-from sftcore.data.preparation.shared_memory import Place
+from sftcore.data.preparation.shared_memory import TableSlot
 from sftcore.data.row_types import Origin
-from sftcore.data.sources.formats import Reader, parse
-from sftcore.data.sources.readers import Row, decoded
-from sftcore.data.sources.rejected import Refusal
-from sftcore.data.sources.renaming import Columns
-from sftcore.data.tables.label_batch import tabulate
-from sftcore.data.tables.table import inner
+from sftcore.data.sources.formats import DataSource
+from sftcore.data.sources.readers import SourceRow, decoded
+from sftcore.data.sources.rejected import RejectedRow
+from sftcore.data.sources.renaming import ColumnRenamer
+from sftcore.data.tables.account import RowTotals
+from sftcore.data.tables.label_batch import label_rows
+from sftcore.data.tables.table import flat_values
 from sftcore.labelling import Labeller
 
-DEEP = 1000
+MAX_CALLS = 1000
 """How many calls deep the work on a row may go."""
 
-_PARALLEL = "TOKENIZERS_PARALLELISM"
+_PARALLELISM = "TOKENIZERS_PARALLELISM"
 
 
-class Task(NamedTuple):
-    """How the rows of a source are read, and the names of its files."""
-
-    reader: Reader
-    names: Sequence[str]
-
-
-class Done(NamedTuple):
-    """What became of a block: each of its rows is in the table, or is a bad one.
+class LabelledBlock(NamedTuple):
+    """The result of a block: each of its rows is in the table, or is rejected.
 
     Attributes:
-        source: the number of its source.
-        file: the number of the file in it.
-        read: how many rows it had.
-        table: the rows that could be read and labelled; None if bad ones were looked for, and nothing else.
-        bad: the rows that could not be read, without what is in them.
-        unlabelled: the rows that cannot be labelled, likewise.
-        lines: both, in order: number of the file, line, and JSON.
-        seen: columns that rows had.
-        tokens: how many the examples have.
-        share: how much of the source is read with it.
+        source: number of its source.
+        table: the rows that could be read and labelled; None if rows were only checked.
+        totals: the rows in numbers.
+        rejected: all rejected rows, in order, each as the number of its file, its line, and JSON.
+        progress: share of the source that is read with it.
     """
 
     source: int
-    file: int
-    read: int
     table: pa.RecordBatch | None
-    bad: list[Refusal]
-    unlabelled: list[Refusal]
-    lines: list[str]
-    seen: list[str]
-    tokens: int
-    share: float
+    totals: RowTotals
+    rejected: list[str]
+    progress: float
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
-    """Keep the garbage collector from looking through all rows again and again while there come more: twice as fast."""
+def _without_garbage_collection() -> Iterator[None]:
+    """Keep the collector from traversing all rows again and again while they are read: that halves the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -77,87 +61,82 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-@_uncollected()
-def work(block: Block, tasks: Sequence[Task], labeller: Labeller, label: bool) -> Done:
-    """Return what becomes of the rows of *block*.
+@_without_garbage_collection()
+def label_block(block: Block, sources: Sequence[DataSource], labeller: Labeller, label: bool) -> LabelledBlock:
+    """Label the rows of *block*.
 
     Args:
-        label: label them too, and not only look for bad ones.
+        label: label them, and not only check whether they can be read.
 
     Raises:
         DataError: a row is too long, and the policy is to end the run.
     """
-    reader, names = tasks[block.source]
-    name = names[block.file]
-    columns = Columns(reader.source.columns)
-    bad: list[Refusal] = []
-    with _same_depth():
-        rows: list[Row] = [(Origin(name, line), decoded(raw)) for line, raw in block.rows]
-        parsed = list(parse(rows, reader, bad, columns))
-        table, failed = tabulate(parsed, labeller, block.file) if label else (None, [])
+    source, file = sources[block.source], block.file
+    name = source.rows.names[file]
+    renamer = ColumnRenamer(source.config.columns)
+    bad: list[RejectedRow] = []
+    with _fixed_stack_depth():
+        rows: list[SourceRow] = [(Origin(name, line), decoded(raw)) for line, raw in block.rows]
+        parsed = list(source.parse(rows, bad, renamer))
+        table, failed = label_rows(parsed, labeller, source.policy, file) if label else (None, [])
     content = dict(rows) if failed else {}
-    unlabelled = [Refusal.of(row.origin, str(error), content[row.origin]) for row, error in failed]
-    return Done(
-        source=block.source,
-        file=block.file,
-        read=len(rows),
-        table=table,
-        bad=[Refusal(refusal.origin, refusal.reason) for refusal in bad],
-        unlabelled=[Refusal(refusal.origin, refusal.reason) for refusal in unlabelled],
-        lines=[
-            f"{block.file} {refusal.origin.line} {refusal.line()}"
-            for refusal in sorted([*bad, *unlabelled], key=lambda refusal: refusal.origin.line)
-        ],
-        seen=columns.seen,
-        tokens=len(inner(table["input_ids"])) if table is not None else 0,
-        share=block.share,
-    )
+    unlabelled = [RejectedRow.for_reason(row.origin, str(error), content[row.origin]) for row, error in failed]
+    tokens = len(flat_values(table["input_ids"])) if table is not None else 0
+    totals = RowTotals.for_block(len(rows), tokens, bad, unlabelled, file)
+    totals.columns = renamer.seen
+    rejected = sorted([*bad, *unlabelled], key=lambda row: row.origin.line)
+    lines = [f"{file} {row.origin.line} {row.to_json()}" for row in rejected]
+    return LabelledBlock(block.source, table, totals, lines, block.progress)
 
 
 @contextmanager
-def _same_depth() -> Iterator[None]:
-    """Let the stack grow by as much in every process, since how deeply a row may be nested must not depend on it."""
+def _fixed_stack_depth() -> Iterator[None]:
+    """Let the stack grow equally in every process, so that how deeply a row may be nested does not depend on it."""
     depth, frame = 0, sys._getframe()
     while frame := frame.f_back:  # type: ignore[assignment]
         depth += 1
     before = sys.getrecursionlimit()
-    sys.setrecursionlimit(depth + DEEP)
+    sys.setrecursionlimit(depth + MAX_CALLS)
     try:
         yield
     finally:
         sys.setrecursionlimit(before)
 
 
-_here: tuple[Sequence[Task], Labeller, Sequence[Place]] | None = None
+_worker: tuple[Sequence[DataSource], Labeller, Sequence[TableSlot]] | None = None
+"""What a worker process labels with."""
 
 
-def begin(tasks: Sequence[Task], labeller: Labeller, places: Sequence[Place], parent: int) -> None:
-    """Make this process, which was forked to work, ready: it ends with its parent, and leaves signals to it."""
-    global _here
-    _here = tasks, labeller, places
-    os.environ[_PARALLEL] = "false"
+def init_worker(sources: Sequence[DataSource], labeller: Labeller, slots: Sequence[TableSlot], parent: int) -> None:
+    """Set up this process, which was forked as a worker: it ends with its parent, and leaves signals to it."""
+    global _worker
+    _worker = sources, labeller, slots
+    os.environ[_PARALLELISM] = "false"
     os.environ["RAYON_NUM_THREADS"] = "1"
     _keep_freed_memory()
     end_with_parent(parent)
 
 
-def call(block: Block, label: bool, place: int | None) -> tuple[Done, int | None]:
-    """Return :func:`work` on *block*, in a process that :func:`begin` made ready, and the number of the table's place.
+def label_in_worker(block: Block, label: bool, slot: int | None) -> tuple[LabelledBlock, int | None]:
+    """Label *block* in a worker process.
 
     Args:
-        place: the number of a place that is free; None if there is none, and the table has to come with the answer.
+        slot: number of a free slot for the table; None if there is none, and the table has to be returned.
+
+    Returns:
+        The result, and the slot that has its table.
 
     Raises:
-        SftError, MemoryError: as it does.
-        RuntimeError: anything else happened; with the traceback, since not every error can be sent to the parent.
+        SftError, MemoryError: as :func:`label_block`.
+        RuntimeError: anything else, with the traceback: not every error can be sent to the parent.
     """
-    assert _here is not None
-    tasks, labeller, places = _here
+    assert _worker is not None
+    sources, labeller, slots = _worker
     try:
-        done = work(block, tasks, labeller, label)
-        if place is None or done.table is None or not places[place].put(done.table):
-            return done, None
-        return done._replace(table=None), place
+        result = label_block(block, sources, labeller, label)
+        if slot is None or result.table is None or not slots[slot].write(result.table):
+            return result, None
+        return result._replace(table=None), slot
     except (SftError, MemoryError):
         raise
     except BaseException as error:
@@ -165,20 +144,23 @@ def call(block: Block, label: bool, place: int | None) -> tuple[Done, int | None
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Let ``tokenizers`` leave the other cores to the processes that are at work there."""
-    before = os.environ.get(_PARALLEL)
-    os.environ[_PARALLEL] = "false"
+def single_tokenizer_thread() -> Iterator[None]:
+    """Let ``tokenizers`` leave the other cores to the worker processes."""
+    before = os.environ.get(_PARALLELISM)
+    os.environ[_PARALLELISM] = "false"
     try:
         yield
     finally:
-        del os.environ[_PARALLEL]
+        del os.environ[_PARALLELISM]
         if before is not None:
-            os.environ[_PARALLEL] = before
+            os.environ[_PARALLELISM] = before
 
 
-def give_back_freed_memory() -> None:
-    """Give back what this process has freed, before others are forked from it: each would copy it where it writes."""
+def return_freed_memory() -> None:
+    """Return freed memory to the system before a fork, since each child copies where it writes.
+
+    Measured: 62 -> 60 µs of CPU per row over all processes.
+    """
     import ctypes
 
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
@@ -187,7 +169,7 @@ def give_back_freed_memory() -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Let what one block leaves be there for the next: to give it back and ask again takes 5 % of the time."""
+    """Keep the memory of one block for the next; to return and request it again took 5 % of the time."""
     import ctypes
 
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # of glibc
@@ -198,7 +180,7 @@ def _keep_freed_memory() -> None:
 
 
 def end_with_parent(parent: int) -> None:
-    """Let this process be killed when the process *parent* dies, and not be asked to stop with it."""
+    """Let the system kill this process when the process *parent* ends; requests to stop go to the parent alone."""
     import ctypes
     import signal
 
@@ -206,5 +188,5 @@ def end_with_parent(parent: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     pr_set_pdeathsig = 1
     ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before
+    if os.getppid() != parent:  # it ended before
         os._exit(1)

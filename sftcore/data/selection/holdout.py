@@ -1,4 +1,4 @@
-"""Which rows are evaluated, and that none of them is trained."""
+"""Which rows are held out for evaluation, and that none of them is trained."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from typing import Any
 import numpy as np
 
 from sftcore.core.errors import DataError
-from sftcore.data.selection.key_hash import Keys, numbers
+from sftcore.data.selection.key_hash import RowKeys, uniform
 from sftcore.data.tables.table import Flags
 
 
-def hold_back(parts: Sequence[Keys], fraction: float, seed: int) -> list[Flags]:
-    """Tell for each row of *parts*, the keys of some sources, whether it is held back: about *fraction* of all.
+def holdout(sources: Sequence[RowKeys], fraction: float, seed: int) -> list[Flags]:
+    """For each row of *sources* whether it is held out: about *fraction* of all.
 
-    Rows are chosen by content and *seed*, so that equal ones stay together, wherever they come from.
+    Rows are chosen by content and *seed*, so that equal rows stay on one side, wherever they come from.
 
     Raises:
         DataError: there are too few different rows.
     """
-    drawn = [numbers(part, f"evaluation {seed}") for part in parts]
-    ordered = np.sort(np.concatenate(drawn))
+    numbers = [uniform(keys, f"evaluation {seed}") for keys in sources]
+    ordered = np.sort(np.concatenate(numbers))
     if len(ordered) < 2:
         raise DataError(
-            f"data.eval: cannot hold back a share of {len(ordered)} row; give more rows, or evaluation sources"
+            f"data.eval: cannot hold out a share of {len(ordered)} row; give more rows, or evaluation sources"
         )
     if ordered[0] == ordered[-1]:
-        raise DataError("data.eval: all rows are equal, so no share of them can be held back")
+        raise DataError("data.eval: all rows are equal, so no share of them can be held out")
     last = ordered[max(1, round(len(ordered) * fraction)) - 1]
     if last == ordered[-1]:  # something has to be trained
         last = ordered[ordered < last][-1]
-    return [part <= last for part in drawn]
+    return [part <= last for part in numbers]
 
 
-def keep_out(parts: Sequence[Keys], evaluated: Sequence[Keys]) -> list[Flags]:
-    """Tell for each row of *parts* whether its content is not *evaluated* too."""
-    keys: set[Any] = set().union(*(part.tolist() for part in evaluated))
-    return [np.fromiter((key not in keys for key in part.tolist()), bool, len(part)) for part in parts]
+def exclude(sources: Sequence[RowKeys], evaluated: Sequence[RowKeys]) -> list[Flags]:
+    """For each row of *sources* whether its content is not *evaluated* too."""
+    excluded: set[Any] = set().union(*(keys.tolist() for keys in evaluated))
+    return [np.fromiter((key not in excluded for key in keys.tolist()), bool, len(keys)) for keys in sources]

@@ -1,4 +1,4 @@
-"""Which rows are trained, how often, and which are evaluated: by their keys, and by chance that goes by these."""
+"""The rows of the training set and of the evaluation set, by their keys alone."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 
 from sftcore.config.schema import DataConfig, EvalFraction, SourceConfig
 from sftcore.core.errors import DataError
-from sftcore.data.selection.holdout import hold_back, keep_out
-from sftcore.data.selection.key_hash import Keys
-from sftcore.data.selection.mixing import draw, targets
-from sftcore.data.tables.account import EVALUATED, NOT_DRAWN
-from sftcore.data.tables.examples import Part
+from sftcore.data.selection.holdout import exclude, holdout
+from sftcore.data.selection.key_hash import RowKeys
+from sftcore.data.selection.mixing import sample_times, target_rows
+from sftcore.data.tables.account import EVALUATED, NOT_SAMPLED
+from sftcore.data.tables.examples import SelectedRows
 from sftcore.data.tables.table import Flags, Integers, Table
 from sftcore.runtime.console import count
 
 
-class Labelled(NamedTuple):
+class LabelledSource(NamedTuple):
     """The labelled rows of a source, and the names of its files."""
 
     table: Table
@@ -29,90 +29,92 @@ class Labelled(NamedTuple):
 class Selection(NamedTuple):
     """The rows of both sets, and what became of the others.
 
-    ``dropped`` has the numbers of those that are in neither set, by reason, and ``notes`` what is said of all this.
+    ``dropped`` has the numbers of rows in neither set, by reason, and ``notes`` status lines about all this.
     """
 
-    train: list[Part]
-    eval: list[Part]
+    train: list[SelectedRows]
+    eval: list[SelectedRows]
     dropped: dict[str, int]
     notes: list[str]
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 over the labelled tokens of all rows, in order, and how often each is trained."""
+        """SHA-256 over the labelled tokens of all rows, in order, and how often each is trained."""
         digest = hashlib.sha256()
-        for part in (self.train, self.eval):  # all rows of a set together, however they are divided into sources
-            for rows in part:
-                digest.update(rows.table.digests[rows.rows].tobytes())
-            for rows in part:
-                digest.update(rows.times.astype("<i8").tobytes())
+        for parts in (self.train, self.eval):  # all rows of a set in one digest, however they are divided into sources
+            for part in parts:
+                digest.update(part.table.digests[part.rows].tobytes())
+            for part in parts:
+                digest.update(part.times.astype("<i8").tobytes())
             digest.update(b"|")
         return f"sha256:{digest.hexdigest()}"
 
 
-def select(train: Sequence[Labelled], held_back: Sequence[Labelled], config: DataConfig, seed: int) -> Selection:
-    """Return which rows of the sources *train* and *held_back* are in which set.
+def select(
+    train: Sequence[LabelledSource], evaluation: Sequence[LabelledSource], config: DataConfig, seed: int
+) -> Selection:
+    """Select the rows of both sets from the sources *train* and *evaluation*.
 
     Raises:
         DataError: a set is left without rows.
     """
     keys = [source.table.keys for source in train]
-    also = [source.table.keys for source in held_back]
+    eval_keys = [source.table.keys for source in evaluation]
     _check_left(keys, "the training sources have no rows")
-    _check_left(also, "data.eval: the sources have no rows")
+    _check_left(eval_keys, "data.eval: the sources have no rows")
     dropped: dict[str, int] = {}
-    kept: list[Flags] = [np.ones(len(part), bool) for part in keys]
+    trained: list[Flags] = [np.ones(len(part), bool) for part in keys]
     if isinstance(config.eval, EvalFraction):
-        evaluated = hold_back(keys, config.eval.fraction, seed)
-        kept = [~part for part in evaluated]
-    elif held_back:
-        kept = keep_out(keys, also)
-        dropped[EVALUATED] = sum(len(part) - int(part.sum()) for part in kept)
-        _check_left([np.flatnonzero(part) for part in kept], "every row of data.train is also in data.eval")
-    rows = [np.flatnonzero(part) for part in kept]
-    drawn, notes = _draw(keys, rows, config.train, seed, "an epoch")
-    parts = [_part(*item) for item in zip(train, rows, drawn, strict=True)]
+        held_out = holdout(keys, config.eval.fraction, seed)
+        trained = [~part for part in held_out]
+    elif evaluation:
+        trained = exclude(keys, eval_keys)
+        dropped[EVALUATED] = sum(len(part) - int(part.sum()) for part in trained)
+        _check_left([np.flatnonzero(part) for part in trained], "every row of data.train is also in data.eval")
+    rows = [np.flatnonzero(part) for part in trained]
+    times, notes = _sample(keys, rows, config.train, seed, "an epoch")
+    parts = [_part(*item) for item in zip(train, rows, times, strict=True)]
     if isinstance(config.eval, EvalFraction):
-        rest = [np.flatnonzero(part) for part in evaluated]
-        alike = [_alike(*item, seed) for item in zip(keys, rest, drawn, strict=True)]
-        evaluations = [_part(*item) for item in zip(train, rest, alike, strict=True)]
+        eval_rows = [np.flatnonzero(part) for part in held_out]
+        eval_times = [_sample_alike(*item, seed) for item in zip(keys, eval_rows, times, strict=True)]
+        eval_parts = [_part(*item) for item in zip(train, eval_rows, eval_times, strict=True)]
     else:
-        rest = [np.arange(len(part)) for part in also]
-        alike, more = _draw(also, rest, config.eval or [], seed, "the evaluation")
-        evaluations = [_part(*item) for item in zip(held_back, rest, alike, strict=True)]
-        notes += more
-    dropped[NOT_DRAWN] = sum(int((times == 0).sum()) for times in (*drawn, *alike))
-    return Selection(parts, evaluations, {reason: number for reason, number in dropped.items() if number}, notes)
+        eval_rows = [np.arange(len(part)) for part in eval_keys]
+        eval_times, eval_notes = _sample(eval_keys, eval_rows, config.eval or [], seed, "the evaluation")
+        eval_parts = [_part(*item) for item in zip(evaluation, eval_rows, eval_times, strict=True)]
+        notes += eval_notes
+    dropped[NOT_SAMPLED] = sum(int((part == 0).sum()) for part in (*times, *eval_times))
+    return Selection(parts, eval_parts, {reason: number for reason, number in dropped.items() if number}, notes)
 
 
-def _check_left(parts: Sequence[Keys | Integers], problem: str) -> None:
+def _check_left(parts: Sequence[RowKeys | Integers], problem: str) -> None:
     """Raise if *parts* are of sources, and none has a row."""
     if parts and not any(map(len, parts)):
         raise DataError(problem)
 
 
-def _draw(
-    keys: Sequence[Keys], rows: Sequence[Integers], sources: Sequence[SourceConfig], seed: int, whole: str
+def _sample(
+    keys: Sequence[RowKeys], rows: Sequence[Integers], sources: Sequence[SourceConfig], seed: int, whole: str
 ) -> tuple[list[Integers], list[str]]:
-    """Return how often each of *rows* stands in the *whole*, as its source says, and what is said of it."""
-    wanted = targets([len(part) for part in rows], sources)
-    drawn: list[Integers] = []
+    """How often each of *rows* is in the *whole*, as its source says, and status lines about it."""
+    targets = target_rows([len(part) for part in rows], sources)
+    times: list[Integers] = []
     notes: list[str] = []
-    for part, here, source, target in zip(keys, rows, sources, wanted, strict=True):
-        if source.share is not None and not len(here):
+    for part, own, source, target in zip(keys, rows, sources, targets, strict=True):
+        if source.share is not None and not len(own):
             raise DataError(f"data source {source.path}: has no rows to train, and so cannot have a share of them")
-        drawn.append(draw(part[here], target, seed))
-        if target != len(here):
-            taken = int((drawn[-1] > 0).sum())
-            note = f"{source.path}: {taken:,} of {count(len(here), 'row')} drawn"
-            notes.append(f"{note}, as {target:,} of {sum(wanted):,} in {whole} ({target / sum(wanted):.1%})")
-    return drawn, notes
+        times.append(sample_times(part[own], target, seed))
+        if target != len(own):
+            taken = int((times[-1] > 0).sum())
+            note = f"{source.path}: {taken:,} of {count(len(own), 'row')} sampled"
+            notes.append(f"{note}, as {target:,} of {sum(targets):,} in {whole} ({target / sum(targets):.1%})")
+    return times, notes
 
 
-def _alike(keys: Keys, rows: Integers, drawn: Integers, seed: int) -> Integers:
-    """Return how often each of *rows* is evaluated: as the others of its source are *drawn*, but once at most."""
-    rate = min(1.0, float(drawn.mean())) if len(drawn) else 1.0
-    return draw(keys[rows], max(1, round(len(rows) * rate)) if len(rows) else 0, seed)
+def _sample_alike(keys: RowKeys, rows: Integers, times: Integers, seed: int) -> Integers:
+    """How often each of *rows* is evaluated: as often as the others of its source are trained, but once at most."""
+    rate = min(1.0, float(times.mean())) if len(times) else 1.0
+    return sample_times(keys[rows], max(1, round(len(rows) * rate)) if len(rows) else 0, seed)
 
 
-def _part(source: Labelled, rows: Integers, times: Integers) -> Part:
-    return Part(source.table, source.names, rows[times > 0], times[times > 0])
+def _part(source: LabelledSource, rows: Integers, times: Integers) -> SelectedRows:
+    return SelectedRows(source.table, source.names, rows[times > 0], times[times > 0])

@@ -1,1 +1,5 @@
-"""data/sources."""
+"""From files and hub data sets to parsed rows, each with its file and line.
+
+In: the sources of the configuration. Out: conversations with a key of their content, and the rows that were rejected.
+Knows no tokenizer, template or label.
+"""

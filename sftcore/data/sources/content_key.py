@@ -1,4 +1,4 @@
-"""What a conversation says, as a key: rows of one content are equal, whatever their file and format."""
+"""The content of a conversation as a key: equal for rows that say the same, whatever their file and format."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from xxhash import xxh3_128_digest
 from sftcore.core.errors import RowError
 from sftcore.core.types import Conversation, PlainMessages
 
-DEEPEST = 100
-"""How deeply tools, their calls, and variables of the template may be nested."""
+MAX_DEPTH = 100
+"""How deeply tools, tool calls and template variables may be nested."""
 
-BETWEEN = b"\xff"
-"""What stands in the digest between two texts: a byte that UTF-8 never has."""
+SEPARATOR = b"\xff"
+"""A byte that UTF-8 never has, between two texts in the digest."""
 
 
-def key(conversation: Conversation) -> bytes:
-    """Return the key of *conversation*: a digest of its messages and tools, not of how they are trained.
+def content_key(conversation: Conversation) -> bytes:
+    """XXH3 digest (128 bits) of the messages and tools of *conversation*, not of how they are trained.
 
     Raises:
-        RowError: it has half of a surrogate pair, or is nested too deeply.
+        RowError: a text has a lone surrogate, or a value is nested too deeply.
     """
     data: list[bytes] = []
     try:
@@ -44,9 +44,9 @@ def key(conversation: Conversation) -> bytes:
             _check_depth(conversation.tools)
             data.append(_json(conversation.tools).encode())
     except UnicodeEncodeError as error:
-        half = error.object[error.start]
-        raise RowError(f"the text has the lone surrogate {half!r}, which is not a character") from None
-    return xxh3_128_digest(BETWEEN.join(data))
+        surrogate = error.object[error.start]
+        raise RowError(f"the text has the lone surrogate {surrogate!r}, which is not a character") from None
+    return xxh3_128_digest(SEPARATOR.join(data))
 
 
 def _json(value: Any) -> str:
@@ -55,7 +55,7 @@ def _json(value: Any) -> str:
 
 def _check_depth(values: Iterable[Any]) -> None:
     level = list(values)
-    for _ in range(DEEPEST):
+    for _ in range(MAX_DEPTH):
         below: list[Any] = []
         for value in level:
             if isinstance(value, Mapping):
@@ -65,4 +65,4 @@ def _check_depth(values: Iterable[Any]) -> None:
         if not below:
             return
         level = below
-    raise RowError(f"is nested more than {DEEPEST} levels deep")
+    raise RowError(f"is nested more than {MAX_DEPTH} levels deep")

@@ -1,4 +1,4 @@
-"""From rows to conversations: which format a source has, and every bad row told at once."""
+"""From rows to conversations: the format of a source, and the rows that it rejects."""
 
 from __future__ import annotations
 
@@ -15,162 +15,168 @@ from sftcore.core.hookspecs import FormatSpec
 from sftcore.core.registry import Entry, Registry
 from sftcore.core.types import Conversation
 from sftcore.data.row_types import Origin
-from sftcore.data.sources import content_key
-from sftcore.data.sources.files import read
-from sftcore.data.sources.readers import Row
-from sftcore.data.sources.rejected import Refusal, bad_rows, no_object
-from sftcore.data.sources.renaming import Columns
+from sftcore.data.sources.content_key import content_key
+from sftcore.data.sources.readers import SourceRow
+from sftcore.data.sources.rejected import RejectedRow, not_an_object, rejected_rows
+from sftcore.data.sources.renaming import ColumnRenamer
+from sftcore.data.sources.source_rows import SourceRows
 from sftcore.labelling import Policy
 
 SAMPLE = 50
-"""How many rows ``format: auto`` looks at; those that are no mapping do not count."""
+"""How many rows ``format: auto`` looks at; those that are not a mapping do not count."""
 
 UNKNOWN = "unknown (auto)"
 """The format of a source in which no row could be read."""
 
 
-class Parsed(NamedTuple):
-    """A conversation, the place of its row, and what its source says of the tokens that are trained.
-
-    Rows of one content have one ``key``.
-    """
+class ParsedRow(NamedTuple):
+    """A conversation and where its row stands; rows of one content have one ``key``."""
 
     conversation: Conversation
     origin: Origin
-    policy: Policy = Policy()
     key: bytes = b""
 
 
-class Reader(NamedTuple):
-    """How the rows of a source are read.
+class DataSource(NamedTuple):
+    """A source of the configuration, and how its rows become conversations.
 
-    ``chosen`` names the format, and says so if it was found by looking at the rows. ``place`` is where the source
-    stands in the configuration.
+    Attributes:
+        config: the source in the configuration.
+        place: where it stands there.
+        rows: the rows as they are read.
+        format_name: says so if the format was detected.
+        policy: what is trained of its conversations.
     """
 
-    chosen: str
+    config: SourceConfig
+    place: Keys
+    rows: SourceRows
+    format_name: str
     format: Format
     policy: Policy
-    source: SourceConfig
-    place: Keys
 
-    def check_columns(self, columns: Columns, loaded: LoadedConfig, rows: str = "row") -> None:
-        """Raise for a column that is renamed and that none of the *rows*, as the message calls them, has had.
+    def parse(
+        self, rows: Iterable[SourceRow], rejected: list[RejectedRow], renamer: ColumnRenamer
+    ) -> Iterator[ParsedRow]:
+        """Yield the conversations of *rows*; the bad ones among them are added to *rejected*."""
+        for origin, row in rows:
+            if type(row) is not dict and not isinstance(row, Mapping):
+                rejected.append(not_an_object(origin, row))
+                continue
+            try:
+                conversation = self.format.read(renamer.rename(row))
+                parsed = ParsedRow(conversation, origin, content_key(conversation))
+            except RowError as error:
+                rejected.append(RejectedRow.for_reason(origin, str(error), row))
+            except RecursionError:
+                rejected.append(RejectedRow.for_reason(origin, "is nested too deeply", row))
+            except MemoryError:  # says nothing about the row
+                raise
+            except Exception as error:  # a plugin may fail in any way; the row is named all the same
+                reason = f"the format {type(self.format).__name__} failed: {type(error).__name__}: {error}"
+                rejected.append(RejectedRow.for_reason(origin, reason, row))
+            else:
+                yield parsed
+
+    def parse_all(self) -> Iterator[tuple[ParsedRow, Policy]]:
+        """Yield the conversations of all rows but the bad ones, with the policy."""
+        for row in self.parse(self.rows.decoded(), [], ColumnRenamer(self.config.columns)):
+            yield row, self.policy
+
+    def check_columns(self, seen: Iterable[str], loaded: LoadedConfig, rows: str = "row") -> None:
+        """Check that each renamed column is among *seen*, the columns that *rows*, as the message calls them, had.
 
         Raises:
-            ConfigError: there is one.
+            ConfigError: one is not.
         """
-        for name, found in columns.missing():
-            way = self.place if isinstance(loaded.document.data["data"][self.place[1]], list) else self.place[:-1]
-            problem = f"no {rows} of {self.source.path} has this column; there are: {found}"
-            raise loaded.document.error((*way, "columns", name), problem)
+        renamer = ColumnRenamer(self.config.columns)
+        renamer.note(seen)
+        for name, columns in renamer.missing():
+            listed = isinstance(loaded.document.data["data"][self.place[1]], list)
+            problem = f"no {rows} of {self.config.path} has this column; there are: {columns}"
+            raise loaded.document.error((*(self.place if listed else self.place[:-1]), "columns", name), problem)
 
 
-def reader_of(source: SourceConfig, place: Keys, loaded: LoadedConfig, registry: Registry) -> Reader:
-    """Return how the rows of *source*, which stands at *place* of the configuration, are read.
+def open_source(config: SourceConfig, place: Keys, loaded: LoadedConfig, registry: Registry) -> DataSource:
+    """The source *config*, which stands at *place* of the configuration; its format is detected if it is ``auto``.
 
-    A format that is found by looking at the rows is added to the selected plugins.
+    A format that is detected is added to the selected plugins.
 
     Raises:
-        DataError: the source cannot be read, or its format cannot be told.
+        DataError: the source cannot be read, or its format cannot be detected.
         ConfigError: it renames a column that no row has.
     """
-    slot, policy = dotted((*place, "format")), loaded.config.data.policy(source)
-    if source.format != AUTO:
-        return Reader(loaded.selected[slot].name, cast("Format", source.format), policy, source, place)
-    columns = Columns(source.columns)
-    rows = read(source, loaded.document, streamed(place, loaded))
-    sample = [(origin, columns.look(row)) for origin, row in _sample(rows)]
-    unknown = Reader(UNKNOWN, Format(), policy, source, place)
+    slot, policy = dotted((*place, "format")), loaded.config.data.policy(config)
+    rows = SourceRows(config, loaded.document, loaded.config.data.streaming and place[1] == "train")
+    if config.format != AUTO:
+        return DataSource(config, place, rows, loaded.selected[slot].name, cast("Format", config.format), policy)
+    renamer = ColumnRenamer(config.columns)
+    sample = [(origin, renamer.rename_any(row)) for origin, row in _sampled(rows.decoded())]
+    unknown = DataSource(config, place, rows, UNKNOWN, Format(), policy)
     try:
-        found = detect(source.path, sample, registry)
+        detected = detect_format(config.path, sample, registry)
     except DataError:
-        unknown.check_columns(columns, loaded)
+        unknown.check_columns(renamer.seen, loaded)
         raise
-    if found is None:
+    if detected is None:
         return unknown
-    return Reader(f"{found.name} (auto)", load_format(found.qualified, place, loaded, registry), policy, source, place)
+    return unknown._replace(
+        format_name=f"{detected.name} (auto)", format=load_format(detected.qualified, place, loaded, registry)
+    )
 
 
-def streamed(place: Keys, loaded: LoadedConfig) -> bool:
-    """Tell whether the source at *place* of the configuration is trained as a stream."""
-    return loaded.config.data.streaming and place[1] == "train"
+class SourceSample(NamedTuple):
+    """Rows of one source for a person to look at: each is in ``rows`` or in ``rejected``."""
+
+    source: DataSource
+    rows: list[ParsedRow]
+    rejected: list[RejectedRow]
 
 
-class Source(NamedTuple):
-    """What was read of one source: every row is in ``rows`` or in ``refused``."""
-
-    path: str
-    rows: list[Parsed]
-    refused: list[Refusal]
-
-
-def parse_sources(
+def sample_sources(
     sources: Sequence[SourceConfig],
     keys: Keys,
     loaded: LoadedConfig,
     registry: Registry,
     wanted: Callable[[Origin], bool] | None = None,
     limit: int | None = None,
-) -> list[Source]:
+) -> list[SourceSample]:
     """Read and parse rows of *sources*, which stand at *keys* of the configuration, for a person to look at.
 
     Args:
-        wanted: which rows are parsed; by default all.
-        limit: how many of these at most, of each source.
+        wanted: selects the rows that are parsed; by default all.
+        limit: of these rows, for each source.
 
     Raises:
-        DataError: a source cannot be read, or its format cannot be told.
+        DataError: a source cannot be read, or its format cannot be detected.
         ConfigError: it renames a column that no row has.
     """
-    parsed: list[Source] = []
-    for index, source in enumerate(sources):
-        reader = reader_of(source, (*keys, index), loaded, registry)
-        columns = Columns(source.columns)
-        rows = read(source, loaded.document, streamed(keys, loaded))
-        found = Source(source.path, [], [])
+    samples: list[SourceSample] = []
+    for index, config in enumerate(sources):
+        source = open_source(config, (*keys, index), loaded, registry)
+        renamer = ColumnRenamer(config.columns)
+        rows = source.rows.decoded()
+        sample = SourceSample(source, [], [])
         chosen = islice((row for row in rows if wanted(row[0])) if wanted else rows, limit)
-        found.rows.extend(parse(chosen, reader, found.refused, columns))
-        if wanted is None and next(rows, None) is None:  # all were looked at
-            reader.check_columns(columns, loaded)
-        parsed.append(found)
-    return parsed
+        sample.rows.extend(source.parse(chosen, sample.rejected, renamer))
+        if wanted is None and next(rows, None) is None:  # all rows were parsed
+            source.check_columns(renamer.seen, loaded)
+        samples.append(sample)
+    return samples
 
 
-def _sample(rows: Iterator[Row]) -> list[Row]:
-    """Return the first of *rows*, until there are as many mappings among them as ``format: auto`` looks at."""
-    sample: list[Row] = []
+def _sampled(rows: Iterator[SourceRow]) -> list[SourceRow]:
+    """The first of *rows*, until there are as many mappings among them as ``format: auto`` looks at."""
+    sample: list[SourceRow] = []
     mappings = 0
-    while mappings < SAMPLE and (following := next(rows, None)) is not None:
-        sample.append(following)
-        mappings += isinstance(following[1], Mapping)
+    while mappings < SAMPLE and (row := next(rows, None)) is not None:
+        sample.append(row)
+        mappings += isinstance(row[1], Mapping)
     return sample
 
 
-def parse(rows: Iterable[Row], reader: Reader, refused: list[Refusal], columns: Columns) -> Iterator[Parsed]:
-    """Yield the conversations of *rows*; the bad ones among them are added to *refused*."""
-    for origin, row in rows:
-        if type(row) is not dict and not isinstance(row, Mapping):
-            refused.append(no_object(origin, row))
-            continue
-        try:
-            conversation = reader.format.read(columns.rename(row))
-            parsed = Parsed(conversation, origin, reader.policy, content_key.key(conversation))
-        except RowError as error:
-            refused.append(Refusal.of(origin, str(error), row))
-        except RecursionError:
-            refused.append(Refusal.of(origin, "is nested too deeply", row))
-        except MemoryError:  # says nothing of the row
-            raise
-        except Exception as error:  # a plugin may fail in any way; the row is named all the same
-            reason = f"the format {type(reader.format).__name__} failed: {type(error).__name__}: {error}"
-            refused.append(Refusal.of(origin, reason, row))
-        else:
-            yield parsed
-
-
-def detect(path: str, sample: list[Row], registry: Registry) -> Entry | None:
-    """Return the one format whose keys the rows of *sample* have; no format is imported.
+def detect_format(path: str, sample: list[SourceRow], registry: Registry) -> Entry | None:
+    """The one format whose keys the rows of *sample* have; no format is imported.
 
     None, if no row is a mapping: then each is a bad row, whatever the format.
 
@@ -190,8 +196,8 @@ def detect(path: str, sample: list[Row], registry: Registry) -> Entry | None:
     if len(fits) == 1:
         return specs[next(iter(fits))][0]
     if fits:
-        seen = ", ".join(f"{name} (row {origin})" for name, origin in fits.items())
-        raise DataError(f"data source {path}: several formats fit its rows: {seen}; name one with 'format'")
+        shown = ", ".join(f"{name} (row {origin})" for name, origin in fits.items())
+        raise DataError(f"data source {path}: several formats fit its rows: {shown}; name one with 'format'")
     wanted = "; ".join(f"{name}: {', '.join(sorted(spec.keys))}" for name, (_, spec) in specs.items() if spec.keys)
     problems = [f"{origin}: no format fits its keys ({', '.join(map(str, row)) or 'no keys'})" for origin, row in rows]
-    raise DataError(f"{bad_rows(problems)}\n  known formats need {wanted}")
+    raise DataError(f"{rejected_rows(problems)}\n  known formats need {wanted}")

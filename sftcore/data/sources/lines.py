@@ -1,4 +1,4 @@
-"""Lines of a file as a place in it: who finds where they end is not who reads them."""
+"""Lines of a file by their position, so that one process finds where they end and another reads them."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from sftcore.core.errors import DataError
 
 
 @dataclass(frozen=True)
-class Lines:
-    """Some lines of the file at *path*, read when they are asked for.
+class LineRange:
+    """Some lines of the file at *path*, read when they are iterated.
 
     Attributes:
-        begin: the byte where they begin.
-        size: how many bytes they have.
-        first: the number of the first line, from 1.
-        number: how many lines they are.
+        start: byte where they begin.
+        size: in bytes.
+        first: number of the first line, from 1.
+        number: of lines.
     """
 
     path: Path
-    begin: int
+    start: int
     size: int
     first: int
     number: int
@@ -32,22 +32,22 @@ class Lines:
         return self.number
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
-        """Yield what :func:`numbered` does.
+        """Yield the lines with their numbers.
 
         Raises:
             DataError: the file cannot be read.
         """
         try:
             with self.path.open("rb") as file:
-                file.seek(self.begin)
+                file.seek(self.start)
                 content = file.read(self.size)
         except OSError as error:
             raise DataError(f"data source {self.path} cannot be read: {error}") from None
-        return numbered(content.split(b"\n"), self.first)
+        return number_lines(content.split(b"\n"), self.first)
 
 
-def numbered(lines: Iterable[bytes], first: int = 1) -> Iterator[tuple[int, bytes]]:
-    """Yield each of *lines* that is not empty, with its number: the first has the number *first*."""
+def number_lines(lines: Iterable[bytes], first: int = 1) -> Iterator[tuple[int, bytes]]:
+    """Yield each of *lines* that is not empty, with its number; the first line has the number *first*."""
     for number, line in enumerate(lines, first):
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
@@ -56,17 +56,17 @@ def numbered(lines: Iterable[bytes], first: int = 1) -> Iterator[tuple[int, byte
             yield number, line
 
 
-def split(path: Path, file: IO[bytes], most: int, size: int) -> Iterator[Lines]:
-    """Yield all lines of *file*, opened at *path*, at most so many together, or as many as have this *size*."""
-    begin, first = 0, 1
+def split_lines(path: Path, file: IO[bytes], most: int, size: int) -> Iterator[LineRange]:
+    """Yield all lines of *file*, opened at *path*: at most *most* at a time, or as many as have *size* bytes."""
+    start, first = 0, 1
     while True:
-        number = held = 0
+        number = taken = 0
         for line in islice(file, most):
             number += 1
-            held += len(line)
-            if held >= size:
+            taken += len(line)
+            if taken >= size:
                 break
         if not number:
             return
-        yield Lines(path, begin, held, first, number)
-        begin, first = begin + held, first + number
+        yield LineRange(path, start, taken, first, number)
+        start, first = start + taken, first + number

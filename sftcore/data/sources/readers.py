@@ -1,4 +1,4 @@
-"""Rows of one file, each with its line or number. A row that cannot be read concerns no other."""
+"""Rows of one file, each with its line or number; a row that cannot be read does not affect the others."""
 
 from __future__ import annotations
 
@@ -12,25 +12,24 @@ from typing import IO, Any
 
 from sftcore.core.errors import DataError
 from sftcore.data.row_types import Origin
-from sftcore.data.sources.compression import unpacked
-from sftcore.data.sources.lines import numbered
+from sftcore.data.sources.compression import decompressed
+from sftcore.data.sources.lines import number_lines
 from sftcore.data.sources.strict_json import STRICT, decode, reason_of
 from sftcore.runtime.console import count
 
-Row = tuple[Origin, Any]
-"""Where a row was read, and what was read there: a dict, if the row is sound; :class:`UnreadableError`, if it could
-not be read at all."""
+SourceRow = tuple[Origin, Any]
+"""The origin of a row and its content: a dict if it is sound, :class:`UnreadableError` if it could not be read."""
 
-Raw = tuple[int, Any]
-"""The line or number of a row in its file, from 1, and what was read there; as bytes, if it is still to be decoded."""
+NumberedRow = tuple[int, Any]
+"""The line or number of a row in its file, from 1, and its content; as bytes, if it is still to be decoded."""
 
 
 class UnreadableError(ValueError):
-    """Stands for a row that could not be read; says why.
+    """In place of a row that could not be read; says why.
 
     Attributes:
-        raw: the text of the row; bytes that are not UTF-8 stand in it as escapes.
-        row: what could be read of it, if anything.
+        raw: the text of the row; bytes that are not UTF-8 are escaped.
+        row: the part that could be read, if any.
     """
 
     def __init__(self, reason: str, raw: str | None = None, row: Any = None) -> None:
@@ -43,13 +42,13 @@ _LENIENT = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
-def read_jsonl(path: Path, file: IO[bytes]) -> Iterator[Raw]:
-    """Yield each line that is not empty, as bytes: decoding it is the work of many processes."""
-    return numbered(unpacked(path, file))
+def read_jsonl(path: Path, file: IO[bytes]) -> Iterator[NumberedRow]:
+    """Yield each line that is not empty, as bytes: many processes decode them."""
+    return number_lines(decompressed(path, file))
 
 
 def decoded(raw: Any) -> Any:
-    """Return the row that *raw* is, or :class:`UnreadableError` in its place."""
+    """The row *raw*, or an :class:`UnreadableError` in its place."""
     if not isinstance(raw, bytes):
         return raw
     try:
@@ -58,50 +57,50 @@ def decoded(raw: Any) -> Any:
         return UnreadableError(reason_of(error), raw.decode(errors="backslashreplace"))
 
 
-def read_json(path: Path, file: IO[bytes]) -> Iterator[Raw]:
-    """Yield the items of one list; the number of a row is its place in it, since lines mean nothing there.
+def read_json(path: Path, file: IO[bytes]) -> Iterator[NumberedRow]:
+    """Yield the items of one list; the number of a row is its position, since lines mean nothing there.
 
     Raises:
-        DataError: the file is no list, or it cannot be told where an item of it ends.
+        DataError: the file is not a list, or the end of an item cannot be found.
     """
-    content = unpacked(path, file).read()
+    content = decompressed(path, file).read()
     try:
         text, clean = content.decode("utf-8-sig"), True
     except UnicodeDecodeError:
         text, clean = content.decode("utf-8-sig", "surrogateescape"), False
     del content
     try:
-        begin = _after_space(text, 0)
-        if not text.startswith("[", begin):
+        start = _after_space(text, 0)
+        if not text.startswith("[", start):
             _LENIENT.decode(text)
             raise DataError(f"data source {path}: expected a list of objects")
-        yield from _items(text, begin + 1, clean)
+        yield from _items(text, start + 1, clean)
     except (ValueError, RecursionError) as error:
         raise DataError(f"data source {path}: {reason_of(error)} (one object a line? then name it .jsonl)") from None
 
 
-def _items(text: str, at: int, clean: bool) -> Iterator[Raw]:
-    """Yield the items of the list that begins in *text* before *at*; *clean* text has no bytes that are not UTF-8.
+def _items(text: str, at: int, clean: bool) -> Iterator[NumberedRow]:
+    """Yield the items of the list that starts in *text* before *at*; *clean* text has no bytes that are not UTF-8.
 
     Raises:
-        ValueError, RecursionError: the text is no list.
+        ValueError, RecursionError: the text is not a list.
     """
     at = _after_space(text, at)
     number = 0
     more = not text.startswith("]", at)
     while more:
         number += 1
-        begin = at
+        start = at
         row: Any
         try:
-            row, at = STRICT.raw_decode(text, begin)
+            row, at = STRICT.raw_decode(text, start)
             if not clean:
-                text[begin:at].encode()
+                text[start:at].encode()
         except UnicodeEncodeError:
-            row = UnreadableError("not valid UTF-8", _escaped(text[begin:at]))
+            row = UnreadableError("not valid UTF-8", _escaped(text[start:at]))
         except ValueError as error:
-            _, at = _LENIENT.raw_decode(text, begin)
-            row = UnreadableError(reason_of(error), _escaped(text[begin:at]))
+            _, at = _LENIENT.raw_decode(text, start)
+            row = UnreadableError(reason_of(error), _escaped(text[start:at]))
         at = _after_space(text, at)
         more = text.startswith(",", at)
         if not more and not text.startswith("]", at):
@@ -114,25 +113,26 @@ def _items(text: str, at: int, clean: bool) -> Iterator[Raw]:
 
 
 def _escaped(text: str) -> str:
-    """Return *text*, decoded with surrogates for bytes that are not UTF-8, with escapes in their place."""
+    """*text*, decoded with surrogates for bytes that are not UTF-8, with escapes in their place."""
     return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def _after_space(text: str, at: int) -> int:
-    """Return where what is no white space goes on in *text*, from *at*."""
-    found = _SPACE.match(text, at)
-    assert found
-    return found.end()
+    """The position in *text* of the first character from *at* that is not white space."""
+    space = _SPACE.match(text, at)
+    assert space
+    return space.end()
 
 
-def read_csv(path: Path, file: IO[bytes]) -> Iterator[Raw]:
-    """Yield one row for each after the header; its line is the one where it begins.
+def read_csv(path: Path, file: IO[bytes]) -> Iterator[NumberedRow]:
+    """Yield each row after the header, with the line where it starts.
 
     Raises:
         DataError: the header cannot be used, or a quoted field never ends.
     """
-    lines = _Lines(io.TextIOWrapper(unpacked(path, file), encoding="utf-8-sig", errors="surrogateescape", newline=""))
-    csv.field_size_limit(1 << 30)  # the default refuses texts of 128 KiB
+    text = io.TextIOWrapper(decompressed(path, file), encoding="utf-8-sig", errors="surrogateescape", newline="")
+    lines = _RecentLines(text)
+    csv.field_size_limit(1 << 30)  # the default rejects texts of 128 KiB
     reader = csv.reader(lines, strict=True)
     header: list[str] | None = None
     while True:
@@ -159,8 +159,8 @@ def read_csv(path: Path, file: IO[bytes]) -> Iterator[Raw]:
             yield line, UnreadableError(reason, row=fields)
 
 
-class _Lines:
-    """The lines of a text, which keep in mind those that were taken since ``taken`` was emptied."""
+class _RecentLines:
+    """The lines of a text; ``taken`` has those that were read since it was emptied."""
 
     def __init__(self, text: io.TextIOWrapper) -> None:
         self._text = text
@@ -174,7 +174,7 @@ class _Lines:
         self.ended = True
 
     def raw(self) -> str:
-        """Return what was taken, as :class:`UnreadableError` keeps it."""
+        """The lines taken, as :class:`UnreadableError` has them."""
         return _escaped("".join(self.taken).rstrip("\r\n"))
 
 
@@ -182,11 +182,11 @@ def _csv_reason(error: csv.Error | UnicodeEncodeError) -> str:
     return f"not valid CSV: {error}" if isinstance(error, csv.Error) else "not valid UTF-8"
 
 
-def read_parquet(path: Path, file: IO[bytes]) -> Iterator[Raw]:
+def read_parquet(path: Path, file: IO[bytes]) -> Iterator[NumberedRow]:
     """Yield the rows of a table.
 
     Raises:
-        DataError: it is none.
+        DataError: the file is not a table.
     """
     import pyarrow
     import pyarrow.parquet
@@ -203,19 +203,19 @@ def read_parquet(path: Path, file: IO[bytes]) -> Iterator[Raw]:
 
 
 def without_nulls(row: Any) -> Any:
-    """Return *row* without null fields: in a table every row has every column, so null means absent."""
+    """*row* without null fields: in a table every row has every column, so null means absent."""
     if isinstance(row, dict):
         return {key: without_nulls(value) for key, value in row.items() if value is not None}
     return [without_nulls(item) for item in row] if isinstance(row, list) else row
 
 
-LINES = ".jsonl"
-"""How files end of which each line is a row."""
+JSONL = ".jsonl"
+"""The suffix of files in which each line is a row."""
 
-READERS: Mapping[str, Callable[[Path, IO[bytes]], Iterator[Raw]]] = {
-    LINES: read_jsonl,
+READERS: Mapping[str, Callable[[Path, IO[bytes]], Iterator[NumberedRow]]] = {
+    JSONL: read_jsonl,
     ".json": read_json,
     ".parquet": read_parquet,
     ".csv": read_csv,
 }
-"""What reads a file, by the ending of its name."""
+"""Readers of files by their suffix."""

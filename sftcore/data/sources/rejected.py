@@ -1,4 +1,4 @@
-"""Rows that cannot be used: where each stands, why, what was in it; and how many of them a run bears."""
+"""Rows that cannot be used: where each stands, why, and its content; and how many of them a run tolerates."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from sftcore.data.sources.readers import UnreadableError
 from sftcore.runtime.console import count
 
 SHOWN = 10
-"""How many bad rows, or reasons, a message lists before it only counts."""
+"""How many rows, or reasons, a message lists before it only counts."""
 
-LONGEST = 500
+MAX_REASON = 500
 """How many characters a reason may have; a row may bring words of any length into it."""
 
-_PLACES = re.compile(
+MAX_DEPTH = 20_000
+
+_POSITIONS = re.compile(
     r"^(?:message|pair) \d+: |(?<=^message) \d+(?= of )|(?<=^pair) \d+(?= )"
     r"|: line \d+ column \d+ \(char \d+\)$| at (?:byte|(?:line \d+, )?column) \d+$"
 )
-_DEEP = 20_000
 
 
-class Refusal(NamedTuple):
-    """A row that is not used, as it was read; ``raw`` is its text, where it could not be read."""
+class RejectedRow(NamedTuple):
+    """A row that is not used; ``raw`` is its text, where it could not be decoded."""
 
     origin: Origin
     reason: str
@@ -37,67 +38,66 @@ class Refusal(NamedTuple):
     raw: str | None = None
 
     @classmethod
-    def of(cls, origin: Origin, reason: str, row: Any = None, raw: str | None = None) -> Refusal:
-        """Return the refusal of a row for *reason*, in characters that can be printed, and not too many."""
+    def for_reason(cls, origin: Origin, reason: str, row: Any = None, raw: str | None = None) -> RejectedRow:
+        """A row rejected for *reason*, which is made printable and short."""
         text = reason.encode(errors="backslashreplace").decode()
-        if len(text) > LONGEST:
-            text = f"{text[:LONGEST]}... ({len(text):,} characters)"
+        if len(text) > MAX_REASON:
+            text = f"{text[:MAX_REASON]}... ({len(text):,} characters)"
         return cls(origin, text, row, raw)
 
     def __str__(self) -> str:
         return f"{self.origin}: {self.reason}"
 
-    def line(self) -> str:
-        """Return the reason and what is in the row, as one line of JSON."""
+    def to_json(self) -> str:
+        """The reason and the content of the row as one line of JSON."""
         values = {"reason": self.reason, **({"row": self.row} if self.raw is None else {"raw": self.raw})}
-        with _deep():
-            return as_json(values)
+        with _deep_recursion():
+            return to_json(values)
 
 
-def as_json(value: Any) -> str:
-    """Return *value* as JSON that can be written as UTF-8."""
+def to_json(value: Any) -> str:
+    """*value* as JSON that can be written as UTF-8."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     try:
         text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair can only be written as an escape
+    except UnicodeEncodeError:  # a lone surrogate can only be written as an escape
         return json.dumps(value, default=str)
     return text
 
 
 @contextmanager
-def _deep() -> Iterator[None]:
-    """Let a row be written that is nested as deeply as the reader of JSON allows."""
+def _deep_recursion() -> Iterator[None]:
+    """Let a row be written that is nested as deeply as the JSON decoder allows."""
     before = sys.getrecursionlimit()
-    sys.setrecursionlimit(max(before, _DEEP))
+    sys.setrecursionlimit(max(before, MAX_DEPTH))
     try:
         yield
     finally:
         sys.setrecursionlimit(before)
 
 
-def no_object(origin: Origin, row: object) -> Refusal:
-    """Return the refusal of *row*, which is no mapping."""
+def not_an_object(origin: Origin, row: object) -> RejectedRow:
+    """The rejection of *row*, which is not a mapping."""
     if isinstance(row, UnreadableError):
-        return Refusal.of(origin, str(row), row.row, row.raw)
+        return RejectedRow.for_reason(origin, str(row), row.row, row.raw)
     hint = " (is the whole file one list? then name it .json)" if isinstance(row, list) else ""
-    return Refusal.of(origin, f"expected one JSON object, not {json_type(row)}{hint}", row)
+    return RejectedRow.for_reason(origin, f"expected one JSON object, not {json_type(row)}{hint}", row)
 
 
-def bad_rows(problems: Sequence[str], number: int | None = None) -> str:
-    """Return the message about *problems*, each ``file:line: reason``; the first of *number*, if that is given."""
+def rejected_rows(problems: Sequence[str], number: int | None = None) -> str:
+    """The message about *problems*, each ``file:line: reason``; the first of *number*, if that is given."""
     number = number or len(problems)
     more = f"\n  ... and {number - SHOWN} more" if number > SHOWN else ""
-    rows = count(number, "row")
-    return f"{rows} cannot be used; mend or remove:\n  " + "\n  ".join(problems[:SHOWN]) + more
+    return f"{count(number, 'row')} cannot be used; fix or remove:\n  " + "\n  ".join(problems[:SHOWN]) + more
 
 
-def kind_of(reason: str) -> str:
-    """Return *reason* without the place within the row, so that like rows are counted together."""
-    return _PLACES.sub("", reason)
+def kind_of_reason(reason: str) -> str:
+    """*reason* without the position within the row, so that like rows are counted together."""
+    return _POSITIONS.sub("", reason)
 
 
-def check(first: Sequence[Refusal], kinds: Mapping[str, int], read: int, most: float) -> None:
-    """End the run if it bears no more than *most* bad rows: a number, or a share of the rows *read*.
+def check_bad_rows(first: Sequence[RejectedRow], kinds: Mapping[str, int], read: int, most: float) -> None:
+    """End the run if it tolerates only *most* bad rows: a number, or a share of the rows *read*.
 
     Args:
         first: the first of the bad rows, as many as are shown.
@@ -106,16 +106,16 @@ def check(first: Sequence[Refusal], kinds: Mapping[str, int], read: int, most: f
     Raises:
         DataError: there are more; the first are listed, and all are counted by reason.
     """
-    refused = sum(kinds.values())
-    if refused <= (most * read if most < 1 else most):
+    number = sum(kinds.values())
+    if number <= (most * read if most < 1 else most):
         return
-    told = [bad_rows([str(refusal) for refusal in first], refused)]
-    if refused > SHOWN:
+    lines = [rejected_rows([str(row) for row in first], number)]
+    if number > SHOWN:
         kinds = dict(Counter(kinds).most_common())
-        told += [f"{number:>8,} x {kind}" for kind, number in list(kinds.items())[:SHOWN]]
-        told += [f"{sum(list(kinds.values())[SHOWN:]):>8,} x other reasons"] if len(kinds) > SHOWN else []
-        told += ["  data.max_bad_rows lets a run go on without bad rows"] if not most else []
+        lines += [f"{rows:>8,} x {kind}" for kind, rows in list(kinds.items())[:SHOWN]]
+        lines += [f"{sum(list(kinds.values())[SHOWN:]):>8,} x other reasons"] if len(kinds) > SHOWN else []
+        lines += ["  data.max_bad_rows lets a run continue without bad rows"] if not most else []
     if most:
         allowed = f"{most:.2%} of {count(read, 'row')}" if most < 1 else f"{most:,.0f}"
-        told.append(f"  data.max_bad_rows is {allowed}")
-    raise DataError("\n".join(told))
+        lines.append(f"  data.max_bad_rows is {allowed}")
+    raise DataError("\n".join(lines))

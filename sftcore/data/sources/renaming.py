@@ -11,8 +11,8 @@ SHOWN = 20
 """How many columns a message names."""
 
 
-class Columns:
-    """Renames top-level keys of rows, all at once, and keeps in mind which of them no row has had.
+class ColumnRenamer:
+    """Renames top-level keys of rows, all at once, and notes which of them no row has had.
 
     Args:
         names: the new name of each column.
@@ -21,21 +21,21 @@ class Columns:
     def __init__(self, names: Mapping[str, str]) -> None:
         self._names = names
         self._unseen = set(names)
-        self._found: dict[str, None] = {}
+        self._seen: dict[str, None] = {}
 
     @property
     def seen(self) -> list[str]:
         """The columns that rows had, until each that is renamed was among them."""
-        return list(map(str, self._found))
+        return list(map(str, self._seen))
 
-    def saw(self, columns: Iterable[str]) -> None:
-        """Take note of *columns* that rows had elsewhere."""
+    def note(self, columns: Iterable[str]) -> None:
+        """Note *columns* that rows have."""
         if self._unseen:
-            self._found.update(dict.fromkeys(columns))
-            self._unseen -= self._found.keys()
+            self._seen.update(dict.fromkeys(columns))
+            self._unseen -= self._seen.keys()
 
     def rename(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return *row* under the new names.
+        """*row* under the new names.
 
         Raises:
             RowError: two of its columns would have one name.
@@ -43,7 +43,7 @@ class Columns:
         if not self._names:
             return row
         if self._unseen:
-            self.saw(row)
+            self.note(row)
         names = self._names
         renamed = {names.get(key, key): value for key, value in row.items()}
         if len(renamed) != len(row):
@@ -51,8 +51,8 @@ class Columns:
             raise RowError(f"'columns' renames a column to '{twice}', and the row has one of that name; rename it too")
         return renamed
 
-    def look(self, row: object) -> object:
-        """Return *row* under the new names, or as it is if it is no mapping or cannot have them."""
+    def rename_any(self, row: object) -> object:
+        """*row* under the new names; unchanged if it is not a mapping or cannot have them."""
         try:
             return self.rename(row) if isinstance(row, Mapping) else row
         except RowError:
@@ -60,8 +60,8 @@ class Columns:
 
     def missing(self) -> Iterator[tuple[str, str]]:
         """Yield each column that no row has had, and which columns there were."""
-        found = self.seen
-        told = ", ".join(found[:SHOWN]) + (f" and {len(found) - SHOWN} more" if len(found) > SHOWN else "")
+        seen = self.seen
+        shown = ", ".join(seen[:SHOWN]) + (f" and {len(seen) - SHOWN} more" if len(seen) > SHOWN else "")
         for name in self._names:
-            if name in self._unseen and found:
-                yield name, told
+            if name in self._unseen and seen:
+                yield name, shown

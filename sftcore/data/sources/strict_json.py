@@ -1,4 +1,4 @@
-"""JSON that is read strictly: no key stands twice in an object, and each number is finite."""
+"""Strict JSON: no key appears twice in an object, and each number is finite."""
 
 from __future__ import annotations
 
@@ -15,84 +15,84 @@ except ImportError:
     loads = None
 
 UNSURE = object()
-"""In place of what a line says."""
+"""In place of a value that ``orjson`` may have read differently."""
 
 CONTAINERS = 500
-"""How many lists and objects a line may have, and so how deeply it may be nested, for ``orjson`` to be believed."""
+"""How many lists and objects a line may have, and so how deeply it may be nested, for ``orjson`` to be trusted."""
 
-
-DEEPEST = 500
-"""How deeply a line may be nested: less than any stack allows, so that it does not depend on who reads it."""
+MAX_DEPTH = 500
+"""How deeply a line may be nested: less than any stack allows, so that it does not depend on the process."""
 
 _OUTSIDE_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]', re.DOTALL)
 
 
 def _depth(line: bytes) -> int:
-    """Return how deeply *line* is nested."""
+    """How deeply *line* is nested."""
     depth = deepest = 0
-    for found in _OUTSIDE_STRINGS.finditer(line):
-        depth += (found[0] in b"[{") - (found[0] in b"]}")
+    for match in _OUTSIDE_STRINGS.finditer(line):
+        depth += (match[0] in b"[{") - (match[0] in b"]}")
         deepest = max(deepest, depth)
     return deepest
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice in an object")
-    return found
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} appears twice in an object")
+    return values
 
 
-def _no_number(text: str) -> Any:
-    raise ValueError(f"{text} is no number in JSON")
+def _not_a_number(text: str) -> Any:
+    raise ValueError(f"{text} is not a number in JSON")
 
 
 def _finite(text: str) -> float:
-    return number if math.isfinite(number := float(text)) else _no_number(text)
+    return number if math.isfinite(number := float(text)) else _not_a_number(text)
 
 
-STRICT = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_number, parse_float=_finite)
-"""What says how a line is read."""
+STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_not_a_number, parse_float=_finite)
+"""The reference for how a line is read."""
 
 
 def decode(line: bytes) -> Any:
-    """Return what the text *line* says, as :data:`STRICT` does.
+    """The value of *line*, as :data:`STRICT` reads it.
 
     Raises:
-        ValueError, RecursionError: it is no strict JSON; :func:`reason_of` says why.
+        ValueError, RecursionError: it is not strict JSON; :func:`reason_of` says why.
     """
-    found = quickly(line) if loads is not None else UNSURE
-    if found is not UNSURE:  # and so of few containers
-        return found
-    if line.count(b"[") + line.count(b"{") > DEEPEST and _depth(line) > DEEPEST:
+    value = decode_fast(line) if loads is not None else UNSURE
+    if value is not UNSURE:  # and so of few containers
+        return value
+    if line.count(b"[") + line.count(b"{") > MAX_DEPTH and _depth(line) > MAX_DEPTH:
         raise RecursionError
     return STRICT.decode(line.decode())
 
 
-def quickly(line: bytes) -> Any:
-    r"""Return what *line* says by ``orjson``; ``UNSURE`` if it is not shown that the strict decoder says the same.
+def decode_fast(line: bytes) -> Any:
+    r"""The value that ``orjson`` reads; ``UNSURE`` unless it is certain that the strict decoder reads the same.
 
-    Of an object with a key that stands twice ``orjson`` keeps the last. Then what it returns has fewer strings than
-    *line*, where each has two quotes. All other quotes are escaped, and there are as many of these as of ``\"``, unless
-    a backslash before a quote is itself escaped.
+    Where a key appears twice in an object, ``orjson`` keeps the last. Then its value has fewer strings than *line*,
+    where each has two quotes. All other quotes are escaped, and there are as many of these as of ``\"``, unless a
+    backslash before a quote is itself escaped.
     """
     assert loads is not None
     try:
-        found = loads(line)
+        value = loads(line)
     except ValueError:
         return UNSURE
-    own = 2 * _strings(found)
+    own = 2 * _count_strings(value)
     quotes = line.count(b'"')
     if quotes == own or (quotes - line.count(b'\\"') == own and b'\\\\"' not in line):
-        return found
+        return value
     return UNSURE
 
 
-def _strings(found: object) -> int:
-    """Return how many strings are in *found*; -1 if it has what ``orjson`` may read otherwise, or too much."""
+def _count_strings(root: object) -> int:
+    """The number of strings in *root*; -1 if it has what ``orjson`` may read differently, or too many containers."""
     strings = 0
-    containers: list[Any] = [[found]]
+    containers: list[Any] = [[root]]
     for container in containers:
         if type(container) is dict:
             strings += len(container)
@@ -109,7 +109,7 @@ def _strings(found: object) -> int:
 
 
 def reason_of(error: ValueError | RecursionError) -> str:
-    """Return what *error*, raised by :func:`decode` or :data:`STRICT`, says of the text."""
+    """The reason for *error*, which :func:`decode` or :data:`STRICT` raised."""
     if isinstance(error, UnicodeDecodeError):
         return f"not valid UTF-8: {error.reason} at byte {error.start + 1}"
     if isinstance(error, RecursionError):

@@ -1,4 +1,4 @@
-"""In which order a stream reads its sources: side by side, so that all of them end together."""
+"""The order in which a stream reads its sources: side by side, so that all of them end together."""
 
 from __future__ import annotations
 
@@ -9,50 +9,38 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sftcore.config.schema import SourceConfig
-from sftcore.data.preparation import fingerprint
-from sftcore.data.preparation.blocks import Block, blocks
-from sftcore.data.preparation.worker import Task
+from sftcore.data.preparation.blocks import Block, read_blocks
 from sftcore.data.sources.compression import plain_suffix
-from sftcore.data.sources.files import Reading
-from sftcore.data.sources.rejected import as_json
+from sftcore.data.sources.formats import DataSource
+from sftcore.data.sources.rejected import to_json
 
 ROWS = 256
 """How many rows a block of a stream has, at most: small ones mix better, and the first comes sooner."""
 
-
-LOOK = 16
-"""How many blocks are looked at, to tell how many rows there are."""
+SAMPLED_BLOCKS = 16
+"""How many blocks are read to estimate the number of rows."""
 
 
 @dataclass(frozen=True)
-class Feed:
+class StreamSource:
     """A source of a stream.
 
     Attributes:
-        expected: about how many rows it has; known only once it was read.
-        rate: how often a row of it is trained in a pass.
+        expected: about how many rows it has; known exactly only once it was read.
+        rate: how often one of its rows is trained in a pass over the data.
     """
 
-    task: Task
-    files: Sequence[Path]
-    seen: Sequence[list[int]]
-    reading: Reading
+    source: DataSource
     expected: int = 1
     rate: float = 1.0
-
-    @property
-    def path(self) -> str:
-        """Its path as the configuration has it."""
-        return self.task.reader.source.path
 
     @property
     def readings(self) -> int:
         """How often it is read in a pass."""
         return math.ceil(self.rate)
 
-    def part_of(self, reading: int) -> float:
-        """Return which part of its rows the *reading* of this number is for: all, or in the last one a share."""
+    def share_of(self, reading: int) -> float:
+        """The share of its rows that the *reading* of this number trains: all, or in the last one a part."""
         return min(1.0, self.rate - reading)
 
     def blocks(self, number: int) -> Iterator[Block]:
@@ -61,62 +49,63 @@ class Feed:
         Raises:
             DataError: it cannot be read, or was changed meanwhile.
         """
-        yield from blocks(number, self.reading, ROWS)
-        fingerprint.check_unchanged(self.files, self.seen)
+        yield from read_blocks(number, self.source.rows, ROWS)
+        self.source.rows.check_unchanged()
 
 
-def interleaved(feeds: Sequence[Feed]) -> Iterator[tuple[Block, int]]:
+def interleave(sources: Sequence[StreamSource]) -> Iterator[tuple[Block, int]]:
     """Yield the blocks of a pass, each with the number of the reading of its source.
 
-    The next block always comes from the source of which the smallest part is read.
+    The next block always comes from the source of which the smallest part was read.
     """
-    rests = [_readings(number, feed) for number, feed in enumerate(feeds)]
-    taken = [0] * len(feeds)
-    left = list(range(len(feeds)))
+    readings = [_read_repeatedly(number, source) for number, source in enumerate(sources)]
+    taken = [0] * len(sources)
+    left = list(range(len(sources)))
     while left:
-        number = min(left, key=lambda at: (taken[at] / (feeds[at].expected * feeds[at].readings), at))
-        found = next(rests[number], None)
-        if found is None:
+        number = min(left, key=lambda at: (taken[at] / (sources[at].expected * sources[at].readings), at))
+        item = next(readings[number], None)
+        if item is None:
             left.remove(number)
         else:
-            taken[number] += len(found[0].rows)
-            yield found
+            taken[number] += len(item[0].rows)
+            yield item
 
 
-def _readings(number: int, feed: Feed) -> Iterator[tuple[Block, int]]:
-    for reading in range(feed.readings):
-        for block in feed.blocks(number):
+def _read_repeatedly(number: int, source: StreamSource) -> Iterator[tuple[Block, int]]:
+    for reading in range(source.readings):
+        for block in source.blocks(number):
             yield block, reading
 
 
-def expected(source: SourceConfig, reading: Reading, files: Sequence[Path]) -> int:
-    """Return about how many rows *source* has, from its first ones and the size of its files.
+def estimate_rows(source: DataSource) -> int:
+    """About how many rows *source* has, from its first ones and the size of its files.
 
-    The answer is the same in every process, whatever its threads have read by now.
+    The result is the same in every process.
     """
-    rest = blocks(0, reading, ROWS)
-    first = list(islice(rest, LOOK))
+    rest = read_blocks(0, source.rows, ROWS)
+    first = list(islice(rest, SAMPLED_BLOCKS))
     rows = sum(len(block.rows) for block in first)
-    if len(first) < LOOK or next(rest, None) is None:
+    if len(first) < SAMPLED_BLOCKS or next(rest, None) is None:
         return rows
-    about = _expected(first, rows, reading, files)
-    return max(rows, math.ceil(about if source.limit is None else min(about, source.limit)))
+    estimate, limit = _estimate(first, rows, source), source.config.limit
+    return max(rows, math.ceil(estimate if limit is None else min(estimate, limit)))
 
 
-def _expected(first: Sequence[Block], rows: int, reading: Reading, files: Sequence[Path]) -> float:
+def _estimate(first: Sequence[Block], rows: int, source: DataSource) -> float:
+    files, size = source.rows.files, source.rows.size
     file = files[first[-1].file] if files else None
     if file is not None and file.suffix == ".parquet":
-        return _rows_of_table(file) * reading.size / file.stat().st_size
-    if file is not None and plain_suffix(file) == ".json":  # read at once, so that the place in it tells nothing
-        return rows * reading.size / sum(_size(row) for block in first for _, row in block.rows)
-    return rows / max(first[-1].share, 1e-9)
+        return _parquet_rows(file) * size / file.stat().st_size
+    if file is not None and plain_suffix(file) == ".json":  # read at once, so the position in it says nothing
+        return rows * size / sum(_json_size(row) for block in first for _, row in block.rows)
+    return rows / max(first[-1].progress, 1e-9)
 
 
-def _rows_of_table(file: Path) -> int:
+def _parquet_rows(file: Path) -> int:
     import pyarrow.parquet
 
     return int(pyarrow.parquet.read_metadata(file).num_rows)
 
 
-def _size(row: Any) -> int:
-    return len(as_json(row).encode()) + 2
+def _json_size(row: Any) -> int:
+    return len(to_json(row).encode()) + 2

@@ -1,4 +1,4 @@
-"""Arrow arrays by their buffers: ``pyarrow.array`` imports pandas, which takes longer than to label a thousand rows."""
+"""Arrow arrays from buffers: ``pyarrow.array`` imports pandas, which takes longer than labelling a thousand rows."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from numpy.typing import ArrayLike
 from sftcore.data.tables.table import DIGEST
 
 
-def numbers(values: ArrayLike, kind: pa.DataType) -> pa.Array:
-    """Return *values* as an array of the *kind*, which is of numbers."""
-    found = np.ascontiguousarray(values, kind.to_pandas_dtype())
-    return pa.Array.from_buffers(kind, len(found), [None, pa.py_buffer(found)])
+def number_array(values: ArrayLike, kind: pa.DataType) -> pa.Array:
+    """*values* as an array of the numeric type *kind*."""
+    numbers = np.ascontiguousarray(values, kind.to_pandas_dtype())
+    return pa.Array.from_buffers(kind, len(numbers), [None, pa.py_buffer(numbers)])
 
 
-def flags(values: ArrayLike) -> pa.Array:
-    """Return *values* as an array of booleans."""
-    found = np.asarray(values, bool)
-    return pa.Array.from_buffers(pa.bool_(), len(found), [None, pa.py_buffer(np.packbits(found, bitorder="little"))])
+def bool_array(values: ArrayLike) -> pa.Array:
+    """*values* as an array of booleans."""
+    flags = np.asarray(values, bool)
+    return pa.Array.from_buffers(pa.bool_(), len(flags), [None, pa.py_buffer(np.packbits(flags, bitorder="little"))])
 
 
-def digests(values: Sequence[bytes]) -> pa.Array:
-    """Return *values*, each of ``DIGEST`` bytes, as an array."""
+def digest_array(values: Sequence[bytes]) -> pa.Array:
+    """*values*, each of ``DIGEST`` bytes, as an array."""
     return pa.Array.from_buffers(pa.binary(DIGEST), len(values), [None, pa.py_buffer(b"".join(values))])
 
 
-def strings(values: Sequence[str | None]) -> pa.Array:
-    """Return *values* as an array of texts, of which some may be missing."""
+def string_array(values: Sequence[str | None]) -> pa.Array:
+    """*values* as an array of texts with nulls."""
     texts = [(value or "").encode() for value in values]
-    valid = flags([value is not None for value in values]).buffers()[1]
+    valid = bool_array([value is not None for value in values]).buffers()[1]
     ends = np.cumsum([0, *map(len, texts)]).astype(np.int32)
     return pa.Array.from_buffers(pa.string(), len(texts), [valid, pa.py_buffer(ends), pa.py_buffer(b"".join(texts))])
 
 
-def lists(borders: ArrayLike, values: pa.Array) -> pa.Array:
-    """Return lists of *values*: the first has those from the first of *borders* to before the second."""
-    return pa.ListArray.from_arrays(numbers(borders, pa.int32()), values)
+def list_array(offsets: ArrayLike, values: pa.Array) -> pa.Array:
+    """Lists of *values*: the first has those from the first of *offsets* to before the second."""
+    return pa.ListArray.from_arrays(number_array(offsets, pa.int32()), values)
 
 
-def large_lists(borders: ArrayLike, values: pa.Array) -> pa.Array:
-    """Return what :func:`lists` does, of any number of values."""
-    return pa.LargeListArray.from_arrays(numbers(borders, pa.int64()), values)
+def large_list_array(offsets: ArrayLike, values: pa.Array) -> pa.Array:
+    """Lists as :func:`list_array` makes them, of any number of values."""
+    return pa.LargeListArray.from_arrays(number_array(offsets, pa.int64()), values)

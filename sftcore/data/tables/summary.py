@@ -1,4 +1,4 @@
-"""What became of the labelled rows of a set, in numbers and words."""
+"""What became of the labelled rows of a set, in numbers and messages."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import numpy as np
 from sftcore.core.errors import ConfigError, DataError, RowError
 from sftcore.core.types import IGNORE_INDEX, Conversation
 from sftcore.data.row_types import Example, Origin
-from sftcore.data.sources.formats import Parsed
-from sftcore.data.tables.examples import Examples, Part
+from sftcore.data.sources.formats import ParsedRow
+from sftcore.data.tables.examples import Examples, SelectedRows
 from sftcore.data.tables.table import LABEL_WARNINGS
-from sftcore.labelling import Labeller, LabelWarning
+from sftcore.labelling import Labeller, LabelWarning, Policy
 from sftcore.runtime.console import count
 
 TRIED = 20
-"""How many rows are tried before a template that labels no sample conversation is given up."""
+"""How many rows are tried with a template that labels no sample conversation."""
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Summary:
     """What became of the rows of one set; ``rows`` is the sum of ``kept`` and ``dropped``."""
 
     rows: int = 0
-    """Rows of the set, each counted once: without those that were refused, or are in neither set."""
+    """Rows of the set, each counted once: without those that were rejected, or are in neither set."""
     kept: int = 0
     """Rows of which at least one example is trained or evaluated."""
     dropped: int = 0
@@ -36,37 +36,37 @@ class Summary:
     too_long: int = 0
     """Rows among the dropped of which an example was longer than ``max_length``."""
     examples: int = 0
-    """Examples made of the kept rows, before packing; those of a row that is repeated count each time."""
+    """Examples of the kept rows, before packing; those of a row that is repeated count each time."""
     tokens: int = 0
     """Tokens of the examples."""
     trained: int = 0
     """Trained tokens among them."""
     longest: int = 0
-    """Tokens of the longest example, before any was made to fit."""
+    """Tokens of the longest example, before truncation."""
     warnings: dict[str, int] = field(default_factory=dict)
     """What else there is to know of the rows, counted; docs/labelling.md explains the names."""
     worked_example: dict[str, Any] = field(default_factory=dict)
-    """The first example: where its row stands, its text, and what of it is trained."""
+    """The first example: the origin of its row, its text, and the trained parts."""
     packing: dict[str, Any] = field(default_factory=dict)
     """Rows before and after packing, how full they are, and the padding they save; empty without packing."""
     notes: list[str] = field(default_factory=list)
-    """What is said of these rows."""
+    """Status lines about these rows."""
 
 
 def summarize(
-    parts: Sequence[Part],
+    parts: Sequence[SelectedRows],
     name: str,
     tokenizer: Any,
     shown: Callable[[Sequence[Origin]], Sequence[str]],
     unlabelled: int = 0,
 ) -> tuple[Examples, Summary]:
-    """Return the examples of a set, and what became of its rows.
+    """The examples of a set, and what became of its rows.
 
     Args:
         name: of the set, as messages call it.
-        tokenizer: tells what the tokens of an example say.
-        shown: returns how rows begin, for the message about a set of which nothing is trained.
-        unlabelled: how many rows of its sources cannot be labelled, for that message too.
+        tokenizer: decodes the tokens of the first example.
+        shown: returns the beginnings of rows, for the message about a set of which nothing is trained.
+        unlabelled: number of rows of its sources that cannot be labelled, for that message too.
 
     Raises:
         DataError: nothing is left to train.
@@ -77,18 +77,18 @@ def summarize(
     warnings: Counter[LabelWarning] = Counter()
     details: dict[LabelWarning, str] = {}
     for part in parts:
-        table, here = part.table, part.rows
-        empty = table.examples[here] == 0
+        table, chosen = part.table, part.rows
+        empty = table.examples[chosen] == 0
         summary.kept += int((~empty).sum())
         summary.dropped += int(empty.sum())
-        summary.too_long += int((empty & table.too_long[here]).sum())
-        summary.longest = max(summary.longest, int(table.longest[here].max(initial=0)))
+        summary.too_long += int((empty & table.too_long[chosen]).sum())
+        summary.longest = max(summary.longest, int(table.longest[chosen].max(initial=0)))
         count_warnings(part, warnings, details)
     summary.tokens, summary.trained = int(examples.lengths.sum()), int(examples.trained_tokens.sum())
     summary.warnings = {warning.name.lower(): times for warning, times in warnings.items()}
     summary.notes = list(_notes(summary, warnings, details))
     if len(examples):
-        summary.worked_example = _worked(examples[0], tokenizer)
+        summary.worked_example = _readable(examples[0], tokenizer)
     elif rows:
         raise DataError(
             ("" if name == "train" else f"data.{name}: ") + _nothing_left(summary, parts, shown, unlabelled)
@@ -96,69 +96,66 @@ def summarize(
     return examples, summary
 
 
-def count_warnings(part: Part, warnings: Counter[LabelWarning], details: dict[LabelWarning, str]) -> None:
+def count_warnings(part: SelectedRows, warnings: Counter[LabelWarning], details: dict[LabelWarning, str]) -> None:
     """Add the warnings on the rows of *part*, and the first detail of each warning."""
-    noted = part.table.warnings
-    if not len(noted):
+    table = part.table.warnings
+    if not len(table):
         return
-    row, kind = noted["row"].to_numpy(), noted["warning"].to_numpy()
-    taken = np.isin(row, part.rows)
-    sums = np.bincount(kind[taken], weights=noted["times"].to_numpy()[taken], minlength=len(LABEL_WARNINGS))
-    told = taken & noted["detail"].is_valid().to_numpy()
+    row, kind = table["row"].to_numpy(), table["warning"].to_numpy()
+    chosen = np.isin(row, part.rows)
+    sums = np.bincount(kind[chosen], weights=table["times"].to_numpy()[chosen], minlength=len(LABEL_WARNINGS))
+    detailed = chosen & table["detail"].is_valid().to_numpy()
     for number in np.flatnonzero(sums).tolist():
         warning = LABEL_WARNINGS[number]
         warnings[warning] += int(sums[number])
-        first = np.flatnonzero(told & (kind == number))
+        first = np.flatnonzero(detailed & (kind == number))
         if warning not in details and len(first):
-            details[warning] = f"{part.origin(row[first[0]])}: {noted['detail'][int(first[0])].as_py()}"
+            details[warning] = f"{part.origin(row[first[0]])}: {table['detail'][int(first[0])].as_py()}"
 
 
-def check_template(rows: Iterable[Parsed], labeller: Labeller) -> None:
-    """Find out at once if the chat template can label nothing.
-
-    Args:
-        rows: of which the first :data:`TRIED` are looked at, if the template labels no sample conversation.
+def check_template(rows: Iterable[tuple[ParsedRow, Policy]], labeller: Labeller) -> None:
+    """Check at once that the chat template can label anything.
 
     Raises:
-        ConfigError: neither a sample conversation nor any of the first *rows* can be labelled; the message says why.
+        ConfigError: neither a sample conversation nor any of the first :data:`TRIED` *rows* can be labelled.
     """
     if not labeller.problem or not (first := list(islice(rows, TRIED))):
         return
     reasons: list[str] = []
-    for row in first:
+    for row, policy in first:
         try:
-            done = labeller.label(row.conversation, row.policy)
+            labelling = labeller.label(row.conversation, policy)
         except RowError as error:
             reasons.append(f"{row.origin}: {error}")
             continue
-        if done.examples:
+        if labelling.examples:
             return
-        reasons += [f"{row.origin}: {warning.message(times)}" for warning, times in done.warnings.items() if times]
+        reasons += [f"{row.origin}: {warning.message(times)}" for warning, times in labelling.warnings.items() if times]
     raise ConfigError(
         f"the chat template can label no conversation: {labeller.problem}; nor can any of the first rows be used:\n  "
         + "\n  ".join(reasons[:3] or ["nothing in them is to be trained"])
     )
 
 
-def _worked(example: Example, tokenizer: Any) -> dict[str, Any]:
-    """Return *example* as a person can read it."""
+def _readable(example: Example, tokenizer: Any) -> dict[str, Any]:
+    """*example* as a person can read it."""
 
-    def said(tokens: list[int]) -> str:
+    def decoded(tokens: list[int]) -> str:
         return str(tokenizer.decode(tokens, clean_up_tokenization_spaces=False))
 
     ids, labels = np.asarray(example.input_ids).tolist(), np.asarray(example.labels).tolist()
     runs = [list(run) for trained, run in groupby(labels, key=lambda label: label != IGNORE_INDEX) if trained]
     return {
         "source": str(example.origins[0]),
-        "text": said(ids),
-        "trained": [said(run) for run in runs],
+        "text": decoded(ids),
+        "trained": [decoded(run) for run in runs],
         "tokens": len(ids),
         "trained_tokens": sum(map(len, runs)),
     }
 
 
 def warning_texts(warnings: Mapping[LabelWarning, int], details: Mapping[LabelWarning, str]) -> Iterator[str]:
-    """Yield what *warnings* say, with the first place where there is a detail."""
+    """Yield the texts of *warnings*, each with its first detail."""
     for warning, times in warnings.items():
         if times:
             yield warning.message(times) + (f"; {details[warning]}" if warning in details else "")
@@ -174,20 +171,20 @@ def _notes(
 
 def _nothing_left(
     summary: Summary,
-    parts: Sequence[Part],
+    parts: Sequence[SelectedRows],
     shown: Callable[[Sequence[Origin]], Sequence[str]],
     unlabelled: int,
 ) -> str:
-    """Return the message about a set in which nothing is trained, with three of its rows."""
+    """The message about a set in which nothing is trained, with three of its rows."""
     first = "\n  ".join(shown([part.origin(row) for part in parts for row in part.rows[:3].tolist()][:3]))
-    refused = [f"{count(unlabelled, 'row')} cannot be labelled with certainty, and left out"] if unlabelled else []
-    said = "".join(f"\n  {note}" for note in [*refused, *summary.notes])
-    told = f"\n  the longest example has {count(summary.longest, 'token')}" if summary.too_long else ""
-    return f"no token of any row (of {summary.rows}) is trained; the first:\n  {first}{said}{told}"
+    skipped = [f"{count(unlabelled, 'row')} cannot be labelled with certainty, and skipped"] if unlabelled else []
+    notes = "".join(f"\n  {note}" for note in [*skipped, *summary.notes])
+    longest = f"\n  the longest example has {count(summary.longest, 'token')}" if summary.too_long else ""
+    return f"no token of any row (of {summary.rows}) is trained; the first:\n  {first}{notes}{longest}"
 
 
-def beginning(conversation: Conversation) -> str:
-    """Return the roles of *conversation*, each with the beginning of its text."""
+def beginning_of(conversation: Conversation) -> str:
+    """The roles of *conversation*, each with the beginning of its text."""
     return ", ".join(
         f"{message.role}{'' if message.train is None else f' (train: {str(message.train).lower()})'} "
         f"{message.content[:40]!r}"

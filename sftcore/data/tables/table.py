@@ -1,4 +1,4 @@
-"""Labelled rows as Arrow: what the columns of a table hold, and reading them as numbers."""
+"""Labelled rows as Arrow: the columns of a table, and reading them as arrays."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ DIGEST = 16
 """Bytes of a digest."""
 
 LABEL_WARNINGS = tuple(LabelWarning)
-"""A warning is stored as its place among these."""
+"""A warning is stored as its position in these."""
 
 SCHEMA = pa.schema(
     [
-        ("file", pa.int32()),  # which file of the source the row stands in, and where
+        ("file", pa.int32()),  # number of the file in the source, and the line in it
         ("line", pa.int64()),
-        ("key", pa.binary(DIGEST)),  # of what the conversation says: rows of one content have one
-        ("digest", pa.binary(DIGEST)),  # of the tokens, and of what is trained among them
-        ("too_long", pa.bool_()),  # whether an example was left out for its length
-        ("longest", pa.int32()),  # tokens of the longest example, before any was made to fit
-        ("lengths", pa.list_(pa.int32())),  # tokens of each example of which any is trained
-        ("trained_tokens", pa.list_(pa.int32())),  # how many of them are trained
+        ("key", pa.binary(DIGEST)),  # of the content of the conversation
+        ("digest", pa.binary(DIGEST)),  # of the tokens, their labels and weights
+        ("too_long", pa.bool_()),  # whether an example was dropped for its length
+        ("longest", pa.int32()),  # tokens of the longest example, before truncation
+        ("lengths", pa.list_(pa.int32())),  # tokens of each example with a trained token
+        ("trained_tokens", pa.list_(pa.int32())),  # trained tokens of each
         ("input_ids", pa.large_list(pa.int32())),  # the tokens of these examples, one after another
         ("trained", pa.large_list(pa.bool_())),  # whether the token is its own label; the others have none
-        ("weights", pa.large_list(pa.float64())),  # what it weighs in the loss; null where each trained one weighs 1
+        ("weights", pa.large_list(pa.float64())),  # of the tokens in the loss; null where each trained one weighs 1
         ("warnings", pa.list_(pa.struct([("warning", pa.int8()), ("times", pa.int32()), ("detail", pa.string())]))),
     ]
 )
-"""A table has one row for each that could be read and labelled, also if nothing of it is trained."""
+"""A table has a row for each that could be read and labelled, also if nothing of it is trained."""
 
 
-def inner(lists: Any) -> Any:
-    """Return what all of *lists*, an array of lists, hold, one after another; ``flatten`` imports more than it does."""
+def flat_values(lists: Any) -> Any:
+    """The values of all *lists*, an array of lists, one after another; ``flatten`` imports more than it does."""
     first, last = lists.offsets[0].as_py(), lists.offsets[-1].as_py()
     return lists.values.slice(first, last - first)
 
 
-class Tokens(NamedTuple):
+class ExampleTokens(NamedTuple):
     """The tokens of one example; ``weights`` as in :class:`~sftcore.core.types.Example`."""
 
     input_ids: NDArray[np.int32]
@@ -62,91 +62,91 @@ class Table:
     """Labelled rows of one source, in order.
 
     Attributes:
-        batches: the rows as Arrow has them; those of files are mapped into memory, and read when they are used.
-        files: where they are from, if they are.
+        batches: the rows; those of files are mapped into memory, and read when they are used.
+        files: the Arrow files, if they are in files.
     """
 
     batches: Sequence[pa.RecordBatch]
     files: Sequence[Path] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Let a copy in another process map the files anew, and not carry what they hold."""
+        """Let a copy in another process map the files itself, and not carry their content."""
         return (read_table, (self.files,)) if self.files else (Table, (self.batches,))
 
     def __len__(self) -> int:
         return sum(batch.num_rows for batch in self.batches)
 
-    def _joined(self, parts: list[Any], dtype: str) -> NDArray[Any]:
+    def _concatenated(self, parts: list[Any], dtype: str) -> NDArray[Any]:
         return np.concatenate([np.empty(0, dtype), *parts]).astype(dtype, copy=False)
 
     def _numbers(self, name: str, dtype: str) -> NDArray[Any]:
-        return self._joined([batch.column(name).to_numpy(zero_copy_only=False) for batch in self.batches], dtype)
+        return self._concatenated([batch.column(name).to_numpy(zero_copy_only=False) for batch in self.batches], dtype)
 
     def _items(self, name: str) -> Integers:
-        """Return what all lists in a column hold, one after another."""
-        return self._joined([inner(batch.column(name)).to_numpy() for batch in self.batches], "i8")
+        """The values of all lists in a column, one after another."""
+        return self._concatenated([flat_values(batch.column(name)).to_numpy() for batch in self.batches], "i8")
 
     def _digests(self, name: str) -> NDArray[np.void]:
         columns = [batch.column(name) for batch in self.batches]
         dtype = f"V{DIGEST}"
-        return self._joined(
+        return self._concatenated(
             [np.frombuffer(column.buffers()[1], dtype, len(column), column.offset * DIGEST) for column in columns],
             dtype,
         )
 
     @cached_property
     def keys(self) -> NDArray[np.void]:
-        """Of each row the key of its content."""
+        """Key of the content of each row."""
         return self._digests("key")
 
     @cached_property
     def digests(self) -> NDArray[np.void]:
-        """Of each row the digest of its labelled tokens."""
+        """Digest of the labelled tokens of each row."""
         return self._digests("digest")
 
     @cached_property
     def file(self) -> Integers:
-        """Of each row the number of its file."""
+        """Number of the file of each row."""
         return self._numbers("file", "i8")
 
     @cached_property
     def line(self) -> Integers:
-        """Of each row its place in the file, from 1."""
+        """Line of each row in its file, from 1."""
         return self._numbers("line", "i8")
 
     @cached_property
     def longest(self) -> Integers:
-        """Of each row the tokens of its longest example, before any was made to fit."""
+        """Tokens of the longest example of each row, before truncation."""
         return self._numbers("longest", "i8")
 
     @cached_property
     def too_long(self) -> Flags:
-        """Of each row whether an example of it was left out for its length."""
+        """For each row, whether an example was dropped for its length."""
         return self._numbers("too_long", "?")
 
     @cached_property
     def examples(self) -> Integers:
-        """Of each row the number of its examples."""
-        return self._joined([np.diff(batch.column("lengths").offsets.to_numpy()) for batch in self.batches], "i8")
+        """Number of examples of each row."""
+        return self._concatenated([np.diff(batch.column("lengths").offsets.to_numpy()) for batch in self.batches], "i8")
 
     @cached_property
     def first_example(self) -> Integers:
-        """Of each row the number of its first example."""
+        """Number of the first example of each row."""
         return np.cumsum(self.examples) - self.examples
 
     @cached_property
     def row_of(self) -> Integers:
-        """Of each example the number of its row."""
+        """Number of the row of each example."""
         return np.repeat(np.arange(len(self)), self.examples)
 
     @cached_property
     def lengths(self) -> Integers:
-        """Of each example its tokens."""
+        """Tokens of each example."""
         return self._items("lengths")
 
     @cached_property
     def trained_tokens(self) -> Integers:
-        """Of each example the number of tokens that are trained."""
+        """Trained tokens of each example."""
         return self._items("trained_tokens")
 
     @cached_property
@@ -156,7 +156,7 @@ class Table:
 
     @cached_property
     def warnings(self) -> pa.Table:
-        """The warnings on rows: a table with the columns ``row``, ``warning``, ``times`` and ``detail``."""
+        """Warnings about rows: a table with the columns ``row``, ``warning``, ``times`` and ``detail``."""
         names = ["row", "warning", "times", "detail"]
         parts: list[Any] = []
         before = 0
@@ -165,34 +165,34 @@ class Table:
             counts = np.diff(column.offsets.to_numpy())
             if counts.any():
                 rows = np.repeat(np.arange(before, before + len(counts)), counts)
-                parts.append(pa.Table.from_arrays([pa.array(rows), *inner(column).flatten()], names))
+                parts.append(pa.Table.from_arrays([pa.array(rows), *flat_values(column).flatten()], names))
             before += batch.num_rows
         types = [pa.int64(), *(field.type for field in SCHEMA.field("warnings").type.value_type)]
         return pa.concat_tables([pa.schema(zip(names, types, strict=True)).empty_table(), *parts])
 
     @cached_property
     def _places(self) -> tuple[Integers, Integers]:
-        """Of each example the number of its batch, and where its tokens begin there."""
-        lengths = [inner(batch.column("lengths")).to_numpy().astype(np.int64) for batch in self.batches]
+        """For each example the number of its batch, and where its tokens start in it."""
+        lengths = [flat_values(batch.column("lengths")).to_numpy().astype(np.int64) for batch in self.batches]
         numbers = [np.full(len(part), number) for number, part in enumerate(lengths)]
-        return self._joined(numbers, "i8"), self._joined([np.cumsum(part) - part for part in lengths], "i8")
+        return self._concatenated(numbers, "i8"), self._concatenated([np.cumsum(part) - part for part in lengths], "i8")
 
-    def tokens(self, example: int) -> Tokens:
-        """Return the tokens of the *example* of this number."""
+    def tokens(self, example: int) -> ExampleTokens:
+        """The tokens of the example of this number."""
         batches, starts = self._places
         batch, start, length = self.batches[batches[example]], starts[example], self.lengths[example]
         ids, trained, weights = (batch.column(name) for name in ("input_ids", "trained", "weights"))
-        found = inner(ids).slice(start, length).to_numpy()
-        mask = inner(trained).slice(start, length).to_numpy(zero_copy_only=False)
-        return Tokens(
-            found,
-            np.where(mask, found, np.int32(IGNORE_INDEX)),
-            inner(weights).slice(start, length).to_numpy() if weights.null_count == 0 else None,
+        input_ids = flat_values(ids).slice(start, length).to_numpy()
+        mask = flat_values(trained).slice(start, length).to_numpy(zero_copy_only=False)
+        return ExampleTokens(
+            input_ids,
+            np.where(mask, input_ids, np.int32(IGNORE_INDEX)),
+            flat_values(weights).slice(start, length).to_numpy() if weights.null_count == 0 else None,
         )
 
 
 def read_table(files: Sequence[Path]) -> Table:
-    """Return the rows of *files*, mapped into memory."""
+    """The rows of *files*, mapped into memory."""
     batches: list[pa.RecordBatch] = []
     for path in files:
         with pa.memory_map(str(path)) as file:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sftcore.data.batching.bin_packing import Bins, _best_fit, padding
+from sftcore.data.batching.bin_packing import Bins, _best_fit, padding_share
 
 from ...sizes import examples
 
@@ -43,7 +43,7 @@ def realistic(number: int, seed: int = 0) -> list[int]:
 @given(SETS, st.integers(0, 2**63), st.integers(0, 9))
 def test_every_document_has_one_place_and_no_row_is_too_long(lengths, seed, epoch):
     bins = Bins(lengths, LIMIT)
-    for rows in (bins.fixed(), bins.drawn(seed, epoch)):
+    for rows in (bins.fixed(), bins.shuffled(seed, epoch)):
         assert len(rows) == len(bins)
         assert sorted(itertools.chain(*rows)) == list(range(len(lengths)))
         assert all(0 < sum(lengths[number] for number in row) <= LIMIT for row in rows)
@@ -61,19 +61,19 @@ def test_the_order_of_documents_does_not_count():
     assert len(Bins(lengths, 2048)) == len(Bins(shuffled, 2048)) == len(Bins(np.array(shuffled), 2048))
 
 
-def test_rows_are_drawn_by_seed_and_epoch_and_nothing_else():
+def test_packed_rows_are_shuffled_by_seed_and_epoch_alone():
     bins, again = (Bins(realistic(500), 2048) for _ in range(2))
-    first = list(bins.drawn(7, 0))
-    list(bins.drawn(7, 1))
+    first = list(bins.shuffled(7, 0))
+    list(bins.shuffled(7, 1))
     np.random.seed(3)
-    assert list(bins.drawn(7, 0)) == first == list(again.drawn(7, 0))
+    assert list(bins.shuffled(7, 0)) == first == list(again.shuffled(7, 0))
 
 
 @pytest.mark.parametrize(("seed", "epoch"), [(7, 1), (8, 0)])
 def test_another_epoch_or_seed_has_other_partners_and_another_order(seed, epoch):
     lengths = realistic(10_000)
     bins = Bins(lengths, 2048)
-    one, other = list(bins.drawn(7, 0)), list(bins.drawn(seed, epoch))
+    one, other = list(bins.shuffled(7, 0)), list(bins.shuffled(seed, epoch))
     assert len(one) == len(other)
     shared = [set(row) for row in one if len(row) > 1]
     assert sum(set(row) in shared for row in other) < 0.2 * len(shared)
@@ -86,7 +86,7 @@ def test_equal_documents_have_equal_chances():
     """Documents 0 and 1 share their row with each of the others in about as many epochs."""
     bins = Bins([5] * 6, LIMIT)
     partners = Counter(
-        number for epoch in range(3000) for row in bins.drawn(1, epoch) if 0 in row for number in row if number
+        number for epoch in range(3000) for row in bins.shuffled(1, epoch) if 0 in row for number in row if number
     )
     assert len(partners) == 5
     assert all(500 < times < 700 for times in partners.values())
@@ -95,7 +95,7 @@ def test_equal_documents_have_equal_chances():
 def test_rows_are_not_in_the_order_of_their_fill():
     lengths = realistic(5000)
     bins = Bins(lengths, 2048)
-    sizes = [len(row) for row in bins.drawn(1, 0)]
+    sizes = [len(row) for row in bins.shuffled(1, 0)]
     halves = statistics.mean(sizes[: len(sizes) // 2]), statistics.mean(sizes[len(sizes) // 2 :])
     assert halves[0] == pytest.approx(halves[1], rel=0.1)
 
@@ -125,8 +125,8 @@ def test_the_work_grows_with_the_different_lengths_and_not_with_the_documents():
 
 def test_nothing():
     bins = Bins([], LIMIT)
-    assert (len(bins), list(bins.fixed()), list(bins.drawn(1, 1)), bins.fill) == (0, [], [], 1.0)
-    assert padding([], 4) == 0
+    assert (len(bins), list(bins.fixed()), list(bins.shuffled(1, 1)), bins.fill) == (0, [], [], 1.0)
+    assert padding_share([], 4) == 0
 
 
 @pytest.mark.parametrize("lengths", [[LIMIT + 1], [3, 0]])
@@ -142,4 +142,4 @@ def test_the_padding_is_what_all_orders_have_on_average(batch_size):
     for order in itertools.permutations(lengths):
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         padded.append(sum(len(batch) * max(batch) for batch in batches))
-    assert padding(lengths, batch_size) == pytest.approx(1 - sum(lengths) / statistics.mean(padded))
+    assert padding_share(lengths, batch_size) == pytest.approx(1 - sum(lengths) / statistics.mean(padded))

@@ -31,7 +31,7 @@ LENGTHS = {
 def test_no_example_is_split_lost_or_moved_over_the_limit(lengths, shuffled):
     given = examples(lengths)
     packed = PackedSet(given, 8)
-    rows = [*packed] if shuffled is None else [packed[row] for row in packed.bins.drawn(shuffled, 0)]
+    rows = [*packed] if shuffled is None else [packed[row] for row in packed.bins.shuffled(shuffled, 0)]
     assert len(rows) == len(packed)
     found = []
     for row in rows:
@@ -52,9 +52,9 @@ def test_rows_are_filled():
     assert len(PackedSet(examples(LENGTHS["random"]), 8)) <= sum(LENGTHS["random"]) / 8 * 1.05
 
 
-def test_the_rows_are_drawn_anew_for_each_epoch():
+def test_packed_rows_are_shuffled_for_each_epoch():
     packed = PackedSet(examples(LENGTHS["random"]), 8)
-    epochs = [list(packed.bins.drawn(3, epoch)) for epoch in (0, 1, 2, 0)]
+    epochs = [list(packed.bins.shuffled(3, epoch)) for epoch in (0, 1, 2, 0)]
     assert {len(rows) for rows in epochs} == {len(packed)}
     assert epochs[0] == epochs[3]
     assert len({tuple(rows) for rows in epochs}) == 3
@@ -63,7 +63,7 @@ def test_the_rows_are_drawn_anew_for_each_epoch():
 def test_a_copy_gives_the_same_rows():
     """As workers hold one: they are asked by the numbers of documents, or for a row that is fixed."""
     packed, stale = (PackedSet(examples(LENGTHS["random"]), 8) for _ in range(2))
-    for row in [*packed.bins.drawn(3, 0), 0, 7]:
+    for row in [*packed.bins.shuffled(3, 0), 0, 7]:
         assert stale[row].input_ids.tolist() == packed[row].input_ids.tolist()
         assert stale[row].origins == packed[row].origins
 
@@ -95,5 +95,5 @@ def test_no_weights_where_none_are_given():
 
 def test_nothing():
     packed = PackedSet([], 8)
-    assert [*packed] == [*packed.bins.drawn(1, 0)] == []
+    assert [*packed] == [*packed.bins.shuffled(1, 0)] == []
     assert not packed

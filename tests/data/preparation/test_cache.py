@@ -22,9 +22,10 @@ from sftcore.core.errors import DataError, SftError
 from sftcore.core.registry import Registry
 from sftcore.data import prepare
 from sftcore.data.preparation import blocks, cache, fingerprint, pool
-from sftcore.data.preparation.cache import Cache, Stored
-from sftcore.data.preparation.progress import Progress
-from sftcore.data.tables.label_batch import tabulate
+from sftcore.data.preparation.cache import Cache, CachedSource
+from sftcore.data.preparation.progress import PreparationProgress
+from sftcore.data.tables import account
+from sftcore.data.tables.label_batch import label_rows
 from sftcore.labelling import Labeller, labeller
 from sftcore.runtime import files
 from sftcore.runtime.files import FileLock
@@ -44,7 +45,7 @@ def small(monkeypatch):
     """Make blocks, shards and what one process does alone so small that a few rows have many of them."""
     monkeypatch.setattr(blocks, "ROWS", 20)
     monkeypatch.setattr(cache, "BLOCKS", 3)
-    monkeypatch.setattr(pool, "FEW", 1)
+    monkeypatch.setattr(pool, "FEW_BLOCKS", 1)
 
 
 @pytest.fixture(scope="module")
@@ -73,22 +74,22 @@ def configured(data, **options):
 def made(folder, data, serving, **options):
     """Return the prepared data, and the bytes of all files that hold rows."""
     done = prepare(configured(data, **options), REGISTRY, serving, cache=Cache(folder))
-    [(stored, _)] = done.stored
-    return done, {path.name: path.read_bytes() for path in stored.folder.iterdir() if path.name != cache.ABOUT}
+    [(cached, _)] = done.cached
+    return done, {path.name: path.read_bytes() for path in cached.folder.iterdir() if path.name != cache.ABOUT}
 
 
-class Counting(Progress):
+class Counting(PreparationProgress):
     """Counts the rows that are labelled, and says nothing."""
 
     rows = 0
 
-    def begin(self, source):
+    def start(self, source):
         pass
 
-    def done(self, share, rows, tokens):
+    def update(self, share, rows, tokens):
         self.rows += rows
 
-    def end(self, whole):
+    def finish(self, complete):
         pass
 
 
@@ -105,7 +106,7 @@ def right(data, serving, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "ROWS", 20)
         patch.setattr(cache, "BLOCKS", 3)
-        patch.setattr(pool, "FEW", 10**9)
+        patch.setattr(pool, "FEW_BLOCKS", 10**9)
         patch.setattr(labeller, "Encoder", lambda tokenizer, **_: Encoder(tokenizer, lambda _: None))
         vars(serving).pop("encoder", None)
         files = made(tmp_path_factory.mktemp("right"), data, serving)[1]
@@ -115,7 +116,7 @@ def right(data, serving, tmp_path_factory):
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
-def test_more_processes_make_the_same_bytes(tmp_path, data, serving, right, processes):
+def test_any_number_of_workers_writes_the_same_bytes(tmp_path, data, serving, right, processes):
     assert made(tmp_path, data, serving, workers=processes)[1] == right
 
 
@@ -124,7 +125,7 @@ def test_an_accelerator_makes_the_same_bytes(tmp_path, data, serving, right, mon
     monkeypatch.setattr(labeller, "Encoder", lambda tokenizer, **_: Encoder(tokenizer, verify_after=0))
     asked = []
     monkeypatch.setattr(Encoder, "_accelerated", lambda self, *args: asked.append(1) or accelerated(self, *args))
-    monkeypatch.setattr(pool, "FEW", 10**9)
+    monkeypatch.setattr(pool, "FEW_BLOCKS", 10**9)
     vars(serving).pop("encoder", None)
     assert made(tmp_path, data, serving)[1] == right
     assert serving.encoder.engine == "fastokens"
@@ -134,7 +135,7 @@ def test_an_accelerator_makes_the_same_bytes(tmp_path, data, serving, right, mon
 accelerated = Encoder._accelerated
 
 
-def test_what_is_there_is_not_made_again(tmp_path, data, serving):
+def test_cached_rows_are_not_labelled_again(tmp_path, data, serving):
     assert labelled(tmp_path, data, serving) == ROWS
     assert labelled(tmp_path, data, serving) == 0
 
@@ -207,7 +208,7 @@ def in_child(act):
 
 
 @pytest.mark.parametrize("kills", [8, pytest.param(50, marks=pytest.mark.chaos)])
-def test_whoever_comes_after_a_kill_ends_with_the_right_rows(tmp_path, data, serving, right, kills):
+def test_a_preparation_resumed_after_sigkill_has_the_same_rows(tmp_path, data, serving, right, kills):
     """At random moments; who comes after goes on from finished shards."""
     chance = random.Random(1)
     began = time.monotonic()
@@ -222,23 +223,23 @@ def test_whoever_comes_after_a_kill_ends_with_the_right_rows(tmp_path, data, ser
         os.waitpid(child, 0)
         parts = list(folder.glob("*.part/*.json"))
         done = Counting()
-        rows = prepare(configured(data), REGISTRY, serving, done, Cache(folder)).stored[0][0]
+        rows = prepare(configured(data), REGISTRY, serving, done, Cache(folder)).cached[0][0]
         assert {path.name: path.read_bytes() for path in rows.folder.iterdir() if path.name != cache.ABOUT} == right
         assert not list(folder.glob("*.part"))
         resumed += bool(parts) and done.rows < ROWS
     assert resumed
 
 
-def test_of_two_that_begin_together_one_makes_it(tmp_path, data, serving, right):
+def test_of_processes_that_start_together_one_prepares(tmp_path, data, serving, right):
     children = [in_child(lambda: made(tmp_path, data, serving, workers=1)) for _ in range(3)]
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
     assert made(tmp_path, data, serving)[1] == right
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 1
 
 
-def test_two_that_look_at_the_same_moment_do_not_wait_for_each_other(tmp_path, data, serving, right, monkeypatch):
+def test_two_ranks_that_check_the_cache_at_once_do_not_deadlock(tmp_path, data, serving, right, monkeypatch):
     """As ranks do, which then keep what they have for the whole run."""
-    both, looked, opened = threading.Barrier(2), threading.local(), Stored.open
+    both, looked, opened = threading.Barrier(2), threading.local(), CachedSource.open
 
     def look(folder, lock=None):
         if lock and not hasattr(looked, "once"):
@@ -246,7 +247,7 @@ def test_two_that_look_at_the_same_moment_do_not_wait_for_each_other(tmp_path, d
             both.wait(60)
         return opened(folder, lock)
 
-    monkeypatch.setattr(Stored, "open", look)
+    monkeypatch.setattr(CachedSource, "open", look)
     kept = []
 
     def rank():
@@ -261,7 +262,7 @@ def test_two_that_look_at_the_same_moment_do_not_wait_for_each_other(tmp_path, d
     assert [found.fingerprint for found in kept] == [kept[0].fingerprint] * 2
 
 
-def test_without_locks_each_makes_its_own_and_one_stays(tmp_path, data, serving, right, monkeypatch):
+def test_without_file_locks_each_process_prepares_and_one_copy_stays(tmp_path, data, serving, right, monkeypatch):
     def refuse(*args):
         raise OSError(95, "Operation not supported")
 
@@ -272,70 +273,70 @@ def test_without_locks_each_makes_its_own_and_one_stays(tmp_path, data, serving,
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_what_lost_its_end_is_made_again(tmp_path, data, serving, right):
+def test_a_truncated_shard_is_prepared_again(tmp_path, data, serving, right):
     done, _ = made(tmp_path, data, serving)
-    [(stored, _)] = done.stored
-    shard = stored.folder / "00003.arrow"
+    [(cached, _)] = done.cached
+    shard = cached.folder / "00003.arrow"
     shard.write_bytes(shard.read_bytes()[:-100])
-    del done, stored
+    del done, cached
     assert made(tmp_path, data, serving)[1] == right
 
 
-def test_a_file_that_changes_while_it_is_read_is_told(tmp_path, serving):
+def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path, serving):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"input": "q", "output": "a"}\n' * 200)
 
     class Touching(Counting):
-        def done(self, share, rows, tokens):
+        def update(self, share, rows, tokens):
             path.write_text('{"input": "q", "output": "b"}\n' * 200)
 
     with pytest.raises(DataError, match=r"rows\.jsonl: was changed while it was read; run again"):
         prepare(configured(path), REGISTRY, serving, Touching(), Cache(tmp_path / "c"))
-    assert not [item for item in Cache(tmp_path / "c").items() if item.whole]
+    assert not [item for item in Cache(tmp_path / "c").entries() if item.complete]
 
 
-def test_too_many_bad_rows_are_all_counted_and_nothing_is_kept_as_whole(tmp_path, data, serving):
+def test_too_many_bad_rows_are_all_counted_and_nothing_is_cached_as_complete(tmp_path, data, serving):
     progress = Counting()
     with pytest.raises(DataError) as raised:
         prepare(configured(data, max_bad_rows=2), REGISTRY, serving, progress, Cache(tmp_path))
     assert "14 rows cannot be used" in str(raised.value)
     assert progress.rows == ROWS
-    assert not [item for item in Cache(tmp_path).items() if item.whole]
+    assert not [item for item in Cache(tmp_path).entries() if item.complete]
 
 
 def test_a_process_that_is_killed_ends_the_run_with_a_hint(tmp_path, data, serving, monkeypatch):
     here = os.getpid()
 
     def killed(*args):
-        return tabulate(*args) if os.getpid() == here else os.kill(os.getpid(), signal.SIGKILL)
+        return label_rows(*args) if os.getpid() == here else os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr("sftcore.data.preparation.worker.tabulate", killed)
+    monkeypatch.setattr("sftcore.data.preparation.worker.label_rows", killed)
     with pytest.raises(SftError, match=r"was killed, most likely because memory ran out; .* smaller data\.workers"):
         made(tmp_path, data, serving, workers=2)
 
 
-def test_a_full_disk_is_told(tmp_path, data, serving, monkeypatch):
+def test_a_full_disk_is_one_clear_error(tmp_path, data, serving, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cache.Part, "add", full)
+    monkeypatch.setattr(cache.CacheWriter, "add", full)
     with pytest.raises(
-        SftError, match="No space left on device; make room with `sft cache clean`, or set SFTCORE_CACHE"
+        SftError, match="No space left on device; free space with `sft cache clean`, or set SFTCORE_CACHE"
     ):
         made(tmp_path, data, serving)
 
 
-def test_a_list_names_what_is_there_and_clean_keeps_what_is_used(tmp_path, data, serving):
+def test_cache_list_names_entries_and_clean_keeps_those_in_use(tmp_path, data, serving):
     held = prepare(configured(data), REGISTRY, serving, cache=Cache(tmp_path))
     (tmp_path / "0123.part").mkdir()
     (tmp_path / "0123.part" / "00000.arrow").write_bytes(b"x" * 1500)
-    items = Cache(tmp_path).items()
-    assert [item.whole for item in items] == [False, True]
+    items = Cache(tmp_path).entries()
+    assert [item.complete for item in items] == [False, True]
     assert f"{ROWS} rows  {data}" in str(items[1])
     assert "1.5 kB        unfinished" in str(items[0])
     assert [Cache(tmp_path).remove(item) for item in items] == [True, False]
-    [left] = Cache(tmp_path).items()
-    assert left.whole
+    [left] = Cache(tmp_path).entries()
+    assert left.complete
     del held
     for child in multiprocessing.active_children():  # those that labelled have its lock until they are gone
         child.join()
@@ -343,7 +344,7 @@ def test_a_list_names_what_is_there_and_clean_keeps_what_is_used(tmp_path, data,
     assert not list(tmp_path.iterdir())
 
 
-def test_a_lock_that_was_removed_while_one_waits_is_taken_anew(tmp_path):
+def test_a_lock_file_removed_while_waiting_is_locked_again(tmp_path):
     path = tmp_path / "a.lock"
     first, second = FileLock(path), FileLock(path)
     assert first.acquire()
@@ -362,7 +363,7 @@ def test_a_file_that_changes_and_changes_back_leaves_nothing_of_what_was_between
     stat = path.stat()
 
     class Touching(Counting):
-        def done(self, share, rows, tokens):
+        def update(self, share, rows, tokens):
             path.write_text(lines["b"])
 
     with pytest.raises(DataError, match="was changed while it was read"):
@@ -376,7 +377,7 @@ def test_the_order_of_a_mapping_that_a_template_gets_is_in_the_key(tmp_path, dat
     given = [{"x": {"b": 1, "a": 2}}, {"x": {"a": 2, "b": 1}}]
     tokenizer = AutoTokenizer.from_pretrained(smollm2)
     served = [Labeller(tokenizer, ["<|im_end|>"], variables) for variables in given]
-    assert len({fingerprint.serving_digest(each) for each in served}) == 2
+    assert len({fingerprint.digest_labeller(each) for each in served}) == 2
 
 
 @pytest.mark.parametrize(("format", "same"), [("%d %b %Y", True), ("%H:%M", False)])
@@ -387,7 +388,7 @@ def test_the_time_is_in_the_key_as_far_as_the_template_prints_it(smollm2, monkey
     digests = []
     for hour, day in ((9, 1), (17, 1), (9, 2)):
         monkeypatch.setattr(fingerprint, "NOW", datetime(2030, 1, day, hour))
-        digests.append(fingerprint.serving_digest(served))
+        digests.append(fingerprint.digest_labeller(served))
     assert (digests[0] == digests[1]) == same
     assert digests[0] != digests[2]
 
@@ -404,7 +405,7 @@ def test_the_merges_of_a_slow_tokenizer_are_in_the_key(tmp_path):
         (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}\n")
         tokenizer = CTRLTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
         tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
-        digests.append(fingerprint.serving_digest(Labeller(tokenizer, [])))
+        digests.append(fingerprint.digest_labeller(Labeller(tokenizer, [])))
     assert len(set(digests)) == 2
 
 
@@ -415,7 +416,7 @@ def test_a_row_is_too_deep_or_not_whoever_reads_it(tmp_path, serving):
             lines.write('{"input": "q", "output": "a", "more": ' + "[" * depth + "]" * depth + "}\n")
     files = [made(tmp_path / str(number), path, serving, max_bad_rows=0.99, workers=number)[1] for number in (1, 2)]
     assert files[0] == files[1]
-    assert any(name.endswith(".refused") and files[0][name] for name in files[0])
+    assert any(name.endswith(".rejected") and files[0][name] for name in files[0])
 
 
 def test_processes_are_forked_also_from_the_first_process_of_a_container(tmp_path, data, serving, right, monkeypatch):
@@ -424,7 +425,7 @@ def test_processes_are_forked_also_from_the_first_process_of_a_container(tmp_pat
     assert made(tmp_path, data, serving, workers=2)[1] == right
 
 
-def test_locks_work_where_only_what_may_be_read_can_be_shared(tmp_path, data, serving, monkeypatch):
+def test_shared_locks_work_on_nfs(tmp_path, data, serving, monkeypatch):
     """As on NFS: else whoever made the rows would keep all others waiting for as long as it runs."""
     flock = files.fcntl.flock
 
@@ -438,7 +439,7 @@ def test_locks_work_where_only_what_may_be_read_can_be_shared(tmp_path, data, se
     assert made(tmp_path, data, serving)[1] == held[1]
 
 
-def test_what_is_whole_is_used_where_nothing_can_be_written(tmp_path, data, serving, monkeypatch):
+def test_a_read_only_cache_is_used(tmp_path, data, serving, monkeypatch):
     right = made(tmp_path, data, serving)[1]
     [path] = tmp_path.glob("*.lock")
     opened = type(path).open
@@ -452,10 +453,10 @@ def test_what_is_whole_is_used_where_nothing_can_be_written(tmp_path, data, serv
     assert made(tmp_path, data, serving)[1] == right
     with pytest.raises(SftError, match="Read-only file system"):
         made(tmp_path, data, serving, max_length=77)
-    assert [Cache(tmp_path).remove(item) for item in Cache(tmp_path).items() if item.whole] == [False]
+    assert [Cache(tmp_path).remove(item) for item in Cache(tmp_path).entries() if item.complete] == [False]
 
 
-def test_a_copy_in_another_process_maps_the_files_anew(tmp_path, data, serving):
+def test_a_table_sent_to_another_process_maps_the_files_again(tmp_path, data, serving):
     train = made(tmp_path, data, serving)[0].train
     sent = pickle.dumps(train.parts[0].table)
     assert len(sent) < 2000
@@ -464,9 +465,9 @@ def test_a_copy_in_another_process_maps_the_files_anew(tmp_path, data, serving):
 
 
 def test_kinds_of_reasons_do_not_grow_without_end():
-    totals = cache.Totals()
+    totals = account.RowTotals()
     for number in range(500):
-        totals.add(cache.Totals(read=1, bad={f"reason {number}": 1}))
-    assert len(totals.bad) == cache.KINDS + 1
+        totals.add(account.RowTotals(read=1, bad={f"reason {number}": 1}))
+    assert len(totals.bad) == account.MAX_KINDS + 1
     assert sum(totals.bad.values()) == totals.read == 500
-    assert totals.bad[cache.OTHERS] == 500 - cache.KINDS
+    assert totals.bad[account.OTHER_KINDS] == 500 - account.MAX_KINDS

@@ -11,8 +11,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from sftcore.core.errors import DataError
-from sftcore.data import pack, parse_sources, prepare
-from sftcore.data.batching.bin_packing import padding
+from sftcore.data import pack, prepare, sample_sources
+from sftcore.data.batching.bin_packing import padding_share
 from sftcore.labelling import Labeller, Policy
 
 from .. import making
@@ -73,9 +73,9 @@ def test_equal_rows_stay_on_one_side(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("asked", "reason"), [(["a"], "cannot hold back a share of 1 row"), (["a"] * 5, "all rows are equal")]
+    ("asked", "reason"), [(["a"], "cannot hold out a share of 1 row"), (["a"] * 5, "all rows are equal")]
 )
-def test_too_few_rows_to_hold_back(tmp_path, asked, reason):
+def test_too_few_rows_for_a_holdout(tmp_path, asked, reason):
     with pytest.raises(DataError, match=f"data.eval: {reason}"):
         split(tmp_path, asked)
 
@@ -136,7 +136,7 @@ def test_the_sums_add_up(tmp_path, labeller, packing, truncation, dropped, cut):
     assert (f"{found.train_summary.examples} examples packed into" in notes) == packing
 
 
-def test_what_packing_joined_is_told(tmp_path, labeller):
+def test_packing_is_reported(tmp_path, labeller):
     made = loaded(write(tmp_path / "t.jsonl", DISTINCT[:20]), max_length=200, packing=True)
     found = prepared(made, labeller)
     [note] = found.train_summary.notes
@@ -147,7 +147,7 @@ def test_what_packing_joined_is_told(tmp_path, labeller):
         "rows_before": 20,
         "rows": len(found.train),
         "fill": pytest.approx(full),
-        "padding_avoided": pytest.approx(padding([length for row in found.train for length in row.lengths], 4)),
+        "padding_avoided": pytest.approx(padding_share([length for row in found.train for length in row.lengths], 4)),
         "padding_batch_size": 4,
     }
     assert note == (
@@ -180,8 +180,8 @@ def test_each_source_has_its_own_policy(tmp_path):
     common = Policy(max_length=99, reasoning="mask", truncation="drop_row")
     own = Policy(max_length=99, reasoning="mask", truncation="split", train_on="last_turn", weight=0.5)
     for part, policies in (("train", [common, own]), ("eval", [common])):
-        found = parse_sources(getattr(made.config.data, part), ("data", part), made, REGISTRY)
-        assert [row.policy for source in found for row in source.rows] == policies
+        found = sample_sources(getattr(made.config.data, part), ("data", part), made, REGISTRY)
+        assert [sample.source.policy for sample in found] == policies
     found = prepared(made)
     assert [found.train[0].weights, max(found.train[1].weights)] == [None, 0.5]
 
@@ -234,18 +234,18 @@ def test_limits_repeats_and_shares(tmp_path):
     often = times(found)
     assert {name: often[f"a{name}"] for name in range(20)} == dict.fromkeys(range(20), 2)
     assert [sum(count for text, count in often.items() if text[0] == name) for name in "abc"] == [40, 20, 20]
-    assert found.account.dropped == {"not drawn": 40}
+    assert found.account.dropped == {"not sampled": 40}
     assert (found.account.read, found.account.trained) == (100, 60)
     assert found.notes == [
-        f"{paths[0]}: 20 of 20 rows drawn, as 40 of 80 in an epoch (50.0%)",
-        f"{paths[1]}: 20 of 40 rows drawn, as 20 of 80 in an epoch (25.0%)",
-        f"{paths[2]}: 20 of 40 rows drawn, as 20 of 80 in an epoch (25.0%)",
+        f"{paths[0]}: 20 of 20 rows sampled, as 40 of 80 in an epoch (50.0%)",
+        f"{paths[1]}: 20 of 40 rows sampled, as 20 of 80 in an epoch (25.0%)",
+        f"{paths[2]}: 20 of 40 rows sampled, as 20 of 80 in an epoch (25.0%)",
     ]
     assert times(prepared(loaded(sources))) == often
     assert times(prepared(loaded(sources, seed=43))) != often
 
 
-def test_held_back_rows_are_never_repeated_and_are_fewer_where_a_source_is_drawn_down(tmp_path):
+def test_holdout_rows_are_never_repeated_and_are_fewer_where_a_source_is_sampled(tmp_path):
     paths = [write(tmp_path / f"{name}.jsonl", [f"{name}{number}" for number in range(400)]) for name in "ab"]
     sources = [{"path": paths[0], "repeat": 3}, {"path": paths[1], "repeat": 0.25}]
     found = prepared(loaded(sources, eval={"fraction": 0.2}))
@@ -261,12 +261,12 @@ def test_held_back_rows_are_never_repeated_and_are_fewer_where_a_source_is_drawn
     assert (found.account.trained, found.account.evaluated) == (len(times(found)), len(held_back))
 
 
-def test_evaluation_sources_may_be_limited_and_drawn(tmp_path):
+def test_evaluation_sources_may_be_limited_and_sampled(tmp_path):
     train, other = write(tmp_path / "t.jsonl", DISTINCT[:50]), write(tmp_path / "e.jsonl", DISTINCT[40:])
     found = prepared(loaded(train, eval={"path": other, "limit": 40, "repeat": 0.5}))
     assert len(found.eval) == 20
     assert questions(found.train) == DISTINCT[:40]  # nor are those that were not drawn
-    assert found.account.dropped == {"also in data.eval": 10, "not drawn": 20}
+    assert found.account.dropped == {"also in data.eval": 10, "not sampled": 20}
 
 
 def test_a_share_needs_rows(tmp_path):

@@ -11,9 +11,9 @@ import pytest
 
 from sftcore.core.errors import DataError
 from sftcore.data.preparation import blocks, pool, shared_memory
-from sftcore.data.preparation.worker import work
+from sftcore.data.preparation.worker import label_block
 from sftcore.data.streaming import setup
-from sftcore.data.tables.label_batch import tabulate
+from sftcore.data.tables.label_batch import label_rows
 from sftcore.runtime.signals import Stopped
 
 from ..making import REGISTRY, loaded, make_labeller, write
@@ -25,27 +25,27 @@ def table(*values):
     return pa.RecordBatch.from_arrays([pa.array(values, pa.int32())], ["a"])
 
 
-def test_a_place_has_the_table_that_was_put_there_last():
-    place = shared_memory.Place()
+def test_a_table_slot_has_the_table_written_last():
+    slot = shared_memory.TableSlot()
     for values in ([1, 2, 3], [], [None, 5]):
-        assert place.put(table(*values))
-        assert place.table().equals(table(*values))
+        assert slot.write(table(*values))
+        assert slot.read().equals(table(*values))
 
 
-def test_a_place_has_room_for_so_many_bytes(monkeypatch):
+def test_a_table_slot_rejects_tables_that_are_too_large(monkeypatch):
     monkeypatch.setattr(shared_memory, "SIZE", shared_memory.SCHEMA_SIZE + 1000)
-    place = shared_memory.Place()
-    assert place.put(table(1))
-    assert not place.put(table(*range(1000)))
-    assert place.table().equals(table(1))
+    slot = shared_memory.TableSlot()
+    assert slot.write(table(1))
+    assert not slot.write(table(*range(1000)))
+    assert slot.read().equals(table(1))
 
 
 @pytest.fixture
-def task(tmp_path):
-    [feed] = setup._feeds(
+def source(tmp_path):
+    [stream_source] = setup._open_sources(
         loaded(write(tmp_path / "t.jsonl", [{"input": "q", "output": "a"}]), streaming=True), REGISTRY
     )
-    return feed.task
+    return stream_source.source
 
 
 def given(number):
@@ -63,16 +63,16 @@ def received(found):
 
 @pytest.mark.parametrize("room", [1 << 20, 0])
 @pytest.mark.parametrize("ahead", [0, 3])
-def test_tables_are_the_same_whichever_way_they_come(task, monkeypatch, room, ahead):
+def test_tables_are_the_same_whichever_way_they_come(source, monkeypatch, room, ahead):
     monkeypatch.setattr(shared_memory, "SIZE", shared_memory.SCHEMA_SIZE + room)
-    right = received(work(block, [task], LABELLER, True) for block in given(30))
-    with pool.Workers([task], LABELLER, 1 << 30, 2) as several:
+    right = received(label_block(block, [source], LABELLER, True) for block in given(30))
+    with pool.WorkerPool([source], LABELLER, 1 << 30, 2) as several:
         assert received(several.map(given(30), lambda: True, ahead)) == right
 
 
-def test_who_is_left_in_the_middle_disturbs_nobody(task):
-    right = received(work(block, [task], LABELLER, True) for block in given(30))
-    with pool.Workers([task], LABELLER, 1 << 30, 2) as several:
+def test_a_map_left_in_the_middle_does_not_affect_the_next(source):
+    right = received(label_block(block, [source], LABELLER, True) for block in given(30))
+    with pool.WorkerPool([source], LABELLER, 1 << 30, 2) as several:
         assert received(islice(several.map(given(30), lambda: True), 8)) == right[:8]
         first, second = (several.map(given(30), lambda: True) for _ in range(2))
         assert [received(pair) for pair in zip(first, second, strict=True)] == [[done, done] for done in right]
@@ -83,7 +83,8 @@ def slow(monkeypatch):
     """Let other processes take longer than this one."""
     this = os.getpid()
     monkeypatch.setattr(
-        "sftcore.data.preparation.worker.tabulate", lambda *a: time.sleep(0.01 * (os.getpid() != this)) or tabulate(*a)
+        "sftcore.data.preparation.worker.label_rows",
+        lambda *a: time.sleep(0.01 * (os.getpid() != this)) or label_rows(*a),
     )
 
 
@@ -94,45 +95,45 @@ def here(monkeypatch, slow):
 
     def noted(block, *args):
         found.append((len(block.rows), os.environ.get("TOKENIZERS_PARALLELISM")))
-        return work(block, *args)
+        return label_block(block, *args)
 
-    monkeypatch.setattr(pool, "work", noted)
+    monkeypatch.setattr(pool, "label_block", noted)
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
     return found
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
-def test_this_process_labels_what_is_too_much_for_the_others(task, here, processes):
-    with pool.Workers([task], LABELLER, 1 << 30, processes) as several:
-        assert [done.read for done in several.map(given(30), lambda: True)] == [*range(1, 31)]
+def test_this_process_labels_what_is_too_much_for_the_others(source, here, processes):
+    with pool.WorkerPool([source], LABELLER, 1 << 30, processes) as several:
+        assert [done.totals.read for done in several.map(given(30), lambda: True)] == [*range(1, 31)]
     assert {told for _, told in here} == {"true" if processes == 1 else "false"}
     assert os.environ["TOKENIZERS_PARALLELISM"] == "true"
     assert len(here) == 30 if processes == 1 else 0 < len(here) < 30 - pool.AHEAD
     assert here[-1][0] == 30  # behind another block it would wait, while nobody has anything left to do
 
 
-def test_who_works_ahead_leaves_all_to_other_processes(task, here):
-    with pool.Workers([task], LABELLER, 1 << 30, 2) as several:
+def test_a_pool_that_labels_ahead_leaves_all_to_workers(source, here):
+    with pool.WorkerPool([source], LABELLER, 1 << 30, 2) as several:
         assert len([*several.map(given(30), lambda: True, ahead=3)]) == 30
     assert not here
 
 
-def test_an_error_of_this_process_waits_for_its_turn(task, monkeypatch, slow):
+def test_an_error_of_this_process_waits_for_its_turn(source, monkeypatch, slow):
     def failing(block, *args):
         raise DataError(str(len(block.rows) - 1))
 
-    monkeypatch.setattr(pool, "work", failing)
+    monkeypatch.setattr(pool, "label_block", failing)
     found = []
-    with pool.Workers([task], LABELLER, 1 << 30, 2) as several, pytest.raises(DataError) as error:
-        found += (done.read for done in several.map(given(30), lambda: True))
+    with pool.WorkerPool([source], LABELLER, 1 << 30, 2) as several, pytest.raises(DataError) as error:
+        found += (done.totals.read for done in several.map(given(30), lambda: True))
     assert len(found) == int(str(error.value)) >= pool.AHEAD
 
 
-def test_a_stop_ends_this_process_where_it_is(task, monkeypatch, slow):
+def test_sigterm_ends_the_main_process_while_it_labels(source, monkeypatch, slow):
     def stopped(*args):
         raise Stopped("SIGTERM")
 
-    monkeypatch.setattr(pool, "work", stopped)
-    with pytest.raises(Stopped), pool.Workers([task], LABELLER, 1 << 30, 2) as several:
+    monkeypatch.setattr(pool, "label_block", stopped)
+    with pytest.raises(Stopped), pool.WorkerPool([source], LABELLER, 1 << 30, 2) as several:
         list(several.map(given(30), lambda: True))
     assert not several._pool

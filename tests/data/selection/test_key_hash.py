@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sftcore.data.selection.key_hash import numbers
+from sftcore.data.selection.key_hash import uniform
 from sftcore.data.tables.table import DIGEST
 
 from ..making import keys
@@ -15,28 +15,28 @@ COUNTING = np.arange(2 * 10_000, dtype="<u8").view(f"V{DIGEST}")
 
 
 def test_a_key_has_the_same_number_wherever_it_stands():
-    together = dict(zip("abc", numbers(keys("a", "b", "c"), "x").tolist(), strict=True))
-    assert numbers(keys("c", "a", "c"), "x").tolist() == [together["c"], together["a"], together["c"]]
+    together = dict(zip("abc", uniform(keys("a", "b", "c"), "x").tolist(), strict=True))
+    assert uniform(keys("c", "a", "c"), "x").tolist() == [together["c"], together["a"], together["c"]]
     assert len(set(together.values())) == 3
 
 
 def test_the_numbers_are_the_same_in_every_version():
-    assert numbers(keys("a", "b"), "draw 42").tolist() == [2833495150983682647, 17355757436871055475]
+    assert uniform(keys("a", "b"), "draw 42").tolist() == [2833495150983682647, 17355757436871055475]
 
 
 def test_no_keys_have_no_numbers():
-    assert numbers(keys(), "x").tolist() == []
+    assert uniform(keys(), "x").tolist() == []
 
 
 @pytest.mark.parametrize("salts", [("draw 42", "draw 43"), ("draw 42", "evaluation 42"), ("1", "11")])
 def test_another_salt_has_unrelated_numbers(salts):
-    first, second = (numbers(COUNTING, salt) / 2**64 for salt in salts)
+    first, second = (uniform(COUNTING, salt) / 2**64 for salt in salts)
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.05
 
 
 @pytest.mark.parametrize("bits", ["the highest", "the lowest"])
 def test_the_numbers_are_spread_evenly(bits):
-    drawn = numbers(COUNTING, "x")
+    drawn = uniform(COUNTING, "x")
     buckets = np.bincount((drawn >> np.uint64(60) if bits == "the highest" else drawn & np.uint64(15)).astype(int))
     assert len(buckets) == 16
     assert all(abs(bucket - 625) < 125 for bucket in buckets)  # five times the standard deviation
@@ -45,7 +45,7 @@ def test_the_numbers_are_spread_evenly(bits):
 def test_every_bit_of_a_key_counts():
     key = int.from_bytes(b"a key of 16 byte", "little")
     flipped = [key, *(key ^ (1 << bit) for bit in range(8 * DIGEST))]
-    found = numbers(np.frombuffer(b"".join(one.to_bytes(DIGEST, "little") for one in flipped), f"V{DIGEST}"), "x")
+    found = uniform(np.frombuffer(b"".join(one.to_bytes(DIGEST, "little") for one in flipped), f"V{DIGEST}"), "x")
     changed = [(number ^ int(found[0])).bit_count() for number in found[1:].tolist()]
     assert min(changed) > 12
     assert max(changed) < 52

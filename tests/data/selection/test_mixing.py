@@ -7,7 +7,7 @@ import random
 import pytest
 
 from sftcore.config.schema import SourceConfig
-from sftcore.data.selection.mixing import draw, targets
+from sftcore.data.selection.mixing import sample_times, target_rows
 
 from ..making import keys
 
@@ -36,20 +36,20 @@ def source(**options):
     ],
 )
 def test_how_many_rows_a_source_gives(sizes, sources, wanted):
-    assert targets(sizes, [source(**options) for options in sources]) == wanted
+    assert target_rows(sizes, [source(**options) for options in sources]) == wanted
 
 
 HUNDRED = list(map(str, range(100)))
 
 
 def taken(texts, target, seed=42):
-    times = draw(keys(*texts), target, seed)
+    times = sample_times(keys(*texts), target, seed)
     return {text: often for text, often in zip(texts, times.tolist(), strict=True) if often}
 
 
 @pytest.mark.parametrize("target", [1, 30, 99, 100, 101, 250, 300])
 def test_rows_are_taken_equally_often_or_once_more(target):
-    times = draw(keys(*HUNDRED), target, 42)
+    times = sample_times(keys(*HUNDRED), target, 42)
     assert (len(times), times.sum()) == (100, target)
     assert set(times.tolist()) <= {target // 100, target // 100 + 1}
 
@@ -61,15 +61,15 @@ def test_which_ones_depends_on_content_and_seed_not_on_order(target):
     assert taken(HUNDRED, target, 43) != first
 
 
-def test_a_larger_draw_has_the_smaller_one_in_it():
+def test_a_larger_sample_contains_the_smaller_one():
     assert taken(HUNDRED, 20).keys() < taken(HUNDRED, 40).keys()
 
 
 def test_of_equal_rows_the_first_are_taken():
-    times = draw(keys(*"ab" * 100), 30, 42)
+    times = sample_times(keys(*"ab" * 100), 30, 42)
     assert times.sum() == 30
     assert [1] * 30 in (times[:60:2].tolist(), times[1:60:2].tolist())
 
 
 def test_of_no_rows_none_are_taken():
-    assert draw(keys(), 0, 42).tolist() == []
+    assert sample_times(keys(), 0, 42).tolist() == []

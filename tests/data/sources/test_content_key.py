@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from sftcore import Conversation, Message, RowError
-from sftcore.data.sources.content_key import DEEPEST, key
+from sftcore.data.sources.content_key import MAX_DEPTH, content_key
 
 CALL = {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
 TALK = Conversation((Message("user", "q"), Message("assistant", "a")))
@@ -17,11 +17,15 @@ def with_answer(**fields):
     return replace(TALK, messages=(TALK.messages[0], replace(TALK.messages[1], **fields)))
 
 
-def test_how_a_row_is_trained_is_no_content():
-    assert key(TALK) == key(with_answer(train=True, weight=0.5)) == key(replace(TALK, template_kwargs={"a": 1}))
+def test_how_a_row_is_trained_is_not_in_the_content_key():
+    assert (
+        content_key(TALK)
+        == content_key(with_answer(train=True, weight=0.5))
+        == content_key(replace(TALK, template_kwargs={"a": 1}))
+    )
 
 
-def test_all_else_is():
+def test_everything_else_is_in_the_content_key():
     others = [
         TALK,
         Conversation(TALK.messages[:1]),
@@ -39,7 +43,7 @@ def test_all_else_is():
         replace(TALK, tools=(CALL,)),
         replace(TALK, tools=(CALL, CALL)),
     ]
-    assert len({key(conversation) for conversation in others}) == len(others)
+    assert len({content_key(conversation) for conversation in others}) == len(others)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +52,7 @@ def test_all_else_is():
 )
 def test_half_a_character(conversation):
     with pytest.raises(RowError, match=r"the text has the lone surrogate '\\ud83d'"):
-        key(conversation)
+        content_key(conversation)
 
 
 def nested(depth):
@@ -58,7 +62,7 @@ def nested(depth):
     return value
 
 
-@pytest.mark.parametrize("depth", [DEEPEST // 2, 5000])
+@pytest.mark.parametrize("depth", [MAX_DEPTH // 2, 5000])
 @pytest.mark.parametrize(
     "place",
     [
@@ -68,6 +72,6 @@ def nested(depth):
     ],
 )
 def test_what_is_nested_too_deeply(place, depth):
-    with pytest.raises(RowError, match=f"is nested more than {DEEPEST} levels deep"):
-        key(place(nested(depth)))
-    key(place(nested(DEEPEST // 2 - 1)))
+    with pytest.raises(RowError, match=f"is nested more than {MAX_DEPTH} levels deep"):
+        content_key(place(nested(depth)))
+    content_key(place(nested(MAX_DEPTH // 2 - 1)))

@@ -11,9 +11,10 @@ from sftcore.config.schema import SourceConfig
 from sftcore.core.errors import DataError
 from sftcore.core.registry import Entry, Registry
 from sftcore.data.row_types import Origin
-from sftcore.data.sources.formats import SAMPLE, Reader, bad_rows, detect, parse
+from sftcore.data.sources.formats import SAMPLE, DataSource, detect_format
 from sftcore.data.sources.readers import UnreadableError
-from sftcore.data.sources.renaming import Columns
+from sftcore.data.sources.rejected import rejected_rows
+from sftcore.data.sources.renaming import ColumnRenamer
 from sftcore.labelling import Policy
 
 
@@ -35,12 +36,12 @@ def sample(*rows):
 
 
 def test_the_one_that_fits():
-    assert detect("f", sample({"lines": []}), registry(LINES)).qualified == "dist-1/lines"
+    assert detect_format("f", sample({"lines": []}), registry(LINES)).qualified == "dist-1/lines"
 
 
 def test_a_bad_row_among_the_first_does_not_matter():
     rows = sample(UnreadableError("not valid JSON"), 3, {"else": 1}, {"lines": []})
-    assert detect("f", rows, registry(LINES)).name == "lines"
+    assert detect_format("f", rows, registry(LINES)).name == "lines"
 
 
 @pytest.mark.parametrize(
@@ -49,21 +50,21 @@ def test_a_bad_row_among_the_first_does_not_matter():
     ids=["class", "reference", "no keys", "no module"],
 )
 def test_format_auto_ignores_formats_without_keys_and_those_that_are_not_there(other):
-    assert detect("f", sample({"lines": []}), registry(LINES, other)).distribution == "dist-1"
+    assert detect_format("f", sample({"lines": []}), registry(LINES, other)).distribution == "dist-1"
     with pytest.raises(DataError, match="no format fits"):
-        detect("f", sample({"lines": []}), registry(other))
+        detect_format("f", sample({"lines": []}), registry(other))
 
 
-def test_formats_of_one_name_are_told_apart():
+def test_formats_of_one_name_are_distinguished():
     with pytest.raises(DataError, match=r"dist-1/lines \(row f:2\), dist-2/lines \(row f:2\); name one with 'format'"):
-        detect("f", sample({}, {"lines": []}, {"lines": []}), registry(LINES, LINES))
+        detect_format("f", sample({}, {"lines": []}, {"lines": []}), registry(LINES, LINES))
 
 
-def test_every_row_is_told_where_none_fits():
+def test_every_row_is_reported_where_none_fits():
     with pytest.raises(DataError) as raised:
-        detect("f", sample({"a": 1, "b": 2}, {}), registry(LINES))
+        detect_format("f", sample({"a": 1, "b": 2}, {}), registry(LINES))
     assert str(raised.value).splitlines() == [
-        "2 rows cannot be used; mend or remove:",
+        "2 rows cannot be used; fix or remove:",
         "  f:1: no format fits its keys (a, b)",
         "  f:2: no format fits its keys (no keys)",
         "  known formats need lines: lines",
@@ -71,23 +72,24 @@ def test_every_row_is_told_where_none_fits():
 
 
 def test_where_no_row_is_an_object_there_is_no_format():
-    assert detect("f", sample(UnreadableError("not valid JSON: x"), "text"), registry(LINES)) is None
+    assert detect_format("f", sample(UnreadableError("not valid JSON: x"), "text"), registry(LINES)) is None
 
 
 def test_no_rows():
     with pytest.raises(DataError, match="data source f: has no rows"):
-        detect("f", [], registry(LINES))
+        detect_format("f", [], registry(LINES))
 
 
 def test_a_long_list_is_cut_and_counted():
-    assert bad_rows(["f:1: x"]) == "1 row cannot be used; mend or remove:\n  f:1: x"
-    assert bad_rows([str(number) for number in range(SAMPLE)]).endswith("\n  9\n  ... and 40 more")
+    assert rejected_rows(["f:1: x"]) == "1 row cannot be used; fix or remove:\n  f:1: x"
+    assert rejected_rows([str(number) for number in range(SAMPLE)]).endswith("\n  9\n  ... and 40 more")
 
 
 def test_a_format_that_fails_names_the_row():
-    refused = []
+    rejected = []
     rows = sample({"lines": 3}, {})
-    assert not list(parse(rows, Reader("lines", Lines(), Policy(), SourceConfig("f"), ()), refused, Columns({})))
-    assert str(refused[0]).startswith("f:1: the format Lines failed: TypeError")
-    assert str(refused[1]) == "f:2: the format Lines failed: KeyError: 'lines'"
-    assert [refusal.row for refusal in refused] == [row for _, row in rows]
+    source = DataSource(SourceConfig("f"), (), None, "lines", Lines(), Policy())
+    assert not list(source.parse(rows, rejected, ColumnRenamer({})))
+    assert str(rejected[0]).startswith("f:1: the format Lines failed: TypeError")
+    assert str(rejected[1]) == "f:2: the format Lines failed: KeyError: 'lines'"
+    assert [bad.row for bad in rejected] == [row for _, row in rows]

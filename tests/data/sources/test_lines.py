@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sftcore.core.errors import DataError
-from sftcore.data.sources.lines import Lines, split
+from sftcore.data.sources.lines import LineRange, split_lines
 from sftcore.data.sources.readers import read_jsonl
 
 PIECES = [b"", b" \t ", b"{}", b"\r", b"\x0b{}\x0c", b"a b", "é你".encode(), b"\xff", b"x" * 300]
@@ -16,7 +16,7 @@ PIECES = [b"", b" \t ", b"{}", b"\r", b"\x0b{}\x0c", b"a b", "é你".encode(), b
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize(("most", "size"), [(1, 10**6), (3, 10**6), (10**6, 1), (10**6, 100), (7, 40)])
-def test_parts_of_a_file_are_the_file(tmp_path: Path, seed: int, most: int, size: int) -> None:
+def test_line_ranges_of_a_file_are_the_file(tmp_path: Path, seed: int, most: int, size: int) -> None:
     chance = random.Random(seed)
     path = tmp_path / "rows.jsonl"
     lines = chance.choices(PIECES, k=chance.randint(0, 40))
@@ -24,7 +24,7 @@ def test_parts_of_a_file_are_the_file(tmp_path: Path, seed: int, most: int, size
     with path.open("rb") as file:
         right = list(read_jsonl(path, file))
     with path.open("rb") as file:
-        parts = list(split(path, file, most, size))
+        parts = list(split_lines(path, file, most, size))
     assert [row for part in parts for row in part] == right
     assert sum(part.size for part in parts) == path.stat().st_size
     assert all(0 < len(part) <= most for part in parts)
@@ -33,4 +33,4 @@ def test_parts_of_a_file_are_the_file(tmp_path: Path, seed: int, most: int, size
 
 def test_a_file_that_is_gone(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data source .*gone\.jsonl cannot be read"):
-        list(Lines(tmp_path / "gone.jsonl", 0, 1, 1, 1))
+        list(LineRange(tmp_path / "gone.jsonl", 0, 1, 1, 1))

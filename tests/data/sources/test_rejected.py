@@ -1,4 +1,4 @@
-"""Refused rows: how they are told, counted and written, and how many a run bears."""
+"""Rejected rows: how they are reported, counted and written, and how many a run tolerates."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 from sftcore.core.errors import DataError
 from sftcore.data.row_types import Origin
 from sftcore.data.sources.readers import UnreadableError
-from sftcore.data.sources.rejected import LONGEST, SHOWN, Refusal, check, kind_of, no_object
+from sftcore.data.sources.rejected import MAX_REASON, SHOWN, RejectedRow, check_bad_rows, kind_of_reason, not_an_object
 
 
-def refusal(line, reason="x", **more):
-    return Refusal.of(Origin("f", line), reason, **more)
+def rejected(line, reason="x", **more):
+    return RejectedRow.for_reason(Origin("f", line), reason, **more)
 
 
 def test_the_reasons_are_counted_without_their_places():
@@ -33,7 +33,7 @@ def test_the_reasons_are_counted_without_their_places():
         "pair 1 must be two strings",
         "pair 2 must be two strings",
     ]
-    assert Counter(map(kind_of, reasons)).most_common() == [
+    assert Counter(map(kind_of_reason, reasons)).most_common() == [
         ("not valid JSON: Expecting value", 5),
         ("the key 'content' is missing", 2),
         ("message of 'messages' must be an object, not null", 2),
@@ -44,9 +44,9 @@ def test_the_reasons_are_counted_without_their_places():
 
 
 def test_a_reason_can_be_printed_and_is_not_endless():
-    assert refusal(1, "no '\ud83d'").reason == "no '\\ud83d'"
-    assert refusal(1, "x" * LONGEST).reason == "x" * LONGEST
-    assert refusal(1, "x" * 12345).reason == "x" * LONGEST + "... (12,345 characters)"
+    assert rejected(1, "no '\ud83d'").reason == "no '\\ud83d'"
+    assert rejected(1, "x" * MAX_REASON).reason == "x" * MAX_REASON
+    assert rejected(1, "x" * 12345).reason == "x" * MAX_REASON + "... (12,345 characters)"
 
 
 @pytest.mark.parametrize(
@@ -58,8 +58,8 @@ def test_a_reason_can_be_printed_and_is_not_endless():
         (UnreadableError("not valid JSON", "{"), "not valid JSON"),
     ],
 )
-def test_what_is_no_object(row, reason):
-    assert str(no_object(Origin("f", 3), row)) == f"f:3: {reason}"
+def test_a_row_that_is_not_an_object_is_rejected(row, reason):
+    assert str(not_an_object(Origin("f", 3), row)) == f"f:3: {reason}"
 
 
 def nested(depth):
@@ -80,53 +80,53 @@ def nested(depth):
     ],
 )
 def test_one_line_of_json(more, written):
-    line = refusal(3, "é", **more).line()
+    line = rejected(3, "é", **more).to_json()
     assert "\n" not in line
     assert json.loads(line.encode()) == {"reason": "é", **written}
 
 
 def test_a_deep_row_can_be_written():
-    line = refusal(3, row=nested(1500)).line()
+    line = rejected(3, row=nested(1500)).to_json()
     assert line.count("[") == line.count("]") == 1500
 
 
 def checked(number, read, most):
     """Check that many bad rows, of which 20 each have one reason; the rarest stand first among the reasons."""
-    found = [refusal(line, f"x {line // 20}") for line in range(number)]
-    kinds = Counter(kind_of(bad.reason) for bad in found)
-    check(found[:SHOWN], dict(sorted(kinds.items(), key=lambda item: item[1])), read, most)
+    found = [rejected(line, f"x {line // 20}") for line in range(number)]
+    kinds = Counter(kind_of_reason(bad.reason) for bad in found)
+    check_bad_rows(found[:SHOWN], dict(sorted(kinds.items(), key=lambda item: item[1])), read, most)
 
 
 @pytest.mark.parametrize(
     ("number", "read", "most"), [(0, 0, 0), (0, 9, 0), (3, 9, 3), (1, 1, 1), (3, 9, 1 / 3), (10, 1000, 0.01)]
 )
-def test_so_many_are_borne(number, read, most):
+def test_bad_rows_up_to_the_limit_are_tolerated(number, read, most):
     checked(number, read, most)
 
 
 @pytest.mark.parametrize(("number", "read", "most"), [(1, 9, 0), (4, 9, 3), (2, 2, 1), (4, 9, 1 / 3), (11, 1000, 0.01)])
-def test_and_not_one_more(number, read, most):
+def test_one_bad_row_above_the_limit_ends_the_run(number, read, most):
     with pytest.raises(DataError, match=f"^{number} rows? cannot be used"):
         checked(number, read, most)
 
 
-def test_a_few_are_told():
+def test_a_few_bad_rows_are_all_listed():
     with pytest.raises(DataError) as raised:
         checked(2, 9, 0)
-    assert str(raised.value) == "2 rows cannot be used; mend or remove:\n  f:0: x 0\n  f:1: x 0"
+    assert str(raised.value) == "2 rows cannot be used; fix or remove:\n  f:0: x 0\n  f:1: x 0"
 
 
 @pytest.mark.parametrize(("most", "told"), [(0.001, "0.10% of 4,000 rows"), (12, "12")])
-def test_of_many_the_first_are_told_and_all_are_counted(most, told):
+def test_of_many_bad_rows_the_first_are_listed_and_all_are_counted(most, told):
     with pytest.raises(DataError) as raised:
         checked(230, 4000, most)
     head, *lines = str(raised.value).splitlines()
-    assert head == "230 rows cannot be used; mend or remove:"
+    assert head == "230 rows cannot be used; fix or remove:"
     assert lines[: SHOWN + 1] == [*(f"  f:{line}: x 0" for line in range(SHOWN)), "  ... and 220 more"]
     assert lines[SHOWN + 1 : -1] == [*(f"      20 x x {kind}" for kind in range(SHOWN)), "      30 x other reasons"]
     assert lines[-1] == f"  data.max_bad_rows is {told}"
 
 
-def test_the_key_that_lets_a_run_go_on_is_named():
-    with pytest.raises(DataError, match=r"\n      11 x x 0\n  data.max_bad_rows lets a run go on without bad rows$"):
+def test_the_message_names_max_bad_rows():
+    with pytest.raises(DataError, match=r"\n      11 x x 0\n  data.max_bad_rows lets a run continue without bad rows$"):
         checked(11, 11, 0)

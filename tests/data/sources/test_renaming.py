@@ -12,8 +12,8 @@ from sftcore.config.document import Document
 from sftcore.config.loader import load_config
 from sftcore.core.errors import DataError
 from sftcore.core.registry import Registry
-from sftcore.data import parse_sources, prepare
-from sftcore.data.sources.renaming import Columns
+from sftcore.data import prepare, sample_sources
+from sftcore.data.sources.renaming import ColumnRenamer
 from sftcore.labelling import Labeller
 
 REGISTRY = Registry.discover()
@@ -32,32 +32,32 @@ REGISTRY = Registry.discover()
 )
 def test_top_level_keys_are_renamed_all_at_once(names, row, renamed):
     before = dict(row)
-    assert Columns(names).rename(row) == renamed
+    assert ColumnRenamer(names).rename(row) == renamed
     assert row == before
 
 
 def test_no_column_hides_another():
-    columns = Columns({"a": "b"})
+    renamer = ColumnRenamer({"a": "b"})
     with pytest.raises(RowError, match="renames a column to 'b', and the row has one of that name"):
-        columns.rename({"a": 1, "b": 2})
-    assert columns.look({"a": 1, "b": 2}) == {"a": 1, "b": 2}
-    assert columns.look(3) == 3
+        renamer.rename({"a": 1, "b": 2})
+    assert renamer.rename_any({"a": 1, "b": 2}) == {"a": 1, "b": 2}
+    assert renamer.rename_any(3) == 3
 
 
 def test_a_column_that_some_row_has_is_not_missing():
-    columns = Columns({"a": "b", "x": "y"})
-    assert list(columns.missing()) == []  # no row was seen
+    renamer = ColumnRenamer({"a": "b", "x": "y"})
+    assert list(renamer.missing()) == []  # no row was seen
     for row in ({"c": 1}, {"a": 1}, {"d": 1}):
-        columns.rename(row)
-    assert list(columns.missing()) == [("x", "c, a, d")]
-    columns.rename({"x": 1})
-    assert list(columns.missing()) == []
+        renamer.rename(row)
+    assert list(renamer.missing()) == [("x", "c, a, d")]
+    renamer.rename({"x": 1})
+    assert list(renamer.missing()) == []
 
 
-def test_of_many_columns_the_first_are_told():
-    columns = Columns({"x": "y"})
-    columns.rename({str(number): 1 for number in range(25)})
-    assert list(columns.missing()) == [("x", ", ".join(map(str, range(20))) + " and 5 more")]
+def test_of_many_columns_the_first_are_reported():
+    renamer = ColumnRenamer({"x": "y"})
+    renamer.rename({str(number): 1 for number in range(25)})
+    assert list(renamer.missing()) == [("x", ", ".join(map(str, range(20))) + " and 5 more")]
 
 
 ROWS = [{"prompt": f"Is {number}?", "completion": "yes", "output": "other", "n": number} for number in range(60)]
@@ -83,7 +83,7 @@ def prepared(folder, labeller, text, rows=ROWS):
 def test_any_names_fit_a_format(tmp_path, form):
     columns = "{prompt: input, completion: output, output: n, n: m}"
     made = written(tmp_path, f"data: {{train: {{path: t.jsonl, format: {form}, columns: {columns}}}}}")
-    [source] = parse_sources(made.config.data.train, ("data", "train"), made, REGISTRY)
+    [source] = sample_sources(made.config.data.train, ("data", "train"), made, REGISTRY)
     texts = [[message.content for message in row.conversation.messages] for row in source.rows]
     assert texts == [[row["prompt"], "yes"] for row in ROWS]
 
@@ -103,14 +103,14 @@ LIST = "data:\n  train:\n  - path: t.jsonl\n    format: {}\n    columns:\n      
 
 @pytest.mark.parametrize("form", ["auto", "qa", "messages"])
 @pytest.mark.parametrize(("text", "place"), [(ONE, "data.train"), (LIST, "data.train.0")])
-def test_a_column_that_no_row_has_is_told_with_its_line(tmp_path, labeller, text, place, form):
+def test_a_column_that_no_row_has_is_reported_with_its_line(tmp_path, labeller, text, place, form):
     with pytest.raises(ConfigError) as raised:
         prepared(tmp_path, labeller, text.format(form))
     told = f"c.yaml:9: {place}.columns.complete: no row of t.jsonl has this column; there are: prompt, completion, "
     assert told in str(raised.value)
 
 
-def test_a_misspelled_column_is_told_where_it_leaves_no_format_to_fit(tmp_path, labeller):
+def test_a_misspelled_column_is_reported_where_it_leaves_no_format_to_fit(tmp_path, labeller):
     with pytest.raises(ConfigError, match=r"c.yaml:3: data.train.columns.promt: no row of t.jsonl has this column"):
         prepared(tmp_path, labeller, "data: {train: {path: t.jsonl, columns: {promt: input}}}")
 

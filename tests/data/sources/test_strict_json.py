@@ -1,4 +1,4 @@
-"""A line that is decoded quickly says what the strict decoder says, or fails in its words."""
+"""A line that is decoded decode_fast says what the strict decoder says, or fails in its words."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from sftcore.data.sources.strict_json import (
     CONTAINERS,
-    DEEPEST,
+    MAX_DEPTH,
     STRICT,
     UNSURE,
     _depth,
     decode,
+    decode_fast,
     loads,
-    quickly,
     reason_of,
 )
 
@@ -95,7 +95,7 @@ def test_as_the_strict_decoder(line):
 @pytest.mark.parametrize(("begin", "end"), [(b"[", b"]"), (b'{"a":', b"}")], ids=["lists", "objects"])
 def test_however_deeply_it_is_nested(depth, begin, end):
     line = begin * depth + b"1" + end * depth
-    right = outcome(strictly, line) if depth <= DEEPEST else "not valid JSON: nested too deeply"
+    right = outcome(strictly, line) if depth <= MAX_DEPTH else "not valid JSON: nested too deeply"
     assert outcome(decode, line) == right
 
 
@@ -116,11 +116,11 @@ def test_brackets_in_texts_do_not_count(said, depth):
         b"[" * (CONTAINERS - 1) + b"]" * (CONTAINERS - 1),
     ],
 )
-def test_ordinary_lines_are_read_quickly(line):
-    assert quickly(line) == strictly(line)
+def test_ordinary_lines_are_decoded_by_orjson(line):
+    assert decode_fast(line) == strictly(line)
 
 
 @needs_orjson
 @pytest.mark.parametrize("line", [b'{"a": 1.5}', b'{"a": "", "a": ""}', b"[" * CONTAINERS + b"]" * CONTAINERS, b"{"])
 def test_others_are_not(line):
-    assert quickly(line) is UNSURE
+    assert decode_fast(line) is UNSURE

@@ -7,7 +7,7 @@ import pytest
 
 from sftcore.core.types import IGNORE_INDEX
 from sftcore.data.row_types import Origin
-from sftcore.data.tables.examples import Examples, Part
+from sftcore.data.tables.examples import Examples, SelectedRows
 from sftcore.labelling import Policy
 
 from ..making import make_labeller, part_of, row, table_of
@@ -35,20 +35,20 @@ def places(examples):
         (([0, 0], [0]), ""),
     ],
 )
-def test_all_stand_once_before_any_stands_a_second_time(times, order):
+def test_all_examples_come_once_before_any_is_repeated(times, order):
     parts = [part_of(table(1, 2), times[0], "a"), part_of(table(3), times[1], "b")]
     assert " ".join(places(Examples(parts))) == order
 
 
 def test_the_examples_of_a_row_stay_together():
-    rows = [row("q", "a", "r", "b", line=1, policy=SPLIT), row("q", line=2), row("q", "a", line=3)]
-    examples = Examples([part_of(table_of(rows, LABELLER), [2, 1, 1])])
+    rows = [row("q", "a", "r", "b", line=1), row("q", line=2), row("q", "a", line=3)]
+    examples = Examples([part_of(table_of(rows, LABELLER, policy=SPLIT), [2, 1, 1])])
     assert places(examples) == ["f:1", "f:1", "f:3", "f:1", "f:1"]
     texts = [LABELLER.tokenizer.decode(example.input_ids) for example in examples]
     assert texts[:2] == texts[3:] == ["[user]q</s>[assistant]a</s>", "[user]r</s>[assistant]b</s>"]
 
 
-def test_what_is_known_of_examples_is_as_they_are():
+def test_lengths_of_examples_are_those_of_their_tokens():
     examples = Examples([part_of(table(1, 2, 3), [1, 2, 0], "a"), part_of(table(9, 4, weight=0.5), [2, 1], "b")])
     found = list(examples)
     assert len(examples) == len(found) == 6
@@ -62,10 +62,11 @@ def test_what_is_known_of_examples_is_as_they_are():
     ("truncation", "answer", "before"),
     [("drop_turns", "a" * 30, [41]), ("truncate_right", "a" * 30, [41]), ("split", "a" * 15, [20, 6])],
 )
-def test_before_are_the_tokens_of_an_example_before_it_was_made_to_fit(truncation, answer, before):
+def test_full_lengths_are_those_before_truncation(truncation, answer, before):
     policy = Policy(max_length=20, truncation=truncation)
-    examples = Examples([part_of(table_of([row("q", "a"), row("q", answer, "r", "b", policy=policy)], LABELLER))])
-    assert examples.before.tolist() == [6, *before]
+    rows = [row("q", "a"), row("q", answer, "r", "b")]
+    examples = Examples([part_of(table_of(rows, LABELLER, policy=policy))])
+    assert examples.full_lengths.tolist() == [6, *before]
     assert max(examples.lengths) <= 20
 
 
@@ -81,7 +82,7 @@ def test_weights_are_those_of_the_rows():
 def test_a_row_is_known_by_the_file_it_stands_in():
     made = table(1, 2)
     made.file[:] = [1, 0]
-    part = Part(made, ["a", "b"], np.arange(2), np.ones(2, int))
+    part = SelectedRows(made, ["a", "b"], np.arange(2), np.ones(2, int))
     assert [part.origin(0), part.origin(1)] == [Origin("b", 1), Origin("a", 2)]
     assert [type(value) for value in part.origin(0)] == [str, int]
 
@@ -90,4 +91,4 @@ def test_a_row_is_known_by_the_file_it_stands_in():
 def test_a_set_may_be_empty(parts):
     examples = Examples(parts)
     assert (len(examples), list(examples), examples.weighted) == (0, [], False)
-    assert examples.lengths.tolist() == examples.trained_tokens.tolist() == examples.before.tolist() == []
+    assert examples.lengths.tolist() == examples.trained_tokens.tolist() == examples.full_lengths.tolist() == []

@@ -13,8 +13,8 @@ from sftcore import Conversation, Message, RowError
 from sftcore.core.errors import DataError
 from sftcore.core.types import IGNORE_INDEX
 from sftcore.data.row_types import Origin
-from sftcore.data.sources.formats import Parsed
-from sftcore.data.tables.label_batch import labelled, tabulate
+from sftcore.data.sources.formats import ParsedRow
+from sftcore.data.tables.label_batch import label_row, label_rows
 from sftcore.data.tables.table import LABEL_WARNINGS, Table
 from sftcore.labelling import Labeller, LabelWarning, Policy, TooLongError
 
@@ -41,8 +41,8 @@ POLICIES = [
 TEXTS = ["Hi.", "", "bad", "你好 👋🏽", "é" * 9, " \n x ", "half \ud83d", "<|im_end|>", "a b c " * 8, "don't 12345"]
 
 
-def rows(number: int) -> list[Parsed]:
-    chance = random.Random(number)
+def rows(number: int, seed: int) -> list[ParsedRow]:
+    chance = random.Random(seed)
     made = []
     for line in range(1, number + 1):
         messages = [Message("system", "Be brief.")] if chance.random() < 0.3 else []
@@ -54,7 +54,7 @@ def rows(number: int) -> list[Parsed]:
             messages.append(Message("user", text))
             messages.append(Message("assistant", text[::-1], reasoning_content=reasoning, weight=weight, train=train))
         talk = Conversation(tuple(messages))
-        made.append(Parsed(talk, Origin("f", line), chance.choice(POLICIES), key(str(line))))
+        made.append(ParsedRow(talk, Origin("f", line), key(f"{seed} {line}")))
     return made
 
 
@@ -75,24 +75,31 @@ def labeller(request, smollm2):
     return Labeller(slow(tokenizer) if request.param == "slow" else tokenizer, ["<|im_end|>"])
 
 
-def attempt(parsed, labeller):
+def attempt(parsed, labeller, policy):
     try:
-        return labelled(parsed, labeller)
+        return label_row(parsed, labeller, policy)
     except RowError as error:
         return error
 
 
 @pytest.fixture(scope="module")
 def alone(labeller):
-    """Rows, and what becomes of each alone."""
-    return [(parsed, attempt(parsed, labeller)) for parsed in rows(120)]
+    """For each policy rows, and what becomes of each alone."""
+    return [
+        (policy, [(parsed, attempt(parsed, labeller, policy)) for parsed in rows(20, seed)])
+        for seed, policy in enumerate(POLICIES)
+    ]
 
 
 @pytest.mark.parametrize("at_once", [1, 7, 1000])
-def test_together_is_as_alone(labeller, alone, at_once):
-    expected = [(parsed, done) for parsed, done in alone if not isinstance(done, TooLongError)]
-    made = [parsed for parsed, _ in expected]
-    done = [tabulate(made[first : first + at_once], labeller, 3) for first in range(0, len(made), at_once)]
+def test_a_batch_of_rows_is_labelled_as_each_row_alone(labeller, alone, at_once):
+    expected = [pair for _, pairs in alone for pair in pairs if not isinstance(pair[1], TooLongError)]
+    done = []
+    for policy, pairs in alone:
+        made = [parsed for parsed, labelling in pairs if not isinstance(labelling, TooLongError)]
+        done += [
+            label_rows(made[first : first + at_once], labeller, policy, 3) for first in range(0, len(made), at_once)
+        ]
 
     refused = [(parsed, type(error), str(error)) for _, part in done for parsed, error in part]
     assert refused == [(row, type(error), str(error)) for row, error in expected if isinstance(error, RowError)]
@@ -137,42 +144,43 @@ def warnings(table):
 
 
 def test_a_row_that_is_too_long_may_end_the_run(labeller, alone):
-    ends = [(parsed, error) for parsed, error in alone if isinstance(error, TooLongError)]
+    ends = [(policy, *pair) for policy, pairs in alone for pair in pairs if isinstance(pair[1], TooLongError)]
     assert ends
-    for parsed, error in ends:
+    for policy, parsed, error in ends:
         with pytest.raises(DataError) as raised:
-            tabulate([parsed], labeller)
+            label_rows([parsed], labeller, policy)
         assert str(raised.value) == f"{parsed.origin}: {error}"
 
 
 def test_the_digest_of_a_row_does_not_depend_on_the_others(labeller, alone):
-    made = [parsed for parsed, done in alone if not isinstance(done, TooLongError)]
-    one_by_one = Table([tabulate([parsed], labeller)[0] for parsed in made])
-    assert Table([tabulate(made, labeller)[0]]).digests.tolist() == one_by_one.digests.tolist()
+    for policy, pairs in alone:
+        made = [parsed for parsed, done in pairs if not isinstance(done, TooLongError)]
+        one_by_one = Table([label_rows([parsed], labeller, policy)[0] for parsed in made])
+        assert Table([label_rows(made, labeller, policy)[0]]).digests.tolist() == one_by_one.digests.tolist()
 
 
 @pytest.mark.parametrize(
-    "other",
+    ("other", "policy"),
     [
-        row("q", "b", "r", "b"),
-        row("q", "a", "r", "b", weight=0.5),
-        row("q", "a", "r", "b", policy=Policy(train_on="last_turn")),
-        row("q", "a", "r", "b", policy=Policy(train_on_stop=False)),
-        row("q", "a", "r", "b", policy=Policy(max_length=6, truncation="split")),
-        row("q", "a"),
+        (row("q", "b", "r", "b"), Policy()),
+        (row("q", "a", "r", "b", weight=0.5), Policy()),
+        (row("q", "a", "r", "b"), Policy(train_on="last_turn")),
+        (row("q", "a", "r", "b"), Policy(train_on_stop=False)),
+        (row("q", "a", "r", "b"), Policy(max_length=6, truncation="split")),
+        (row("q", "a"), Policy()),
     ],
 )
-def test_rows_of_other_tokens_labels_weights_or_borders_have_other_digests(other):
+def test_rows_of_other_tokens_labels_weights_or_lengths_have_other_digests(other, policy):
     labeller = make_labeller()
     same, another = row("q", "a", "r", "b", line=1), row("q", "a", "r", "b", line=2)
-    batch, _ = tabulate([same, another, other], labeller)
-    first, second, third = Table([batch]).digests.tolist()
+    first, second = Table([label_rows([same, another], labeller, Policy())[0]]).digests.tolist()
+    [third] = Table([label_rows([other], labeller, policy)[0]]).digests.tolist()
     assert first == second != third
 
 
 def test_no_rows_are_a_table_without_rows(labeller):
-    batch, refused = tabulate([], labeller)
-    assert (len(Table([batch])), refused) == (0, [])
+    batch, failed = label_rows([], labeller, Policy())
+    assert (len(Table([batch])), failed) == (0, [])
 
 
 def test_neither_pandas_nor_what_computes_with_arrow_is_imported():
@@ -182,16 +190,18 @@ import sys
 from sftcore.data.preparation import worker
 from sftcore.data.preparation.blocks import Block
 from tests.data.making import loaded, make_labeller
-from sftcore.data.sources.formats import Reader
+from types import SimpleNamespace
+from sftcore.data.sources.formats import DataSource
 from sftcore.labelling import Policy
 from sftcore_plugins.formats.messages import Messages
 config = loaded("x").config
-reader = Reader("messages", Messages(), Policy(), config.data.train[0], ("data", "train", 0))
+rows = SimpleNamespace(names=["f"])
+source = DataSource(config.data.train[0], ("data", "train", 0), rows, "messages", Messages(), Policy())
 rows = [(line, {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": text}]})
         for line, text in enumerate(["b", "bad", "c"], start=1)]
 before = {*sys.modules}
-done = worker.work(Block(0, 0, rows, 1.0), [worker.Task(reader, ["f"])], make_labeller(), True)
-assert (done.table.num_rows, len(done.unlabelled), done.tokens) == (2, 1, 12), done
+done = worker.label_block(Block(0, 0, rows, 1.0), [source], make_labeller(), True)
+assert (done.table.num_rows, len(done.rejected), done.totals.tokens) == (2, 1, 12), done
 print({"pandas", "pyarrow.compute"} & {*sys.modules} - before)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

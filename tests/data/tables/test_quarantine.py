@@ -54,10 +54,10 @@ BROKEN = {
     "deep": (b'{"messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "not valid JSON: nested too deeply"),
     "rather deep": (NESTED % (b'{"b":' * 200 + b"1" + b"}" * 200), "is nested more than 100 levels deep"),
     "deep tools": (TOOLS % json.dumps("[" * 5000 + "]" * 5000).encode(), "nested too deeply"),
-    "a key that stands twice": (text(user()).replace(b'"q"', b'"q", "role": "user"'), "the key 'role' stands twice"),
-    "NaN": (text(user(weight=float("nan"))), "not valid JSON: NaN is no number in JSON"),
-    "Infinity": (text(user(weight=float("inf"))), "not valid JSON: Infinity is no number in JSON"),
-    "a number too large": (text(user()).replace(b'"q"', b'"q", "weight": 1e999'), "1e999 is no number in JSON"),
+    "a key that stands twice": (text(user()).replace(b'"q"', b'"q", "role": "user"'), "the key 'role' appears twice"),
+    "NaN": (text(user(weight=float("nan"))), "not valid JSON: NaN is not a number in JSON"),
+    "Infinity": (text(user(weight=float("inf"))), "not valid JSON: Infinity is not a number in JSON"),
+    "a number too large": (text(user()).replace(b'"q"', b'"q", "weight": 1e999'), "1e999 is not a number in JSON"),
     "a byte order mark": (b"\xef\xbb\xbf" + text(user()), "not valid JSON: "),
     "a list": (text([user()]), "expected one JSON object, not a list"),
     "a string": (b'"hello"', "expected one JSON object, not a string"),
@@ -94,7 +94,9 @@ def mixture():
 
 
 @pytest.mark.parametrize(("form", "in_a_block"), [("messages", blocks.ROWS), ("auto", 100)])
-def test_a_thousand_broken_rows_among_a_thousand_good_ones(tmp_path, labeller, mixture, monkeypatch, form, in_a_block):
+def test_quarantine_of_a_thousand_broken_rows_among_a_thousand_good_ones(
+    tmp_path, labeller, mixture, monkeypatch, form, in_a_block
+):
     monkeypatch.setattr(blocks, "ROWS", in_a_block)
     content, what = mixture
     (tmp_path / "t.jsonl").write_bytes(content)
@@ -111,10 +113,10 @@ def test_a_thousand_broken_rows_among_a_thousand_good_ones(tmp_path, labeller, m
     assert sorted(kept) == lines_of_good
     became = prepared.account
     assert (became.read, became.trained, became.evaluated) == (2000, 900, 100)
-    assert sum(became.refused.values()) == 1000
+    assert sum(became.rejected.values()) == 1000
     assert became.dropped == {}
 
-    path, number = quarantine.write(tmp_path, prepared.refused())
+    path, number = quarantine.write_quarantine(tmp_path, prepared.rejected())
     found = [json.loads(line) for line in path.read_bytes().splitlines()]
     assert len(found) == number == 1000
     raw = content.split(b"\n")
@@ -140,7 +142,7 @@ def test_one_bad_row_too_many(tmp_path, labeller, mixture, monkeypatch, most, in
     with pytest.raises(DataError) as raised:
         prepare(made, REGISTRY, labeller, cache=Cache(tmp_path / "cache"))
     head, *lines = str(raised.value).splitlines()
-    assert head == "1,000 rows cannot be used; mend or remove:"
+    assert head == "1,000 rows cannot be used; fix or remove:"
     assert lines[10] == "  ... and 990 more"
     assert all(len(line) < 700 for line in lines)
     assert sum(int(line.split()[0].replace(",", "")) for line in lines[11:-1]) == 1000
@@ -168,20 +170,20 @@ def test_each_row_is_accounted_for(tmp_path, labeller):
     assert (prepared.account.trained, prepared.account.evaluated) == (21, 6)
     assert prepared.account.dropped == {
         "also in data.eval": 5,
-        "not drawn": 1,
+        "not sampled": 1,
         "too long": 1,
         "without a trained token": 1,
     }
-    path, number = quarantine.write(tmp_path, prepared.refused())
+    path, number = quarantine.write_quarantine(tmp_path, prepared.rejected())
     found = [json.loads(line) for line in path.read_text().splitlines()]
-    assert number == sum(prepared.account.refused.values()) == len(found)
+    assert number == sum(prepared.account.rejected.values()) == len(found)
     assert [line["source"].rpartition("/")[2] for line in found] == ["t.jsonl:21", "t.jsonl:22", "u.csv:3", "e.jsonl:7"]
     assert [line.get("row", line.get("raw")) for line in found] == [rows[20], refused, ["c"], "{"]
     assert "prints nothing of what the assistant wrote" in found[0]["reason"] or "tool call" in found[0]["reason"]
 
 
-def test_no_file_without_refused_rows(tmp_path):
-    assert quarantine.write(tmp_path, []) is None
+def test_no_quarantine_file_without_rejected_rows(tmp_path):
+    assert quarantine.write_quarantine(tmp_path, []) is None
     assert list(tmp_path.iterdir()) == []
 
 
@@ -189,12 +191,12 @@ def test_no_file_without_refused_rows(tmp_path):
 def test_a_file_may_have_any_name(tmp_path, labeller, name):
     path = write(tmp_path / name, [good(1), "{"])
     prepared = prepare(loaded(path, max_bad_rows=1), REGISTRY, labeller)
-    path, _ = quarantine.write(tmp_path, prepared.refused())
+    path, _ = quarantine.write_quarantine(tmp_path, prepared.rejected())
     assert [json.loads(line)["source"] for line in path.read_text().splitlines()] == [f"{tmp_path}/{name}:2"]
 
 
 def test_all_rows_are_bad(tmp_path, labeller):
     (tmp_path / "t.jsonl").write_text("{\n{\n")
     made = loaded({"path": str(tmp_path / "t.jsonl"), "format": "qa"}, max_bad_rows=9)
-    with pytest.raises(DataError, match=r"^2 rows cannot be used; mend or remove:\n  .*t.jsonl:1: not valid JSON"):
+    with pytest.raises(DataError, match=r"^2 rows cannot be used; fix or remove:\n  .*t.jsonl:1: not valid JSON"):
         prepare(made, REGISTRY, labeller)

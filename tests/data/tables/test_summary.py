@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
@@ -11,8 +10,8 @@ from sftcore.core.errors import DataError
 from sftcore.core.types import IGNORE_INDEX
 from sftcore.data import prepare
 from sftcore.data.row_types import Origin
-from sftcore.data.tables.label_batch import tabulate
-from sftcore.data.tables.summary import TRIED, Summary, beginning, check_template, summarize
+from sftcore.data.tables.label_batch import label_rows
+from sftcore.data.tables.summary import TRIED, Summary, beginning_of, check_template, summarize
 from sftcore.labelling import Labeller, Policy
 from sftcore.runs import preparation
 
@@ -24,15 +23,15 @@ def labeller():
     return make_labeller()
 
 
-def label(rows, labeller, name="train"):
+def label(rows, labeller, name="train", policy=Policy()):  # noqa: B008
     """Return the examples of a set, and what became of its rows: as :func:`prepare` does, of rows in memory."""
-    check_template(iter(rows), labeller)
+    check_template(((row, policy) for row in rows), labeller)
     conversations = {parsed.origin: parsed.conversation for parsed in rows}
     return summarize(
-        [part_of(table_of(rows, labeller))],
+        [part_of(table_of(rows, labeller, policy=policy))],
         name,
         labeller.tokenizer,
-        lambda origins: [f"{origin}: {beginning(conversations[origin])}" for origin in origins],
+        lambda origins: [f"{origin}: {beginning_of(conversations[origin])}" for origin in origins],
     )
 
 
@@ -72,10 +71,6 @@ MIXED = [
 ]
 
 
-def with_policy(rows, **policy):
-    return [parsed._replace(policy=Policy(**policy)) for parsed in rows]
-
-
 @pytest.mark.parametrize(
     ("truncation", "kept", "warning"),
     [
@@ -85,13 +80,13 @@ def with_policy(rows, **policy):
         ("truncate_right", [1, 4, 9], "1 turn was cut"),
     ],
 )
-def test_each_row_is_kept_refused_or_dropped(labeller, truncation, kept, warning):
-    rows = with_policy(MIXED, max_length=20, truncation=truncation)
-    examples, summary = label(rows, labeller)
+def test_each_row_is_kept_rejected_or_dropped(labeller, truncation, kept, warning):
+    policy = Policy(max_length=20, truncation=truncation)
+    examples, summary = label(MIXED, labeller, policy=policy)
     assert lines(examples) == kept
     assert summary.rows == 6 == summary.kept + summary.dropped
     assert summary.kept == len(kept)
-    assert [refused.origin.line for refused, _ in tabulate(rows, labeller)[1]] == [2, 5, 7]
+    assert [refused.origin.line for refused, _ in label_rows(MIXED, labeller, policy)[1]] == [2, 5, 7]
     assert summary.examples == len(examples)
     assert summary.tokens == sum(len(example.input_ids) for example in examples) == sum(e.lengths[0] for e in examples)
     assert summary.trained == sum(label != IGNORE_INDEX for example in examples for label in example.labels)
@@ -106,11 +101,11 @@ def test_a_row_of_which_only_the_first_token_could_be_trained_is_dropped():
     assert (summary.rows, summary.kept, summary.dropped, summary.trained) == (2, 1, 1, 1)
 
 
-def test_what_is_refused_is_counted_by_reason_and_told_with_its_place(labeller, tmp_path, capsys):
+def test_rejected_rows_are_counted_by_reason_and_listed_with_file_and_line(labeller, tmp_path, capsys):
     found = prepared(tmp_path, MIXED, labeller)
     told, path = "the chat template rejects it: message {}: not this word", tmp_path / "f.jsonl"
     surrogate = "the text has the lone surrogate '\\ud83d', which is not a character"
-    assert found.account.refused == {told.format(2): 1, told.format(3): 1, surrogate: 1}
+    assert found.account.rejected == {told.format(2): 1, told.format(3): 1, surrogate: 1}
     [source] = found.sources
     assert (source.rows, source.bad, source.unlabelled) == (9, 1, 2)
     assert list(map(str, source.first_bad)) == [f"{path}:5: {surrogate}"]
@@ -126,12 +121,12 @@ def test_one_reason_is_one_whatever_message_it_is_about(tmp_path):
     labeller = make_labeller(PLAIN.replace("m.content +", "(m.content if m.content != 'x' else '') +"))
     found = prepared(tmp_path, [row("q", "x"), row("q", "a", "r", "x"), row("q", "a")], labeller)
     reason = "the template prints nothing of what the assistant wrote"
-    assert found.account.refused == {reason: 2}
+    assert found.account.rejected == {reason: 2}
     first = found.sources[0].first_unlabelled
     assert [refusal.reason for refusal in first] == [f"message 2: {reason}", f"message 4: {reason}"]
 
 
-def test_a_few_rows_that_are_refused_are_shown(labeller, tmp_path, capsys):
+def test_the_first_rejected_rows_are_shown(labeller, tmp_path, capsys):
     found = prepared(tmp_path, [row("q", "a"), *[row("q", "bad")] * 8], labeller)
     capsys.readouterr()
     preparation.report_sources(found)
@@ -143,7 +138,7 @@ def test_a_few_rows_that_are_refused_are_shown(labeller, tmp_path, capsys):
 
 def test_a_row_that_just_fits_is_not_cut(labeller):
     def notes(limit):
-        return label(with_policy([row("q", "a")], max_length=limit, truncation="truncate_right"), labeller)
+        return label([row("q", "a")], labeller, policy=Policy(max_length=limit, truncation="truncate_right"))
 
     [example], summary = notes(6)
     assert example.labels.tolist() == label([row("q", "a")], labeller)[0][0].labels.tolist()
@@ -153,29 +148,33 @@ def test_a_row_that_just_fits_is_not_cut(labeller):
 
 
 @pytest.mark.parametrize("truncation", ["drop_turns", "drop_row", "split", "truncate_right"])
-def test_the_longest_is_told_as_it_was(labeller, truncation):
-    rows = with_policy([row("q", "a"), row("q", "a" * 30, "r", "b")], max_length=20, truncation=truncation)
-    assert label(rows, labeller)[1].longest == 3 + 2 + 30 + 6
+def test_the_longest_example_counts_before_truncation(labeller, truncation):
+    rows = [row("q", "a"), row("q", "a" * 30, "r", "b")]
+    assert label(rows, labeller, policy=Policy(max_length=20, truncation=truncation))[1].longest == 3 + 2 + 30 + 6
 
 
 def test_a_row_that_is_too_long_may_end_the_run(labeller):
-    rows = [row("q", "a"), row("q", "a" * 30, line=2, policy=Policy(max_length=20, truncation="error"))]
+    rows = [row("q", "a"), row("q", "a" * 30, line=2)]
     with pytest.raises(DataError, match=r"^f:2: has 35 tokens, more than max_length 20 \(truncation: error\)$"):
-        label(rows, labeller)
+        label(rows, labeller, policy=Policy(max_length=20, truncation="error"))
 
 
 def test_each_row_has_the_policy_of_its_source(labeller):
-    rows = [
-        row("q", "a", "r", "b", line=1),
-        row("q", "a", "r", "b", line=2, policy=Policy(train_on="last_turn", weight=0.5)),
-        row("q", "a", "r", "b", line=3, policy=Policy(max_length=6, truncation="split", train_on_stop=False)),
+    policies = [
+        Policy(),
+        Policy(train_on="last_turn", weight=0.5),
+        Policy(max_length=6, truncation="split", train_on_stop=False),
     ]
-    examples, summary = label(rows, labeller)
+    parts = [
+        part_of(table_of([row("q", "a", "r", "b", line=line)], labeller, policy=policy))
+        for line, policy in enumerate(policies, start=1)
+    ]
+    examples, summary = summarize(parts, "train", labeller.tokenizer, list)
     assert lines(examples) == [1, 2, 3, 3]
     trained = [example.labels != IGNORE_INDEX for example in examples]
     assert [mask.sum() for mask in trained] == [4, 2, 1, 1]
     assert examples[1].weights.tolist() == [0.0] * 10 + [0.5, 0.5]
-    assert all(np.array_equal(examples[at].weights, trained[at]) for at in (0, 2, 3))
+    assert all(examples[at].weights is None for at in (0, 2, 3))
     assert (summary.rows, summary.kept, summary.examples) == (3, 3, 4)
 
 
@@ -223,7 +222,7 @@ def test_the_first_example_is_shown(labeller):
     [("all", ["q</s>[assistant]a</s>[user]r</s>[assistant]b</s>"]), (["user"], ["q", "r"])],
 )
 def test_trained_texts(labeller, train_on, trained):
-    _, summary = label([row("q", "a", "r", "b", policy=Policy(train_on=train_on))], labeller)
+    _, summary = label([row("q", "a", "r", "b")], labeller, policy=Policy(train_on=train_on))
     assert summary.worked_example["trained"] == trained
 
 
@@ -247,7 +246,7 @@ def test_if_nothing_is_left_the_first_rows_are_shown(labeller):
     ]
 
 
-def test_if_nothing_is_left_all_that_happened_is_told(labeller, tmp_path):
+def test_if_no_token_is_trained_the_error_lists_all_reasons(labeller, tmp_path):
     rows = [row("q" * 60, "a"), row("q", "bad"), row("q")]
     with pytest.raises(DataError) as raised:
         prepared(tmp_path, rows, labeller, max_length=9)
@@ -255,7 +254,7 @@ def test_if_nothing_is_left_all_that_happened_is_told(labeller, tmp_path):
         "no token of any row (of 2) is trained; the first:",
         f"  {tmp_path}/f.jsonl:1: user '{'q' * 40}', assistant 'a'",
         f"  {tmp_path}/f.jsonl:3: user 'q'",
-        "  1 row cannot be labelled with certainty, and left out",
+        "  1 row cannot be labelled with certainty, and skipped",
         "  1 example was dropped, because it is longer than max_length",
         "  1 row without a trained token",
         "  the longest example has 65 tokens",
@@ -267,11 +266,11 @@ def test_the_set_of_which_nothing_is_left_is_named(labeller):
         label([row("q", "a", train=False)], labeller, "eval")
 
 
-def test_rows_that_cannot_be_labelled_are_told_together(labeller, tmp_path):
+def test_rows_that_cannot_be_labelled_are_listed_together(labeller, tmp_path):
     with pytest.raises(DataError) as raised:
         prepared(tmp_path, [row("q", "bad")] * 15, labeller)
     head, *told = str(raised.value).splitlines()
-    assert head == "15 rows cannot be used; mend or remove:"
+    assert head == "15 rows cannot be used; fix or remove:"
     assert [line.split()[0] for line in told] == [*(f"{tmp_path}/f.jsonl:{line}:" for line in range(1, 11)), "..."]
     assert told[0] == f"  {tmp_path}/f.jsonl:1: the chat template rejects it: message 2: not this word"
 
@@ -279,7 +278,7 @@ def test_rows_that_cannot_be_labelled_are_told_together(labeller, tmp_path):
 # a template that can label nothing
 
 
-def test_a_template_that_can_label_nothing_is_told_at_once():
+def test_a_template_that_can_label_nothing_is_an_error_at_once():
     labeller = make_labeller("{{ raise_exception('no ' ~ messages[0].content[0]) }}")
     with pytest.raises(ConfigError) as raised:
         label([row("q", "a", line=line) for line in range(1, 6)], labeller)

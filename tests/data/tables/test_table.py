@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from sftcore.core.types import IGNORE_INDEX
-from sftcore.data.tables.label_batch import tabulate
+from sftcore.data.tables.label_batch import label_rows
 from sftcore.data.tables.table import LABEL_WARNINGS, SCHEMA, Table
 from sftcore.labelling import LabelWarning, Policy
 
@@ -16,12 +16,19 @@ LABELLER = make_labeller()
 ROWS = [
     row("q", "a", line=1),
     row("q", line=2),  # nothing is trained
-    row("q", "a", "r", "b", line=5, policy=Policy(max_length=6, truncation="split")),
+    row("q", "a", "r", "b", line=5),
     row("q", "aé", line=6, weight=0.5),
     row("q", "a", line=9, reasoning_content="hm"),  # the template does not print it
-    row("q" * 30, "a", line=10, policy=Policy(max_length=20, truncation="drop_row")),
-    row("q" * 30, "a", "r", "b", line=11, policy=Policy(max_length=20)),
+    row("q" * 30, "a", line=10),
+    row("q" * 30, "a", "r", "b", line=11),
 ]
+POLICIES = {
+    5: Policy(max_length=6, truncation="split"),
+    10: Policy(max_length=20, truncation="drop_row"),
+    11: Policy(max_length=20),
+}
+"""Of some lines."""
+
 TEXTS = [
     "[user]q</s>[assistant]a</s>",
     "[user]q</s>[assistant]a</s>",
@@ -30,6 +37,26 @@ TEXTS = [
     "[user]q</s>[assistant]a</s>",
     "[user]r</s>[assistant]b</s>",
 ]
+
+
+def labelled(at_once):
+    """Return a table of all rows, so many in a batch."""
+    single = [label_rows([row], LABELLER, POLICIES.get(row.origin.line, Policy()))[0] for row in ROWS]
+    whole = [single[first : first + at_once] for first in range(0, len(single), at_once)]
+    return Table([joined(batches) for batches in whole])
+
+
+def joined(batches):
+    """Return one batch; where some rows have weights, all have them, as in rows that are labelled at once."""
+    batch = pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
+    if 0 < batch["weights"].null_count < len(batch):
+        weights = [
+            [float(trained) for trained in row["trained"]] if row["weights"] is None else row["weights"]
+            for row in batch.to_pylist()
+        ]
+        field = SCHEMA.field("weights")
+        batch = batch.set_column(SCHEMA.get_field_index("weights"), field, pa.array(weights, field.type))
+    return batch
 
 
 def in_a_file(table, path):
@@ -44,11 +71,11 @@ def in_a_file(table, path):
 @pytest.fixture(params=["1 a batch", "2 a batch", "one batch", "parts of a batch", "a file"])
 def table(request, tmp_path):
     if request.param == "parts of a batch":
-        [whole] = table_of(ROWS, LABELLER).batches
+        [whole] = labelled(1000).batches
         return Table([whole.slice(0, 3), whole.slice(3, 0), whole.slice(3, 2), whole.slice(5)])
     if request.param == "a file":
-        return in_a_file(table_of(ROWS, LABELLER, 3), tmp_path / "t.arrow")
-    return table_of(ROWS, LABELLER, {"1": 1, "2": 2}.get(request.param[0], 1000))
+        return in_a_file(labelled(3), tmp_path / "t.arrow")
+    return labelled({"1": 1, "2": 2}.get(request.param[0], 1000))
 
 
 def test_rows(table):
@@ -90,7 +117,7 @@ def test_weights(table):
 
 
 def test_only_a_batch_with_weights_has_any():
-    table = table_of(ROWS, LABELLER, 1)
+    table = labelled(1)
     assert [number for number in range(6) if table.tokens(number).weights is not None] == [3]
     assert not table_of(ROWS[:3], LABELLER).weighted
 
@@ -109,18 +136,20 @@ def test_warnings(table):
 
 
 def test_a_warning_may_have_a_detail():
-    made = tabulate(ROWS[:1], LABELLER)[0].to_pylist()[0]
+    made = label_rows(ROWS[:1], LABELLER, Policy())[0].to_pylist()[0]
     made["warnings"] = [{"warning": 1, "times": 3, "detail": "x"}, {"warning": 0, "times": 1, "detail": None}]
     table = Table([pa.RecordBatch.from_pylist([made], SCHEMA)] * 2)
     assert warnings(table) == [(0, 1, 3, "x"), (0, 0, 1, None), (1, 1, 3, "x"), (1, 0, 1, None)]
 
 
 def test_every_row_has_the_file_it_comes_from():
-    batches = [tabulate(ROWS[:2], LABELLER, file)[0] for file in (0, 7)]
+    batches = [label_rows(ROWS[:2], LABELLER, Policy(), file)[0] for file in (0, 7)]
     assert Table(batches).file.tolist() == [0, 0, 7, 7]
 
 
-@pytest.mark.parametrize("batches", [[], [tabulate([], LABELLER)[0]], [tabulate([], LABELLER)[0]] * 2])
+@pytest.mark.parametrize(
+    "batches", [[], [label_rows([], LABELLER, Policy())[0]], [label_rows([], LABELLER, Policy())[0]] * 2]
+)
 def test_a_table_may_be_empty(batches):
     table = Table(batches)
     assert (len(table), len(table.warnings), table.weighted) == (0, 0, False)
@@ -130,7 +159,7 @@ def test_a_table_may_be_empty(batches):
 
 
 def test_empty_batches_lie_between_others():
-    empty = tabulate([], LABELLER)[0]
+    empty = label_rows([], LABELLER, Policy())[0]
     table = Table([empty, *table_of(ROWS[:1], LABELLER).batches, empty, *table_of(ROWS[3:4], LABELLER).batches])
     assert table.line.tolist() == [1, 6]
     assert [LABELLER.tokenizer.decode(table.tokens(number).input_ids) for number in (0, 1)] == [TEXTS[0], TEXTS[3]]

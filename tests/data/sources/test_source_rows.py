@@ -15,7 +15,7 @@ import pytest
 from sftcore.config.document import Document
 from sftcore.config.schema import SourceConfig
 from sftcore.core.errors import DataError
-from sftcore.data.sources.files import files_of, read
+from sftcore.data.sources.source_rows import SourceRows, find_files
 
 A, B = {"input": "é 你", "output": "x\ny"}, {"input": "b", "output": ""}
 
@@ -27,7 +27,8 @@ def folder(tmp_path, monkeypatch):
 
 
 def rows(path, folder=None, **options):
-    return [(str(origin), row) for origin, row in read(SourceConfig(str(path), **options), Document({}, folder=folder))]
+    source = SourceRows(SourceConfig(str(path), **options), Document({}, folder=folder))
+    return [(str(origin), row) for origin, row in source.decoded()]
 
 
 def jsonl(*items):
@@ -80,10 +81,10 @@ def test_parquet_rows_have_no_null_fields(folder):
         (b"[" * 10_000 + b"]" * 10_000, "^not valid JSON: nested too deeply$"),
         (b'{"a":' * 10_000 + b"1" + b"}" * 10_000, "^not valid JSON: nested too deeply$"),
         (jsonl(A).encode() + b" " + jsonl(B).encode(), "^not valid JSON: Extra data"),
-        (b'{"a": {"b": 1, "c": 2, "b": 3}}', "^not valid JSON: the key 'b' stands twice in an object$"),
-        (b'{"a": NaN}', "^not valid JSON: NaN is no number in JSON$"),
-        (b'{"a": -Infinity}', "^not valid JSON: -Infinity is no number in JSON$"),
-        (b'{"a": 1e999}', "^not valid JSON: 1e999 is no number in JSON$"),
+        (b'{"a": {"b": 1, "c": 2, "b": 3}}', "^not valid JSON: the key 'b' appears twice in an object$"),
+        (b'{"a": NaN}', "^not valid JSON: NaN is not a number in JSON$"),
+        (b'{"a": -Infinity}', "^not valid JSON: -Infinity is not a number in JSON$"),
+        (b'{"a": 1e999}', "^not valid JSON: 1e999 is not a number in JSON$"),
         (b'{"a": ' + b"9" * 5000 + b"}", "^not valid JSON: "),
         (b"\xef\xbb\xbf" + jsonl(A).encode(), "^not valid JSON: "),
         (b"{\0}", "^not valid JSON: "),
@@ -102,10 +103,10 @@ def test_a_bad_line_is_one_row_among_good_ones(folder, line, reason):
 @pytest.mark.parametrize(
     ("item", "reason"),
     [
-        (b'{"a": NaN}', "^not valid JSON: NaN is no number in JSON$"),
-        (b'{"a": 1, "a": 1}', "^not valid JSON: the key 'a' stands twice in an object$"),
+        (b'{"a": NaN}', "^not valid JSON: NaN is not a number in JSON$"),
+        (b'{"a": 1, "a": 1}', "^not valid JSON: the key 'a' appears twice in an object$"),
         (b'{"a": "\xff"}', "^not valid UTF-8$"),
-        (b"NaN", "^not valid JSON: NaN is no number in JSON$"),
+        (b"NaN", "^not valid JSON: NaN is not a number in JSON$"),
     ],
 )
 def test_a_bad_item_is_one_row_among_good_ones(folder, item, reason):
@@ -180,7 +181,7 @@ def test_a_file_that_cannot_be_read(folder, name, content, reason):
     "path", ["absent.jsonl", "./absent", "/absent/x.jsonl", "a/b/c", "data/absent.jsonl", "data/*.jsonl", "data/x[1]"]
 )
 def test_a_missing_file(folder, path):
-    with pytest.raises(DataError, match=re.escape(f"data source {path}: there is no such file (working directory: ")):
+    with pytest.raises(DataError, match=re.escape(f"data source {path}: the file does not exist (working directory: ")):
         rows(path)
 
 
@@ -236,7 +237,7 @@ def test_globs_and_folders_are_sorted(folder):
         save(folder / name, json.dumps([A]) if name.endswith("json") else jsonl(A))
 
     def names(path):
-        return [str(file.relative_to(folder)) for file in files_of(SourceConfig(str(path)), Document({}))]
+        return [str(file.relative_to(folder)) for file in find_files(SourceConfig(str(path)), Document({}))]
 
     assert names(folder / "d/*.jsonl") == ["d/a.jsonl", "d/b.jsonl"]
     assert names(folder / "d/**/*.jsonl") == ["d/a.jsonl", "d/b.jsonl", "d/e/f.jsonl"]
@@ -306,7 +307,7 @@ def test_a_path_may_be_relative_to_the_configuration(folder, path):
     assert [row for _, row in rows(path, folder / "configs")] == [A]
 
 
-def test_a_folder_without_data_is_told_as_one(folder):
+def test_a_folder_without_data_is_one_error(folder):
     save(folder / "some" / "notes.txt", "x")
     with pytest.raises(DataError, match=r"^data source some: the folder has no file that ends in \.jsonl, \.json, "):
         rows("some")

@@ -1,0 +1,218 @@
+"""The rows of a source as they are read: from files, or from a hub data set."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from sftcore.config.document import Document
+from sftcore.config.schema import SourceConfig
+from sftcore.core.errors import DataError
+from sftcore.data.row_types import Origin
+from sftcore.data.sources.compression import COMPRESSED, DAMAGED, plain_suffix
+from sftcore.data.sources.lines import LineRange, split_lines
+from sftcore.data.sources.readers import JSONL, READERS, SourceRow, decoded, without_nulls
+from sftcore.runtime.console import first_line
+
+_T = TypeVar("_T")
+
+BUFFER = 1 << 17
+"""Bytes of a file that are read at a time: line ends are found in half the time of the default."""
+
+NOT_COMPRESSED = (".parquet",)
+"""Files that are compressed inside, and not as a whole."""
+
+_SUFFIXES = f"{', '.join(READERS)}; all but Parquet also with {', '.join(COMPRESSED)} after it"
+
+
+def _is_data(path: Path) -> bool:
+    suffix = plain_suffix(path)
+    return suffix in READERS and (suffix == path.suffix or suffix not in NOT_COMPRESSED)
+
+
+def find_files(source: SourceConfig, document: Document) -> list[Path]:
+    """The files that *source* names, sorted; none if it is the id of a hub data set.
+
+    Raises:
+        DataError: a path or glob matches nothing, or a file has an unknown suffix.
+    """
+    path = document.locate(source.path)
+    if path.is_dir():
+        files = sorted(child for child in path.iterdir() if _is_data(child) and child.is_file())
+        if not files:
+            raise DataError(f"data source {source.path}: the folder has no file that ends in {_SUFFIXES}")
+    elif path.is_file():
+        files = [path]
+    else:
+        patterns = [str(path)] if document.folder is None else [str(path), str(document.folder / path)]
+        files = next((sorted(matches) for pattern in patterns if (matches := _matches(pattern))), [])
+    if not files and _is_hub_id(source.path):
+        return []
+    if not files:
+        raise DataError(f"data source {source.path}: the file does not exist (working directory: {os.getcwd()})")
+    for file in files:
+        if not _is_data(file) or not file.is_file():
+            raise DataError(f"data source {file}: expected a file that ends in {_SUFFIXES}")
+    return files
+
+
+def _matches(pattern: str) -> list[Path]:
+    """The files that *pattern* matches; the folders, if it matches nothing else."""
+    paths = [Path(name) for name in glob.glob(pattern, recursive=True)]
+    return [path for path in paths if path.is_file()] or paths
+
+
+def _is_hub_id(text: str) -> bool:
+    """Whether *text* can only be ``owner/name`` on a hub: no suffix, no wildcard, one slash."""
+    return (
+        text.count("/") == 1
+        and not text.startswith((".", "/", "~"))
+        and not any(mark in text for mark in "*?[:")
+        and not _is_data(Path(text))
+    )
+
+
+def file_state(path: Path) -> list[int]:
+    """Size, times and inode of a file: different as soon as somebody touches it."""
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev]
+
+
+class SourceRows:
+    """The rows of a source in order, up to its limit; each iteration reads them again.
+
+    Args:
+        streaming: read a hub data set without downloading it.
+
+    Attributes:
+        files: of the source; none for a hub data set.
+        names: of the files, or the id of the hub data set, as messages call them.
+        size: in bytes.
+
+    Raises:
+        DataError: there is no such file or hub data set.
+    """
+
+    def __init__(self, source: SourceConfig, document: Document, streaming: bool = False) -> None:
+        self.files = find_files(source, document)
+        self.names = [str(file) for file in self.files] or [source.path]
+        self._source = source
+        self._hub = None if self.files else _load_hub(source, streaming)
+        self._states = [file_state(file) for file in self.files]
+        size = sum(file.stat().st_size for file in self.files)
+        self.size = size if self._hub is None else int(self._hub.dataset_size or 0)
+        self._before = self._taken = 0
+        self._total = self.size
+        self._position: Callable[[], int] = lambda: 0
+
+    @property
+    def progress(self) -> float:
+        """The share that has been read, between 0 and 1, by the position in the files."""
+        limited = self._taken / self._source.limit if self._source.limit else 0.0
+        return min(1.0, max(limited, (self._before + self._position()) / (self._total or 1)))
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint that ``datasets`` has for a hub data set; '' for files."""
+        return "" if self._hub is None else str(self._hub._fingerprint)
+
+    def check_unchanged(self) -> None:
+        """Check that the files are as they were when this was created.
+
+        Raises:
+            DataError: one is not.
+        """
+        for file, state in zip(self.files, self._states, strict=True):
+            if not file.is_file() or file_state(file) != state:
+                raise DataError(f"data source {file}: was changed while it was read; run again")
+
+    def __iter__(self) -> Iterator[tuple[int, int, Any]]:
+        """Yield the number of a file, a line in it, and its content as in ``readers.NumberedRow``.
+
+        Raises:
+            DataError: a file cannot be opened, or is not a list of rows.
+        """
+        self._before = self._taken = 0
+        for row in islice(self._file_rows() if self._hub is None else self._hub_rows(), self._source.limit):
+            self._taken += 1
+            yield row
+
+    def decoded(self) -> Iterator[SourceRow]:
+        """Yield the rows with their origins.
+
+        Raises:
+            DataError: a file cannot be opened, or is not a list of rows.
+        """
+        for file, line, raw in self:
+            yield Origin(self.names[file], line), decoded(raw)
+
+    @property
+    def has_line_ranges(self) -> bool:
+        """Whether :meth:`line_ranges` has all of it: there is no limit, and every file is plain JSONL."""
+        return self._hub is None and self._source.limit is None and {file.suffix for file in self.files} <= {JSONL}
+
+    def line_ranges(self, most: int, size: int) -> Iterator[tuple[int, LineRange]]:
+        """Yield the number of a file, and lines of it: at most *most*, or as many as have *size* bytes.
+
+        Raises:
+            DataError: a file cannot be opened.
+        """
+        self._before = self._taken = 0
+        return self._of_files(lambda path, file: split_lines(path, file, most, size))
+
+    def _file_rows(self) -> Iterator[tuple[int, int, Any]]:
+        rows = self._of_files(lambda path, file: READERS[plain_suffix(path)](path, file))
+        return ((number, line, raw) for number, (line, raw) in rows)
+
+    def _of_files(self, read: Callable[[Path, IO[bytes]], Iterator[_T]]) -> Iterator[tuple[int, _T]]:
+        for number, path in enumerate(self.files):
+            try:
+                with path.open("rb", BUFFER) as file:
+                    self._position = file.tell
+                    for item in read(path, file):
+                        yield number, item
+                    self._position = lambda: 0
+            except DAMAGED as error:
+                raise DataError(f"data source {path} is damaged: {error}") from None
+            except OSError as error:
+                raise DataError(f"data source {path} cannot be read: {error}") from None
+            self._before += path.stat().st_size
+
+    def _hub_rows(self) -> Iterator[tuple[int, int, Any]]:
+        assert self._hub is not None
+        self._total = _hub_size(self._hub)
+        batches = self._hub.with_format("arrow").iter(batch_size=1024)
+        while True:
+            try:
+                batch = next(batches, None)
+            except Exception as error:  # a stream raises as many kinds as _load_hub
+                raise DataError(f"data source {self._source.path} cannot be read: {first_line(error)}") from None
+            if batch is None:
+                return
+            for row in batch.to_pylist():
+                self._before += 1
+                yield 0, self._before, without_nulls(row)
+
+
+def _load_hub(source: SourceConfig, streaming: bool) -> Any:
+    import datasets
+
+    try:
+        return datasets.load_dataset(source.path, source.subset, split=source.split, streaming=streaming)
+    except Exception as error:  # the hub's client raises many kinds: no network, no such set, no access, ...
+        part = f"subset '{source.subset}', split '{source.split}'" if source.subset else f"split '{source.split}'"
+        raise DataError(
+            f"data source {source.path}: no such file here, and no hub data set ({part}): {first_line(error)}"
+        ) from None
+
+
+def _hub_size(hub: Any) -> int:
+    """Rows of a hub data set; 0, if it is streamed and does not say."""
+    if hasattr(hub, "__len__"):
+        return len(hub)
+    splits = hub.info.splits or {}
+    return int(splits[hub.split].num_examples or 0) if hub.split in splits else 0
