@@ -638,8 +638,8 @@ TRUNCATION = [
         told="Of a conversation that is too long the end is dropped, and with it the answer that counts.",
         seen="Automodel#2366, mistral-common#332",
         file="sftcore/labelling/truncation.py",
-        old="examples = sub.label(first, sub.count)",
-        new="examples = sub.label(0, sub.count - first)",
+        old="examples = sub.label(first, sub.count) if first < sub.count",
+        new="examples = sub.label(0, sub.count - first) if first < sub.count",
         tests=(f"{_TRUNCATION}::test_the_oldest_exchanges_are_dropped",),
     ),
     Bug(
