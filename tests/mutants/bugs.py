@@ -308,7 +308,7 @@ PARITY = [
         file="sftcore/rows.py",
         old="type(turn) is not dict or len(turn) != 2:",
         new="type(turn) is not dict or len(turn) < 2:",
-        tests=("tests/plugins/test_formats.py::test_a_turn_says_how_it_is_trained",),
+        tests=("tests/plugins/test_formats.py::test_train_and_weight_of_a_turn",),
     ),
     Bug(
         name="arguments-encoded-twice",
