@@ -100,8 +100,8 @@ class _Exchanges:
         messages = conversation.messages[: example.messages]
         self.head = next((at for at, message in enumerate(messages) if message.role != "system"), len(messages))
         starts = [at for at in range(self.head, len(messages)) if messages[at].role == "user"] or [self.head]
-        self.borders = [self.head, *starts[1:], len(messages)]
-        self.count = len(self.borders) - 1
+        self.boundaries = [self.head, *starts[1:], len(messages)]
+        self.count = len(self.boundaries) - 1
         self._labeller = labeller
         self._conversation = conversation
         self._policy = replace(policy, max_length=None)
@@ -114,7 +114,7 @@ class _Exchanges:
 
     def label(self, first: int, last: int) -> list[LabelledExample] | None:
         """The examples of the exchanges *first* up to *last*, or None if one of them is too long."""
-        start, end = self.borders[first], self.borders[last]
+        start, end = self.boundaries[first], self.boundaries[last]
         messages = self._conversation.messages
         kept = [*range(self.head), *range(start, end)]
         part = replace(

@@ -265,7 +265,7 @@ def compile_template(source: str, plain: Sandbox = _PLAIN, tracing: Sandbox = _T
 
 
 def _try(source: str) -> Iterator[None]:
-    """Render a template with small conversations, and go on at errors other than of memory."""
+    """Render a template with small conversations, and continue after errors other than of memory."""
     compiled = compile_template(source)
     for messages, tools in _SAMPLES:
         for render in (compiled.render, compiled.trace):
