@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from sftcore.config.loader import LoadedConfig
 from sftcore.core.registry import Registry
 from sftcore.data import PreparationProgress, Prepared, pack, prepare, prepare_stream
-from sftcore.data.sources.files import find_files
 from sftcore.data.sources.rejected import RejectedRow
+from sftcore.data.sources.source_rows import find_files
 from sftcore.models.chat_template import ModelSetup, set_up_model
 from sftcore.runtime.console import count, status
 

@@ -137,9 +137,9 @@ class RunSession:
         reason = self._explain(error)
         if self._job:
             self._job.progress.close()
-        self._trackers.finish(describe_error(reason))
         if is_main_process() and self._record.started:
             self._record_failure(reason)
+        self._trackers.finish(describe_error(reason))  # last: a second signal ends this process in the wait
         if reason is not error:
             raise reason from None
 

@@ -24,7 +24,8 @@ WAYS = {
     "Ray": ({"name": "ray", "num_workers": 2}, 2, 1),
     "Ray with FSDP2, accumulated": ({"name": "ray", "num_workers": 2, "strategy": "fsdp"}, 2, 2),
 }
-QUICK = ("two processes", "FSDP2", "ZeRO-3", "Ray")
+TIERS = {"two processes": (), **dict.fromkeys(("FSDP2", "ZeRO-3", "Ray"), (pytest.mark.slow,))}
+"""Marks of the fast and the slow ways; all others are for ``make chaos``."""
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def known():
 
 
 @pytest.mark.parametrize("method", ["full", pytest.param("lora", marks=pytest.mark.chaos)])
-@pytest.mark.parametrize("way", [way if way in QUICK else pytest.param(way, marks=pytest.mark.chaos) for way in WAYS])
+@pytest.mark.parametrize("way", [pytest.param(way, marks=TIERS.get(way, (pytest.mark.chaos,))) for way in WAYS])
 def test_torchrun_fsdp_deepspeed_and_ray_train_alike(request, nursery, make_run, calm, known, way, method):
     if way.startswith("ZeRO"):
         request.getfixturevalue("compiled_deepspeed")

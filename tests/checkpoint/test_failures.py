@@ -53,7 +53,7 @@ def whole(expected, nursery, make_run):
     return expected["outcome"], expected["checkpoint"]
 
 
-@pytest.mark.parametrize("part", [0.3, 1.4, 2.9])
+@pytest.mark.parametrize("part", [1.4, *(pytest.param(part, marks=pytest.mark.slow) for part in (0.3, 2.9))])
 def test_a_full_disk_ends_the_run_with_complete_checkpoints_and_it_resumes(nursery, make_run, expected, tmpfs, part):
     """It ends with a message, earlier checkpoints are complete, and with more space the run resumes exactly."""
     as_it_should, size = whole(expected, nursery, make_run)
@@ -69,6 +69,7 @@ def test_a_full_disk_ends_the_run_with_complete_checkpoints_and_it_resumes(nurse
     assert outcome(folder / "out") == as_it_should
 
 
+@pytest.mark.slow
 def test_a_deepspeed_checkpoint_that_one_rank_cannot_write_ends_all_ranks(compiled_deepspeed, nursery, make_run):
     """The other rank waits in DeepSpeed, where it cannot be message."""
     few = {"max_steps": 4, "eval_strategy": "no"}
@@ -82,6 +83,7 @@ def test_a_deepspeed_checkpoint_that_one_rank_cannot_write_ends_all_ranks(compil
     assert set(nursery.run(folder, "--resume", "auto", ranks=2)) == {0}, log(folder)
 
 
+@pytest.mark.slow
 def test_ranks_restarted_by_torchrun_resume(make_run):
     endless = {"max_steps": 100_000, "lr_scheduler_type": "constant", "eval_strategy": "no", "save_steps": 20}
     backend = {"name": "torchrun", "nproc_per_node": 2, "max_restarts": 1}
@@ -90,6 +92,7 @@ def test_ranks_restarted_by_torchrun_resume(make_run):
     )
 
 
+@pytest.mark.slow
 def test_a_folder_that_becomes_read_only_ends_the_run_with_complete_checkpoints(nursery, make_run, tmpfs):
     folder = make_run("sealed", training_args={"max_steps": 200})
     tmpfs(folder / "out", "100m")

@@ -45,6 +45,7 @@ def trained(folder: Path) -> dict[str, object]:
     return {key: item for key, item in outcome(folder / "out").items() if key != "samples"}
 
 
+@pytest.mark.slow
 def test_a_ray_run_on_two_nodes_stops_on_sigterm_and_resumes_like_torchrun(nursery, make_run, cluster, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", secret := f"hf_{secrets.token_hex(17)}")  # which the cluster does not have
     options = {"ranks": 2, "training_args": ENDLESS}

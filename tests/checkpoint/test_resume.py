@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import signal
 import time
@@ -15,8 +14,9 @@ from nursery import Kill, outcome
 from safetensors.torch import load_file
 
 from sftcore.checkpoint import tensor_tree
+from tests.sizes import generator
 
-WAYS = [("lora", 1), ("full", 1), ("lora", 2)]
+WAYS = [("lora", 1), pytest.param("full", 1, marks=pytest.mark.slow), ("lora", 2)]
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +48,13 @@ def test_a_run_killed_while_saving_resumes_as_if_it_had_not_been(nursery, make_r
     assert len(expected["samples"]) == 7 * ranks
     within = [at for at, event in enumerate(events) if "checkpoint-4.writing/" in event]
     folder = make_run("killed", method, ranks=ranks)
-    codes = nursery.run(folder, ranks=ranks, kill=Kill(random.choice(within), torn=True))
+    codes = nursery.run(folder, ranks=ranks, kill=Kill(generator(f"kill {method} {ranks}").choice(within), torn=True))
     assert codes[0] == -signal.SIGKILL
     assert finish(nursery, folder, ranks) == expected
     assert "checkpoint-2 (step 2" in (folder / "log-0.txt").read_text()
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_run_stopped_by_sigusr1_resumes_as_if_it_had_not_been(nursery, make_run, whole, ranks):
     import os
 
@@ -70,7 +70,7 @@ def test_a_run_stopped_by_sigusr1_resumes_as_if_it_had_not_been(nursery, make_ru
     assert finish(nursery, folder, ranks) == expected
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_stopped_by_sigterm_in_an_evaluation_resumes_with_it(nursery, make_run, whole, ranks):
     expected, _ = uninterrupted(whole, nursery, make_run, "lora", ranks)
     folder = make_run("evaluating", ranks=ranks)
@@ -89,6 +89,7 @@ def test_sigterm_to_one_rank_before_the_first_step_stops_all_ranks(nursery, make
     ).read_text()
 
 
+@pytest.mark.slow
 def test_a_run_with_save_only_model_can_be_resumed_from_where_it_stops(nursery, make_run, whole):
     expected, _ = uninterrupted(whole, nursery, make_run, "lora", 1)
     folder = make_run("weights", training_args={"save_only_model": True})
@@ -214,6 +215,7 @@ def experts(small, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_mixture_of_experts_resumes_exactly(nursery, make_run, experts):
     few = {"model": {"name_or_path": str(experts)}, "training_args": {"max_steps": 4, "eval_strategy": "no"}}
     whole = make_run("whole", "full", **few)
@@ -249,6 +251,7 @@ def test_a_run_resumes_on_another_number_of_ranks_with_the_same_rows_and_sums(nu
     )
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_a_symbolic_link_is_resumed_from(nursery, make_run, whole, tmp_path):
     """As for a checkpoint that was moved to another disk."""
     expected, _ = uninterrupted(whole, nursery, make_run, "lora", 1)
@@ -274,6 +277,7 @@ def test_a_checkpoint_of_a_different_run_cannot_be_resumed_from(nursery, make_ru
         assert message in (folder / "log-0.txt").read_text()
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_run_only_finishes_it_again(nursery, make_run, whole):
     expected, _ = uninterrupted(whole, nursery, make_run, "lora", 1)
     folder = make_run("finished")

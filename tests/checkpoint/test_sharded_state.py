@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import signal
 
 import pytest
@@ -12,9 +11,11 @@ from nursery import BACKENDS, Kill, outcome
 from safetensors.torch import load_file
 
 from sftcore.checkpoint.tensor_tree import load_tree
+from tests.sizes import generator
 
-QUICK = [("fsdp", "lora"), ("sharded", "full"), ("zero-2", "lora"), ("zero-3", "full")]
-SLOW = [("fsdp", "full"), ("sharded", "lora"), ("zero-2", "full"), ("zero-3", "lora"), ("ddp", "full")]
+FAST = [("fsdp", "lora"), ("zero-3", "full")]
+SLOW = [("sharded", "full"), ("zero-2", "lora")]
+CHAOS = [("fsdp", "full"), ("sharded", "lora"), ("zero-2", "full"), ("zero-3", "lora"), ("ddp", "full")]
 SENT = {"torch.distributed.distributed_c10d"}
 """Modules that unpickle messages of other ranks, which are not files."""
 
@@ -31,7 +32,11 @@ def unpickled(folder):
 
 @pytest.mark.parametrize(
     ("backend", "method"),
-    [*QUICK, *(pytest.param(*way, marks=pytest.mark.chaos) for way in SLOW)],
+    [
+        *FAST,
+        *(pytest.param(*way, marks=pytest.mark.slow) for way in SLOW),
+        *(pytest.param(*way, marks=pytest.mark.chaos) for way in CHAOS),
+    ],
 )
 def test_an_fsdp_or_deepspeed_run_killed_while_saving_resumes_exactly(request, nursery, make_run, backend, method):
     if backend.startswith("zero"):
@@ -42,12 +47,13 @@ def test_an_fsdp_or_deepspeed_run_killed_while_saving_resumes_exactly(request, n
     assert set(nursery.run(whole, ranks=2)) == {0}, said(whole)
     expected = outcome(whole / "out")
     assert expected["weights"]
-    rank = random.randrange(2)
+    chance = generator(f"kill {backend} {method}")
+    rank = chance.randrange(2)
     events = (whole / f"events-{rank}.txt").read_text().splitlines()
     within = [at for at, event in enumerate(events) if "checkpoint-4.writing/" in event]
     within = within if rank == 0 else within[:-1]  # killed at the next; rank 1 has no more while rank 0 commits
     folder = make_run("killed", method, **options)
-    kill = Kill(random.choice(within), torn=True, rank=rank)
+    kill = Kill(chance.choice(within), torn=True, rank=rank)
     assert nursery.run(folder, ranks=2, kill=kill)[rank] == -signal.SIGKILL, said(folder)
     assert not (folder / "out/checkpoint-4").exists()
     assert set(nursery.run(folder, "--resume", "auto", ranks=2)) == {0}, said(folder)
@@ -66,7 +72,7 @@ def test_an_fsdp_or_deepspeed_run_killed_while_saving_resumes_exactly(request, n
     ("backend", "ranks", "message"),
     [
         ("ddp", 2, "its state has another layout (by the names of weights there, whole here)"),
-        ("sharded", 2, "(by the names of weights there, sharded over 2 here)"),
+        pytest.param("sharded", 2, "(by the names of weights there, sharded over 2 here)", marks=pytest.mark.slow),
         pytest.param("zero-2", 2, "(by the names of weights there, ZeRO-2 over 2 here)", marks=pytest.mark.chaos),
         pytest.param("fsdp", 4, None, marks=pytest.mark.chaos),
     ],

@@ -39,7 +39,7 @@ _COLLATE = "tests/data/batching/test_collator.py"
 _LABELS = "tests/data/tables/test_summary.py"
 _PACKING = "tests/data/batching/test_packing.py"
 _PREPARE = "tests/data/preparation/test_pipeline.py"
-_SOURCES = "tests/data/sources/test_files.py"
+_SOURCES = "tests/data/sources/test_source_rows.py"
 _COLUMNS = "tests/data/sources/test_renaming.py"
 _CONTENT = "tests/data/sources/test_content_key.py"
 _EVALUATION = "tests/data/selection/test_holdout.py"
@@ -458,7 +458,7 @@ CONSTANT_PROMPT = [
         file="sftcore/tokenization/accelerator.py",
         old='stats["hit_bytes"] < stats["miss_bytes"] * MIN_HIT_RATIO',
         new="False",
-        tests=("tests/tokenization/test_accelerator.py::test_texts_are_remembered_while_enough_of_them_come_again",),
+        tests=("tests/tokenization/test_accelerator.py::test_fastokens_caches_texts_while_enough_are_repeated",),
     ),
     Bug(
         name="plan-without-trimming",
@@ -697,7 +697,7 @@ DATA = [
         file="sftcore/data/tables/account.py",
         old="_kinds(unlabelled), _places(unlabelled, file))",
         new="{}, _places(unlabelled, file))",
-        tests=(f"{_LABELS}::test_what_is_refused_is_counted_by_reason_and_told_with_its_place",),
+        tests=(f"{_LABELS}::test_rejected_rows_are_counted_by_reason_and_listed_with_file_and_line",),
     ),
     Bug(
         name="dropped-rows-not-counted",
@@ -706,7 +706,7 @@ DATA = [
         file="sftcore/data/tables/summary.py",
         old="        summary.dropped += int(empty.sum())\n",
         new="",
-        tests=(f"{_LABELS}::test_each_row_is_kept_refused_or_dropped",),
+        tests=(f"{_LABELS}::test_each_row_is_kept_rejected_or_dropped",),
     ),
 ]
 
@@ -775,7 +775,7 @@ SOURCES = [
         file="sftcore/data/sources/lines.py",
         old="yield LineRange(path, start, taken, first, number)",
         new="yield LineRange(path, start, taken, 1, number)",
-        tests=("tests/data/sources/test_lines.py::test_parts_of_a_file_are_the_file",),
+        tests=("tests/data/sources/test_lines.py::test_line_ranges_of_a_file_are_the_file",),
     ),
     Bug(
         name="bad-byte-ends-a-csv",
@@ -817,7 +817,7 @@ SOURCES = [
         name="limit-ignored",
         told="All rows are read, whatever the limit.",
         seen="",
-        file="sftcore/data/sources/files.py",
+        file="sftcore/data/sources/source_rows.py",
         old="self._hub_rows(), self._source.limit)",
         new="self._hub_rows(), None)",
         tests=(f"{_SOURCES}::test_the_limit_is_of_the_source_not_of_each_file",),
@@ -826,7 +826,7 @@ SOURCES = [
         name="subset-ignored",
         told="The subset of a hub dataset is not requested.",
         seen="",
-        file="sftcore/data/sources/files.py",
+        file="sftcore/data/sources/source_rows.py",
         old="source.subset, split",
         new="None, split",
         tests=(f"{_SOURCES}::test_a_hub_data_set_of_another_subset",),
@@ -835,7 +835,7 @@ SOURCES = [
         name="damage-is-a-traceback",
         told="A file that was cut off ends in a traceback.",
         seen="",
-        file="sftcore/data/sources/files.py",
+        file="sftcore/data/sources/source_rows.py",
         old="except DAMAGED as error",
         new="except KeyError as error",
         tests=(f"{_SOURCES}::test_a_damaged_file_ends_the_run",),
@@ -856,7 +856,7 @@ SOURCES = [
         file="sftcore/data/sources/renaming.py",
         old="if name in self._unseen and seen:",
         new="if name not in self._names and seen:",
-        tests=(f"{_COLUMNS}::test_a_column_that_no_row_has_is_told_with_its_line",),
+        tests=(f"{_COLUMNS}::test_a_column_that_no_row_has_is_reported_with_its_line",),
     ),
     Bug(
         name="no-format-in-place-of-no-column",
@@ -865,7 +865,7 @@ SOURCES = [
         file="sftcore/data/sources/formats.py",
         old="        unknown.check_columns(renamer.seen, loaded)\n        raise",
         new="        raise",
-        tests=(f"{_COLUMNS}::test_a_misspelled_column_is_told_where_it_leaves_no_format_to_fit",),
+        tests=(f"{_COLUMNS}::test_a_misspelled_column_is_reported_where_it_leaves_no_format_to_fit",),
     ),
     Bug(
         name="deep-row-ends-the-run",
@@ -883,7 +883,7 @@ SOURCES = [
         file="sftcore/data/sources/content_key.py",
         old="data.append(_json(conversation.tools).encode())",
         new="data.append(_json(None).encode())",
-        tests=(f"{_CONTENT}::test_all_else_is",),
+        tests=(f"{_CONTENT}::test_everything_else_is_in_the_content_key",),
     ),
     Bug(
         name="texts-run-together",
@@ -892,7 +892,7 @@ SOURCES = [
         file="sftcore/data/sources/content_key.py",
         old="SEPARATOR.join(data)",
         new='b"".join(data)',
-        tests=(f"{_CONTENT}::test_all_else_is",),
+        tests=(f"{_CONTENT}::test_everything_else_is_in_the_content_key",),
     ),
     Bug(
         name="all-held-out",
@@ -911,7 +911,7 @@ SOURCES = [
         old="(key not in excluded for key",
         new="(key in () for key",
         tests=(
-            f"{_EVALUATION}::test_rows_that_are_evaluated_are_kept_out",
+            f"{_EVALUATION}::test_rows_that_are_evaluated_are_excluded",
             f"{_PREPARE}::test_rows_that_are_evaluated_are_not_trained",
         ),
     ),
@@ -949,7 +949,7 @@ SOURCES = [
         file="sftcore/data/selection/selection.py",
         old="eval_times = [_sample_alike(*item, seed) for item in zip(keys, eval_rows, times, strict=True)]",
         new="eval_times = [np.ones(len(part), np.int64) for part in eval_rows]",
-        tests=(f"{_PREPARE}::test_held_back_rows_are_never_repeated_and_are_fewer_where_a_source_is_drawn_down",),
+        tests=(f"{_PREPARE}::test_holdout_rows_are_never_repeated_and_are_fewer_where_a_source_is_sampled",),
     ),
     Bug(
         name="repeats-not-in-the-fingerprint",
@@ -994,7 +994,7 @@ SOURCES = [
         file="sftcore/data/sources/rejected.py",
         old="(most * read if most < 1 else most)",
         new="(most)",
-        tests=(f"{_REFUSALS}::test_so_many_are_borne",),
+        tests=(f"{_REFUSALS}::test_bad_rows_up_to_the_limit_are_tolerated",),
     ),
     Bug(
         name="reasons-with-places",
@@ -1069,7 +1069,7 @@ BATCH = [
         file="sftcore/data/batching/collator.py",
         old="(np.concatenate([*map(np.arange, row)]) for row in tails)",
         new="(np.arange(sum(row)) for row in tails)",
-        tests=(f"{_COLLATE}::test_position_ids_start_anew_at_every_document",),
+        tests=(f"{_COLLATE}::test_position_ids_restart_at_every_document",),
     ),
     Bug(
         name="packed-documents-see-each-other",
@@ -1078,7 +1078,7 @@ BATCH = [
         file="sftcore/data/batching/collator.py",
         old="        else:\n            batch",
         new="        if True:\n            batch",
-        tests=(f"{_COLLATE}::test_position_ids_start_anew_at_every_document",),
+        tests=(f"{_COLLATE}::test_position_ids_restart_at_every_document",),
     ),
     Bug(
         name="packing-packs-nothing",
@@ -1442,7 +1442,7 @@ CACHE = [
         file="sftcore/data/preparation/cache.py",
         old=" if totals and size == totals.size else None",
         new=" if totals else None",
-        tests=("tests/data/preparation/test_cache.py::test_what_lost_its_end_is_made_again",),
+        tests=("tests/data/preparation/test_cache.py::test_a_truncated_shard_is_prepared_again",),
     ),
     Bug(
         name="finished-shards-made-again",
@@ -1451,7 +1451,7 @@ CACHE = [
         file="sftcore/data/preparation/cache.py",
         old="        self.blocks = self._shards * BLOCKS\n",
         new="        self.blocks, self._shards, self.totals = 0, 0, Totals()\n",
-        tests=("tests/data/preparation/test_cache.py::test_whoever_comes_after_a_kill_ends_with_the_right_rows",),
+        tests=("tests/data/preparation/test_cache.py::test_a_preparation_resumed_after_sigkill_has_the_same_rows",),
     ),
     Bug(
         name="finished-shards-added-twice",
@@ -1460,7 +1460,7 @@ CACHE = [
         file="sftcore/data/preparation/pipeline.py",
         old="self._source.rows), first, None)",
         new="self._source.rows), 0, None)",
-        tests=("tests/data/preparation/test_cache.py::test_whoever_comes_after_a_kill_ends_with_the_right_rows",),
+        tests=("tests/data/preparation/test_cache.py::test_a_preparation_resumed_after_sigkill_has_the_same_rows",),
     ),
     Bug(
         name="cleaned-while-in-use",
@@ -1469,16 +1469,16 @@ CACHE = [
         file="sftcore/data/preparation/cache.py",
         old="            if not lock.acquire(blocking=False) or not lock.works:\n                return False\n",
         new="",
-        tests=("tests/data/preparation/test_cache.py::test_a_list_names_what_is_there_and_clean_keeps_what_is_used",),
+        tests=("tests/data/preparation/test_cache.py::test_cache_list_names_entries_and_clean_keeps_those_in_use",),
     ),
     Bug(
         name="changed-while-read",
         told="A file changes while it is read, and its rows are kept under the key of the old ones.",
         seen="",
-        file="sftcore/data/sources/files.py",
+        file="sftcore/data/sources/source_rows.py",
         old="or file_state(file) != state:",
         new="and False:",
-        tests=("tests/data/preparation/test_cache.py::test_a_file_that_changes_while_it_is_read_is_told",),
+        tests=("tests/data/preparation/test_cache.py::test_a_file_that_changes_while_it_is_read_is_an_error",),
     ),
     Bug(
         name="each-process-makes-all",
@@ -1487,7 +1487,7 @@ CACHE = [
         file="sftcore/data/preparation/cache.py",
         old="(cached := CachedSource.open(folder, lock)) and not lock.acquire(blocking=False):",
         new="(cached := CachedSource.open(folder, lock)) and False:",
-        tests=("tests/data/preparation/test_cache.py::test_of_two_that_begin_together_one_makes_it",),
+        tests=("tests/data/preparation/test_cache.py::test_of_processes_that_start_together_one_prepares",),
     ),
     Bug(
         name="ranks-wait-for-each-other",
@@ -1496,9 +1496,7 @@ CACHE = [
         file="sftcore/data/preparation/cache.py",
         old="not lock.acquire(blocking=False):\n                    # never",
         new="not lock.acquire():\n                    # never",
-        tests=(
-            "tests/data/preparation/test_cache.py::test_two_that_look_at_the_same_moment_do_not_wait_for_each_other",
-        ),
+        tests=("tests/data/preparation/test_cache.py::test_two_ranks_that_check_the_cache_at_once_do_not_deadlock",),
     ),
 ]
 

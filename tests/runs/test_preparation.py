@@ -64,6 +64,7 @@ def test_one_rank_of_a_node_labels_the_data_before_ranks_wait_for_each_other(sft
     assert len([line for line in lines if "labels" in line]) == 1
 
 
+@pytest.mark.slow
 def test_the_launcher_labels_the_data_and_its_ranks_find_it_in_the_cache(sft, cached):
     sft.config["backend"] = {"name": "torchrun", "nproc_per_node": 2}
     done = sft.run(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")

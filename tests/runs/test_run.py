@@ -75,6 +75,7 @@ def test_a_second_run_in_an_output_folder_keeps_the_files_of_the_first(sft):
     assert json.loads((earlier / "run.json").read_text())["steps"] == 3
 
 
+@pytest.mark.slow
 def test_resume_from_checkpoint_continues_with_the_same_losses(sft):
     sft.config["training_args"] |= {"max_steps": 6}
     sft.train()
@@ -318,6 +319,7 @@ def test_errors_of_the_user_are_messages_without_a_traceback(sft, args, message)
     assert message in done.said
 
 
+@pytest.mark.slow
 def test_a_run_stopped_by_sigterm_says_so_in_run_json(sft):
     import os
     import signal

@@ -34,7 +34,7 @@ def test_fastokens_where_it_is_installed() -> None:
 
 
 @pytest.mark.parametrize(("times", "kept"), [(1, False), (9, True)])
-def test_texts_are_remembered_while_enough_of_them_come_again(
+def test_fastokens_caches_texts_while_enough_are_repeated(
     monkeypatch: pytest.MonkeyPatch, times: int, kept: bool
 ) -> None:
     pytest.importorskip("fastokens")

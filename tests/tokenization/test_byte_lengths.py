@@ -128,7 +128,7 @@ def test_steps_written_in_python_are_not_known() -> None:
         (processors.RobertaProcessing(("a", 1), ("b", 0)), True),
     ],
 )
-def test_who_trims(step: Any, expected: bool) -> None:
+def test_which_tokenizers_trim_offsets(step: Any, expected: bool) -> None:
     backend = with_model()
     if step:
         backend.post_processor = step

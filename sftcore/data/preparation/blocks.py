@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any, NamedTuple, Protocol
 
-from sftcore.data.sources.files import SourceRows
 from sftcore.data.sources.readers import NumberedRow
+from sftcore.data.sources.source_rows import SourceRows
 
 ROWS = 1024
 """How many rows a block has, at most."""

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from sftcore.data.sources.compression import COMPRESSED, plain_suffix
-from sftcore.data.sources.files import file_state
 from sftcore.data.sources.formats import DataSource
+from sftcore.data.sources.source_rows import file_state
 from sftcore.labelling import Labeller
 from sftcore.labelling.rendering.environment import NOW
 from sftcore.runtime.files import file_sha256, write_atomically

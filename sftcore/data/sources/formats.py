@@ -16,10 +16,10 @@ from sftcore.core.registry import Entry, Registry
 from sftcore.core.types import Conversation
 from sftcore.data.row_types import Origin
 from sftcore.data.sources.content_key import content_key
-from sftcore.data.sources.files import SourceRows
 from sftcore.data.sources.readers import SourceRow
 from sftcore.data.sources.rejected import RejectedRow, not_an_object, rejected_rows
 from sftcore.data.sources.renaming import ColumnRenamer
+from sftcore.data.sources.source_rows import SourceRows
 from sftcore.labelling import Policy
 
 SAMPLE = 50

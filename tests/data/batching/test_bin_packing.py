@@ -61,7 +61,7 @@ def test_the_order_of_documents_does_not_count():
     assert len(Bins(lengths, 2048)) == len(Bins(shuffled, 2048)) == len(Bins(np.array(shuffled), 2048))
 
 
-def test_rows_are_drawn_by_seed_and_epoch_and_nothing_else():
+def test_packed_rows_are_shuffled_by_seed_and_epoch_alone():
     bins, again = (Bins(realistic(500), 2048) for _ in range(2))
     first = list(bins.shuffled(7, 0))
     list(bins.shuffled(7, 1))

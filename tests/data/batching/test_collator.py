@@ -34,7 +34,7 @@ def test_a_label_that_is_the_pad_token_stays(packed):
     assert packed or batch["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
 
 
-def test_position_ids_start_anew_at_every_document():
+def test_position_ids_restart_at_every_document():
     batch = Collator(9, packed=True)([example(2, 3), example(1, 1, 1)])
     assert "attention_mask" not in batch
     assert batch["position_ids"].tolist() == [[0, 1, 0, 1, 2], [0, 0, 0, 0, 1]]

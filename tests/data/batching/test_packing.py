@@ -52,7 +52,7 @@ def test_rows_are_filled():
     assert len(PackedSet(examples(LENGTHS["random"]), 8)) <= sum(LENGTHS["random"]) / 8 * 1.05
 
 
-def test_the_rows_are_drawn_anew_for_each_epoch():
+def test_packed_rows_are_shuffled_for_each_epoch():
     packed = PackedSet(examples(LENGTHS["random"]), 8)
     epochs = [list(packed.bins.shuffled(3, epoch)) for epoch in (0, 1, 2, 0)]
     assert {len(rows) for rows in epochs} == {len(packed)}

@@ -116,7 +116,7 @@ def right(data, serving, tmp_path_factory):
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
-def test_more_processes_make_the_same_bytes(tmp_path, data, serving, right, processes):
+def test_any_number_of_workers_writes_the_same_bytes(tmp_path, data, serving, right, processes):
     assert made(tmp_path, data, serving, workers=processes)[1] == right
 
 
@@ -135,7 +135,7 @@ def test_an_accelerator_makes_the_same_bytes(tmp_path, data, serving, right, mon
 accelerated = Encoder._accelerated
 
 
-def test_what_is_there_is_not_made_again(tmp_path, data, serving):
+def test_cached_rows_are_not_labelled_again(tmp_path, data, serving):
     assert labelled(tmp_path, data, serving) == ROWS
     assert labelled(tmp_path, data, serving) == 0
 
@@ -208,7 +208,7 @@ def in_child(act):
 
 
 @pytest.mark.parametrize("kills", [8, pytest.param(50, marks=pytest.mark.chaos)])
-def test_whoever_comes_after_a_kill_ends_with_the_right_rows(tmp_path, data, serving, right, kills):
+def test_a_preparation_resumed_after_sigkill_has_the_same_rows(tmp_path, data, serving, right, kills):
     """At random moments; the next preparation continues from finished shards."""
     chance = random.Random(1)
     began = time.monotonic()
@@ -230,14 +230,14 @@ def test_whoever_comes_after_a_kill_ends_with_the_right_rows(tmp_path, data, ser
     assert resumed
 
 
-def test_of_two_that_begin_together_one_makes_it(tmp_path, data, serving, right):
+def test_of_processes_that_start_together_one_prepares(tmp_path, data, serving, right):
     children = [in_child(lambda: made(tmp_path, data, serving, workers=1)) for _ in range(3)]
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
     assert made(tmp_path, data, serving)[1] == right
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 1
 
 
-def test_two_that_look_at_the_same_moment_do_not_wait_for_each_other(tmp_path, data, serving, right, monkeypatch):
+def test_two_ranks_that_check_the_cache_at_once_do_not_deadlock(tmp_path, data, serving, right, monkeypatch):
     """As ranks do, which then keep what they have for the whole run."""
     both, looked, opened = threading.Barrier(2), threading.local(), CachedSource.open
 
@@ -262,7 +262,7 @@ def test_two_that_look_at_the_same_moment_do_not_wait_for_each_other(tmp_path, d
     assert [found.fingerprint for found in kept] == [kept[0].fingerprint] * 2
 
 
-def test_without_locks_each_makes_its_own_and_one_stays(tmp_path, data, serving, right, monkeypatch):
+def test_without_file_locks_each_process_prepares_and_one_copy_stays(tmp_path, data, serving, right, monkeypatch):
     def refuse(*args):
         raise OSError(95, "Operation not supported")
 
@@ -273,7 +273,7 @@ def test_without_locks_each_makes_its_own_and_one_stays(tmp_path, data, serving,
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_what_lost_its_end_is_made_again(tmp_path, data, serving, right):
+def test_a_truncated_shard_is_prepared_again(tmp_path, data, serving, right):
     done, _ = made(tmp_path, data, serving)
     [(cached, _)] = done.cached
     shard = cached.folder / "00003.arrow"
@@ -282,7 +282,7 @@ def test_what_lost_its_end_is_made_again(tmp_path, data, serving, right):
     assert made(tmp_path, data, serving)[1] == right
 
 
-def test_a_file_that_changes_while_it_is_read_is_told(tmp_path, serving):
+def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path, serving):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"input": "q", "output": "a"}\n' * 200)
 
@@ -295,7 +295,7 @@ def test_a_file_that_changes_while_it_is_read_is_told(tmp_path, serving):
     assert not [item for item in Cache(tmp_path / "c").entries() if item.complete]
 
 
-def test_too_many_bad_rows_are_all_counted_and_nothing_is_kept_as_whole(tmp_path, data, serving):
+def test_too_many_bad_rows_are_all_counted_and_nothing_is_cached_as_complete(tmp_path, data, serving):
     progress = Counting()
     with pytest.raises(DataError) as raised:
         prepare(configured(data, max_bad_rows=2), REGISTRY, serving, progress, Cache(tmp_path))
@@ -315,7 +315,7 @@ def test_a_process_that_is_killed_ends_the_run_with_a_hint(tmp_path, data, servi
         made(tmp_path, data, serving, workers=2)
 
 
-def test_a_full_disk_is_told(tmp_path, data, serving, monkeypatch):
+def test_a_full_disk_is_one_clear_error(tmp_path, data, serving, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
@@ -326,7 +326,7 @@ def test_a_full_disk_is_told(tmp_path, data, serving, monkeypatch):
         made(tmp_path, data, serving)
 
 
-def test_a_list_names_what_is_there_and_clean_keeps_what_is_used(tmp_path, data, serving):
+def test_cache_list_names_entries_and_clean_keeps_those_in_use(tmp_path, data, serving):
     held = prepare(configured(data), REGISTRY, serving, cache=Cache(tmp_path))
     (tmp_path / "0123.part").mkdir()
     (tmp_path / "0123.part" / "00000.arrow").write_bytes(b"x" * 1500)
@@ -344,7 +344,7 @@ def test_a_list_names_what_is_there_and_clean_keeps_what_is_used(tmp_path, data,
     assert not list(tmp_path.iterdir())
 
 
-def test_a_lock_that_was_removed_while_one_waits_is_taken_anew(tmp_path):
+def test_a_lock_file_removed_while_waiting_is_locked_again(tmp_path):
     path = tmp_path / "a.lock"
     first, second = FileLock(path), FileLock(path)
     assert first.acquire()
@@ -425,7 +425,7 @@ def test_processes_are_forked_also_from_the_first_process_of_a_container(tmp_pat
     assert made(tmp_path, data, serving, workers=2)[1] == right
 
 
-def test_locks_work_where_only_what_may_be_read_can_be_shared(tmp_path, data, serving, monkeypatch):
+def test_shared_locks_work_on_nfs(tmp_path, data, serving, monkeypatch):
     """As on NFS: else the run that made the rows would keep all others waiting for as long as it runs."""
     flock = files.fcntl.flock
 
@@ -439,7 +439,7 @@ def test_locks_work_where_only_what_may_be_read_can_be_shared(tmp_path, data, se
     assert made(tmp_path, data, serving)[1] == held[1]
 
 
-def test_what_is_whole_is_used_where_nothing_can_be_written(tmp_path, data, serving, monkeypatch):
+def test_a_read_only_cache_is_used(tmp_path, data, serving, monkeypatch):
     right = made(tmp_path, data, serving)[1]
     [path] = tmp_path.glob("*.lock")
     opened = type(path).open
@@ -456,7 +456,7 @@ def test_what_is_whole_is_used_where_nothing_can_be_written(tmp_path, data, serv
     assert [Cache(tmp_path).remove(item) for item in Cache(tmp_path).entries() if item.complete] == [False]
 
 
-def test_a_copy_in_another_process_maps_the_files_anew(tmp_path, data, serving):
+def test_a_table_sent_to_another_process_maps_the_files_again(tmp_path, data, serving):
     train = made(tmp_path, data, serving)[0].train
     sent = pickle.dumps(train.parts[0].table)
     assert len(sent) < 2000

@@ -75,7 +75,7 @@ def test_equal_rows_stay_on_one_side(tmp_path):
 @pytest.mark.parametrize(
     ("asked", "reason"), [(["a"], "cannot hold out a share of 1 row"), (["a"] * 5, "all rows are equal")]
 )
-def test_too_few_rows_to_hold_back(tmp_path, asked, reason):
+def test_too_few_rows_for_a_holdout(tmp_path, asked, reason):
     with pytest.raises(DataError, match=f"data.eval: {reason}"):
         split(tmp_path, asked)
 
@@ -136,7 +136,7 @@ def test_the_sums_add_up(tmp_path, labeller, packing, truncation, dropped, cut):
     assert (f"{found.train_summary.examples} examples packed into" in notes) == packing
 
 
-def test_what_packing_joined_is_told(tmp_path, labeller):
+def test_packing_is_reported(tmp_path, labeller):
     made = loaded(write(tmp_path / "t.jsonl", DISTINCT[:20]), max_length=200, packing=True)
     found = prepared(made, labeller)
     [note] = found.train_summary.notes
@@ -245,7 +245,7 @@ def test_limits_repeats_and_shares(tmp_path):
     assert times(prepared(loaded(sources, seed=43))) != often
 
 
-def test_held_back_rows_are_never_repeated_and_are_fewer_where_a_source_is_drawn_down(tmp_path):
+def test_holdout_rows_are_never_repeated_and_are_fewer_where_a_source_is_sampled(tmp_path):
     paths = [write(tmp_path / f"{name}.jsonl", [f"{name}{number}" for number in range(400)]) for name in "ab"]
     sources = [{"path": paths[0], "repeat": 3}, {"path": paths[1], "repeat": 0.25}]
     found = prepared(loaded(sources, eval={"fraction": 0.2}))
@@ -261,7 +261,7 @@ def test_held_back_rows_are_never_repeated_and_are_fewer_where_a_source_is_drawn
     assert (found.account.trained, found.account.evaluated) == (len(times(found)), len(held_out))
 
 
-def test_evaluation_sources_may_be_limited_and_drawn(tmp_path):
+def test_evaluation_sources_may_be_limited_and_sampled(tmp_path):
     train, other = write(tmp_path / "t.jsonl", DISTINCT[:50]), write(tmp_path / "e.jsonl", DISTINCT[40:])
     found = prepared(loaded(train, eval={"path": other, "limit": 40, "repeat": 0.5}))
     assert len(found.eval) == 20

@@ -25,14 +25,14 @@ def table(*values):
     return pa.RecordBatch.from_arrays([pa.array(values, pa.int32())], ["a"])
 
 
-def test_a_place_has_the_table_that_was_put_there_last():
+def test_a_table_slot_has_the_table_written_last():
     slot = shared_memory.TableSlot()
     for values in ([1, 2, 3], [], [None, 5]):
         assert slot.write(table(*values))
         assert slot.read().equals(table(*values))
 
 
-def test_a_place_has_room_for_so_many_bytes(monkeypatch):
+def test_a_table_slot_rejects_tables_that_are_too_large(monkeypatch):
     monkeypatch.setattr(shared_memory, "SIZE", shared_memory.SCHEMA_SIZE + 1000)
     slot = shared_memory.TableSlot()
     assert slot.write(table(1))
@@ -70,7 +70,7 @@ def test_tables_are_the_same_whichever_way_they_come(source, monkeypatch, room, 
         assert received(several.map(given(30), lambda: True, ahead)) == right
 
 
-def test_who_is_left_in_the_middle_disturbs_nobody(source):
+def test_a_map_left_in_the_middle_does_not_affect_the_next(source):
     right = received(label_block(block, [source], LABELLER, True) for block in given(30))
     with pool.WorkerPool([source], LABELLER, 1 << 30, 2) as several:
         assert received(islice(several.map(given(30), lambda: True), 8)) == right[:8]
@@ -112,7 +112,7 @@ def test_this_process_labels_what_is_too_much_for_the_others(source, here, proce
     assert here[-1][0] == 30  # behind another block it would wait, while nobody has anything left to do
 
 
-def test_who_works_ahead_leaves_all_to_other_processes(source, here):
+def test_a_pool_that_labels_ahead_leaves_all_to_workers(source, here):
     with pool.WorkerPool([source], LABELLER, 1 << 30, 2) as several:
         assert len([*several.map(given(30), lambda: True, ahead=3)]) == 30
     assert not here
@@ -129,7 +129,7 @@ def test_an_error_of_this_process_waits_for_its_turn(source, monkeypatch, slow):
     assert len(found) == int(str(error.value)) >= pool.AHEAD
 
 
-def test_a_stop_ends_this_process_where_it_is(source, monkeypatch, slow):
+def test_sigterm_ends_the_main_process_while_it_labels(source, monkeypatch, slow):
     def stopped(*args):
         raise Stopped("SIGTERM")
 

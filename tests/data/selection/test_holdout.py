@@ -34,7 +34,7 @@ def test_one_content_cannot_be_parted(parts):
         holdout(parts, 0.5, 42)
 
 
-def test_rows_that_are_evaluated_are_kept_out():
+def test_rows_that_are_evaluated_are_excluded():
     parts = [keys("a", "b", "c"), keys("b", "d", "b")]
     left = exclude(parts, [keys("b"), keys("c", "x")])
     assert [said(part[kept]) for part, kept in zip(parts, left, strict=True)] == [["a"], ["d"]]

@@ -61,7 +61,7 @@ def test_which_ones_depends_on_content_and_seed_not_on_order(target):
     assert taken(HUNDRED, target, 43) != first
 
 
-def test_a_larger_draw_has_the_smaller_one_in_it():
+def test_a_larger_sample_contains_the_smaller_one():
     assert taken(HUNDRED, 20).keys() < taken(HUNDRED, 40).keys()
 
 

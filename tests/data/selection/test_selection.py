@@ -81,19 +81,19 @@ def test_each_row_is_trained_or_evaluated_or_dropped(way, seed):
 
 
 @pytest.mark.parametrize("options", [{"repeat": 3}, {"repeat": 0.25}])
-def test_what_is_held_back_is_evaluated_as_its_source_is_drawn_and_once_at_most(options):
+def test_holdout_rows_are_sampled_as_their_source_and_evaluated_once_at_most(options):
     found = selected([LETTERS * 2, LETTERS * 2], options=(options,), eval={"fraction": 0.5})
     assert {times for part in found.eval for times in part.times.tolist()} == {1}
     assert sum(len(part.rows) for part in found.eval) == (52 if options["repeat"] == 3 else 14)
 
 
-def test_rows_that_are_evaluated_are_kept_out_also_if_they_are_not_drawn():
+def test_rows_that_are_evaluated_are_excluded_also_if_they_are_not_sampled():
     found = selected(["abcd"], ["bcx"], more=({"repeat": 0.34},))
     assert (texts(found.train), list(map(len, texts(found.eval)))) == (["ad"], [1])
     assert found.dropped == {"also in data.eval": 2, "not sampled": 2}
 
 
-def test_what_is_drawn_is_told():
+def test_sampled_rows_are_reported():
     found = selected([LETTERS, "AB"], ["0123"], options=({}, {"repeat": 2}), more=({"repeat": 0.5},))
     assert found.notes == [
         "t: 2 of 2 rows sampled, as 4 of 30 in an epoch (13.3%)",

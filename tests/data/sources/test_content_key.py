@@ -17,7 +17,7 @@ def with_answer(**fields):
     return replace(TALK, messages=(TALK.messages[0], replace(TALK.messages[1], **fields)))
 
 
-def test_how_a_row_is_trained_is_no_content():
+def test_how_a_row_is_trained_is_not_in_the_content_key():
     assert (
         content_key(TALK)
         == content_key(with_answer(train=True, weight=0.5))
@@ -25,7 +25,7 @@ def test_how_a_row_is_trained_is_no_content():
     )
 
 
-def test_all_else_is():
+def test_everything_else_is_in_the_content_key():
     others = [
         TALK,
         Conversation(TALK.messages[:1]),

@@ -55,12 +55,12 @@ def test_format_auto_ignores_formats_without_keys_and_those_that_are_not_there(o
         detect_format("f", sample({"lines": []}), registry(other))
 
 
-def test_formats_of_one_name_are_told_apart():
+def test_formats_of_one_name_are_distinguished():
     with pytest.raises(DataError, match=r"dist-1/lines \(row f:2\), dist-2/lines \(row f:2\); name one with 'format'"):
         detect_format("f", sample({}, {"lines": []}, {"lines": []}), registry(LINES, LINES))
 
 
-def test_every_row_is_told_where_none_fits():
+def test_every_row_is_reported_where_none_fits():
     with pytest.raises(DataError) as raised:
         detect_format("f", sample({"a": 1, "b": 2}, {}), registry(LINES))
     assert str(raised.value).splitlines() == [

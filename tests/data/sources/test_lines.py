@@ -16,7 +16,7 @@ PIECES = [b"", b" \t ", b"{}", b"\r", b"\x0b{}\x0c", b"a b", "é你".encode(), b
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize(("most", "size"), [(1, 10**6), (3, 10**6), (10**6, 1), (10**6, 100), (7, 40)])
-def test_parts_of_a_file_are_the_file(tmp_path: Path, seed: int, most: int, size: int) -> None:
+def test_line_ranges_of_a_file_are_the_file(tmp_path: Path, seed: int, most: int, size: int) -> None:
     chance = random.Random(seed)
     path = tmp_path / "rows.jsonl"
     lines = chance.choices(PIECES, k=chance.randint(0, 40))

@@ -58,7 +58,7 @@ def test_a_reason_can_be_printed_and_is_not_endless():
         (UnreadableError("not valid JSON", "{"), "not valid JSON"),
     ],
 )
-def test_what_is_no_object(row, reason):
+def test_a_row_that_is_not_an_object_is_rejected(row, reason):
     assert str(not_an_object(Origin("f", 3), row)) == f"f:3: {reason}"
 
 
@@ -105,19 +105,19 @@ def test_bad_rows_up_to_the_limit_are_tolerated(number, read, most):
 
 
 @pytest.mark.parametrize(("number", "read", "most"), [(1, 9, 0), (4, 9, 3), (2, 2, 1), (4, 9, 1 / 3), (11, 1000, 0.01)])
-def test_and_not_one_more(number, read, most):
+def test_one_bad_row_above_the_limit_ends_the_run(number, read, most):
     with pytest.raises(DataError, match=f"^{number} rows? cannot be used"):
         checked(number, read, most)
 
 
-def test_a_few_are_told():
+def test_a_few_bad_rows_are_all_listed():
     with pytest.raises(DataError) as raised:
         checked(2, 9, 0)
     assert str(raised.value) == "2 rows cannot be used; fix or remove:\n  f:0: x 0\n  f:1: x 0"
 
 
 @pytest.mark.parametrize(("most", "told"), [(0.001, "0.10% of 4,000 rows"), (12, "12")])
-def test_of_many_the_first_are_told_and_all_are_counted(most, told):
+def test_of_many_bad_rows_the_first_are_listed_and_all_are_counted(most, told):
     with pytest.raises(DataError) as raised:
         checked(230, 4000, most)
     head, *lines = str(raised.value).splitlines()
@@ -127,7 +127,7 @@ def test_of_many_the_first_are_told_and_all_are_counted(most, told):
     assert lines[-1] == f"  data.max_bad_rows is {told}"
 
 
-def test_the_key_that_lets_a_run_go_on_is_named():
+def test_the_message_names_max_bad_rows():
     with pytest.raises(
         DataError, match=r"\n      11 x x 0\n  data.max_bad_rows lets a run continue without malformed rows$"
     ):

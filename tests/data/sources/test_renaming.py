@@ -54,7 +54,7 @@ def test_a_column_that_some_row_has_is_not_missing():
     assert list(renamer.missing()) == []
 
 
-def test_of_many_columns_the_first_are_told():
+def test_of_many_columns_the_first_are_reported():
     renamer = ColumnRenamer({"x": "y"})
     renamer.rename({str(number): 1 for number in range(25)})
     assert list(renamer.missing()) == [("x", ", ".join(map(str, range(20))) + " and 5 more")]
@@ -103,14 +103,14 @@ LIST = "data:\n  train:\n  - path: t.jsonl\n    format: {}\n    columns:\n      
 
 @pytest.mark.parametrize("form", ["auto", "qa", "messages"])
 @pytest.mark.parametrize(("text", "place"), [(ONE, "data.train"), (LIST, "data.train.0")])
-def test_a_column_that_no_row_has_is_told_with_its_line(tmp_path, labeller, text, place, form):
+def test_a_column_that_no_row_has_is_reported_with_its_line(tmp_path, labeller, text, place, form):
     with pytest.raises(ConfigError) as raised:
         prepared(tmp_path, labeller, text.format(form))
     told = f"c.yaml:9: {place}.columns.complete: no row of t.jsonl has this column; there are: prompt, completion, "
     assert told in str(raised.value)
 
 
-def test_a_misspelled_column_is_told_where_it_leaves_no_format_to_fit(tmp_path, labeller):
+def test_a_misspelled_column_is_reported_where_it_leaves_no_format_to_fit(tmp_path, labeller):
     with pytest.raises(ConfigError, match=r"c.yaml:3: data.train.columns.promt: no row of t.jsonl has this column"):
         prepared(tmp_path, labeller, "data: {train: {path: t.jsonl, columns: {promt: input}}}")
 

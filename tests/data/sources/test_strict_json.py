@@ -116,7 +116,7 @@ def test_brackets_in_texts_do_not_count(said, depth):
         b"[" * (CONTAINERS - 1) + b"]" * (CONTAINERS - 1),
     ],
 )
-def test_ordinary_lines_are_read_quickly(line):
+def test_ordinary_lines_are_decoded_by_orjson(line):
     assert decode_fast(line) == strictly(line)
 
 

@@ -15,8 +15,8 @@ from sftcore import Format
 from sftcore.config.document import Document
 from sftcore.config.schema import SourceConfig
 from sftcore.core.errors import DataError
-from sftcore.data.sources.files import SourceRows
 from sftcore.data.sources.formats import DataSource
+from sftcore.data.sources.source_rows import SourceRows
 from sftcore.data.streaming import setup
 from sftcore.data.streaming.interleave import ROWS, SAMPLED_BLOCKS, estimate_rows, interleave
 from sftcore.labelling import Policy
@@ -135,7 +135,7 @@ def test_a_hub_data_set_is_not_downloaded(tmp_path, monkeypatch):
     (tmp_path / "set").mkdir()
     rows = lines(1500)
     save(tmp_path / "set" / "train.parquet", rows)
-    monkeypatch.setattr("sftcore.data.sources.files.find_files", lambda *_: [])
+    monkeypatch.setattr("sftcore.data.sources.source_rows.find_files", lambda *_: [])
     source = data_source(tmp_path / "set", streaming=True)
     assert isinstance(source.rows._hub, datasets.IterableDataset)
     for _ in range(2):  # again and again

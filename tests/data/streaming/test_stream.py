@@ -124,7 +124,7 @@ def test_documents_are_packed_whole_by_best_fit(tmp_path):
     assert told["fill"] == sum(len(item.input_ids) for item in found) / 30_000
 
 
-def test_no_row_is_trained_that_is_evaluated(file, tmp_path):
+def test_no_row_of_a_stream_is_trained_that_is_evaluated(file, tmp_path):
     held_out = write(tmp_path / "e.jsonl", rows(100))
     prepared = streamed(file, eval=held_out)
     assert len(prepared.eval) == 100
@@ -134,13 +134,13 @@ def test_no_row_is_trained_that_is_evaluated(file, tmp_path):
     assert found[1].account.evaluated == 100
 
 
-def test_a_share_of_a_stream_cannot_be_held_back(file):
+def test_a_stream_has_no_holdout(file):
     with pytest.raises(ConfigError, match=r"data.eval: a fraction of a stream cannot be held out.*name it here"):
         streamed(file, eval={"fraction": 0.1})
 
 
 @pytest.mark.parametrize("repeat", [0.3, 1.3])
-def test_rows_are_drawn_by_content_and_seed(tmp_path, repeat):
+def test_stream_rows_are_sampled_by_content_and_seed(tmp_path, repeat):
     def drawn(order, repeat, seed=42):
         path = write(tmp_path / "t.jsonl", qa(*order))
         found, after = taken(streamed({"path": path, "repeat": repeat}, seed), 2 * round(1000 * repeat) + 200)
@@ -156,7 +156,7 @@ def test_rows_are_drawn_by_content_and_seed(tmp_path, repeat):
     assert drawn(NAMES, repeat + 0.2) > some
 
 
-def test_shares_are_kept_all_along(tmp_path):
+def test_shares_of_a_stream_hold_throughout_a_pass(tmp_path):
     train = [
         {"path": write(tmp_path / "a.jsonl", rows(512, "a")), "share": 0.25},
         {"path": write(tmp_path / "b.jsonl", rows(6 * ROWS, "b"))},
@@ -190,7 +190,7 @@ def with_bad(tmp_path, *places, size=1000):
     return write(tmp_path / "t.jsonl", lines)
 
 
-def test_a_bad_row_among_the_first_is_told_before_anything_is_trained(tmp_path):
+def test_a_bad_row_among_the_first_is_reported_before_anything_is_trained(tmp_path):
     with pytest.raises(DataError, match=r"1 row cannot be used; fix or remove:\n  .*t\.jsonl:4: the key 'output'"):
         streamed(with_bad(tmp_path, 3))
 
@@ -205,7 +205,7 @@ def test_a_bad_row_ends_the_run_where_it_stands(tmp_path):
 
 
 @pytest.mark.parametrize(("most", "bad", "told"), [(2, 3, "data.max_bad_rows is 2"), (2, 2, ""), (0.003, 3, "")])
-def test_a_number_of_bad_rows_is_borne(tmp_path, most, bad, told):
+def test_a_number_of_bad_rows_is_tolerated(tmp_path, most, bad, told):
     prepared = streamed(with_bad(tmp_path, *range(300, 300 + bad)), max_bad_rows=most, shuffle_buffer=100)
     if told:
         with pytest.raises(DataError, match=told):
@@ -231,7 +231,7 @@ def test_bad_rows_that_are_evaluated_count_too(tmp_path):
         taken(prepared, 1000)
 
 
-def test_refused_rows_are_kept_once(tmp_path):
+def test_rejected_rows_are_in_quarantine_once(tmp_path):
     path = with_bad(tmp_path, 3, 500)
     prepared = streamed({"path": path, "repeat": 2}, max_bad_rows=5)
     prepared.train.save_rejected(tmp_path / "q.jsonl")
@@ -274,7 +274,7 @@ def test_what_is_trained_has_a_fingerprint(file):
     assert len({fingerprint(500), fingerprint(501), fingerprint(501, seed=2), fingerprint(500, train_on="all")}) == 4
 
 
-def test_little_waits(tmp_path):
+def test_a_stream_keeps_few_shuffle_windows(tmp_path):
     path = write(tmp_path / "t.jsonl", rows(5000))
     with closing(streamed(path, shuffle_buffer=50).train) as stream:
         stream.start()
@@ -283,7 +283,7 @@ def test_little_waits(tmp_path):
             assert len(stream._windows) <= 2
 
 
-def test_columns_formats_and_templates_are_told_before(file, tmp_path):
+def test_columns_formats_and_templates_are_reported_before(file, tmp_path):
     with pytest.raises(
         ConfigError, match=r"data.train.columns.prompt: no row among the first 256 of .* has this column"
     ):
@@ -316,7 +316,7 @@ def test_a_pass_in_which_nothing_is_left_ends_the_run(file):
         taken(prepared, 1)
 
 
-def test_the_first_rows_are_told_and_shown(file):
+def test_the_first_rows_are_reported_and_shown(file):
     prepared = streamed(file)
     assert prepared.train_summary.worked_example["source"] == f"{file}:1"
     assert prepared.train_summary.notes[0].startswith("the first 256 rows: ")

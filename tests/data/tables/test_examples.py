@@ -35,7 +35,7 @@ def places(examples):
         (([0, 0], [0]), ""),
     ],
 )
-def test_all_stand_once_before_any_stands_a_second_time(times, order):
+def test_all_examples_come_once_before_any_is_repeated(times, order):
     parts = [part_of(table(1, 2), times[0], "a"), part_of(table(3), times[1], "b")]
     assert " ".join(places(Examples(parts))) == order
 
@@ -48,7 +48,7 @@ def test_the_examples_of_a_row_stay_together():
     assert texts[:2] == texts[3:] == ["[user]q</s>[assistant]a</s>", "[user]r</s>[assistant]b</s>"]
 
 
-def test_what_is_known_of_examples_is_as_they_are():
+def test_lengths_of_examples_are_those_of_their_tokens():
     examples = Examples([part_of(table(1, 2, 3), [1, 2, 0], "a"), part_of(table(9, 4, weight=0.5), [2, 1], "b")])
     found = list(examples)
     assert len(examples) == len(found) == 6

@@ -92,7 +92,7 @@ def alone(labeller):
 
 
 @pytest.mark.parametrize("block_size", [1, 7, 1000])
-def test_together_is_as_alone(labeller, alone, block_size):
+def test_a_batch_of_rows_is_labelled_as_each_row_alone(labeller, alone, block_size):
     expected = [pair for _, pairs in alone for pair in pairs if not isinstance(pair[1], TooLongError)]
     done = []
     for policy, pairs in alone:

@@ -94,7 +94,9 @@ def mixture():
 
 
 @pytest.mark.parametrize(("form", "in_a_block"), [("messages", blocks.ROWS), ("auto", 100)])
-def test_a_thousand_broken_rows_among_a_thousand_good_ones(tmp_path, labeller, mixture, monkeypatch, form, in_a_block):
+def test_quarantine_of_a_thousand_broken_rows_among_a_thousand_good_ones(
+    tmp_path, labeller, mixture, monkeypatch, form, in_a_block
+):
     monkeypatch.setattr(blocks, "ROWS", in_a_block)
     content, what = mixture
     (tmp_path / "t.jsonl").write_bytes(content)
@@ -180,7 +182,7 @@ def test_each_row_is_accounted_for(tmp_path, labeller):
     assert "prints nothing of what the assistant wrote" in found[0]["reason"] or "tool call" in found[0]["reason"]
 
 
-def test_no_file_without_refused_rows(tmp_path):
+def test_no_quarantine_file_without_rejected_rows(tmp_path):
     assert quarantine.write_quarantine(tmp_path, []) is None
     assert list(tmp_path.iterdir()) == []
 

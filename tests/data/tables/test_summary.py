@@ -80,7 +80,7 @@ MIXED = [
         ("truncate_right", [1, 4, 9], "1 turn was cut"),
     ],
 )
-def test_each_row_is_kept_refused_or_dropped(labeller, truncation, kept, warning):
+def test_each_row_is_kept_rejected_or_dropped(labeller, truncation, kept, warning):
     policy = Policy(max_length=20, truncation=truncation)
     examples, summary = label(MIXED, labeller, policy=policy)
     assert lines(examples) == kept
@@ -101,7 +101,7 @@ def test_a_row_of_which_only_the_first_token_could_be_trained_is_dropped():
     assert (summary.rows, summary.kept, summary.dropped, summary.trained) == (2, 1, 1, 1)
 
 
-def test_what_is_refused_is_counted_by_reason_and_told_with_its_place(labeller, tmp_path, capsys):
+def test_rejected_rows_are_counted_by_reason_and_listed_with_file_and_line(labeller, tmp_path, capsys):
     found = prepared(tmp_path, MIXED, labeller)
     told, path = "the chat template rejects it: message {}: not this word", tmp_path / "f.jsonl"
     surrogate = "the text has the lone surrogate '\\ud83d', which is not a character"
@@ -126,7 +126,7 @@ def test_one_reason_is_one_whatever_message_it_is_about(tmp_path):
     assert [row.reason for row in first] == [f"message 2: {reason}", f"message 4: {reason}"]
 
 
-def test_a_few_rows_that_are_refused_are_shown(labeller, tmp_path, capsys):
+def test_the_first_rejected_rows_are_shown(labeller, tmp_path, capsys):
     found = prepared(tmp_path, [row("q", "a"), *[row("q", "bad")] * 8], labeller)
     capsys.readouterr()
     preparation.report_sources(found)
@@ -148,7 +148,7 @@ def test_a_row_that_just_fits_is_not_cut(labeller):
 
 
 @pytest.mark.parametrize("truncation", ["drop_turns", "drop_row", "split", "truncate_right"])
-def test_the_longest_is_told_as_it_was(labeller, truncation):
+def test_the_longest_example_counts_before_truncation(labeller, truncation):
     rows = [row("q", "a"), row("q", "a" * 30, "r", "b")]
     assert label(rows, labeller, policy=Policy(max_length=20, truncation=truncation))[1].longest == 3 + 2 + 30 + 6
 
@@ -246,7 +246,7 @@ def test_if_nothing_is_left_the_first_rows_are_shown(labeller):
     ]
 
 
-def test_if_nothing_is_left_all_that_happened_is_told(labeller, tmp_path):
+def test_if_no_token_is_trained_the_error_lists_all_reasons(labeller, tmp_path):
     rows = [row("q" * 60, "a"), row("q", "bad"), row("q")]
     with pytest.raises(DataError) as raised:
         prepared(tmp_path, rows, labeller, max_length=9)
@@ -266,7 +266,7 @@ def test_the_set_of_which_nothing_is_left_is_named(labeller):
         label([row("q", "a", train=False)], labeller, "eval")
 
 
-def test_rows_that_cannot_be_labelled_are_told_together(labeller, tmp_path):
+def test_rows_that_cannot_be_labelled_are_listed_together(labeller, tmp_path):
     with pytest.raises(DataError) as raised:
         prepared(tmp_path, [row("q", "bad")] * 15, labeller)
     head, *told = str(raised.value).splitlines()
@@ -278,7 +278,7 @@ def test_rows_that_cannot_be_labelled_are_told_together(labeller, tmp_path):
 # a template that can label nothing
 
 
-def test_a_template_that_can_label_nothing_is_told_at_once():
+def test_a_template_that_can_label_nothing_is_an_error_at_once():
     labeller = make_labeller("{{ raise_exception('no ' ~ messages[0].content[0]) }}")
     with pytest.raises(ConfigError) as raised:
         label([row("q", "a", line=line) for line in range(1, 6)], labeller)

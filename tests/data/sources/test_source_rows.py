@@ -15,7 +15,7 @@ import pytest
 from sftcore.config.document import Document
 from sftcore.config.schema import SourceConfig
 from sftcore.core.errors import DataError
-from sftcore.data.sources.files import SourceRows, find_files
+from sftcore.data.sources.source_rows import SourceRows, find_files
 
 A, B = {"input": "é 你", "output": "x\ny"}, {"input": "b", "output": ""}
 
@@ -307,7 +307,7 @@ def test_a_path_may_be_relative_to_the_configuration(folder, path):
     assert [row for _, row in rows(path, folder / "configs")] == [A]
 
 
-def test_a_folder_without_data_is_told_as_one(folder):
+def test_a_folder_without_data_is_one_error(folder):
     save(folder / "some" / "notes.txt", "x")
     with pytest.raises(DataError, match=r"^data source some: the folder has no file that ends in \.jsonl, \.json, "):
         rows("some")
