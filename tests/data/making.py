@@ -82,12 +82,12 @@ def row(*texts: str, line: int = 1, **assistant: Any) -> ParsedRow:
 def table_of(
     rows: Sequence[ParsedRow],
     labeller: Labeller,
-    block_size: int = 1000,
+    per_block: int = 1000,
     policy: Policy = Policy(),  # noqa: B008
 ) -> Table:
     """Return *rows* labelled, so many in a batch."""
-    firsts = range(0, len(rows), block_size)
-    return Table([label_rows(rows[first : first + block_size], labeller, policy)[0] for first in firsts])
+    firsts = range(0, len(rows), per_block)
+    return Table([label_rows(rows[first : first + per_block], labeller, policy)[0] for first in firsts])
 
 
 def part_of(table: Table, times: Sequence[int] | None = None, name: str = "f") -> SelectedRows:

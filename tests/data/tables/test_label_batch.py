@@ -91,15 +91,14 @@ def alone(labeller):
     ]
 
 
-@pytest.mark.parametrize("block_size", [1, 7, 1000])
-def test_a_batch_of_rows_is_labelled_as_each_row_alone(labeller, alone, block_size):
+@pytest.mark.parametrize("per_block", [1, 7, 1000])
+def test_a_batch_of_rows_is_labelled_as_each_row_alone(labeller, alone, per_block):
     expected = [pair for _, pairs in alone for pair in pairs if not isinstance(pair[1], TooLongError)]
     done = []
     for policy, pairs in alone:
         made = [parsed for parsed, labelling in pairs if not isinstance(labelling, TooLongError)]
         done += [
-            label_rows(made[first : first + block_size], labeller, policy, 3)
-            for first in range(0, len(made), block_size)
+            label_rows(made[first : first + per_block], labeller, policy, 3) for first in range(0, len(made), per_block)
         ]
 
     refused = [(parsed, type(error), str(error)) for _, part in done for parsed, error in part]
