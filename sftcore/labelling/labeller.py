@@ -124,7 +124,7 @@ class Labeller:
         )
         self._text_arguments = self._needs_text_arguments()
         self._profile = self._profile._replace(last_turn=self._profile_last_turn())
-        self.planner = Planner(self.template, self.render, self._fields, self.variables)
+        self.planner = Planner(self.template, self.render)
         self.problem = self._find_problem()
 
     @cached_property

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
 from dataclasses import replace
+from functools import cache
 
 from sftcore.core.errors import RowError
 from sftcore.core.labelling_policy import Policy
@@ -102,6 +103,7 @@ class _Exchanges:
         starts = [at for at in range(self.head, len(messages)) if messages[at].role == "user"] or [self.head]
         self.boundaries = [self.head, *starts[1:], len(messages)]
         self.count = len(self.boundaries) - 1
+        self.label = cache(self._label)
         self._labeller = labeller
         self._conversation = conversation
         self._policy = replace(policy, max_length=None)
@@ -112,7 +114,7 @@ class _Exchanges:
         elif policy.train_on == "all":
             self._policy = replace(self._policy, train_on=["assistant"])
 
-    def label(self, first: int, last: int) -> list[LabelledExample] | None:
+    def _label(self, first: int, last: int) -> list[LabelledExample] | None:
         """The examples of the exchanges *first* up to *last*, or None if one of them is too long."""
         start, end = self.boundaries[first], self.boundaries[last]
         messages = self._conversation.messages
@@ -133,57 +135,38 @@ class _Exchanges:
             if example.trained
         ]
 
+    def first_fitting(self) -> int:
+        """The first exchange after 0 from which all fit; the number of exchanges if none does."""
+        return 1 + bisect_left(range(1, self.count), True, key=lambda first: self.label(first, self.count) is not None)
 
-def _least(low: int, high: int, holds: Callable[[int], bool]) -> int:
-    """The least number from *low* that *holds*, by bisection; *high* if none does."""
-    while low < high:
-        middle = (low + high) // 2
-        if holds(middle):
-            high = middle
-        else:
-            low = middle + 1
-    return low
+    def end_fitting(self, first: int) -> int:
+        """The end of the most exchanges from *first* that fit; *first* if none does."""
+        ends = range(first + 1, self.count + 1)
+        return first + bisect_left(ends, True, key=lambda last: self.label(first, last) is None)
 
 
 def _drop_exchanges(sub: _Exchanges, done: LabelledConversation) -> list[LabelledExample]:
     """The example without as few of its oldest exchanges as possible."""
-    found: dict[int, list[LabelledExample]] = {}
-
-    def fits(first: int) -> bool:
-        examples = sub.label(first, sub.count)
-        if examples is not None:
-            found[first] = examples
-        return examples is not None
-
-    first = _least(1, sub.count, fits)
-    if first == sub.count or not found[first]:
+    first = sub.first_fitting()
+    examples = sub.label(first, sub.count) if first < sub.count else None
+    if not examples:
         done.warnings[LabelWarning.TOO_LONG] += 1
         return []
     done.warnings[LabelWarning.TURNS_DROPPED] += 1
-    return found[first]
+    return examples
 
 
 def _split(sub: _Exchanges, done: LabelledConversation) -> list[LabelledExample]:
     """The fewest examples, each with the system prompt and consecutive exchanges."""
-    examples: Sequence[LabelledExample]
     parts: list[LabelledExample] = []
     first = 0
     while first < sub.count:
-        found: dict[int, list[LabelledExample]] = {}
-
-        def too_long(last: int, first: int = first, found: dict[int, list[LabelledExample]] = found) -> bool:
-            examples = sub.label(first, last)
-            if examples is not None:
-                found[last] = examples
-            return examples is None
-
-        last = _least(first + 1, sub.count + 1, too_long) - 1
+        last = sub.end_fitting(first)
         if last == first:
             done.warnings[LabelWarning.TOO_LONG] += 1
-            first += 1
-            continue
-        examples = found[last]
-        parts += examples
+            last += 1
+        else:
+            parts += sub.label(first, last) or []
         first = last
     done.warnings[LabelWarning.SPLIT_TO_FIT] += max(len(parts) - 1, 0)
     return parts

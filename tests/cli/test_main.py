@@ -100,7 +100,7 @@ def test_nothing_heavy_is_imported(args: tuple[str, ...], tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "problem"),
     [
         (("--help",), "usage: sft "),
         ((), "list-plugins"),
@@ -110,13 +110,13 @@ def test_nothing_heavy_is_imported(args: tuple[str, ...], tmp_path: Path) -> Non
         (("list-plugins", "--help"), "--json"),
     ],
 )
-def test_help(args: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help(args: tuple[str, ...], problem: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert ends(*args) == 0
-    assert told in capsys.readouterr().out
+    assert problem in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "problem"),
     [
         (("runn",), "invalid choice: 'runn' (choose from"),
         (("--confg",), "unrecognized arguments: --confg"),
@@ -137,19 +137,19 @@ def test_help(args: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[st
     ],
 )
 @pytest.mark.usefixtures("started")
-def test_a_mistake_is_one_clear_line_and_exit_2(
-    args: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
+def test_a_wrong_command_line_is_one_error_line_and_exit_code_2(
+    args: tuple[str, ...], problem: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert ends(*args) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("error:") == 1
-    assert told in err.splitlines()[-1]
+    assert problem in err.splitlines()[-1]
     assert "Traceback" not in err
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "problem"),
     [
         ("model: {name_or_path: m}\nmehtod: full\n", r"bad\.yaml:2: mehtod: unknown key; did you mean 'method'\?"),
         ("model: {name_or_path: m}\n", r"bad\.yaml:1: the key 'data' is missing"),
@@ -160,11 +160,11 @@ def test_a_mistake_is_one_clear_line_and_exit_2(
         ),
     ],
 )
-def test_a_bad_configuration_ends_a_real_run_with_2_and_no_traceback(tmp_path: Path, text: str, told: str) -> None:
+def test_an_invalid_configuration_ends_a_run_with_2_and_no_traceback(tmp_path: Path, text: str, problem: str) -> None:
     (tmp_path / "bad.yaml").write_text(text)
     done = sft("run", "--config", "bad.yaml", cwd=tmp_path)
     assert done.returncode == 2
-    assert re.search(told, done.stderr)
+    assert re.search(problem, done.stderr)
     assert done.stderr.splitlines()[-1].startswith("sft: error: ")
     assert "Traceback" not in done.stderr
 
@@ -175,7 +175,7 @@ def test_an_error_names_its_rank(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert capsys.readouterr().err.startswith("sft [rank 3]: error: ")
 
 
-def test_a_run_that_is_stopped(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_ends_with_exit_code_130(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: Any) -> int:
         raise KeyboardInterrupt
 
@@ -241,7 +241,7 @@ def test_trace_replaces_the_trackers(started: Started, given: str, trackers: lis
     assert started.document.data["trackers"] == trackers
 
 
-def test_trace_that_is_mistyped(started: Started) -> None:
+def test_an_unknown_tracker_in_trace_is_an_error(started: Started) -> None:
     assert ends("run", "--trace", "wnadb", "backend=none") == 0
     with pytest.raises(
         SftError, match=r"^--trace: trackers\.0: no installed plugin offers the tracker 'wnadb'; did you m"
@@ -265,7 +265,7 @@ def test_the_flag_of_a_backend(started: Started, before: str, after: dict[str, A
 
 
 @pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs DeepSpeed")
-def test_the_flag_of_a_backend_with_a_file_that_is_not_there(started: Started) -> None:
+def test_a_missing_file_in_the_flag_of_a_backend_is_an_error(started: Started) -> None:
     assert ends("run", "--deepspeed", "nope.json") == 0
     with pytest.raises(SftError, match=r"^--deepspeed: backend: the DeepSpeed configuration nope\.json does not exist"):
         started.loaded()
@@ -364,7 +364,7 @@ def test_the_installed_list_is_printed_as_json() -> None:
     assert done.stderr == ""
 
 
-def test_a_reader_that_goes_away_is_no_error() -> None:
+def test_a_closed_pipe_is_not_an_error() -> None:
     command = f"{sys.executable} -m sftcore list-plugins --verbose | head -1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.stdout.startswith("format")

@@ -93,7 +93,7 @@ def test_an_error_names_place_and_key(load: Load) -> None:
         ("1e5x", "1e5x"),
     ],
 )
-def test_scalars_are_those_of_yaml_1_2(load: Load, text: str, value: Any) -> None:
+def test_scalars_follow_yaml_1_2(load: Load, text: str, value: Any) -> None:
     document = load(f"a: {text}\n")
     document.override(f"b={text}")
     for found in document.data.values():
@@ -121,7 +121,7 @@ def test_what_a_file_holds(load: Load, text: str, data: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "problem"),
     [
         ("a: 1\nb: 2\na: 3\n", "c.yaml:3: not valid YAML: the key 'a' appears twice (first in line 1)"),
         ("a:\n  b: 1\n  b: 1\n", "c.yaml:3: not valid YAML: the key 'b' appears twice (first in line 2)"),
@@ -141,10 +141,10 @@ def test_what_a_file_holds(load: Load, text: str, data: dict[str, Any]) -> None:
         ("a: \x00\n", "c.yaml: not valid YAML: unacceptable character"),
     ],
 )
-def test_a_file_is_refused_with_its_line(load: Load, tmp_path: Path, text: str, told: str) -> None:
+def test_an_invalid_yaml_file_is_an_error_with_its_line(load: Load, tmp_path: Path, text: str, problem: str) -> None:
     with pytest.raises(ConfigError) as error:
         load(text)
-    assert str(error.value).startswith(f"{tmp_path}/{told}")
+    assert str(error.value).startswith(f"{tmp_path}/{problem}")
     assert "\n" not in str(error.value)
 
 
@@ -187,7 +187,7 @@ def test_an_override(load: Load, text: str, assignment: str, data: dict[str, Any
 
 
 @pytest.mark.parametrize(
-    ("assignment", "told"),
+    ("assignment", "problem"),
     [
         ("a", "'a': expected KEY=VALUE"),
         ("=1", "'=1': expected KEY=VALUE"),
@@ -202,11 +202,11 @@ def test_an_override(load: Load, text: str, assignment: str, data: dict[str, Any
         ("l.-1=1", "'l.-1=1': l is a list of 2"),
     ],
 )
-def test_an_override_is_refused(load: Load, assignment: str, told: str) -> None:
+def test_an_invalid_override_is_an_error(load: Load, assignment: str, problem: str) -> None:
     document = load("n: 1\nl: [{a: 1}, {a: 2}]\n")
     with pytest.raises(ConfigError) as error:
         document.override(assignment)
-    assert str(error.value).startswith(told)
+    assert str(error.value).startswith(problem)
     assert document.data == {"n": 1, "l": [{"a": 1}, {"a": 2}]}
 
 

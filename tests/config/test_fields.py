@@ -129,7 +129,7 @@ def test_a_path_is_looked_up_in_the_configurations_folder(
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "problem"),
     [
         ({"sise": 1}, "c.yaml:4: o.sise: unknown key; did you mean 'size'?"),
         ({"size": 1, "zzzz": 1}, "c.yaml:2: o.zzzz: unknown key"),
@@ -164,28 +164,28 @@ def test_a_path_is_looked_up_in_the_configurations_folder(
         (None, "c.yaml:2: o: must be a mapping of options, not null"),
     ],
 )
-def test_a_wrong_value_is_refused_with_its_place(document: Document, values: Any, told: str) -> None:
+def test_an_invalid_option_is_an_error_with_its_place(document: Document, values: Any, problem: str) -> None:
     with pytest.raises(ConfigError) as error:
         from_mapping(Options, values, document, ("o",))
-    assert str(error.value).startswith(told)
+    assert str(error.value).startswith(problem)
 
 
-def test_what_is_ready_is_taken_as_it_is(document: Document) -> None:
+def test_ready_values_are_not_converted(document: Document) -> None:
     assert from_mapping(Options, {"size": "raw"}, document, ("o",), ready={"size": 4}).size == 4
     assert from_mapping(Options, {}, document, ("o",), ready={"size": 4}).size == 4
 
 
 @pytest.mark.usefixtures("library")
 class TestFurtherOptions:
-    def test_they_stand_beside_the_components_own(self, document: Document) -> None:
+    def test_further_options_are_options_of_the_component(self, document: Document) -> None:
         made = from_mapping(Wrapper, {"size": 2, "alpha": "7"}, document, ("o",))
         assert made == Wrapper(size=2, rest={"alpha": 7})
 
-    def test_none_given(self, document: Document) -> None:
+    def test_no_further_options(self, document: Document) -> None:
         assert from_mapping(Wrapper, {}, document, ("o",)) == Wrapper(1, {})
 
     @pytest.mark.parametrize(
-        ("values", "told"),
+        ("values", "problem"),
         [
             ({"dropuot": 0.1}, "o.dropuot: unknown key; did you mean 'dropout'?"),
             ({"sise": 1}, "o.sise: unknown key; did you mean 'size'?"),
@@ -194,17 +194,17 @@ class TestFurtherOptions:
             ({"rest": {"alpha": 1}}, "o.rest: unknown key"),
         ],
     )
-    def test_they_are_checked(self, document: Document, values: dict[str, Any], told: str) -> None:
+    def test_further_options_are_checked(self, document: Document, values: dict[str, Any], problem: str) -> None:
         with pytest.raises(ConfigError) as error:
             from_mapping(Wrapper, values, document, ("o",))
-        assert told in str(error.value)
+        assert problem in str(error.value)
 
     def test_an_annotation_that_cannot_be_resolved_accepts_anything(self, document: Document) -> None:
         values = {"config": object(), "alpha": "x"}
         assert check_options(Foreign, values, document, ("o",)) == values
 
 
-def test_a_library_that_is_not_there(document: Document) -> None:
+def test_further_options_of_a_missing_library_are_an_error(document: Document) -> None:
     with pytest.raises(ConfigError, match=r"c\.yaml:2: o: needs a_library:Typed, which cannot be imported"):
         from_mapping(Wrapper, {}, document, ("o",))
 

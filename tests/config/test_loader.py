@@ -120,7 +120,7 @@ def test_defaults(checked: Check) -> None:
 
 
 @pytest.mark.parametrize(
-    ("section", "text", "told"),
+    ("section", "text", "expected"),
     [
         ("mehtod", "adapter", "c.yaml:4: mehtod: unknown key; did you mean 'method'?"),
         ("sede", "1", "c.yaml:4: sede: unknown key; did you mean 'seed'?"),
@@ -266,10 +266,12 @@ def test_defaults(checked: Check) -> None:
         ("data", "{train: {format: rows}}", "c.yaml:3: data.train: the key 'path' is missing"),
     ],
 )
-def test_a_mistake_is_told_with_key_place_and_nearest_key(checked: Check, section: str, text: str, told: str) -> None:
+def test_an_invalid_key_is_an_error_with_place_and_nearest_key(
+    checked: Check, section: str, text: str, expected: str
+) -> None:
     with pytest.raises(ConfigError) as error:
         checked(**{section: text})
-    assert str(error.value).startswith(told)
+    assert str(error.value).startswith(expected)
 
 
 @pytest.mark.parametrize("missing", ["model", "data", "method"])
@@ -297,7 +299,7 @@ def test_sources(checked: Check, section: str, text: str, sources: list[SourceCo
     assert [key for key in loaded.selected if key.startswith("data")] == chosen
 
 
-def test_a_share_of_the_rows_is_held_back(checked: Check) -> None:
+def test_a_fraction_of_the_rows_is_held_out(checked: Check) -> None:
     assert checked(data="{train: a, eval: {fraction: 0.25}}").config.data.eval == EvalFraction(0.25)
     assert checked(data="{train: a, eval: null}").config.data.eval is None
 
@@ -314,7 +316,7 @@ def test_shares(checked: Check, shares: list[str]) -> None:
 
 
 @pytest.mark.parametrize("most", [0, 1, 100, 0.01, 0.999])
-def test_bad_rows_are_a_number_or_a_share(checked: Check, most: float) -> None:
+def test_max_bad_rows_is_a_number_or_a_share(checked: Check, most: float) -> None:
     assert checked(data=f"{{train: a, max_bad_rows: {most}}}").config.data.max_bad_rows == most
 
 
@@ -342,12 +344,12 @@ def test_a_template_that_is_a_file(checked: Check) -> None:
 @pytest.mark.parametrize(
     ("environ", "backend"), [({}, Backend), ({"LAUNCHER": "1"}, Launcher), ({"OTHER": "1"}, OtherLauncher)]
 )
-def test_backend_auto_goes_by_the_environment(checked: Check, environ: dict[str, str], backend: type[Backend]) -> None:
+def test_backend_auto_recognises_the_launcher(checked: Check, environ: dict[str, str], backend: type[Backend]) -> None:
     for text in ("", "backend: auto\n"):
         assert type(checked(text, environ=environ).config.backend) is backend
 
 
-def test_backend_auto_refuses_to_guess(checked: Check) -> None:
+def test_backend_auto_is_an_error_if_two_backends_recognise_the_launcher(checked: Check) -> None:
     both = {"LAUNCHER": "1", "OTHER": "1"}
     problem = r"backend: several backends recognise the launcher of this process \(dist/launcher, dist/other\)"
     with pytest.raises(ConfigError, match=problem):
@@ -355,14 +357,14 @@ def test_backend_auto_refuses_to_guess(checked: Check) -> None:
     assert type(checked(backend="launcher", environ=both).config.backend) is Launcher
 
 
-def test_a_backends_own_training_argument_is_refused(checked: Check) -> None:
+def test_a_training_argument_that_a_backend_sets_is_an_error(checked: Check) -> None:
     with pytest.raises(ConfigError, match=r"c\.yaml:5: training_args\.zero: is set by the backend 'launcher'"):
         checked("training_args:\n  zero: 1\n")
     assert checked("training_args: {unreachable: 1}\n").config.training_args == {"unreachable": 1}
 
 
 @pytest.mark.parametrize(
-    ("section", "text", "told"),
+    ("section", "text", "expected"),
     [
         (
             "method",
@@ -375,16 +377,16 @@ def test_a_backends_own_training_argument_is_refused(checked: Check) -> None:
         ("trackers", "twin", "the tracker 'twin' is ambiguous; write one of: one/twin, two/twin"),
     ],
 )
-def test_a_component_that_cannot_be_used_matters_when_it_is_selected(
-    checked: Check, section: str, text: str, told: str
+def test_a_broken_component_is_an_error_only_when_it_is_selected(
+    checked: Check, section: str, text: str, expected: str
 ) -> None:
     with pytest.raises(PluginError) as error:
         checked(**{section: text})
     assert re.match(rf"c\.yaml:[34]: {section}", str(error.value))
-    assert told in str(error.value)
+    assert expected in str(error.value)
 
 
-def test_an_unknown_name_tells_which_plugins_failed(checked: Check) -> None:
+def test_the_error_for_an_unknown_component_lists_the_broken_plugins(checked: Check) -> None:
     with pytest.raises(PluginError, match=r"bad-dist 2\.0 failed to load \(sftcore:x\): ImportError: boom"):
         checked(method="xyz")
 
@@ -394,7 +396,7 @@ def test_an_ambiguous_name_works_with_its_distribution(checked: Check) -> None:
     assert loaded.selected["trackers.0"].distribution == "two"
 
 
-def test_a_component_names_what_it_needs(checked: Check) -> None:
+def test_a_component_with_missing_packages_is_an_error_that_names_them(checked: Check) -> None:
     with pytest.raises(
         ConfigError, match=r"trackers\.0: the tracker 'needy' needs .* pip install not_installed_a not_in"
     ):
@@ -415,7 +417,7 @@ def test_paths_are_found(checked: Check, tmp_path: Path, monkeypatch: pytest.Mon
     assert config.backend.config == config.template_path
 
 
-def test_a_template_file_that_is_not_there(checked: Check) -> None:
+def test_a_missing_template_file_is_an_error(checked: Check) -> None:
     loaded = checked(template_path="nope.json")
     assert loaded.config.template_path is not None
     with pytest.raises(SftError, match=r"c\.yaml:4: template_path: the file nope\.json does not exist"):
@@ -471,7 +473,7 @@ def test_options_of_peft() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "expected"),
     [
         ({"r": "eight"}, "method.r: should be a whole number, got 'eight'"),
         ({"lora_dropuot": 0.1}, "method.lora_dropuot: unknown key; did you mean 'lora_dropout'?"),
@@ -479,21 +481,21 @@ def test_options_of_peft() -> None:
         ({"peft": {}}, "method.peft: unknown key"),
     ],
 )
-def test_options_of_peft_are_checked(options: dict[str, Any], told: str) -> None:
+def test_options_of_peft_are_checked(options: dict[str, Any], expected: str) -> None:
     with pytest.raises(ConfigError) as error:
         load_lora(**options)
-    assert told in str(error.value)
+    assert expected in str(error.value)
 
 
 @pytest.mark.parametrize("keys", ["data.train_on", "data.train.0.train_on"])
-def test_something_has_to_be_trained(keys):
+def test_an_empty_train_on_is_an_error(keys):
     document = Document({"model": {"name_or_path": "x"}, "method": "adapter", "data": {"train": [{"path": "a.jsonl"}]}})
     document.set(tuple(int(key) if key.isdigit() else key for key in keys.split(".")), [], "here")
     with pytest.raises(ConfigError, match="train_on: the list of roles is empty"):
         load_config(document, REGISTRY, {})
 
 
-def test_a_source_says_what_holds_for_it_alone():
+def test_a_source_overrides_the_keys_of_data():
     train = [{"path": "a.jsonl", "train_on": "last_turn", "weight": 0.5}, {"path": "b.jsonl"}]
     data = {"train": train, "reasoning": "mask", "max_length": 7}
     config = load_config(
@@ -505,7 +507,7 @@ def test_a_source_says_what_holds_for_it_alone():
 
 
 @pytest.mark.parametrize(
-    ("assignment", "told"),
+    ("assignment", "expected"),
     [
         ("data.max_length=0", "'data.max_length=0': data.max_length: must be at least 1, not 0"),
         ("data.eval.fraction=2", "'data.eval.fraction=2': data.eval.fraction: must be between 0 and 1, not 2"),
@@ -518,13 +520,13 @@ def test_a_source_says_what_holds_for_it_alone():
         ("backend.x=1", "'backend.x=1': backend: which backend? add its 'name' to the options"),
     ],
 )
-def test_what_an_override_made_is_the_overrides(assignment: str, told: str) -> None:
+def test_an_error_in_an_override_names_the_override(assignment: str, expected: str) -> None:
     document = Document({"model": {"name_or_path": "x"}, "method": "adapter", "data": {"train": "a"}}, "c.yaml")
     document._lines = {(): 1, ("data",): 2, ("data", "train"): 3}
     document.override(assignment)
     with pytest.raises(ConfigError) as error:
         load_config(document, REGISTRY, {})
-    assert str(error.value).startswith(told)
+    assert str(error.value).startswith(expected)
 
 
 @dataclass

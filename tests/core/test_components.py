@@ -82,7 +82,7 @@ def test_a_row_cannot_set_what_rendering_sets(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "problem"),
     [
         ({"system": 3}, "'system' must be a string, not a number"),
         ({"system": "A", "inner": "B"}, "has a 'system' field and a different system message"),
@@ -96,8 +96,8 @@ def test_a_row_cannot_set_what_rendering_sets(name: str) -> None:
         ({"chat_template_kwargs": {1: 2}}, "'chat_template_kwargs' has a name that is not a string: 1"),
     ],
 )
-def test_a_row_is_refused_with_the_reason(more: dict[str, Any], told: str) -> None:
-    with pytest.raises(RowError, match=told.replace("[", r"\[")):
+def test_a_malformed_row_is_a_row_error_with_the_reason(more: dict[str, Any], problem: str) -> None:
+    with pytest.raises(RowError, match=problem.replace("[", r"\[")):
         Pair().read({**ROW, **more})
 
 
@@ -118,7 +118,7 @@ def test_a_conversation_needs_no_assistant_message() -> None:
     assert Fixed(Message("user", "Hi")).read({}).messages == (Message("user", "Hi"),)
 
 
-def test_what_a_plugin_may_leave_out_has_a_default() -> None:
+def test_optional_methods_of_a_plugin_have_defaults() -> None:
     assert Template().stop() == ()
     assert Method().load_options(None) == {}
     assert Method().optimizer(None, None) is None
@@ -134,6 +134,6 @@ def test_what_a_plugin_may_leave_out_has_a_default() -> None:
 @pytest.mark.parametrize(
     "call", [lambda: Format().parse({}), lambda: Template().jinja(), lambda: Method().prepare(None, None)]
 )
-def test_what_a_plugin_must_write_says_so(call: Any) -> None:
+def test_required_methods_of_a_plugin_raise_not_implemented(call: Any) -> None:
     with pytest.raises(NotImplementedError):
         call()

@@ -8,7 +8,7 @@ from sftcore.core.errors import ConfigError, DataError, PluginError, RowError, S
 
 
 @pytest.mark.parametrize("kind", [ConfigError, PluginError, DataError, RowError])
-def test_every_error_is_the_users_to_mend(kind: type[SftError]) -> None:
+def test_every_error_class_is_one_that_the_user_can_fix(kind: type[SftError]) -> None:
     assert issubclass(kind, SftError)
     assert kind.exit_code == 2
 
@@ -21,7 +21,7 @@ def test_nearest(word: Any, hint: str) -> None:
     assert nearest(word, ["full", "lora", "qlora"]) == hint
 
 
-def test_nearest_of_choices_that_are_no_strings() -> None:
+def test_nearest_of_choices_that_are_not_strings() -> None:
     assert nearest("101", [100, 1010]) == "; did you mean '1010'?"
 
 

@@ -18,7 +18,7 @@ def test_one_hook_for_each_kind() -> None:
 
 
 @pytest.mark.parametrize("name", HOOKS)
-def test_a_hook_takes_nothing_and_returns_names_of_its_kind(name: str) -> None:
+def test_a_hook_has_no_arguments_and_returns_components_of_its_kind(name: str) -> None:
     signature = inspect.signature(HOOKS[name])
     assert not signature.parameters
     returned = eval(signature.return_annotation, {**vars(hookspecs), **vars(sftcore.core.components)})

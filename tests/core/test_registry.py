@@ -57,7 +57,7 @@ def of(registry: Registry, distribution: str) -> list[tuple[str, str]]:
 BUILT_IN = of(Registry.discover(), "sftcore")
 
 
-def test_what_is_built_in_enters_by_the_same_door() -> None:
+def test_built_in_components_are_plugins_too() -> None:
     registry = Registry.discover()
     assert {kind for kind, _ in BUILT_IN} == {"format", "template", "method", "tracker", "backend"}
     assert not [item for item in registry.broken if item.distribution == "sftcore"]
@@ -158,10 +158,10 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_broken_plugin_is_listed_and_takes_no_other_along(
+def test_a_broken_plugin_is_listed_and_does_not_affect_the_others(
     install: Install, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
-    points, files, told = BROKEN[case]
+    points, files, problem = BROKEN[case]
     good = {"sft_good_hooks.py": hook_module("return {'fine': 'm:C'}")}
     install("sft-bad", points, files, version="2.1")
     install("sft-good", {"sftcore": {"main": "sft_good_hooks"}}, good)
@@ -170,14 +170,14 @@ def test_a_broken_plugin_is_listed_and_takes_no_other_along(
     (broken,) = registry.broken
     assert (broken.distribution, broken.version) == ("sft-bad", "2.1")
     assert broken.entry_point == f"{next(iter(points))}:x"
-    assert broken.error.startswith(told)
+    assert broken.error.startswith(problem)
     assert "\n" not in broken.error
     assert of(registry, "sft-bad") == []
     assert of(registry, "sft-good") == [("format", "fine")]
     assert of(registry, "sftcore") == BUILT_IN
 
 
-def test_one_broken_entry_point_leaves_the_others_of_its_distribution(install: Install) -> None:
+def test_one_broken_entry_point_does_not_affect_the_others_of_its_distribution(install: Install) -> None:
     points = {"sftcore": {"bad": "sft_half_bad", "good": "sft_half_good"}}
     files = {"sft_half_bad.py": "1 / 0", "sft_half_good.py": hook_module("return {'half': 'm:C'}")}
     install("sft-half", points, files)
@@ -186,12 +186,12 @@ def test_one_broken_entry_point_leaves_the_others_of_its_distribution(install: I
     assert [item.entry_point for item in registry.broken] == ["sftcore:bad"]
 
 
-def test_some_package_with_unreadable_entry_points_stops_nothing(install: Install) -> None:
+def test_a_package_with_unreadable_entry_points_is_ignored(install: Install) -> None:
     install("whatever", "[console_scripts]\nno equals sign\n")
     assert of(Registry.discover(), "sftcore") == BUILT_IN
 
 
-def test_an_installation_found_twice_counts_once_and_the_first_wins(install: Install) -> None:
+def test_a_distribution_that_is_installed_twice_counts_once_and_the_first_on_the_path_wins(install: Install) -> None:
     points = {"sftcore": {"main": "sft_twice_hooks"}}
     install("sft-twice", points, {"sft_twice_hooks.py": hook_module("return {'b': 'm:C'}")}, "1.0", "behind")
     install("sft-twice", points, {"sft_twice_hooks.py": hook_module("return {'a': 'm:C'}")}, "2.0", "front")
@@ -202,7 +202,7 @@ def test_an_installation_found_twice_counts_once_and_the_first_wins(install: Ins
     assert registry.broken == []
 
 
-def test_two_components_of_one_name(install: Install) -> None:
+def test_two_components_of_one_name_are_ambiguous(install: Install) -> None:
     name = next(name for kind, name in BUILT_IN if kind == "format")
     install(
         "sft-clash", {"sftcore": {"formats": "sft_clash"}}, {"sft_clash.py": hook_module(f"return {{{name!r}: 'm:C'}}")}
@@ -222,13 +222,13 @@ def entry(kind: str, name: str, target: object = Format, distribution: str = "d"
     return Entry(kind, name, distribution, "1.0", target)  # type: ignore[arg-type]
 
 
-def test_one_name_of_two_kinds_is_no_clash() -> None:
+def test_the_same_name_in_two_kinds_is_not_ambiguous() -> None:
     registry = Registry([entry("format", "x"), entry("method", "x", Method)])
     assert registry.find("method", "x").target is Method
     assert not any(map(registry.is_ambiguous, registry.entries))
 
 
-def test_an_unknown_name_tells_the_nearest_and_what_failed() -> None:
+def test_the_error_for_an_unknown_name_has_the_nearest_name_and_the_broken_plugins() -> None:
     registry = Registry(
         [entry("format", "words"), entry("method", "wards", Method)],
         [Broken("bad", "3", "sftcore:x", "ImportError: y")],
@@ -241,13 +241,13 @@ def test_an_unknown_name_tells_the_nearest_and_what_failed() -> None:
     )
 
 
-def test_no_plugins_at_all() -> None:
+def test_the_error_without_any_plugin_says_so() -> None:
     with pytest.raises(PluginError, match="no plugin is installed"):
         Registry().find("format", "x")
 
 
 @pytest.mark.parametrize(
-    ("target", "told"),
+    ("target", "problem"),
     [
         (
             "not_installed:C",
@@ -260,10 +260,10 @@ def test_no_plugins_at_all() -> None:
         (Method, "not a subclass of sftcore.Format"),
     ],
 )
-def test_a_target_that_is_no_component(target: object, told: str) -> None:
+def test_a_target_that_is_not_a_component_is_an_error(target: object, problem: str) -> None:
     with pytest.raises(PluginError) as error:
         entry("format", "x", target).component_class()
-    assert told in str(error.value)
+    assert problem in str(error.value)
 
 
 def test_an_option_cannot_be_called_name() -> None:

@@ -1,4 +1,4 @@
-"""Template files: the JSON form, what is refused of it, and what it compiles to."""
+"""Template files: the JSON form, what is invalid, and what it compiles to."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def rendered(template, messages, generation=False, **variables):
         ({**SOUND, "default_system": "x"}, "'default_system' needs 'system'"),
     ],
 )
-def test_refused(tmp_path, form, reason):
+def test_an_invalid_json_template_is_an_error(tmp_path, form, reason):
     with pytest.raises(ConfigError, match=reason) as raised:
         write(tmp_path, form).jinja()
     assert str(tmp_path / "t.json") in str(raised.value)
@@ -89,7 +89,7 @@ def test_a_file_that_cannot_be_read(tmp_path, name, content, reason):
         ({"user": "{eos}{content}{unknown}", "assistant": "{content}"}, "</s> q {unknown} a\n"),
     ],
 )
-def test_compiled(tmp_path, extra, expected):
+def test_a_json_template_renders_as_expected(tmp_path, extra, expected):
     template = write(tmp_path, {**SOUND, **extra})
     assert rendered(template, CONVERSATION) == expected
     question = rendered(template, CONVERSATION[:1])
@@ -138,12 +138,12 @@ def test_texts_are_quoted(tmp_path, awkward):
         ([{"role": "assistant", "content": "", "tool_calls": [{}]}], {}, "does not support tool calls"),
     ],
 )
-def test_what_has_no_place_is_refused_and_never_dropped(tmp_path, messages, variables, reason):
+def test_what_a_json_template_does_not_support_is_an_error_and_never_dropped(tmp_path, messages, variables, reason):
     with pytest.raises(Exception, match=reason):
         rendered(write(tmp_path, SOUND), messages, **variables)
 
 
-def test_jinja_passes_as_it_is(tmp_path):
+def test_a_jinja_file_is_used_unchanged(tmp_path):
     source = "{% for m in messages %}{{ m.content }}{% endfor %}\n"
     template = write(tmp_path, source, "t.jinja")
     assert template.jinja() == source

@@ -25,7 +25,7 @@ def test_every_spelling_of_a_role(role: str, spellings: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spelling", "told"),
+    ("spelling", "problem"),
     [
         ("asistant", "unknown role 'asistant'; did you mean 'assistant'?"),
         ("xyz", "unknown role 'xyz' (known: system, user, human, assistant, gpt, tool, function, observation)"),
@@ -34,13 +34,13 @@ def test_every_spelling_of_a_role(role: str, spellings: list[str]) -> None:
         (["user"], "unknown role ['user'] (known: "),
     ],
 )
-def test_unknown_role(spelling: object, told: str) -> None:
+def test_an_unknown_role_is_an_error(spelling: object, problem: str) -> None:
     with pytest.raises(RowError) as error:
         parse_role(spelling)
-    assert str(error.value).startswith(told)
+    assert str(error.value).startswith(problem)
 
 
-def test_texts_are_like_the_messages_that_they_stand_for() -> None:
+def test_plain_messages_equal_the_messages_that_they_create() -> None:
     texts, messages = (
         PlainMessages(["user", "assistant"], ["q", "a"]),
         (Message("user", "q"), Message("assistant", "a")),
@@ -61,11 +61,11 @@ def test_texts_are_like_the_messages_that_they_stand_for() -> None:
         texts[2]
 
 
-def test_a_message_gives_a_template_only_what_is_set() -> None:
+def test_a_message_as_dict_has_only_the_fields_that_are_set() -> None:
     assert Message("assistant", "").to_dict() == {"role": "assistant", "content": ""}
 
 
-def test_a_message_gives_a_template_all_that_is_set() -> None:
+def test_a_message_as_dict_has_all_fields_that_are_set() -> None:
     call = {"type": "function", "function": {"name": "f", "arguments": {}}}
     message = Message("assistant", "c", reasoning_content="r", tool_calls=(call,), name="n", tool_call_id="1")
     assert message.to_dict() == {
@@ -78,9 +78,9 @@ def test_a_message_gives_a_template_all_that_is_set() -> None:
     }
 
 
-def test_a_template_does_not_see_how_a_message_is_trained() -> None:
+def test_a_message_as_dict_has_no_training_fields() -> None:
     assert Message("user", "c", train=True, weight=0.5).to_dict() == {"role": "user", "content": "c"}
 
 
-def test_an_origin_reads_as_file_and_line() -> None:
+def test_an_origin_prints_as_file_and_line() -> None:
     assert str(Origin("a/b.jsonl", 3)) == "a/b.jsonl:3"

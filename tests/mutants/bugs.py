@@ -308,7 +308,7 @@ PARITY = [
         file="sftcore/rows.py",
         old="type(turn) is not dict or len(turn) != 2:",
         new="type(turn) is not dict or len(turn) < 2:",
-        tests=("tests/plugins/test_formats.py::test_a_turn_says_how_it_is_trained",),
+        tests=("tests/plugins/test_formats.py::test_train_and_weight_of_a_turn",),
     ),
     Bug(
         name="arguments-encoded-twice",
@@ -638,8 +638,8 @@ TRUNCATION = [
         told="Of a conversation that is too long the end is dropped, and with it the answer that counts.",
         seen="Automodel#2366, mistral-common#332",
         file="sftcore/labelling/truncation.py",
-        old="examples = sub.label(first, sub.count)",
-        new="examples = sub.label(0, sub.count - first)",
+        old="examples = sub.label(first, sub.count) if first < sub.count",
+        new="examples = sub.label(0, sub.count - first) if first < sub.count",
         tests=(f"{_TRUNCATION}::test_the_oldest_exchanges_are_dropped",),
     ),
     Bug(

@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from sftcore_plugins.backends import building
+from sftcore_plugins.backends import building, register_backends
 from sftcore_plugins.backends.deepspeed import DeepSpeed
 from sftcore_plugins.backends.fsdp import Fsdp
 from sftcore_plugins.backends.none import OneProcess
@@ -91,21 +91,21 @@ def test_packed_rows_are_checked_and_trained_under_zero_3_as_by_one_process(sft)
     assert sft.record()["world_size"] == 2
 
 
-def test_ranks_that_would_train_alone_are_refused(sft):
+def test_ranks_that_would_train_separately_are_an_error(sft):
     sft.config["training_args"]["use_cpu"] = False
     done = sft.run(launcher=BY_TORCHRUN)
     assert done.code != 0
     assert "started 2 processes, but 1 would train together" in done.said
 
 
-def test_one_process_refuses_a_launcher(sft):
+def test_backend_none_under_a_launcher_is_an_error(sft):
     sft.config["backend"] = "none"
     done = sft.run(launcher=BY_TORCHRUN)
     assert done.code != 0
     assert "a launcher started 2 processes, but the backend is 'none'" in done.said
 
 
-def test_bad_rows_are_told_before_any_process_starts(sft, tmp_path):
+def test_malformed_rows_are_reported_before_any_process_starts(sft, tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"messages": 3}\n')
     sft.config |= {"backend": {"name": "torchrun", "nproc_per_node": 2}, "data": {"train": "bad.jsonl"}}
     done = sft.run()
@@ -118,14 +118,15 @@ def test_bad_rows_are_told_before_any_process_starts(sft, tmp_path):
     ("environ", "claims"),
     [
         ({}, ["none"]),
+        ({"RANK": "0"}, ["none"]),
+        ({"RANK": "0", "WORLD_SIZE": "2", "CROSS_SIZE": "1", "TORCHELASTIC_RUN_ID": "x"}, ["torchrun"]),
         ({"RANK": "0", "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "x"}, ["torchrun"]),
         ({"RANK": "0", "WORLD_SIZE": "2", "CROSS_SIZE": "1"}, ["deepspeed"]),
         ({"RANK": "0", "WORLD_SIZE": "2"}, ["torchrun"]),
     ],
 )
-def test_each_environment_is_claimed_once(environ, claims):
-    backends = {"none": OneProcess(), "torchrun": Torchrun(), "deepspeed": DeepSpeed(), "fsdp": Fsdp()}
-    assert [name for name, backend in backends.items() if backend.launched(environ)] == claims
+def test_each_launcher_is_recognised_by_one_backend(environ, claims):
+    assert [name for name, spec in register_backends().items() if spec.has_launched(environ)] == claims
 
 
 def test_commands():
@@ -152,17 +153,17 @@ def test_one_process_needs_a_world_of_one():
 
 
 @pytest.mark.parametrize("backend", [Torchrun(nproc_per_node=4), Fsdp(nproc_per_node=4), DeepSpeed(num_gpus=4)])
-def test_another_number_of_processes_than_asked_for_is_refused(backend):
+def test_a_launcher_that_starts_another_number_of_processes_is_an_error(backend):
     with pytest.raises(SftError, match="started 2 processes, but the backend's options ask for 4"):
         backend.start({"WORLD_SIZE": "2"}, cpu=False)
 
 
-def test_fsdp_needs_processes_to_spread_over():
+def test_fsdp_in_one_process_is_an_error():
     with pytest.raises(SftError, match="only one was started"):
         Fsdp().start({"WORLD_SIZE": "1"}, cpu=True)
 
 
-def test_fsdp_that_would_become_something_else_is_refused(monkeypatch):
+def test_fsdp_that_accelerate_would_replace_is_an_error(monkeypatch):
     """As it ships, accelerate takes plain data parallelism on CPUs, and says nothing."""
     from accelerate.state import AcceleratorState, PartialState
     from accelerate.utils import DistributedType
@@ -180,12 +181,12 @@ def test_fsdp_that_would_become_something_else_is_refused(monkeypatch):
     assert becomes(DistributedType.MULTI_CPU)(fsdp_plugin="plugin").distributed_type == DistributedType.FSDP
     assert becomes(DistributedType.MULTI_CPU)().distributed_type == DistributedType.MULTI_CPU
     assert becomes(DistributedType.FSDP)(fsdp_plugin="plugin").distributed_type == DistributedType.FSDP
-    with pytest.raises(SftError, match="MULTI_HPU in place of FSDP"):
+    with pytest.raises(SftError, match="MULTI_HPU instead of FSDP"):
         becomes(DistributedType.MULTI_HPU)(fsdp_plugin="plugin")
 
 
 @pytest.mark.parametrize("key", ["fsdp", "fsdp_config"])
-def test_what_fsdp_sets_is_set_nowhere_else(sft, key):
+def test_training_arguments_of_fsdp_are_an_error_elsewhere(sft, key):
     sft.config["training_args"][key] = "full_shard"
     done = sft.run_here()
     assert done.code == 2
@@ -193,7 +194,7 @@ def test_what_fsdp_sets_is_set_nowhere_else(sft, key):
 
 
 @pytest.mark.parametrize(("left", "age", "kept"), [("compiling", 0, False), ("", 0, True), ("", 1000, False)])
-def test_what_a_killed_process_was_compiling_does_not_stop_the_next_for_ever(monkeypatch, tmp_path, left, age, kept):
+def test_a_killed_compilation_of_deepspeed_does_not_block_the_next(monkeypatch, tmp_path, left, age, kept):
     """torch waits for the file ``lock`` to go away, however long."""
     lock, seen = tmp_path / "op" / "lock", []
     lock.parent.mkdir()
@@ -211,7 +212,7 @@ def test_what_a_killed_process_was_compiling_does_not_stop_the_next_for_ever(mon
     assert (tmp_path / "sftcore.lock").read_text() == ""
 
 
-def test_standalone_only_where_no_rendezvous_is_named():
+def test_torchrun_is_standalone_only_without_rendezvous_options():
     assert "--standalone" in Torchrun().command([])
     assert "--standalone" not in Torchrun(rdzv_backend="c10d").command([])
     assert "--standalone" not in Torchrun(master_addr="host").command([])

@@ -1,4 +1,4 @@
-"""The five formats: the same conversation in each, every malformed row told with its place, and ``format: auto``."""
+"""The five formats: the same conversation in each, each malformed row reported by place, and ``format: auto``."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ BAD = {
     ("form", "row", "reason"),
     [pytest.param(*case, id=f"{kind}-{case[0]}-{case[2][:30]}") for kind, cases in BAD.items() for case in cases],
 )
-def test_each_of_five_malformed_rows_is_told_with_line_and_reason(tmp_path, read, form, row, reason):
+def test_each_of_five_malformed_rows_is_reported_with_line_and_reason(tmp_path, read, form, row, reason):
     path = write(tmp_path, [SAME[form][0], *[row] * 5, SAME[form][0]])
     with pytest.raises(DataError) as raised:
         read(path, form)
@@ -194,7 +194,7 @@ def test_each_of_five_malformed_rows_is_told_with_line_and_reason(tmp_path, read
     assert len(told) == 5
 
 
-def test_the_command_line_tells_every_bad_row_and_exits_with_2(tmp_path, smollm2):
+def test_the_command_line_reports_every_malformed_row_and_exits_with_2(tmp_path, smollm2):
     bad = ["{", {"messages": [{"role": "user"}]}, {"messages": "x"}, chat("visitor"), {"messages": []}]
     path = write(tmp_path, [chat(), *bad])
     config = tmp_path / "c.yaml"
@@ -209,7 +209,7 @@ def test_the_command_line_tells_every_bad_row_and_exits_with_2(tmp_path, smollm2
         assert re.search(rf"{re.escape(path)}:{number}: .*{reason}", done.stderr), done.stderr
 
 
-def test_many_bad_rows_are_counted_by_reason(tmp_path, read):
+def test_many_malformed_rows_are_counted_by_reason(tmp_path, read):
     with pytest.raises(
         DataError, match=r"(?s)^25 rows cannot be used.*rows.jsonl:11: .*\n  \.\.\. and 15 more\n"
     ) as raised:
@@ -222,7 +222,7 @@ def test_many_bad_rows_are_counted_by_reason(tmp_path, read):
 
 
 @pytest.mark.parametrize("form", SAME)
-def test_auto_goes_by_the_keys_and_says_what_it_chose(tmp_path, read, form):
+def test_format_auto_goes_by_the_keys_and_reports_its_choice(tmp_path, read, form):
     found = read(write(tmp_path, SAME[form]))
     assert [source.format for source in found.sources] == [f"{form} (auto)"]
     assert read(write(tmp_path, SAME[form]), form).sources[0].format == form
@@ -248,12 +248,12 @@ def test_auto_goes_by_the_keys_and_says_what_it_chose(tmp_path, read, form):
         ),
     ],
 )
-def test_auto_refuses_what_it_cannot_tell(tmp_path, read, rows, reason):
+def test_format_auto_is_an_error_where_no_format_or_several_fit(tmp_path, read, rows, reason):
     with pytest.raises(DataError, match=reason):
         read(write(tmp_path, rows))
 
 
-def test_auto_decides_per_source(tmp_path, tokenizer):
+def test_format_auto_decides_per_source(tmp_path, tokenizer):
     paths = [write(tmp_path, rows, f"{form}.jsonl") for form, rows in SAME.items()]
     loaded = load_config(
         Document({"model": {"name_or_path": "x"}, "method": "full", "data": {"train": paths}}), REGISTRY, {}
@@ -290,7 +290,7 @@ def marked(form, *turns):
         ({"weight": None, "loss_weight": 0.5}, None, 0.5),
     ],
 )
-def test_a_turn_says_how_it_is_trained(form, fields, train, weight):
+def test_train_and_weight_of_a_turn(form, fields, train, weight):
     question, answer = Messages().read(marked("messages", ("user", "q", {}), ("assistant", "a", {}))).messages
     row = marked(form, ("user", "q", fields), ("assistant", "a", {}), ("user", "q", {}), ("assistant", "a", fields))
     told = {"train": train, "weight": weight}
@@ -313,7 +313,7 @@ def test_a_plain_message_is_like_any_other():
             message.train = True
 
 
-def test_a_sharegpt_call_says_how_it_is_trained():
+def test_train_and_weight_of_a_sharegpt_call():
     turn = ("function_call", json.dumps(CALL["function"]), {"train": False, "loss_weight": 0.5})
     [message] = ShareGPT().parse(marked("sharegpt", turn))
     assert message == Message("assistant", "", tool_calls=(CALL,), train=False, weight=0.5)
@@ -336,7 +336,7 @@ def test_a_sharegpt_call_says_how_it_is_trained():
         ({"weight": 0.3, "loss_weight": 1}, "'weight' is 0.3 and 'loss_weight' is 1.0; keep one of them"),
     ],
 )
-def test_a_turn_that_says_unsoundly_how_it_is_trained_is_refused(form, fields, reason):
+def test_an_invalid_train_or_weight_of_a_turn_is_an_error(form, fields, reason):
     with pytest.raises(RowError, match=f"^message 2: {re.escape(reason)}"):
         READERS[form]().read(marked(form, ("user", "q", {}), ("assistant", "a", fields)))
 
@@ -464,7 +464,7 @@ def test_malformed_calls_and_parts(reader, row, reason):
 
 
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
-def test_reasoning_goes_by_three_names(tmp_path, name):
+def test_reasoning_has_three_names(tmp_path, name):
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", name: "hm"}]
     [found] = conversations(tmp_path, [{"messages": turns}])
     assert found.messages[1].reasoning_content == "hm"

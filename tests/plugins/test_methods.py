@@ -91,11 +91,11 @@ def test_lora_plus_learns_b_faster(tiny):
     assert LoRA().optimizer(model, args) is None
 
 
-def test_what_peft_refuses_is_one_clear_error(tiny):
+def test_options_that_peft_rejects_are_one_clear_error(tiny):
     from transformers import AutoModelForCausalLM, TrainingArguments
 
     args = TrainingArguments(output_dir="unused", use_cpu=True)
-    with pytest.raises(ConfigError, match="PEFT refuses the options of the method: Target modules"):
+    with pytest.raises(ConfigError, match="PEFT rejects the options of the method: Target modules"):
         LoRA(target_modules=["no_such_layer"]).prepare(AutoModelForCausalLM.from_pretrained(tiny), args)
 
 

@@ -69,7 +69,7 @@ def test_only_rank_0_tracks(sft):
     assert len(sft.losses()) == 3
 
 
-def test_a_tracker_that_fails_is_left_out_and_training_goes_on(sft, tmp_path):
+def test_a_tracker_that_fails_is_disabled_and_training_continues(sft, tmp_path):
     (tmp_path / "file").write_text("")
     sft.config["trackers"] = [{"name": "tensorboard", "log_dir": str(tmp_path / "file" / "below")}]
     said = sft.train()

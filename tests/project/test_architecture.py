@@ -21,8 +21,6 @@ PUBLIC = ("sftcore", "sftcore.launching", "sftcore.rows", "sftcore.testing")
 """The modules that a plugin may import."""
 
 LONG = {
-    "sftcore/data/preparation/cache.py": "writing, reading, locking and removing one kind of folder",
-    "sftcore/labelling/fast_path/content_independence.py": "one abstract interpreter of Jinja: a method for each node",
     "sftcore/labelling/labeller.py": "the one story from a conversation to its labels",
     "sftcore/labelling/turns.py": "the one story from a conversation to the texts of its turns",
 }

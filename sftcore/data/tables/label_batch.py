@@ -81,7 +81,7 @@ class _KeptExamples(NamedTuple):
 
 
 class _SpecialRow(NamedTuple):
-    """A row whose examples are not its drafts as they are: it has an error, or was truncated."""
+    """A row whose examples are not those that were rendered: it has an error, or was truncated."""
 
     error: RowError | None = None
     truncated: LabelledConversation | None = None
@@ -102,22 +102,22 @@ def label_rows(
         DataError: a row is too long, and the policy is to end the run.
     """
     rendered = [_render(row, labeller, policy) for row in rows]
-    drafts = RenderedColumns.from_rows(rendered)
-    columns = labeller.encoder.encode(drafts.texts)
-    labels = label_columns(labeller.tokenizer, columns, drafts.spans, labeller.added_ids)
+    examples = RenderedColumns.from_rows(rendered)
+    columns = labeller.encoder.encode(examples.texts)
+    labels = label_columns(labeller.tokenizer, columns, examples.spans, labeller.added_ids)
     tokens = _Tokens(columns.ids, labels.trained, labels.weights)
-    merged = _merged(columns, drafts)
+    merged = _merged(columns, examples)
     errors = {**columns.errors, **labels.rejected}
 
-    owner = drafts.owners
+    owner = examples.owners
     lengths = np.diff(columns.text_offsets)
     longest = np.zeros(len(rows), np.int64)
     np.maximum.at(longest, owner, lengths)
     special: dict[int, _SpecialRow] = {
         at: _SpecialRow(error) for at, error in enumerate(rendered) if isinstance(error, RowError)
     }
-    for draft in sorted(errors, reverse=True):
-        special[int(owner[draft])] = _SpecialRow(errors[draft])
+    for example in sorted(errors, reverse=True):
+        special[int(owner[example])] = _SpecialRow(errors[example])
     for at in np.flatnonzero(longest > (policy.max_length or np.iinfo(np.int64).max)).tolist():
         if at not in special:
             special[at] = _truncated(rows[at], rendered[at], labeller, policy)
@@ -162,13 +162,13 @@ def _truncated(row: ParsedRow, rendered: _Rendered, labeller: Labeller, policy: 
         return _SpecialRow(error)
 
 
-def _merged(columns: TokenColumns, drafts: RenderedColumns) -> Integers:
-    """For each of *drafts* the number of turns that begin or end within a token."""
-    crossed = np.zeros(len(drafts.turns), bool)
-    for characters in drafts.edges.T:
-        after, until = columns.tokens_around(drafts.turns, characters)
+def _merged(columns: TokenColumns, examples: RenderedColumns) -> Integers:
+    """For each of *examples* the number of turns that begin or end within a token."""
+    crossed = np.zeros(len(examples.turns), bool)
+    for characters in examples.edges.T:
+        after, until = columns.tokens_around(examples.turns, characters)
         crossed |= after < until
-    return np.bincount(drafts.turns[crossed], minlength=len(drafts.texts))
+    return np.bincount(examples.turns[crossed], minlength=len(examples.texts))
 
 
 def _warnings(

@@ -44,11 +44,13 @@ class Observations:
     Attributes:
         words: strings that were looked for in a content.
         inspected: whether anything else was done with a content whose outcome may differ between contents.
+        renderings: what was traced.
     """
 
     def __init__(self) -> None:
         self.words: set[str] = set()
         self.inspected = False
+        self.renderings: list[Rendering] = []
 
 
 class ObservedText(Tracked):
@@ -61,10 +63,6 @@ class ObservedText(Tracked):
     __slots__ = ("_observations", "is_content")
     _observations: Observations
     is_content: bool
-
-    def like(self, text: str, is_content: bool) -> ObservedText:
-        """Return *text*, which was made of this one."""
-        return _observed(text, self._observations, is_content)
 
     def look_for(self, words: object) -> None:
         """Record that *words* are looked for."""
@@ -107,7 +105,7 @@ def _observed_join(text: str, parts: Iterable[object]) -> str:
     """*text*, which was joined of *parts*, observed if one of them is."""
     for part in parts:
         if isinstance(part, ObservedText):
-            return part.like(text, part.is_content and len(part) == len(text))
+            return _observed(text, part._observations, part.is_content and len(part) == len(text))
     return text
 
 
@@ -131,7 +129,7 @@ def _trimming(name: str) -> Callable[..., str]:
     def method(self: ObservedText, chars: str | None = None, /) -> str:
         if chars not in (None, "\n"):
             self.inspect()
-        return self.like(getattr(Tracked, name)(self, chars), self.is_content)
+        return _observed(getattr(Tracked, name)(self, chars), self._observations, self.is_content)
 
     return method
 
@@ -246,14 +244,14 @@ class ObservedTemplate(ChatTemplate):
         return super().render(self._observed(messages), *args, **kwargs)
 
     def trace(self, messages: Sequence[Mapping[str, Any]], *args: Any, **kwargs: Any) -> Rendering:
-        return super().trace(self._observed(messages), *args, **kwargs)
+        rendering = super().trace(self._observed(messages), *args, **kwargs)
+        self._sandbox.observations.renderings.append(rendering)
+        return rendering
 
     def _observed(self, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        contents = [
-            tracked(message["content"], ((len(message["content"]), tag_of(index, CONTENT)),))
-            for index, message in enumerate(messages)
-        ]
+        observations = self._sandbox.observations
         return [
-            {**message, "content": _observed(content, self._sandbox.observations, is_content=True)}
-            for message, content in zip(messages, contents, strict=True)
+            {**message, "content": _observed(tracked(text, ((len(text), tag_of(index, CONTENT)),)), observations, True)}
+            for index, message in enumerate(messages)
+            for text in (message["content"],)
         ]

@@ -58,16 +58,19 @@ class Plan:
         """Whether each content is printed once, in order, as it is."""
         return [*self.printed] == [(message, str) for message in range(self.messages)]
 
-    def holds_for(self, contents: Sequence[str]) -> bool:
-        """Whether the template renders *contents* as it did the placeholders, and within its limits."""
+    def render(self, contents: Sequence[str]) -> RenderedConversation | None:
+        """Return the conversation of this shape with *contents*; None if the plan does not hold for them."""
+        length = 0
+        for content in contents:
+            if not content or content.isspace():
+                return None
+            length += len(content)
         for words in self.words:
             for content in contents:
                 if words in content:
-                    return False
-        return sum(map(len, contents)) < CHARACTERS // 4
-
-    def render(self, contents: Sequence[str]) -> RenderedConversation:
-        """Return the conversation of this shape with *contents*."""
+                    return None
+        if length > CHARACTERS // 4:  # the template may exceed a limit
+            return None
         texts = contents if self._is_verbatim else [trim(contents[message]) for message, trim in self.printed]
         parts = [*self.fixed]
         parts[1::2] = texts
@@ -76,11 +79,19 @@ class Plan:
 
 
 def make_plan(
-    conversation: RenderedConversation, rendering: Rendering, placeholders: Sequence[str], words: Collection[str]
+    conversation: RenderedConversation,
+    renderings: Sequence[Rendering],
+    placeholders: Sequence[str],
+    words: Collection[str],
 ) -> Plan | None:
-    """Return the plan of a shape, made from its *conversation* with *placeholders*; None if that is uncertain."""
+    """Return the plan of a shape, made from its *conversation* with *placeholders*; None if that is uncertain.
+
+    Args:
+        renderings: what was rendered for it.
+    """
     (example,) = conversation.examples
-    if example.text != rendering.text or example.messages != len(placeholders):
+    rendering = next((rendering for rendering in renderings if rendering.text == example.text), None)
+    if rendering is None or example.messages != len(placeholders):
         return None
     fixed: list[str] = []
     printed: list[tuple[int, _Trim]] = []

@@ -7,9 +7,10 @@ one of them is labelled with placeholders, and its plan holds for the others.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
-from typing import Any, cast
+from typing import cast
 
 from sftcore.core.errors import RowError
 from sftcore.core.labelling_policy import Policy
@@ -60,22 +61,14 @@ class Planner:
     """Renders conversations from plans, and verifies a sample of them.
 
     Args:
-        render: renders a conversation by a given template without a plan; may raise ``RowError``.
-        fields: converts a message to the mapping that the template gets.
-        variables: further variables of the template.
+        render: renders a conversation by the given template, without a plan; may raise ``RowError``.
     """
 
     def __init__(
-        self,
-        template: ChatTemplate,
-        render: Callable[[Conversation, Policy, ChatTemplate], RenderedConversation],
-        fields: Callable[[Message], Mapping[str, Any]],
-        variables: Mapping[str, Any],
+        self, template: ChatTemplate, render: Callable[[Conversation, Policy, ChatTemplate], RenderedConversation]
     ) -> None:
         self._template = template
         self._render = render
-        self._fields = fields
-        self._variables = variables
         self._plans: dict[object, dict[_Shape, Plan | None]] = {}
         self._policy: Policy | None = None
         self._of_policy: dict[_Shape, Plan | None] = {}
@@ -98,13 +91,11 @@ class Planner:
         contents = (
             messages.contents if isinstance(messages, PlainMessages) else [message.content for message in messages]
         )
-        for content in contents:
-            if not content or content.isspace():
-                return None
         if (shape := _shape(messages)) is None:
             return None
         if policy is not self._policy:
-            self._policy, self._of_policy = policy, self._plans_of(policy)
+            key = (str(policy.train_on), policy.train_on_stop, policy.context, policy.weight)
+            self._policy, self._of_policy = policy, self._plans.setdefault(key, {})
         plans = self._of_policy
         plan = plans.get(shape, _NEVER)
         if plan is _NEVER:
@@ -112,10 +103,10 @@ class Planner:
                 plans[shape] = _ONCE
             return None
         if plan is _ONCE:
-            plan = plans[shape] = self._make_plan(messages, policy)
-        if plan is None or not plan.holds_for(contents):
+            plan = plans[shape] = self._make_plan(messages, policy) if self._failures < FAILURES else None
+            self._failures = 0 if plan else self._failures + 1
+        if plan is None or (rendered := plan.render(contents)) is None:
             return None
-        rendered = plan.render(contents)
         self._rendered += 1
         if not plan.is_verified or not self._rendered % VERIFY_EVERY:
             plan.is_verified = True
@@ -136,40 +127,23 @@ class Planner:
             self._is_disabled = True
         return rendered
 
-    def _plans_of(self, policy: Policy) -> dict[_Shape, Plan | None]:
-        """The plans for policies that train what *policy* does."""
-        key = (str(policy.train_on), policy.train_on_stop, policy.context, policy.weight)
-        return self._plans.setdefault(key, {})
-
     def _make_plan(self, messages: Sequence[Message], policy: Policy) -> Plan | None:
         """Return the plan for conversations of the shape of *messages*; None if there is none."""
-        plan = self._plan_of_placeholders(messages, policy)
-        self._failures = self._failures + 1 if plan is None else 0
-        self._is_disabled = self._failures >= FAILURES
-        return plan
-
-    def _plan_of_placeholders(self, messages: Sequence[Message], policy: Policy) -> Plan | None:
         if policy.train_on == "all" and any(message.train is not None or not message.weight for message in messages):
             return None  # the position of a turn that is excluded may depend on its content
         placeholders = [PLACEHOLDER.format(index) for index in range(len(messages))]
-        conversation = Conversation(
-            tuple(
-                Message(message.role, text, train=message.train, weight=message.weight)
-                for message, text in zip(messages, placeholders, strict=True)
-            )
-        )
+        contents = zip(messages, placeholders, strict=True)
+        conversation = Conversation(tuple(replace(message, content=content) for message, content in contents))
         observations = self._observed.observe()
         try:
             rendered = self._render(conversation, policy, self._observed)
-            fields = [self._fields(message) for message in conversation.messages]
-            rendering = self._observed.trace(fields, None, **self._variables)
         except RowError:
             return None
         warnings = {warning for warning, times in rendered.warnings.items() if times}
         if observations.inspected or len(rendered.examples) != 1 or not warnings <= _ALLOWED or rendered.details:
             return None
-        plan = make_plan(rendered, rendering, placeholders, observations.words)
-        return plan if plan and plan.holds_for(placeholders) else None
+        plan = make_plan(rendered, observations.renderings, placeholders, observations.words)
+        return plan if plan and plan.render(placeholders) else None
 
 
 def _shape(messages: Sequence[Message]) -> _Shape | None:

@@ -168,8 +168,11 @@ def spoil(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let all plans be wrong."""
     render = planner.Plan.render
 
-    def without_spans(plan: planner.Plan, contents: Any) -> RenderedConversation:
-        (example,) = render(plan, contents).examples
+    def without_spans(plan: planner.Plan, contents: Any) -> RenderedConversation | None:
+        rendered = render(plan, contents)
+        if rendered is None:
+            return None
+        (example,) = rendered.examples
         return RenderedConversation([RenderedExample(example.text, example.messages, Boundaries([], [], [], []))])
 
     monkeypatch.setattr(planner.Plan, "render", without_spans)
