@@ -178,7 +178,7 @@ def test_packing_on_a_gpu_keeps_the_logits_of_documents(attention):
 
 @pytest.mark.parametrize("attention", ["sdpa", "flex_attention", "flash_attention_2", "flash_attention_4"])
 def test_packing_on_a_gpu_keeps_the_logits_of_documents_in_bfloat16(attention):
-    """Flash attention has no float32, so the rounding of bfloat16 is the bound: packed it is no larger than alone."""
+    """Flash attention has no float32, so the rounding of bfloat16 is the bound: packed, it is not larger than alone."""
     needs_flash(attention)
     compared = packed_and_alone(attention, torch.bfloat16)
     rounding = furthest(compared.alone, compared.exact)

@@ -1,6 +1,6 @@
 """From the sources of the configuration to the training and evaluation sets of a run, and their batches.
 
-In: files and hub data sets, a labeller, the configuration. Out: a training set, an evaluation set, and batches.
+In: files and hub datasets, a labeller, the configuration. Out: a training set, an evaluation set, and batches.
 Knows nothing of models, training or the command line.
 """
 

@@ -20,7 +20,7 @@ class RowOrder(NamedTuple):
 
 
 class StreamOutcome(NamedTuple):
-    """What became of the rows of a stream; ``fingerprint`` is a SHA-256 over all that was trained."""
+    """The account of the rows of a stream; ``fingerprint`` is a SHA-256 over all that was trained."""
 
     account: Account
     summary: Summary
@@ -45,7 +45,7 @@ class TrainingSet(ABC):
 
     @abstractmethod
     def to_dataset(self, pad_token_id: int, order: RowOrder, steps: int) -> Any:
-        """The data set that the Trainer gets.
+        """The dataset that the Trainer gets.
 
         It has ``weighted`` as this has, ``callbacks`` for the Trainer, and ``rows_per_step``, which is set to the rows
         that all ranks train in an optimizer step.
@@ -64,5 +64,5 @@ class TrainingSet(ABC):
         """Append the rows that are rejected from now on to the file *path*, as lines of ``quarantine.jsonl``."""
 
     def outcome(self) -> StreamOutcome | None:
-        """What became of the rows of a stream; None where that was known before training began."""
+        """The account of the rows of a stream; None where that was known before training began."""
         return None

@@ -22,7 +22,7 @@ from sftcore.models.chat_template import set_up_model
 
 
 class PreviewRows(NamedTuple):
-    """What became of some rows.
+    """Rows of the preview, labelled or rejected.
 
     Attributes:
         examples: each with the row that it comes from.

@@ -59,7 +59,7 @@ def label_tokens(
             while token < len(ids) and offsets[token][0] < end:
                 token += 1
         else:
-            first, token = (count_prefix_tokens(tokenizer, ids, text[:border]) for border in (start, end))
+            first, token = (count_prefix_tokens(tokenizer, ids, text[:boundary]) for boundary in (start, end))
         labels[first:token] = ids[first:token]
         weights[first:token] = [weight] * (token - first)
     if labels:

@@ -91,7 +91,7 @@ def build_job(
     stop: StopRequest,
     watchdog: Watchdog,
 ) -> TrainingJob:
-    """Build the trainer of a run, with its data sets, collator and callbacks."""
+    """Build the trainer of a run, with its datasets, collator and callbacks."""
     train, evaluation, pad = prepared.train, prepared.eval, tokenizer.pad_token_id
     questions = SampleQuestions(config.ask.questions, config.ask.max_new_tokens, tokenizer, config.template_kwargs)
     metrics, progress = MetricsWriter(Path(args.output_dir)), ProgressBar()

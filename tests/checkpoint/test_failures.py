@@ -87,7 +87,9 @@ def test_a_deepspeed_checkpoint_that_one_rank_cannot_write_ends_all_ranks(compil
 def test_ranks_restarted_by_torchrun_resume(make_run):
     endless = {"max_steps": 100_000, "lr_scheduler_type": "constant", "eval_strategy": "no", "save_steps": 20}
     backend = {"name": "torchrun", "nproc_per_node": 2, "max_restarts": 1}
-    SftProcess(make_run("anew", ranks=2, backend=backend, training_args=endless)).check_restart_after_kill("step 40/")
+    SftProcess(make_run("restarted", ranks=2, backend=backend, training_args=endless)).check_restart_after_kill(
+        "step 40/"
+    )
 
 
 @pytest.mark.slow
@@ -185,7 +187,7 @@ def test_non_finite_steps_in_a_row_end_the_run_after_patience(nursery, make_run,
     assert nursery.run(folder) == [2]
     assert "the loss or the gradient of step 2 is not finite" in log(folder)
     assert "Traceback" not in log(folder)
-    folder = poisoned_life(make_run, poisoned, "borne", patience=2)
+    folder = poisoned_life(make_run, poisoned, "tolerated", patience=2)
     assert nursery.run(folder) == [0], "no two are next to each other"
 
 

@@ -119,7 +119,7 @@ def test_a_schedule_free_optimizer_saves_the_weights_that_it_evaluates(nursery, 
 def test_ranks_restarted_by_their_launcher_resume_from_their_own_checkpoints(nursery, make_run, whole):
     """Not from those of an earlier run in the same folder."""
     expected, _ = uninterrupted(whole, nursery, make_run, "lora", 1)
-    folder, other = make_run("anew"), make_run("other")
+    folder, other = make_run("again"), make_run("other")
     for each in (folder, other):
         assert nursery.run(each, "training_args.max_steps=4", SFTCORE_LAUNCH="before") == [0]
     assert nursery.run(other, SFTCORE_LAUNCH="other") == [0]
@@ -299,7 +299,7 @@ def test_weights_of_an_earlier_run_are_moved_to_earlier(nursery, make_run):
 
 
 def test_a_run_from_scratch_moves_checkpoints_of_an_earlier_run_to_earlier(nursery, make_run):
-    folder = make_run("anew")
+    folder = make_run("again")
     assert nursery.run(folder) == [0]
     assert nursery.run(folder, "training_args.max_steps=2") == [0]
     assert [path.name for path in (folder / "out").glob("checkpoint-*")] == ["checkpoint-2"]

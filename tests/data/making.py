@@ -67,7 +67,7 @@ def keys(*texts: str) -> RowKeys:
 
 
 def said(found: RowKeys) -> list[str]:
-    """Return what the rows with these keys say."""
+    """The texts of the rows with these keys."""
     return [one.rstrip(b".").decode() for one in found.tolist()]
 
 
@@ -82,15 +82,15 @@ def row(*texts: str, line: int = 1, **assistant: Any) -> ParsedRow:
 def table_of(
     rows: Sequence[ParsedRow],
     labeller: Labeller,
-    at_once: int = 1000,
+    per_block: int = 1000,
     policy: Policy = Policy(),  # noqa: B008
 ) -> Table:
     """Return *rows* labelled, so many in a batch."""
-    firsts = range(0, len(rows), at_once)
-    return Table([label_rows(rows[first : first + at_once], labeller, policy)[0] for first in firsts])
+    firsts = range(0, len(rows), per_block)
+    return Table([label_rows(rows[first : first + per_block], labeller, policy)[0] for first in firsts])
 
 
 def part_of(table: Table, times: Sequence[int] | None = None, name: str = "f") -> SelectedRows:
-    """Return all rows of *table*, each as often as *times* says: those that are there no times are left out."""
+    """Return all rows of *table*, each as often as *times* says: rows with 0 are skipped."""
     often = np.ones(len(table), np.int64) if times is None else np.array(times, np.int64)
     return SelectedRows(table, [name], np.flatnonzero(often), often[often > 0])

@@ -71,7 +71,7 @@ def paris(tokenizer: Any) -> LabelledExample:
 
 
 def body(example: LabelledExample, tokenizer: Any, colour: bool = False, token_boundaries: bool = False) -> str:
-    """Return what the terminal shows between the header and the totals."""
+    """The output between the header and the totals."""
     shown = render_examples([(example, HERE)], tokenizer, colour=colour, token_boundaries=token_boundaries)
     return shown.split("\n\n", 1)[1].rpartition("\n\n")[0]
 

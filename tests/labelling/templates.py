@@ -51,7 +51,7 @@ class Text:
         self.pieces.append(Piece(text, turn, "stop"))
 
     def of(self, turn: int, *kinds: Kind) -> str:
-        """Return what *turn* produces, or the pieces of some kinds."""
+        """The text that *turn* produces, or the pieces of some kinds."""
         return "".join(p.text for p in self.pieces if p.turn == turn and (not kinds or p.kind in kinds))
 
     def places(self) -> Iterator[tuple[int, int, Piece]]:
@@ -72,7 +72,7 @@ class Template:
     pieces: Callable[[Messages, Tools, bool], Text]
     """``pieces(messages, tools, add_generation_prompt)``"""
     rewrites: bool = False
-    """Whether some turn reads otherwise once the conversation goes on."""
+    """Whether some turn is printed differently once other messages follow."""
     system: bool = True
     reasoning: bool = False
     tools: bool = False

@@ -23,7 +23,7 @@ THINKS = PLAIN.replace(
     "m.content", "('<think>' + m.reasoning_content + '</think>' if m.reasoning_content else '') + m.content"
 )
 FORGETS = THINKS.replace("if m.reasoning_content", "if m.reasoning_content and loop.last")
-"""Reasoning is printed for the last message alone, so that earlier turns read otherwise later."""
+"""Reasoning is printed for the last message alone, so that earlier turns are printed differently later."""
 OPENS = THINKS.replace("{{ '[assistant]' }}", "{{ '[assistant]<think>' }}")
 """The generation prompt opens the reasoning."""
 
@@ -242,7 +242,7 @@ def test_stops_are_the_positions_of_trained_stop_tokens() -> None:
 # context
 
 REREAD = PLAIN.replace("m.content", "(m.content if loop.last else m.content | upper)")
-"""Messages read otherwise once others follow, even those before a turn."""
+"""Messages are printed differently once others follow, even those before a turn."""
 OTHER_PROMPT = PLAIN.replace("{{ '[assistant]' }}", "{{ '[assistant]<think>' }}")
 """The generation prompt opens a reasoning that no turn has."""
 

@@ -171,11 +171,11 @@ class Row:
         return self.template.pieces(self.messages[:end], self.tools, prompt)
 
     def has_text(self, turn: int) -> bool:
-        """Tell whether there is anything to train in *turn*: an empty one without a stop token is nothing."""
+        """Whether there is anything to train in *turn*: an empty one without a stop token is nothing."""
         return any(self.text(end).of(turn) for end in range(turn + 1, len(self.messages) + 1))
 
     def is_swallowed(self) -> bool:
-        """Tell whether the template prints nothing of what some turn says, such as a lone ``</think>``."""
+        """Whether the template prints nothing of some turn, such as a lone ``</think>``."""
         for turn in self.turns:
             empty = [*self.messages[:turn], {**self.messages[turn], "content": ""}]
             swallowed = str(self.template.pieces(empty, self.tools, False)) == str(self.text(turn + 1))
@@ -218,7 +218,7 @@ class Homes(NamedTuple):
 
 
 def fewest(homes: Sequence[Homes]) -> int:
-    """Return how many renderings are enough for turns with such homes (an upper bound)."""
+    """The number of renderings that are enough for turns with such homes (an upper bound)."""
     waiting, count = [home.good for home in homes], 0
     while waiting:
         best = max(set().union(*waiting), key=lambda end: sum(end in good for good in waiting))
@@ -232,7 +232,7 @@ def until(text: Text, turn: int) -> str:
 
 
 def begin(text: Text, turn: int) -> int:
-    """Return where *turn* begins."""
+    """The character at which *turn* begins."""
     return next(start for start, _, piece in text.places() if piece.turn == turn)
 
 

@@ -194,11 +194,11 @@ ends = st.lists(st.integers(1, 3), min_size=1, max_size=8)
 
 @examples(200)
 @given(ends, st.lists(st.integers(0, 20), max_size=6, unique=True))
-def test_tokens_in_ranges(lengths: list[int], borders: list[int]) -> None:
+def test_tokens_in_ranges(lengths: list[int], edges: list[int]) -> None:
     starts = [sum(lengths[:index]) for index in range(len(lengths))]
     offsets = [(start, start + length) for start, length in zip(starts, lengths, strict=True)]
-    borders.sort()
-    ranges = list(zip(borders[::2], borders[1::2], strict=False))
+    edges.sort()
+    ranges = list(zip(edges[::2], edges[1::2], strict=False))
     touching = [at for at, (start, end) in enumerate(offsets) if any(start < b and a < end for a, b in ranges)]
     assert sorted(set(tokens_in(offsets, ranges))) == touching
     weights = labels(offsets, *(Span(*range_, 1) for range_ in ranges))

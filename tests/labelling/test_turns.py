@@ -1,4 +1,4 @@
-"""Where a turn begins and ends: right for awkward texts, and a clear refusal where a template leaves it uncertain."""
+"""Where a turn begins and ends: right for awkward texts, and a clear error where a template leaves it uncertain."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def smollm2_labeller(smollm2: Path) -> Labeller:
 
 
 def turns(example: Any) -> list[str]:
-    """Return what is trained of *example*."""
+    """The trained text of *example*."""
     return [part.split("⟧")[0] for part in marked(example).split("⟦")[1:]]
 
 
 def oracle(made: Labeller, conversation: Conversation) -> str:
-    """Return what a ChatML conversation is marked as, found by rendering unique words in place of the contents."""
+    """The marked text of a ChatML conversation, found by rendering unique words in place of the contents."""
     words = [f"@{index}@" for index in range(len(conversation.messages))]
     messages = [
         {"role": message.role, "content": word} for message, word in zip(conversation.messages, words, strict=True)

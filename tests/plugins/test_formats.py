@@ -217,7 +217,7 @@ def test_many_malformed_rows_are_counted_by_reason(tmp_path, read):
     assert str(raised.value).splitlines()[-3:] == [
         "      24 x not valid JSON: Expecting property name enclosed in double quotes",
         "       1 x 'messages' is empty: a conversation needs at least one message",
-        "  data.max_bad_rows lets a run continue without bad rows",
+        "  data.max_bad_rows lets a run continue without malformed rows",
     ]
 
 

@@ -331,7 +331,7 @@ def test_the_packing_check_allows_noise_that_separate_rows_have_too(device):
 
 @pytest.mark.parametrize("name", ["Qwen3Moe", "Mixtral", "DeepseekV3"])
 def test_the_packing_check_allows_rounding_of_experts_in_packed_rows_only(name, device):
-    """Only some rows show it, depending on the number of tokens of an expert, which is no sign of a leak."""
+    """Only some rows show it, depending on the number of tokens of an expert, which is not a leak."""
     model = make(name, "sdpa", torch.bfloat16, device)
     round_by_company(model.model.layers[0], 0.002, only_packed=True)
     check(model)

@@ -51,7 +51,7 @@ class CachedSource:
     """The labelled rows of one source, complete.
 
     Attributes:
-        totals: what became of all rows that were read.
+        totals: the account of all rows that were read.
         lock: keeps others from removing the folder as long as this is in use.
     """
 
@@ -261,7 +261,7 @@ class Cache:
         return sorted(entries, key=lambda entry: entry.used, reverse=True)
 
     def remove(self, entry: CacheEntry) -> bool:
-        """Remove *entry*, if it is certain that no run uses it; return whether it was removed."""
+        """Remove *entry* if it is certain that no run uses it. Return True if it was removed."""
         name = entry.folder.name.partition(".")[0]
         lock = FileLock(self.folder / f"{name}.lock")
         try:

@@ -48,7 +48,7 @@ class SourceReport(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """What is trained and evaluated, and what became of the rows of all sources.
+    """What is trained and evaluated, with the account of the rows of all sources.
 
     Attributes:
         examples: of the training set before packing; of a stream those of its first rows.
@@ -74,7 +74,7 @@ class Prepared(NamedTuple):
             yield from cached.rejected(names)
 
     def final(self) -> Prepared:
-        """The same, with what became of the rows of a stream, once training is over."""
+        """The same, with the account of the rows of a stream, once training is over."""
         if (outcome := self.train.outcome()) is None:
             return self
         digest = hashlib.sha256(f"{outcome.fingerprint} {self.fingerprint}".encode()).hexdigest()
@@ -93,7 +93,7 @@ def prepare(
     """Label every row of all sources, unless it is cached, and select those that are trained and evaluated.
 
     Raises:
-        DataError: more bad rows than ``data.max_bad_rows``, a set without rows, nothing that is trained, or a row that
+        DataError: more malformed rows than ``data.max_bad_rows``, a set without rows, nothing trained, or a row that
             is too long where the policy is to end the run.
         ConfigError: a source renames a column that no row has, or the chat template can label nothing.
         SftError: the labelled rows cannot be cached.
@@ -187,7 +187,7 @@ def _labelled(
 
 
 class _LimitExceededError(Exception):
-    """There are more bad rows than the run tolerates."""
+    """There are more malformed rows than the run tolerates."""
 
 
 class _SourceRun:
@@ -206,7 +206,7 @@ class _SourceRun:
 
         Raises:
             DataError: as the pool raises it.
-            _LimitExceededError: there are too many bad rows; all are counted.
+            _LimitExceededError: there are too many malformed rows; all are counted.
         """
         self.started = True
         self.totals = RowTotals()
@@ -220,7 +220,7 @@ class _SourceRun:
             raise _LimitExceededError
 
     def check_rows(self) -> None:
-        """Count the bad rows of the whole source."""
+        """Count the malformed rows of the whole source."""
         for _ in self._blocks(0):
             pass
 

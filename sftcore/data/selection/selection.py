@@ -27,7 +27,7 @@ class LabelledSource(NamedTuple):
 
 
 class Selection(NamedTuple):
-    """The rows of both sets, and what became of the others.
+    """The rows of both sets, and the number of the others by reason.
 
     ``dropped`` has the numbers of rows in neither set, by reason, and ``notes`` status lines about all this.
     """

@@ -178,7 +178,7 @@ def _sampled(rows: Iterator[SourceRow]) -> list[SourceRow]:
 def detect_format(path: str, sample: list[SourceRow], registry: Registry) -> Entry | None:
     """The one format whose keys the rows of *sample* have; no format is imported.
 
-    None, if no row is a mapping: then each is a bad row, whatever the format.
+    None, if no row is a mapping: then each is a malformed row, whatever the format.
 
     Raises:
         DataError: none or several fit; the message names rows and the keys of all formats.

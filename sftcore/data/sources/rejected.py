@@ -97,11 +97,11 @@ def kind_of_reason(reason: str) -> str:
 
 
 def check_bad_rows(first: Sequence[RejectedRow], kinds: Mapping[str, int], read: int, most: float) -> None:
-    """End the run if it tolerates only *most* bad rows: a number, or a share of the rows *read*.
+    """End the run if it tolerates only *most* malformed rows: a number, or a share of the rows *read*.
 
     Args:
-        first: the first of the bad rows, as many as are shown.
-        kinds: the number of bad rows by kind of reason.
+        first: the first of the malformed rows, as many as are shown.
+        kinds: the number of malformed rows by kind of reason.
 
     Raises:
         DataError: there are more; the first are listed, and all are counted by reason.
@@ -114,7 +114,7 @@ def check_bad_rows(first: Sequence[RejectedRow], kinds: Mapping[str, int], read:
         kinds = dict(Counter(kinds).most_common())
         lines += [f"{rows:>8,} x {kind}" for kind, rows in list(kinds.items())[:SHOWN]]
         lines += [f"{sum(list(kinds.values())[SHOWN:]):>8,} x other reasons"] if len(kinds) > SHOWN else []
-        lines += ["  data.max_bad_rows lets a run continue without bad rows"] if not most else []
+        lines += ["  data.max_bad_rows lets a run continue without malformed rows"] if not most else []
     if most:
         allowed = f"{most:.2%} of {count(read, 'row')}" if most < 1 else f"{most:,.0f}"
         lines.append(f"  data.max_bad_rows is {allowed}")

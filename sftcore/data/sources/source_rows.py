@@ -1,4 +1,4 @@
-"""The rows of a source as they are read: from files, or from a hub data set."""
+"""The rows of a source as they are read: from files, or from a hub dataset."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _is_data(path: Path) -> bool:
 
 
 def find_files(source: SourceConfig, document: Document) -> list[Path]:
-    """The files that *source* names, sorted; none if it is the id of a hub data set.
+    """The files that *source* names, sorted; none if it is the id of a hub dataset.
 
     Raises:
         DataError: a path or glob matches nothing, or a file has an unknown suffix.
@@ -86,15 +86,15 @@ class SourceRows:
     """The rows of a source in order, up to its limit; each iteration reads them again.
 
     Args:
-        streaming: read a hub data set without downloading it.
+        streaming: read a hub dataset without downloading it.
 
     Attributes:
-        files: of the source; none for a hub data set.
-        names: of the files, or the id of the hub data set, as messages call them.
+        files: of the source; none for a hub dataset.
+        names: of the files, or the id of the hub dataset, as messages call them.
         size: in bytes.
 
     Raises:
-        DataError: there is no such file or hub data set.
+        DataError: there is no such file or hub dataset.
     """
 
     def __init__(self, source: SourceConfig, document: Document, streaming: bool = False) -> None:
@@ -117,7 +117,7 @@ class SourceRows:
 
     @property
     def fingerprint(self) -> str:
-        """The fingerprint that ``datasets`` has for a hub data set; '' for files."""
+        """The fingerprint that ``datasets`` has for a hub dataset; '' for files."""
         return "" if self._hub is None else str(self._hub._fingerprint)
 
     def check_unchanged(self) -> None:
@@ -206,12 +206,12 @@ def _load_hub(source: SourceConfig, streaming: bool) -> Any:
     except Exception as error:  # the hub's client raises many kinds: no network, no such set, no access, ...
         part = f"subset '{source.subset}', split '{source.split}'" if source.subset else f"split '{source.split}'"
         raise DataError(
-            f"data source {source.path}: no such file here, and no hub data set ({part}): {first_line(error)}"
+            f"data source {source.path}: no such file here, and no hub dataset ({part}): {first_line(error)}"
         ) from None
 
 
 def _hub_size(hub: Any) -> int:
-    """Rows of a hub data set; 0, if it is streamed and does not say."""
+    """Rows of a hub dataset; 0, if it is streamed and does not say."""
     if hasattr(hub, "__len__"):
         return len(hub)
     splits = hub.info.splits or {}

@@ -39,7 +39,7 @@ def prepare_stream(
     """A stream of the rows to train, whose first rows are sound, and the examples to evaluate.
 
     Raises:
-        DataError: there are too many bad rows among the first, or nothing of a source is trained.
+        DataError: there are too many malformed rows among the first, or nothing of a source is trained.
         ConfigError: a source renames a column that no row has, or the chat template can label nothing.
         SftError: the evaluation rows cannot be cached.
     """
@@ -59,7 +59,7 @@ def prepare_stream(
 
     def make_limit() -> BadRowLimit:
         limit = BadRowLimit(config.max_bad_rows)
-        for cached, names in evaluation.cached:  # bad rows that are evaluated count in each pass
+        for cached, names in evaluation.cached:  # malformed rows that are evaluated count in each pass
             limit.add(cached.totals, names)
         return limit
 
@@ -102,7 +102,7 @@ def _first_blocks(sources: Sequence[StreamSource], loaded: LoadedConfig, labelle
     """The first block of each source, labelled; or blocks of all, until anything is trained.
 
     Raises:
-        DataError: there are too many bad rows among these, or no row of all sources can be labelled.
+        DataError: there are too many malformed rows among these, or no row of all sources can be labelled.
         ConfigError: a source renames a column that none of its first rows has.
     """
     opened = [source.source for source in sources]

@@ -44,7 +44,7 @@ class Stream(TrainingSet):
 
     Args:
         evaluated: keys of rows that are evaluated, and so not trained.
-        make_limit: returns the counter of bad rows for a pass.
+        make_limit: returns the counter of malformed rows for a pass.
         sample: examples of the first rows.
         first_example: the first of them, as a person can read it.
     """
@@ -117,7 +117,7 @@ class Stream(TrainingSet):
         """Yield what is trained, without end; it can be iterated once.
 
         Raises:
-            DataError: a source cannot be read, there are too many bad rows, or nothing to train.
+            DataError: a source cannot be read, there are too many malformed rows, or nothing to train.
         """
         assert not self._iterated
         self._iterated = True
@@ -226,7 +226,7 @@ class Stream(TrainingSet):
             self._digest.update(part.table.digests[own].tobytes())
 
     def outcome(self) -> StreamOutcome:
-        """What became of all rows, once the last item is trained."""
+        """The account of all rows, once the last item is trained."""
         if self._windows and self._reached > self._items:
             self._count(self._windows[0], self._reached - self._items)
         self._windows.clear()

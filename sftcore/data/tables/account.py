@@ -1,4 +1,4 @@
-"""What became of every row that was read: counts of one source while it is labelled, and of a whole run."""
+"""The account of every row that was read: counts of one source while it is labelled, and of a whole run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RejectedPlace = tuple[int, int, str]
 
 @dataclass
 class RowTotals:
-    """What became of the rows of a source, or of a part of it, in numbers."""
+    """The account of the rows of a source, or of a part of it, in numbers."""
 
     read: int = 0
     """Rows that were read."""
@@ -83,7 +83,7 @@ def rejected_at(places: Sequence[RejectedPlace], names: Sequence[str]) -> list[R
 
 
 class BadRowLimit:
-    """Counts the bad rows of all sources against ``data.max_bad_rows``.
+    """Counts the malformed rows of all sources against ``data.max_bad_rows``.
 
     Args:
         most: the number that is tolerated; below 1 a share of the rows read.
@@ -121,7 +121,7 @@ class Account:
     trained: int = 0
     evaluated: int = 0
     rejected: Mapping[str, int] = field(default_factory=dict)
-    """Bad rows, and rows that the chat template cannot label, by reason."""
+    """Malformed rows, and rows that the chat template cannot label, by reason."""
     dropped: Mapping[str, int] = field(default_factory=dict)
     """Rows that a key of the configuration excludes, or of which nothing is trained, by reason."""
 

@@ -1,4 +1,4 @@
-"""What became of the labelled rows of a set, in numbers and messages."""
+"""Summary of the labelled rows of a set, in numbers and messages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TRIED = 20
 
 @dataclass
 class Summary:
-    """What became of the rows of one set; ``rows`` is the sum of ``kept`` and ``dropped``."""
+    """Summary of the rows of one set; ``rows`` is the sum of ``kept`` and ``dropped``."""
 
     rows: int = 0
     """Rows of the set, each counted once: without those that were rejected, or are in neither set."""
@@ -60,7 +60,7 @@ def summarize(
     shown: Callable[[Sequence[Origin]], Sequence[str]],
     unlabelled: int = 0,
 ) -> tuple[Examples, Summary]:
-    """The examples of a set, and what became of its rows.
+    """The examples of a set, and the summary of its rows.
 
     Args:
         name: of the set, as messages call it.

@@ -31,8 +31,8 @@ _FIELDS = {
 """Kinds of fields other than content: headers, which no model writes, and reasoning."""
 
 
-class Message(dict[str, Any]):
-    """A message that knows its index."""
+class TemplateMessage(dict[str, Any]):
+    """A message as a template gets it, which knows its index."""
 
     __slots__ = ("_index",)
     _index: int
@@ -40,7 +40,7 @@ class Message(dict[str, Any]):
 
 def message_index(value: object) -> int | None:
     """Index of the message that *value* is or was built from; None if it is not a message."""
-    if type(value) is Message:
+    if type(value) is TemplateMessage:
         return value._index
     if type(value) is dict and "role" in value:
         for text in (value["role"], value.get("content")):
@@ -72,7 +72,7 @@ class AccessLog:
             self.by_loop.append(by_loop)
 
 
-class Messages(Sequence[Message]):
+class Messages(Sequence[TemplateMessage]):
     """A list of messages, for reading only, that records in an :class:`AccessLog` when each is accessed.
 
     It is not a ``list``, because C code would read one without calling its methods.
@@ -80,7 +80,7 @@ class Messages(Sequence[Message]):
 
     __slots__ = ("_items", "_log", "_offset")
 
-    def __init__(self, items: Sequence[Message], log: AccessLog, offset: int = 0) -> None:
+    def __init__(self, items: Sequence[TemplateMessage], log: AccessLog, offset: int = 0) -> None:
         self._items = items
         self._log = log
         self._offset = offset
@@ -100,10 +100,10 @@ class Messages(Sequence[Message]):
         return bool(self._items)
 
     @overload
-    def __getitem__(self, key: int) -> Message: ...
+    def __getitem__(self, key: int) -> TemplateMessage: ...
     @overload
-    def __getitem__(self, key: slice) -> Sequence[Message]: ...
-    def __getitem__(self, key: int | slice) -> Message | Sequence[Message]:
+    def __getitem__(self, key: slice) -> Sequence[TemplateMessage]: ...
+    def __getitem__(self, key: int | slice) -> TemplateMessage | Sequence[TemplateMessage]:
         if isinstance(key, slice):
             if (key.start or 0) >= 0 and key.stop is None and key.step in (None, 1):
                 start = min(key.start or 0, len(self._items))
@@ -116,14 +116,14 @@ class Messages(Sequence[Message]):
             self._log.record(self._offset + key)
         return self._items[key]
 
-    def __iter__(self) -> Iterator[Message]:
+    def __iter__(self) -> Iterator[TemplateMessage]:
         self._log.loops += 1
         for index, item in enumerate(self._items, self._offset):
             self._log.record(index, by_loop=True)
             yield item
         self._log.record(self._offset + len(self._items), by_loop=True)
 
-    def __reversed__(self) -> Iterator[Message]:
+    def __reversed__(self) -> Iterator[TemplateMessage]:
         self._record_all()
         return reversed(self._items)
 
@@ -178,11 +178,11 @@ def _as_list(value: Any) -> Any:
     return value.copy() if isinstance(value, Messages) else value
 
 
-def tag_messages(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
+def tag_messages(messages: Sequence[Mapping[str, Any]]) -> list[TemplateMessage]:
     """Copies of *messages* with every string tagged with its message and field."""
-    tagged: list[Message] = []
+    tagged: list[TemplateMessage] = []
     for index, message in enumerate(messages):
-        copy = Message()
+        copy = TemplateMessage()
         copy._index = index
         for key, value in message.items():
             if key == "tool_calls" and isinstance(value, (list, tuple)):

@@ -14,7 +14,7 @@ from jinja2.meta import find_undeclared_variables
 from sftcore.core.errors import RowError
 from sftcore.labelling.rendering.constant_prompt import has_constant_prompt
 from sftcore.labelling.rendering.limits import CHARACTERS, SOURCE, LimitError, check_length, timed, try_in_child
-from sftcore.labelling.rendering.message_view import AccessLog, Message, Messages, tag_messages
+from sftcore.labelling.rendering.message_view import AccessLog, Messages, TemplateMessage, tag_messages
 from sftcore.labelling.rendering.provenance import LITERAL, Tracked
 from sftcore.labelling.rendering.sandbox import PRIVATE, Sandbox, TracingSandbox
 from sftcore.runtime.private_api import check_private_names
@@ -222,7 +222,7 @@ def _run(render: Callable[[], _Result]) -> _Result:
 def _plainly(error: Exception) -> str:
     """The text of *error* as it would be for plain values."""
     text = str(error)
-    for ours, plain in ((Messages, "list"), (Message, "dict"), (Tracked, "str")):
+    for ours, plain in ((Messages, "list"), (TemplateMessage, "dict"), (Tracked, "str")):
         text = text.replace(f"{ours.__module__}.{ours.__name__} object", f"{plain} object")
         text = text.replace(f"'{ours.__name__}'", f"'{plain}'")
     return text[:_SHOWN]
@@ -265,7 +265,7 @@ def compile_template(source: str, plain: Sandbox = _PLAIN, tracing: Sandbox = _T
 
 
 def _try(source: str) -> Iterator[None]:
-    """Render a template with small conversations, and go on at errors other than of memory."""
+    """Render a template with small conversations, and continue after errors other than of memory."""
     compiled = compile_template(source)
     for messages, tools in _SAMPLES:
         for render in (compiled.render, compiled.trace):

@@ -24,7 +24,7 @@ from sftcore.labelling.rendering import environment
 from sftcore.labelling.rendering.block_markers import concatenations_called, with_block_markers
 from sftcore.labelling.rendering.format_strings import format_parts, percent_parts
 from sftcore.labelling.rendering.limits import check_format, check_length, check_product
-from sftcore.labelling.rendering.message_view import Message, Messages, message_index
+from sftcore.labelling.rendering.message_view import Messages, TemplateMessage, message_index
 from sftcore.labelling.rendering.provenance import (
     ENTER,
     EXIT,
@@ -103,7 +103,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def getattr(self, obj: Any, attribute: str) -> Any:
         """``obj.attribute``; a faster way for what templates read most, with the same result."""
         kind = type(obj)
-        if kind is Message or kind is dict:
+        if kind is TemplateMessage or kind is dict:
             if attribute not in _OF_DICT:
                 return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
         elif kind is LoopContext and attribute in _OF_LOOP:

@@ -1,4 +1,4 @@
-"""The cache of labelled rows: the same bytes whoever makes them, whole or not there, made again when it has to be."""
+"""The cache of labelled rows: the same bytes from any process, complete or absent, made again when it has to be."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Counting(PreparationProgress):
 
 
 def labelled(folder, data, serving, **options):
-    """Return how many rows had to be labelled."""
+    """The number of rows that had to be labelled."""
     progress = Counting()
     prepare(configured(data, **options), REGISTRY, serving, progress, Cache(folder))
     return progress.rows
@@ -209,7 +209,7 @@ def in_child(act):
 
 @pytest.mark.parametrize("kills", [8, pytest.param(50, marks=pytest.mark.chaos)])
 def test_a_preparation_resumed_after_sigkill_has_the_same_rows(tmp_path, data, serving, right, kills):
-    """At random moments; who comes after goes on from finished shards."""
+    """At random moments; the next preparation continues from finished shards."""
     chance = random.Random(1)
     began = time.monotonic()
     assert os.waitpid(in_child(lambda: made(tmp_path / "first", data, serving, workers=2)), 0)[1] == 0
@@ -426,7 +426,7 @@ def test_processes_are_forked_also_from_the_first_process_of_a_container(tmp_pat
 
 
 def test_shared_locks_work_on_nfs(tmp_path, data, serving, monkeypatch):
-    """As on NFS: else whoever made the rows would keep all others waiting for as long as it runs."""
+    """As on NFS: else the run that made the rows would keep all others waiting for as long as it runs."""
     flock = files.fcntl.flock
 
     def as_nfs(file, how):

@@ -36,7 +36,7 @@ def prepared(made, labeller=LABELLER):
 
 
 def questions(examples):
-    """Return what is asked in each of *examples*."""
+    """The questions of *examples*."""
     texts = [LABELLER.tokenizer.decode(example.input_ids) for example in examples]
     return [re.match(r"\[user\](.*?)</s>", text).group(1) for text in texts]
 
@@ -51,25 +51,25 @@ DISTINCT = [f"Is {number} a number?" for number in range(100)]
 
 @pytest.mark.parametrize(("fraction", "size"), [(0.2, 20), (0.001, 1), (0.5, 50), (0.999, 99)])
 def test_the_share_is_as_large_as_asked(tmp_path, fraction, size):
-    train, held_back = split(tmp_path, DISTINCT, fraction)
-    assert len(held_back) == size
-    assert sorted(train + held_back) == sorted(DISTINCT)
+    train, held_out = split(tmp_path, DISTINCT, fraction)
+    assert len(held_out) == size
+    assert sorted(train + held_out) == sorted(DISTINCT)
 
 
 def test_the_share_does_not_depend_on_the_order_of_rows_but_on_the_seed(tmp_path):
-    train, held_back = split(tmp_path, DISTINCT)
+    train, held_out = split(tmp_path, DISTINCT)
     shuffled = random.Random(1).sample(DISTINCT, 100)
-    assert split(tmp_path, DISTINCT) == (train, held_back)
-    assert set(split(tmp_path, shuffled)[1]) == set(held_back)
-    assert set(split(tmp_path, DISTINCT, seed=43)[1]) != set(held_back)
+    assert split(tmp_path, DISTINCT) == (train, held_out)
+    assert set(split(tmp_path, shuffled)[1]) == set(held_out)
+    assert set(split(tmp_path, DISTINCT, seed=43)[1]) != set(held_out)
 
 
 def test_equal_rows_stay_on_one_side(tmp_path):
-    train, held_back = split(tmp_path, [f"Is {number % 10}?" for number in range(100)])
+    train, held_out = split(tmp_path, [f"Is {number % 10}?" for number in range(100)])
     assert train
-    assert held_back
-    assert not set(train) & set(held_back)
-    assert len(train) % 10 == len(held_back) % 10 == 0
+    assert held_out
+    assert not set(train) & set(held_out)
+    assert len(train) % 10 == len(held_out) % 10 == 0
 
 
 @pytest.mark.parametrize(
@@ -85,10 +85,10 @@ def test_two_rows_are_one_each(tmp_path):
 
 
 def test_evaluation_sources(tmp_path):
-    train, held_back = write(tmp_path / "t.jsonl", ["a", "b"]), write(tmp_path / "e.jsonl", ["c"])
-    found = prepared(loaded(train, eval=held_back))
+    train, held_out = write(tmp_path / "t.jsonl", ["a", "b"]), write(tmp_path / "e.jsonl", ["c"])
+    found = prepared(loaded(train, eval=held_out))
     assert (questions(found.train), questions(found.eval)) == (["a", "b"], ["c"])
-    assert [source.path for source in found.sources] == [train, held_back]
+    assert [source.path for source in found.sources] == [train, held_out]
 
 
 def test_the_fingerprint_is_of_the_content_in_order(tmp_path):
@@ -175,8 +175,8 @@ def test_nothing_is_packed_unasked(tmp_path, labeller):
 def test_each_source_has_its_own_policy(tmp_path):
     one, other = write(tmp_path / "1.jsonl", ["a"]), write(tmp_path / "2.jsonl", ["b"])
     sources = [one, {"path": other, "weight": 0.5, "train_on": "last_turn", "truncation": "split"}]
-    held_back = write(tmp_path / "3.jsonl", ["c"])
-    made = loaded(sources, eval=held_back, max_length=99, reasoning="mask", truncation="drop_row")
+    held_out = write(tmp_path / "3.jsonl", ["c"])
+    made = loaded(sources, eval=held_out, max_length=99, reasoning="mask", truncation="drop_row")
     common = Policy(max_length=99, reasoning="mask", truncation="drop_row")
     own = Policy(max_length=99, reasoning="mask", truncation="split", train_on="last_turn", weight=0.5)
     for part, policies in (("train", [common, own]), ("eval", [common])):
@@ -249,16 +249,16 @@ def test_holdout_rows_are_never_repeated_and_are_fewer_where_a_source_is_sampled
     paths = [write(tmp_path / f"{name}.jsonl", [f"{name}{number}" for number in range(400)]) for name in "ab"]
     sources = [{"path": paths[0], "repeat": 3}, {"path": paths[1], "repeat": 0.25}]
     found = prepared(loaded(sources, eval={"fraction": 0.2}))
-    held_back = questions(found.eval)
-    assert len(set(held_back)) == len(held_back)
-    assert not set(held_back) & set(questions(found.train))
-    of = {name: sum(text[0] == name for text in held_back) for name in "ab"}
+    held_out = questions(found.eval)
+    assert len(set(held_out)) == len(held_out)
+    assert not set(held_out) & set(questions(found.train))
+    of = {name: sum(text[0] == name for text in held_out) for name in "ab"}
     trained = {name: sum(count for text, count in times(found).items() if text[0] == name) for name in "ab"}
     assert trained["a"] == 3 * (400 - of["a"])
     assert abs(of["b"] - 20) < 10
     assert abs(trained["b"] - 80) < 10
     assert found.account.read == 800
-    assert (found.account.trained, found.account.evaluated) == (len(times(found)), len(held_back))
+    assert (found.account.trained, found.account.evaluated) == (len(times(found)), len(held_out))
 
 
 def test_evaluation_sources_may_be_limited_and_sampled(tmp_path):

@@ -49,7 +49,7 @@ def source(tmp_path):
 
 
 def given(number):
-    """Return so many blocks, each longer than the one before."""
+    """*number* blocks, each longer than the one before."""
     return [
         blocks.Block(0, 0, [(line, {"input": f"q {at}", "output": f"a {line}"}) for line in range(1, at + 2)], 0.0)
         for at in range(number)
@@ -57,7 +57,7 @@ def given(number):
 
 
 def received(found):
-    """Return what became of blocks; what is in a table may be changed by the next one."""
+    """The results of blocks; the content of a table may be changed by the next one."""
     return [done._replace(table=done.table.slice().to_pylist()) for done in found]
 
 

@@ -14,9 +14,9 @@ def test_equal_rows_of_several_sources_stay_on_one_side():
     parts = [keys(*map(str, range(50))), keys(*map(str, range(25, 75))), keys(*map(str, range(75)))]
     chosen = holdout(parts, 0.3, 42)
     both = list(zip(parts, chosen, strict=True))
-    train, held_back = ({text for part, held in both for text in said(part[held == side])} for side in (False, True))
-    assert not train & held_back
-    assert train | held_back == set(map(str, range(75)))
+    train, held_out = ({text for part, held in both for text in said(part[held == side])} for side in (False, True))
+    assert not train & held_out
+    assert train | held_out == set(map(str, range(75)))
     assert [len(held) for held in chosen] == [50, 50, 75]
     assert 40 <= sum(held.sum() for held in chosen) <= 65  # of 175, rows of one content together
 
@@ -24,8 +24,8 @@ def test_equal_rows_of_several_sources_stay_on_one_side():
 @pytest.mark.parametrize("seed", range(10))
 def test_both_sides_have_rows(seed):
     for fraction in (0.01, 0.5, 0.99):
-        [held_back] = holdout([keys("a", "b", "b", "b")], fraction, seed)
-        assert 0 < held_back.sum() < 4
+        [held_out] = holdout([keys("a", "b", "b", "b")], fraction, seed)
+        assert 0 < held_out.sum() < 4
 
 
 @pytest.mark.parametrize("parts", [[keys("a", "a")], [keys("a"), keys("a")]])

@@ -29,17 +29,17 @@ def source(texts, digests=None, name="f"):
     return LabelledSource(Table([pa.RecordBatch.from_pylist(rows, SCHEMA)]), [name])
 
 
-def selected(train, held_back=(), seed=42, options=({},), more=({},), **data):
-    """Select from *train* and *held_back*, sources with some *options* each."""
+def selected(train, held_out=(), seed=42, options=({},), more=({},), **data):
+    """Select from *train* and *held_out*, sources with some *options* each."""
     sources = [{"path": "t", **options[min(at, len(options) - 1)]} for at in range(len(train))]
-    if held_back:
-        data["eval"] = [{"path": "e", **more[min(at, len(more) - 1)]} for at in range(len(held_back))]
+    if held_out:
+        data["eval"] = [{"path": "e", **more[min(at, len(more) - 1)]} for at in range(len(held_out))]
     config = loaded(sources, seed, **data).config.data
-    return select([source(texts) for texts in train], [source(texts) for texts in held_back], config, seed)
+    return select([source(texts) for texts in train], [source(texts) for texts in held_out], config, seed)
 
 
 def texts(parts):
-    """Return what stands in an epoch of each of *parts*."""
+    """The rows of an epoch of each of *parts*."""
     return ["".join(said(part.table.keys[part.rows].repeat(part.times))) for part in parts]
 
 
@@ -51,14 +51,14 @@ def test_without_further_words_all_rows_are_trained_once_in_order():
 
 WAYS = {
     "all": ({}, {}),
-    "held back": ({"eval": {"fraction": 0.3}}, {}),
-    "evaluation sources": ({"held_back": ["abcABC", "zz"]}, {}),
+    "held out": ({"eval": {"fraction": 0.3}}, {}),
+    "evaluation sources": ({"held_out": ["abcABC", "zz"]}, {}),
     "drawn": ({}, {"repeat": 0.4}),
     "repeated": ({}, {"repeat": 2.5}),
-    "held back and drawn": ({"eval": {"fraction": 0.3}}, {"repeat": 0.4}),
-    "held back and repeated": ({"eval": {"fraction": 0.3}}, {"repeat": 2.5}),
-    "held back and shared": ({"eval": {"fraction": 0.3}}, {"share": 0.3}),
-    "evaluation sources and drawn": ({"held_back": ["abcABC", "zz"], "more": ({"repeat": 0.5},)}, {"repeat": 0.4}),
+    "held out and drawn": ({"eval": {"fraction": 0.3}}, {"repeat": 0.4}),
+    "held out and repeated": ({"eval": {"fraction": 0.3}}, {"repeat": 2.5}),
+    "held out and shared": ({"eval": {"fraction": 0.3}}, {"share": 0.3}),
+    "evaluation sources and drawn": ({"held_out": ["abcABC", "zz"], "more": ({"repeat": 0.5},)}, {"repeat": 0.4}),
 }
 
 
@@ -68,7 +68,7 @@ def test_each_row_is_trained_or_evaluated_or_dropped(way, seed):
     data, options = WAYS[way]
     train = [LETTERS, LETTERS[:10] * 2, LETTERS.upper()[:9]]
     found = selected(train, seed=seed, options=({}, options), **data)
-    read = sum(map(len, [*train, *data.get("held_back", [])]))
+    read = sum(map(len, [*train, *data.get("held_out", [])]))
     assert read == sum(len(part.rows) for part in (*found.train, *found.eval)) + sum(found.dropped.values())
     assert 0 not in found.dropped.values()
     for part in (*found.train, *found.eval):
@@ -76,7 +76,7 @@ def test_each_row_is_trained_or_evaluated_or_dropped(way, seed):
         assert all(part.times > 0)
     trained, evaluated = set("".join(texts(found.train))), set("".join(texts(found.eval)))
     assert trained
-    assert bool(evaluated) == ("eval" in data or "held_back" in data)
+    assert bool(evaluated) == ("eval" in data or "held_out" in data)
     assert not trained & evaluated
 
 
@@ -102,7 +102,7 @@ def test_sampled_rows_are_reported():
 
 
 @pytest.mark.parametrize(
-    ("train", "held_back", "reason"),
+    ("train", "held_out", "reason"),
     [
         ([""], (), "the training sources have no rows"),
         (["", ""], (), "the training sources have no rows"),
@@ -110,9 +110,9 @@ def test_sampled_rows_are_reported():
         (["ab", "a"], ["ba"], "every row of data.train is also in data.eval"),
     ],
 )
-def test_a_set_needs_rows(train, held_back, reason):
+def test_a_set_needs_rows(train, held_out, reason):
     with pytest.raises(DataError, match=f"^{reason}$"):
-        selected(train, held_back)
+        selected(train, held_out)
 
 
 def test_a_share_needs_rows():
@@ -125,13 +125,13 @@ def test_a_source_may_be_empty_beside_others():
 
 
 def test_the_fingerprint_goes_by_labelled_tokens_times_sets_and_order():
-    def fingerprint(texts="ab", digests=None, held_back="x", name="f", repeat=1):
+    def fingerprint(texts="ab", digests=None, held_out="x", name="f", repeat=1):
         config = loaded({"path": "t", "repeat": repeat}, eval="e").config.data
-        return select([source(texts, digests, name)], [source(held_back)], config, 42).fingerprint()
+        return select([source(texts, digests, name)], [source(held_out)], config, 42).fingerprint()
 
     same = [fingerprint(), fingerprint("cd", "ab"), fingerprint(name="g")]
     others = [fingerprint("ba"), fingerprint("ab", "ac"), fingerprint("a"), fingerprint(repeat=2)]
-    others += [fingerprint("a", held_back="bx"), fingerprint(held_back="y")]
+    others += [fingerprint("a", held_out="bx"), fingerprint(held_out="y")]
     assert Counter(chain(same, others)) == {same[0]: 3, **dict.fromkeys(others, 1)}
     assert same[0].startswith("sha256:")
 

@@ -91,7 +91,7 @@ def test_a_deep_row_can_be_written():
 
 
 def checked(number, read, most):
-    """Check that many bad rows, of which 20 each have one reason; the rarest stand first among the reasons."""
+    """Check that many malformed rows, of which 20 each have one reason; the rarest stand first among the reasons."""
     found = [rejected(line, f"x {line // 20}") for line in range(number)]
     kinds = Counter(kind_of_reason(bad.reason) for bad in found)
     check_bad_rows(found[:SHOWN], dict(sorted(kinds.items(), key=lambda item: item[1])), read, most)
@@ -128,5 +128,7 @@ def test_of_many_bad_rows_the_first_are_listed_and_all_are_counted(most, told):
 
 
 def test_the_message_names_max_bad_rows():
-    with pytest.raises(DataError, match=r"\n      11 x x 0\n  data.max_bad_rows lets a run continue without bad rows$"):
+    with pytest.raises(
+        DataError, match=r"\n      11 x x 0\n  data.max_bad_rows lets a run continue without malformed rows$"
+    ):
         checked(11, 11, 0)

@@ -190,14 +190,14 @@ def test_a_hub_data_set_offline_is_one_clear_line(folder, monkeypatch):
     with pytest.raises(DataError) as raised:
         rows("owner/name")
     assert re.fullmatch(
-        r"data source owner/name: no such file here, and no hub data set \(split 'train'\): .+",
+        r"data source owner/name: no such file here, and no hub dataset \(split 'train'\): .+",
         str(raised.value),
     )
 
 
 @pytest.fixture
 def hub(folder, monkeypatch):
-    """A cache of hub data sets as an earlier download leaves it, with owner/name in it; its one subset is main."""
+    """A cache of hub datasets as an earlier download leaves it, with owner/name in it; its one subset is main."""
     import datasets
 
     table = [{"input": str(number), "output": "x", "system": None if number % 2 else "s"} for number in range(1500)]

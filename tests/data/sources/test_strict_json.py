@@ -65,7 +65,7 @@ def lines(draw):
 
 
 def outcome(read, line):
-    """Return what *line* says, with all types and the order of keys, or why it cannot be read."""
+    """The value of *line*, with all types and the order of keys, or why it cannot be read."""
     try:
         return repr(read(line))
     except (ValueError, RecursionError) as error:

@@ -128,7 +128,7 @@ def test_a_source_without_rows(tmp_path):
 
 
 def test_a_hub_data_set_is_not_downloaded(tmp_path, monkeypatch):
-    """A folder, read by the library that reads hub data sets."""
+    """A folder, read by the library that reads hub datasets."""
     import datasets
 
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))

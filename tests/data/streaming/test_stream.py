@@ -37,7 +37,7 @@ def rows(number, name="row"):
 
 
 def asked(example):
-    """Return what is asked in the documents of *example*."""
+    """The questions in the documents of *example*."""
     return re.findall(r"\[user\](.*?)</s>", LABELLER.tokenizer.decode(example.input_ids))
 
 
@@ -46,7 +46,7 @@ def streamed(train, seed=42, **data):
 
 
 def taken(prepared, number, seed=1, trained=None, sequential=False):
-    """Return so many items, and what became of the rows once *trained* of them are."""
+    """The first items, and the account of the rows once *trained* of them are trained."""
     with closing(prepared.train) as stream:
         stream.start()
         found = list(islice(stream.items(RowOrder(seed, sequential)), number))
@@ -125,8 +125,8 @@ def test_documents_are_packed_whole_by_best_fit(tmp_path):
 
 
 def test_no_row_of_a_stream_is_trained_that_is_evaluated(file, tmp_path):
-    held_back = write(tmp_path / "e.jsonl", rows(100))
-    prepared = streamed(file, eval=held_back)
+    held_out = write(tmp_path / "e.jsonl", rows(100))
+    prepared = streamed(file, eval=held_out)
     assert len(prepared.eval) == 100
     found = taken(prepared, 1800)
     assert Counter(texts(found)) == Counter(NAMES[100:] * 2)
@@ -225,8 +225,8 @@ def test_a_share_of_bad_rows_is_checked_at_the_end_of_a_pass(tmp_path):
 
 
 def test_bad_rows_that_are_evaluated_count_too(tmp_path):
-    held_back = write(tmp_path / "e.jsonl", [*rows(5, "held back"), BAD])
-    prepared = streamed(with_bad(tmp_path, 600), eval=held_back, max_bad_rows=1)
+    held_out = write(tmp_path / "e.jsonl", [*rows(5, "held out"), BAD])
+    prepared = streamed(with_bad(tmp_path, 600), eval=held_out, max_bad_rows=1)
     with pytest.raises(DataError, match=r"2 rows cannot be used; (.|\n)*e\.jsonl:6(.|\n)*t\.jsonl:601"):
         taken(prepared, 1000)
 

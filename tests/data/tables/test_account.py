@@ -1,4 +1,4 @@
-"""The sum of what became of all rows."""
+"""The account of all rows adds up."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from sftcore.data.tables.summary import Summary
 
 
 def test_every_row_is_in_one_place():
-    train, held_back = Summary(kept=10, dropped=5, too_long=3), Summary(kept=4, dropped=1)
-    became = make_account([RowTotals(28, bad={"y": 1}, unlabelled={"x": 1})], {"not sampled": 6}, train, held_back)
+    train, held_out = Summary(kept=10, dropped=5, too_long=3), Summary(kept=4, dropped=1)
+    became = make_account([RowTotals(28, bad={"y": 1}, unlabelled={"x": 1})], {"not sampled": 6}, train, held_out)
     dropped = {"not sampled": 6, "too long": 3, "without a trained token": 3}
     assert became == Account(28, 10, 4, {"x": 1, "y": 1}, dropped)
     assert str(became) == (

@@ -84,21 +84,21 @@ def attempt(parsed, labeller, policy):
 
 @pytest.fixture(scope="module")
 def alone(labeller):
-    """For each policy rows, and what becomes of each alone."""
+    """For each policy rows, and the result of labelling each alone."""
     return [
         (policy, [(parsed, attempt(parsed, labeller, policy)) for parsed in rows(20, seed)])
         for seed, policy in enumerate(POLICIES)
     ]
 
 
-@pytest.mark.parametrize("at_once", [1, 7, 1000])
-def test_a_batch_of_rows_is_labelled_as_each_row_alone(labeller, alone, at_once):
+@pytest.mark.parametrize("per_block", [1, 7, 1000])
+def test_a_batch_of_rows_is_labelled_as_each_row_alone(labeller, alone, per_block):
     expected = [pair for _, pairs in alone for pair in pairs if not isinstance(pair[1], TooLongError)]
     done = []
     for policy, pairs in alone:
         made = [parsed for parsed, labelling in pairs if not isinstance(labelling, TooLongError)]
         done += [
-            label_rows(made[first : first + at_once], labeller, policy, 3) for first in range(0, len(made), at_once)
+            label_rows(made[first : first + per_block], labeller, policy, 3) for first in range(0, len(made), per_block)
         ]
 
     refused = [(parsed, type(error), str(error)) for _, part in done for parsed, error in part]

@@ -24,7 +24,7 @@ def labeller():
 
 
 def label(rows, labeller, name="train", policy=Policy()):  # noqa: B008
-    """Return the examples of a set, and what became of its rows: as :func:`prepare` does, of rows in memory."""
+    """Return the examples of a set, and the summary of its rows: as :func:`prepare` does, of rows in memory."""
     check_template(((row, policy) for row in rows), labeller)
     conversations = {parsed.origin: parsed.conversation for parsed in rows}
     return summarize(
@@ -36,7 +36,7 @@ def label(rows, labeller, name="train", policy=Policy()):  # noqa: B008
 
 
 def prepared(folder, rows, labeller, **data):
-    """Return what becomes of a file of *rows*."""
+    """The prepared rows of a file with *rows*."""
     lines = ({"messages": [message.to_dict() for message in parsed.conversation.messages]} for parsed in rows)
     return prepare(loaded(write(folder / "f.jsonl", lines), max_bad_rows=9, **data), REGISTRY, labeller)
 
@@ -123,7 +123,7 @@ def test_one_reason_is_one_whatever_message_it_is_about(tmp_path):
     reason = "the template prints nothing of what the assistant wrote"
     assert found.account.rejected == {reason: 2}
     first = found.sources[0].first_unlabelled
-    assert [refusal.reason for refusal in first] == [f"message 2: {reason}", f"message 4: {reason}"]
+    assert [row.reason for row in first] == [f"message 2: {reason}", f"message 4: {reason}"]
 
 
 def test_the_first_rejected_rows_are_shown(labeller, tmp_path, capsys):

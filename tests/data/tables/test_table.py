@@ -39,10 +39,10 @@ TEXTS = [
 ]
 
 
-def labelled(at_once):
+def labelled(per_block):
     """Return a table of all rows, so many in a batch."""
     single = [label_rows([row], LABELLER, POLICIES.get(row.origin.line, Policy()))[0] for row in ROWS]
-    whole = [single[first : first + at_once] for first in range(0, len(single), at_once)]
+    whole = [single[first : first + per_block] for first in range(0, len(single), per_block)]
     return Table([joined(batches) for batches in whole])
 
 

@@ -1,4 +1,4 @@
-"""Chat templates that mean harm, and a program that renders each in a process of its own and tells what came of it.
+"""Hostile chat templates, and a program that renders each in a process of its own and reports the result.
 
 Usage: hostile.py (rendered | traced | unprotected) [NAME ...]
 """
@@ -561,7 +561,7 @@ TOUCHES = (
     *("os.chmod", "os.chown", "os.link", "os.symlink", "os.truncate", "os.putenv", "os.kill", "os.chdir"),
     *("subprocess.", "socket.", "shutil.", "ctypes.", "tempfile."),
 )
-"""Audit events of what no template may cause; opening a file that is no Python source is another
+"""Audit events of what no template may cause; opening a file that is not Python source is another
 (Python looks for the line of a syntax error in a file of the template's name, ``<template>``)."""
 
 
@@ -674,7 +674,7 @@ def run_all(renderer: str, names: Sequence[str], folder: str) -> dict[str, dict[
             with os.fdopen(reading, "rb") as pipe:
                 data = pipe.read()
             killed = signal.Signals(os.WTERMSIG(code)).name if os.WIFSIGNALED(code) else ""
-            results[name] = json.loads(data) if data else {"killed": killed or "without a word"}
+            results[name] = json.loads(data) if data else {"killed": killed or "silently"}
             del running[pid]
         time.sleep(0.005)
     return results

@@ -1,4 +1,4 @@
-"""Templates that mean harm: each ends in one error, soon, and nothing has happened."""
+"""Hostile templates: each ends in one error, soon, and without an effect."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_it_would_do_harm(unprotected: Results, name: str) -> None:
 
 
 def does_harm(case: Hostile, result: dict[str, Any]) -> bool:
-    """Tell whether *case* did what it is here for."""
+    """Whether *case* did what it is meant to do."""
     killed = result.get("killed") == "SIGPROF"
     if case.harm == "time":
         return killed

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sftcore.labelling.rendering.message_view import AccessLog, Message, Messages, message_index, tag_messages
+from sftcore.labelling.rendering.message_view import AccessLog, Messages, TemplateMessage, message_index, tag_messages
 from sftcore.labelling.rendering.provenance import (
     CALL,
     CALL_ID,
@@ -184,7 +184,7 @@ def test_it_reads_like_the_list() -> None:
     assert list(reversed(messages)) == plain[::-1]
     assert plain[1] in messages
     assert {} not in messages
-    assert all(type(message) is Message for message in messages)
+    assert all(type(message) is TemplateMessage for message in messages)
 
 
 TEMPLATES = {

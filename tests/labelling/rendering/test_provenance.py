@@ -73,7 +73,7 @@ def per_character(text: str) -> list[int]:
 
 
 def outcome(function: Callable[..., Any], *args: Any) -> Any:
-    """Return what comes of a call: its result, as plain strings, or its error."""
+    """The outcome of a call: its result, as plain strings, or its error."""
     try:
         result = function(*args)
     except Exception as error:

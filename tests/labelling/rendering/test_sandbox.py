@@ -330,7 +330,7 @@ def test_doubled_braces(template: str) -> None:
 
 
 def mixed(fields: list[str]) -> bool:
-    """Tell whether some fields are numbered, and others are not, or a brace is doubled; both have tests below."""
+    """Whether some fields are numbered, and others are not, or a brace is doubled; both have tests below."""
     return "{{" in "".join(fields) or bool({"{}", "{:>3}"} & {*fields} and {"{0}", "{1}", "{0[0]}"} & {*fields})
 
 
