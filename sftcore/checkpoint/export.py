@@ -9,7 +9,7 @@ from typing import Any
 from sftcore.checkpoint.manifest import flush_file
 from sftcore.distributed.ranks import Ranks
 from sftcore.runtime.console import write_error_reason
-from sftcore.runtime.files import fsync_folder
+from sftcore.runtime.file_io import fsync_folder
 from sftcore.runtime.paths import earlier_folder
 
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "adapter_config.json")

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sftcore.core.errors import SftError
-from sftcore.runtime.files import FileLock
+from sftcore.runtime.file_io import FileLock
 
 
 @contextmanager

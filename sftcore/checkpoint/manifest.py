@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from sftcore.runtime.files import file_sha256, fsync_file, fsync_folder
+from sftcore.runtime.file_io import file_sha256, fsync_file, fsync_folder
 
 MANIFEST_FILE = "manifest.json"
 """Written last: a checkpoint without it is not complete."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sftcore.checkpoint.manifest import Manifest, find_damage, read_manifest, write_manifest
-from sftcore.runtime.files import fsync_folder
+from sftcore.runtime.file_io import fsync_folder
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)$")
 _LEFTOVER = re.compile(r"checkpoint-\d+\.(writing|old)$")

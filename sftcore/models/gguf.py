@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sftcore.core.errors import ConfigError
 from sftcore.runtime.console import first_line, status
-from sftcore.runtime.files import file_sha256
+from sftcore.runtime.file_io import file_sha256
 from sftcore.runtime.paths import cache_folder
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from sftcore import __version__
 from sftcore.config.loader import LoadedConfig
 from sftcore.runtime.console import utc_now
-from sftcore.runtime.files import write_atomically
+from sftcore.runtime.file_io import write_atomically
 from sftcore.runtime.launch_protocol import LAUNCH_ID_VARIABLE
 from sftcore.runtime.paths import earlier_folder
 from sftcore.runtime.redaction import redact, redact_argv

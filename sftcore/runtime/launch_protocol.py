@@ -15,7 +15,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from sftcore.runtime.files import FileLock, write_atomically
+from sftcore.runtime.file_io import FileLock, write_atomically
 
 STOPPED_EXIT_CODE = 75
 """Exit code of a run that was stopped and can be resumed: EX_TEMPFAIL of sysexits.h, "try again"."""

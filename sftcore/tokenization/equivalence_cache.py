@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from sftcore.runtime.files import write_atomically
+from sftcore.runtime.file_io import write_atomically
 from sftcore.runtime.paths import cache_folder
 from sftcore.tokenization.accelerator import Accelerator
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -200,6 +201,12 @@ def test_every_module_that_a_page_names_is_there(name: str):
     for module in modules:
         path = ROOT / "sftcore" / module
         assert path.with_suffix(".py").is_file() or (path / "__init__.py").is_file(), module
+
+
+def test_the_number_of_mutants_is_that_of_the_page():
+    bugs = runpy.run_path(str(ROOT / "tests" / "mutants" / "bugs.py"))["BUGS"]
+    seen = sum(bool(bug.seen) for bug in bugs)
+    assert f"| {len(bugs)}, of which {seen} were seen in other projects;" in page("docs/exactness.md")
 
 
 def test_contributing_has_the_targets_of_the_makefile_with_their_help():

@@ -28,7 +28,7 @@ from sftcore.data.tables.account import RowTotals
 from sftcore.data.tables.quarantine import to_quarantine_line
 from sftcore.data.tables.table import SCHEMA, Table, read_table
 from sftcore.runtime.console import count, format_bytes, status
-from sftcore.runtime.files import FileLock, write_atomically
+from sftcore.runtime.file_io import FileLock, write_atomically
 from sftcore.runtime.paths import cache_folder
 
 TABLE, REJECTED = ".arrow", ".rejected"

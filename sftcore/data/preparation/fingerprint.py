@@ -23,7 +23,7 @@ from sftcore.data.sources.formats import DataSource
 from sftcore.data.sources.source_rows import file_state
 from sftcore.labelling import Labeller
 from sftcore.labelling.rendering.environment import NOW
-from sftcore.runtime.files import file_sha256, write_atomically
+from sftcore.runtime.file_io import file_sha256, write_atomically
 from sftcore.runtime.paths import cache_folder
 
 LIBRARIES = ("transformers", "tokenizers", "jinja2", "pyarrow", "datasets", "sentencepiece", "tiktoken")

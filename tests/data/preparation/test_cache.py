@@ -27,8 +27,8 @@ from sftcore.data.preparation.progress import PreparationProgress
 from sftcore.data.tables import account
 from sftcore.data.tables.label_batch import label_rows
 from sftcore.labelling import Labeller, labeller
-from sftcore.runtime import files
-from sftcore.runtime.files import FileLock
+from sftcore.runtime import file_io
+from sftcore.runtime.file_io import FileLock
 from sftcore.tokenization import Encoder
 
 REGISTRY = Registry.discover()
@@ -266,7 +266,7 @@ def test_without_file_locks_each_process_prepares_and_one_copy_stays(tmp_path, d
     def refuse(*args):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    monkeypatch.setattr(file_io.fcntl, "flock", refuse)
     children = [in_child(lambda: made(tmp_path, data, serving, workers=1)) for _ in range(3)]
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
     assert made(tmp_path, data, serving)[1] == right
@@ -427,14 +427,14 @@ def test_processes_are_forked_also_from_the_first_process_of_a_container(tmp_pat
 
 def test_shared_locks_work_on_nfs(tmp_path, data, serving, monkeypatch):
     """As on NFS: else the run that made the rows would keep all others waiting for as long as it runs."""
-    flock = files.fcntl.flock
+    flock = file_io.fcntl.flock
 
     def as_nfs(file, how):
-        if how & files.fcntl.LOCK_SH and not file.readable():
+        if how & file_io.fcntl.LOCK_SH and not file.readable():
             raise OSError(9, "Bad file descriptor")
         return flock(file, how)
 
-    monkeypatch.setattr(files.fcntl, "flock", as_nfs)
+    monkeypatch.setattr(file_io.fcntl, "flock", as_nfs)
     held = made(tmp_path, data, serving)
     assert made(tmp_path, data, serving)[1] == held[1]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sftcore.runtime import files
-from sftcore.runtime.files import FileLock, file_sha256, fsync_file, fsync_folder, write_atomically
+from sftcore.runtime import file_io
+from sftcore.runtime.file_io import FileLock, file_sha256, fsync_file, fsync_folder, write_atomically
 
 
 def test_a_file_lock_is_exclusive_or_shared(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_a_file_lock_is_always_acquired_where_the_file_system_has_no_locks(
     def refuse(*args: object) -> None:
         raise OSError(number, "refused")
 
-    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    monkeypatch.setattr(file_io.fcntl, "flock", refuse)
     lock = FileLock(tmp_path / "a.lock")
     assert lock.works
     assert lock.acquire(blocking=False)
