@@ -16,6 +16,7 @@ import pytest
 
 import sftcore.launching
 import sftcore.rows
+import sftcore.testing
 from sftcore.config import schema
 from sftcore.config.fields import describe_options
 from sftcore.core import hookspecs
@@ -38,7 +39,7 @@ SECTIONS = (
     schema.EvalFraction,
     schema.AskConfig,
 )
-PUBLIC = (sftcore, sftcore.launching, sftcore.rows)
+PUBLIC = (sftcore, sftcore.launching, sftcore.rows, sftcore.testing)
 PACKAGES = {path.parent.name for path in ROOT.glob("sftcore/*/__init__.py")}
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
