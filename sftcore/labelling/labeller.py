@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -13,15 +12,16 @@ from sftcore.core.errors import RowError
 from sftcore.core.labelling_policy import Policy
 from sftcore.core.types import IGNORE_INDEX, Conversation, Message
 from sftcore.labelling.fast_path.planner import Planner
+from sftcore.labelling.labelled import LabelledConversation, LabelledExample
 from sftcore.labelling.layout import Layout
 from sftcore.labelling.rendered import Boundaries, Place, RenderedConversation, RenderedExample
 from sftcore.labelling.rendering.renderer import ChatTemplate
 from sftcore.labelling.spans import Span, merge_spans, reasoning_range
 from sftcore.labelling.template_profile import CALLING, SAMPLES, learn_profile
+from sftcore.labelling.templated_conversation import TemplatedConversation
 from sftcore.labelling.token_labels import label_tokens, tokens_in
 from sftcore.labelling.turns import (
     PromptMatch,
-    TemplatedConversation,
     TrainedRendering,
     Turn,
     locate_turn,
@@ -30,53 +30,6 @@ from sftcore.labelling.turns import (
 from sftcore.labelling.warning_checks import crosses_token, warn_of_marks, warn_of_turn, warn_of_unprinted
 from sftcore.labelling.warnings import LabelWarning
 from sftcore.tokenization import Encoder, EquivalenceCache, encode_text
-
-
-@dataclass(frozen=True)
-class LabelledExample:
-    """One training example: a conversation, or its first messages, as labelled tokens.
-
-    Attributes:
-        text: the rendering by the chat template.
-        input_ids: its tokens, as ``apply_chat_template`` gives them.
-        labels: the token itself, or ``IGNORE_INDEX`` where it is not trained.
-        weights: the weight of each token in the loss, 0 where it is not trained; None if all trained tokens have 1.
-        offsets: the range of each token in *text*, in characters; empty for a slow tokenizer.
-        stops: positions of trained stop tokens.
-        messages: number of messages in it, from its first message.
-        turns: indices in the conversation of the messages that are trained in it.
-        begins: position of the first trained token of each of *turns*.
-        skipped: number of messages dropped after the system prompt to fit the length.
-    """
-
-    text: str
-    input_ids: list[int]
-    labels: list[int]
-    weights: list[float] | None
-    offsets: list[tuple[int, int]]
-    stops: list[int]
-    messages: int
-    turns: tuple[int, ...]
-    begins: tuple[int, ...] = ()
-    skipped: int = 0
-
-    @property
-    def trained(self) -> int:
-        """Number of trained tokens."""
-        return sum(label != IGNORE_INDEX for label in self.labels)
-
-
-@dataclass
-class LabelledConversation:
-    """The examples of one conversation, and its warnings."""
-
-    examples: list[LabelledExample] = field(default_factory=list)
-    warnings: Counter[LabelWarning] = field(default_factory=Counter)
-    details: dict[LabelWarning, str] = field(default_factory=dict)
-    """The first case of some warnings."""
-    longest: int = 0
-    """Number of tokens of the longest example before truncation."""
-
 
 DEFAULT = Policy()
 

@@ -4,13 +4,36 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from sftcore.core.errors import RowError
 from sftcore.core.types import Message
 from sftcore.labelling.layout import Layout
 from sftcore.labelling.rendering.renderer import ChatTemplate, Piece
-from sftcore.labelling.turns import OPEN_TAG, TemplateProfile
+
+OPEN_TAG = re.compile(r"[<\[][^<>\[\]\s]*$")
+"""A marker that is not closed."""
+
+
+class TemplateProfile(NamedTuple):
+    """What a template prints around any assistant turn, learned from a small conversation.
+
+    Attributes:
+        stops: matches the strings that end a turn.
+        declared_stops: matches those of them that the files of the model declare.
+        prompt_header: the header of an assistant turn that the generation prompt has too; "" without one.
+        last_turn: whether a plain last turn has no stop token, and its match; None if unknown.
+        header: what the template prints of a turn before the assistant's own text.
+        no_generation_prompt: the template prints *header*, but no generation prompt, so that no prompt is known.
+    """
+
+    stops: re.Pattern[str]
+    declared_stops: re.Pattern[str]
+    prompt_header: str = ""
+    last_turn: tuple[bool, int] | None = None
+    header: str = ""
+    no_generation_prompt: bool = False
+
 
 _SYSTEM = Message("system", "Be brief.")
 _TURNS = (

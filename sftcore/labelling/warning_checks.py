@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from sftcore.core.types import Conversation
 from sftcore.labelling.rendered import RenderedConversation
 from sftcore.labelling.rendering.provenance import CONTENT, REASONING
+from sftcore.labelling.templated_conversation import TemplatedConversation
 from sftcore.labelling.token_labels import tokens_in
-from sftcore.labelling.turns import TemplatedConversation, TrainedRendering, Turn, lost_characters, prints_field
+from sftcore.labelling.turns import TrainedRendering, Turn, lost_characters, prints_field
 from sftcore.labelling.warnings import LabelWarning
 
 

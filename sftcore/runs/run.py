@@ -55,9 +55,9 @@ def run(document: Document, registry: Registry, argv: Sequence[str], stop: StopR
 
 def _check_libraries_and_arguments(loaded: LoadedConfig) -> None:
     from sftcore.training.arguments import check_training_args
-    from sftcore.training.upstream import check_upstream
+    from sftcore.training.private_names import check_private_names_of_libraries
 
-    check_upstream()
+    check_private_names_of_libraries()
     check_training_args(loaded)
 
 

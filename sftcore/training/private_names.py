@@ -7,7 +7,7 @@ from sftcore.runtime.private_api import check_private_names
 from sftcore.training import arguments, build, checkpointing, trainer
 
 
-def check_upstream() -> None:
+def check_private_names_of_libraries() -> None:
     """Check that the installed transformers, accelerate and torch have them all.
 
     Raises:
