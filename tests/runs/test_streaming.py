@@ -171,12 +171,12 @@ def test_a_malformed_row_among_the_first_of_a_stream_ends_the_run_before_there_i
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"max_steps": -1}, r"training_args.max_steps: must be at least 1 with data.streaming: "),
+        ({"max_steps": -1}, r"training_args.max_steps: must be at least 1 with data.streaming, "),
         ({"dataloader_num_workers": 2}, "training_args.dataloader_num_workers: does not work with data.streaming: "),
         ({"auto_find_batch_size": True}, "training_args.auto_find_batch_size: does not work with data.streaming: "),
         (
             {"accelerator_config": {"split_batches": True}},
-            "training_args.accelerator_config: split_batches and dispatch_batches do not go with data.streaming",
+            "training_args.accelerator_config: split_batches and dispatch_batches do not work with data.streaming",
         ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -202,7 +202,7 @@ def test_sft_prepare_and_stats_reject_streaming(stream, command, capsys):
     from sftcore.cli.main import main
 
     assert main([command, "--config", str(stream.write())]) == 2
-    assert "data.streaming: nothing is prepared of a stream; add data.streaming=false" in capsys.readouterr().err
+    assert "data.streaming: a stream is not prepared; add data.streaming=false" in capsys.readouterr().err
     assert main([command, "--config", str(stream.write()), "data.streaming=false", "data.train.limit=9"]) == 0
 
 
