@@ -17,9 +17,11 @@ import pytest
 import sftcore.launching
 import sftcore.rows
 import sftcore.testing
-from sftcore.config import schema
+from sftcore.config import loader, schema
+from sftcore.config.document import Document
 from sftcore.config.fields import describe_options
 from sftcore.core import hookspecs
+from sftcore.core.errors import SftError
 from sftcore.core.registry import Entry, Registry
 from sftcore.core.template_file import _KEYS
 from sftcore.data.tables.account import Account
@@ -126,6 +128,20 @@ def test_training_arguments_are_in_the_configuration_page():
     defaults = set(re.findall(r'^        "(\w+)":', inspect.getsource(training_args._defaults), re.MULTILINE))
     assert len(defaults) > 5
     assert {*training_args._NOT_ALLOWED, *defaults} <= named
+
+
+ERRORS = re.findall(r"^sft: error: '([\w.]+=\S+?)': (.+)$", page("docs/config.md"), re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"), [error for error in ERRORS if not error[0].startswith(("training_args.", "model.name"))]
+)
+def test_errors_of_the_configuration_page_are_printed_like_this(override, message):
+    document = Document.load(ROOT / "config" / "finetune.yaml")
+    document.override(override)
+    with pytest.raises(SftError) as raised:
+        loader.load_config(document, Registry.discover(), {})
+    assert str(raised.value) == f"'{override}': {message}"
 
 
 def test_every_key_of_a_template_file_is_on_its_page():
