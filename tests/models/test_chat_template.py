@@ -81,7 +81,7 @@ def test_no_chat_template_at_all_is_an_error(choose, tokenizer):
 
 def test_a_template_path_that_does_not_exist(choose, tokenizer, tmp_path):
     tokenizer.chat_template = None
-    with pytest.raises(ConfigError, match=r"template_path: there is no file .*absent.json"):
+    with pytest.raises(ConfigError, match=r"template_path: the file .*absent.json does not exist"):
         choose(template_path=str(tmp_path / "absent.json"))
 
 

@@ -156,7 +156,7 @@ def test_a_malformed_row_of_a_stream_ends_the_run_where_it_comes(stream):
     assert rows["trained"] == 16 * len(stream.losses()) == 240
     [refused] = map(json.loads, (stream.out / "quarantine.jsonl").read_text().splitlines())
     assert refused["raw"] == "no row"
-    assert f"300 rows read: {rows['trained']:,} trained, 1 refused" in done.said
+    assert f"300 rows read: {rows['trained']:,} trained, 1 rejected" in done.said
 
 
 def test_a_malformed_row_among_the_first_of_a_stream_ends_the_run_before_there_is_a_folder(stream):

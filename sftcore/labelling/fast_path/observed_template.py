@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from jinja2 import Undefined, nodes
 from jinja2.runtime import Macro
+from markupsafe import Markup
 
 from sftcore.labelling.rendering import environment
 from sftcore.labelling.rendering.provenance import CONTENT, Tracked, runs_of, tag_of, tracked
@@ -147,6 +148,7 @@ class ObservingSandbox(TracingSandbox):
 
     def __init__(self) -> None:
         super().__init__()
+        self.escapes = False  # whether it makes Markup, whose methods read a content without a record
         self.observations = Observations()
         filters = {**self.filters, "_sought": lambda value: value}
         self.filters = {name: self._observed_filter(name, function) for name, function in filters.items()}
@@ -156,6 +158,7 @@ class ObservingSandbox(TracingSandbox):
     def parse(self, source: str, name: str | None = None, filename: str | None = None) -> nodes.Template:
         """Parse *source*; the left side of ``in`` passes a filter, since a plain string calls no method of it."""
         tree = super().parse(source, name, filename)
+        self.escapes = self.escapes or tree.find(nodes.ScopedEvalContextModifier) is not None
         for comparison in tree.find_all(nodes.Compare):
             left: Any = comparison
             for operand in comparison.ops:
@@ -204,7 +207,10 @@ class ObservingSandbox(TracingSandbox):
                 self._inspect(*others, *kwargs.values())
             if name not in _TEXT_FILTERS and (name not in _LIST_FILTERS or isinstance(value, str)):
                 self._inspect(value)
-            return function(*args, **kwargs)
+            result = function(*args, **kwargs)
+            if isinstance(result, Markup):
+                self.escapes = self.observations.inspected = True
+            return result
 
         return observed
 
@@ -238,6 +244,7 @@ class ObservedTemplate(ChatTemplate):
     def observe(self) -> Observations:
         """Start a new record, and return it."""
         self._sandbox.observations = Observations()
+        self._sandbox.observations.inspected = self._sandbox.escapes
         return self._sandbox.observations
 
     def render(self, messages: Sequence[Mapping[str, Any]], *args: Any, **kwargs: Any) -> str:

@@ -13,8 +13,8 @@ from sftcore.labelling.rendering.provenance import CONTENT, split_tag
 from sftcore.labelling.rendering.renderer import Rendering
 from sftcore.labelling.warnings import LabelWarning
 
-PLACEHOLDER = "\n \n\u27e6{}\u27e7 \n \n"
-"""Text in place of a content: each way to trim it gives another text."""
+PLACEHOLDER = "\n\n\u2003\n\n\n\u27e6{}\u27e7\n\n\u2003\n\n\n"
+"""Text in place of a content: each way to trim it gives another text, and no template prints its white space itself."""
 
 _Trim = Callable[[str], str]
 _TRIMS: Sequence[_Trim] = (

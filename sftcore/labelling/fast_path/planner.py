@@ -131,19 +131,35 @@ class Planner:
         """Return the plan for conversations of the shape of *messages*; None if there is none."""
         if policy.train_on == "all" and any(message.train is not None or not message.weight for message in messages):
             return None  # the position of a turn that is excluded may depend on its content
+        if policy.train_on == "all" and messages[0].role == "assistant":
+            return None  # so may that of a turn without a prompt
         placeholders = [PLACEHOLDER.format(index) for index in range(len(messages))]
-        contents = zip(messages, placeholders, strict=True)
-        conversation = Conversation(tuple(replace(message, content=content) for message, content in contents))
         observations = self._observed.observe()
         try:
-            rendered = self._render(conversation, policy, self._observed)
+            rendered = self._render(_with_contents(messages, placeholders), policy, self._observed)
         except RowError:
             return None
         warnings = {warning for warning, times in rendered.warnings.items() if times}
         if observations.inspected or len(rendered.examples) != 1 or not warnings <= _ALLOWED or rendered.details:
             return None
-        plan = make_plan(rendered, observations.renderings, placeholders, observations.words)
+        words = observations.words
+        plan = make_plan(rendered, observations.renderings, placeholders, words)
+        if plan and LabelWarning.NO_STOP in warnings and not self._holds_for_tags(plan, messages, policy):
+            plan = make_plan(rendered, observations.renderings, placeholders, words | {"<"})
         return plan if plan and plan.render(placeholders) else None
+
+    def _holds_for_tags(self, plan: Plan, messages: Sequence[Message], policy: Policy) -> bool:
+        """Whether *plan* holds for contents with a tag too: the labeller looks for a better rendering of these."""
+        tagged = [PLACEHOLDER.format(f"<{index}") for index in range(len(messages))]
+        try:
+            return plan.render(tagged) == self._render(_with_contents(messages, tagged), policy, self._template)
+        except RowError:
+            return False
+
+
+def _with_contents(messages: Sequence[Message], contents: Sequence[str]) -> Conversation:
+    replaced = (replace(message, content=content) for message, content in zip(messages, contents, strict=True))
+    return Conversation(tuple(replaced))
 
 
 def _shape(messages: Sequence[Message]) -> _Shape | None:

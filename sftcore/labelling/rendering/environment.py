@@ -14,6 +14,7 @@ from jinja2 import nodes
 from jinja2.exceptions import SecurityError
 from markupsafe import Markup
 
+from sftcore.labelling.rendering.limits import check_format, check_length
 from sftcore.labelling.rendering.message_view import Messages
 from sftcore.labelling.rendering.provenance import END_GENERATION, GENERATION, Tracked, mark, tracked
 
@@ -26,9 +27,14 @@ def raise_exception(message: str) -> None:
 NOW = datetime.now()
 """Start of this process."""
 
+_LONGEST_TIME = 500
+"""Length of the longest format of a time, in characters."""
+
 
 def strftime_now(format: str) -> str:
     """The start of this process, so that a rendering and its prompts have the same time."""
+    check_length(len(format), _LONGEST_TIME)
+    check_format(format)
     return NOW.strftime(format)
 
 

@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -42,6 +42,9 @@ _OUT_OF_MEMORY = 3
 
 _WIDE = re.compile(r"\d{5,}|\*|\{[^{}]*\{")
 """In a format string: a width of five digits, or one that comes from a value."""
+
+_REPEATED = {"indent": "\n", "expandtabs": "\t"}
+"""Methods and filters that print a number of blanks for each of these characters."""
 
 _Result = TypeVar("_Result")
 
@@ -76,6 +79,23 @@ def check_product(operator: str, left: Any, right: Any) -> None:
                 check_length(len(value) * times)
 
 
+def check_text_call(text: str, name: str, arguments: Sequence[Any]) -> None:
+    """Check the arguments of the method or filter *name* of *text* that may make a far longer text.
+
+    Raises:
+        LimitError: a number, or the text that would be made, is too large.
+    """
+    for number in arguments:
+        if isinstance(number, int):
+            check_length(abs(number))
+    if name in _REPEATED:
+        repeated = max([4, *(value if isinstance(value, int) else len(str(value)) for value in arguments[:1])])
+        check_length(len(text) + (text.count(_REPEATED[name]) + 1) * repeated)
+    elif name == "replace" and len(arguments) > 1:
+        old, new = str(arguments[0]), str(arguments[1])
+        check_length(len(text) + (text.count(old) if old else len(text) + 1) * len(new))
+
+
 def check_format(template: str) -> None:
     """Check the widths in a format string.
 
@@ -86,7 +106,9 @@ def check_format(template: str) -> None:
         raise LimitError("it formats with a width that is too large, or taken from a value")
 
 
-_until = float("inf")
+_NEVER = float("inf")
+
+_until = _NEVER
 """CPU time of the main thread at which its rendering ends."""
 
 _is_installed = False
@@ -107,15 +129,15 @@ def timed(render: Callable[[], _Result]) -> _Result:
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         return render()
     if not _is_installed:
-        signal.signal(signal.SIGVTALRM, _interrupt)
+        signal.signal(signal.SIGPROF, _interrupt)
         _is_installed = True
     _until = time.thread_time() + SECONDS
-    signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS, _INTERVAL)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS, _INTERVAL)
     try:
         return render()
     finally:
-        _until = float("inf")
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        _until = _NEVER  # first, and no call: a signal that is handled after this raises nothing
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def limit_memory(more: int) -> None:

@@ -23,7 +23,7 @@ from markupsafe import Markup
 from sftcore.labelling.rendering import environment
 from sftcore.labelling.rendering.block_markers import concatenations_called, with_block_markers
 from sftcore.labelling.rendering.format_strings import format_parts, percent_parts
-from sftcore.labelling.rendering.limits import check_format, check_length, check_product
+from sftcore.labelling.rendering.limits import check_format, check_length, check_product, check_text_call
 from sftcore.labelling.rendering.message_view import Messages, TemplateMessage, message_index
 from sftcore.labelling.rendering.provenance import (
     ENTER,
@@ -80,6 +80,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
             namespace=environment.Namespace,
         )
         self.filters.update(format=self._format, join=self._join, tojson=environment.tojson)
+        for name in ("center", "indent", "replace"):
+            self.filters[name] = _checked_filter(name, self.filters[name])
 
     def load(self, source: str) -> jinja2.Template:
         """Compile a template.
@@ -96,8 +98,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return self._joined([str(self._printable(value)) for value in values])
 
     def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
-        if getattr(function, "__self__", None) is self:
+        owner = getattr(function, "__self__", None)
+        if owner is self:
             return function(*args)
+        if isinstance(owner, str):
+            check_text_call(owner, function.__name__, args)
         return super().call(context, function, *args, **kwargs)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
@@ -222,6 +227,19 @@ class TracingSandbox(Sandbox):
         return blurred(text, *sources)
 
 
+def _checked_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The filter *function*, with a limit on the text that it makes."""
+    first = int(hasattr(function, "jinja_pass_arg"))  # some get the environment before all else
+
+    @functools.wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        text, *others = args[first:]
+        check_text_call(str(text), name, [*others, *kwargs.values()])
+        return function(*args, **kwargs)
+
+    return checked
+
+
 def _tagging(function: Callable[..., Any]) -> Callable[..., Any]:
     """The filter *function*, with a result that keeps the tags of its arguments."""
 
@@ -235,6 +253,7 @@ def _tagging(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _replace(s: Any, old: Any, new: Any, count: int | None = None) -> str:
     text, new = str(s), str(new)
+    check_text_call(text, "replace", (old, new))
     if type(text) is str and type(new) is Tracked:
         text = tracked(text, runs_of(text))
     return text.replace(str(old), new, -1 if count is None else count)

@@ -227,3 +227,55 @@ def test_no_more_plans_are_made_after_many_shapes_without_one(monkeypatch: pytes
             assert made.planner.render(conversation, Policy()) is None
         counts.append(len(observed))
     assert counts[0] < counts[1] < counts[2] == counts[3] == counts[4]
+
+
+LOOKS = {
+    "a newline that the template prints where a content is trimmed": (
+        "{% for m in messages %}[{{ m.role }}]{% if m.role == 'assistant' %}{{ m.content }}</s>"
+        "{%- elif loop.last and add_generation_prompt %}{{ m.content.rstrip('\\n') + '\\n' }}"
+        "{% else %}{{ m.content }}{% endif %}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}",
+        "user assistant",
+        ("q \n", "a"),
+        ("q", "a"),
+        Policy(context="strict"),
+    ),
+    "a tag in a turn without a stop token": (
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}"
+        "{{ '</s>' if messages | length == 2 and loop.last }}{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}",
+        "user assistant user assistant",
+        ("q", "a", "r", "b"),
+        ("q", "<a", "r", "b"),
+        Policy(),
+    ),
+    "the prompt at the beginning of an answer without one": (
+        SPLITS,
+        "assistant user",
+        ("a", "q"),
+        ("<think>a", "q"),
+        Policy(train_on="all"),
+    ),
+    "a text that is marked as safe": (
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}</s>{{ '!' if ('stop' | safe) == m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}",
+        "user assistant",
+        ("q", "a b"),
+        ("stop", "stop"),
+        Policy(),
+    ),
+}
+"""A template, roles, contents of which a plan may be made, others, and a policy."""
+
+
+@pytest.mark.parametrize("name", LOOKS)
+def test_a_plan_is_not_applied_to_contents_that_are_labelled_differently(name, monkeypatch):
+    source, roles, first, other, policy = LOOKS[name]
+    monkeypatch.setattr(planner, "VERIFY_EVERY", 10**9)
+    made = labeller(source)
+
+    def row(contents: tuple[str, ...]) -> Conversation:
+        return Conversation(tuple(map(Message, roles.split(), contents)))  # type: ignore[arg-type]
+
+    for _ in range(3):
+        attempt(made.render_with_plan, row(first), policy)
+    assert attempt(made.render_with_plan, row(other), policy) == attempt(made.render, row(other), policy)

@@ -69,7 +69,7 @@ def does_harm(case: Hostile, result: dict[str, Any]) -> bool:
     if case.harm == "time":
         return killed
     if case.harm == "memory":
-        return killed or "MemoryError" in result["error"] or result["grown"] > 128 * 2**20
+        return "killed" in result or "MemoryError" in result["error"] or result["grown"] > 128 * 2**20
     if killed:
         return False
     if case.harm == "breaks out":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
@@ -394,4 +395,32 @@ def test_a_template_that_always_takes_too_long_is_rejected(monkeypatch: pytest.M
 
 def test_a_template_that_takes_too_much_memory_is_rejected() -> None:
     with pytest.raises(ValueError, match="exceeds the limit of 256 MiB of memory"):
-        ChatTemplate("{{ 'a'.center(400000000) | length }}")
+        ChatTemplate(
+            "{% set ns = namespace(x=0) %}{% for i in range(99) %}"
+            "{% set ns.x = [ns.x, 'a' * 4000000 ~ i] %}{% endfor %}"
+        )
+
+
+LONG = ["'x' | center(3000000000)", "'x'.ljust(3000000000)", "'x'.zfill(3000000000)", "'\\t'.expandtabs(2000000000)"]
+LONG += ["('a' * 2500).replace('a', 'b' * 1000000)", "('a' * 2500) | replace('a', 'b' * 1000000)"]
+LONG += ["'x\\ny' | indent(2000000000)", "strftime_now('%9999999d')", "strftime_now('%d' * 4000)"]
+
+
+@pytest.mark.parametrize("expression", LONG)
+def test_a_text_that_some_contents_make_too_long_rejects_the_row(expression: str) -> None:
+    template = ChatTemplate("{% if messages[0].content == 'now' %}{{ " + expression + " }}{% endif %}x")
+    assert template.render([{"role": "user", "content": "a"}]) == "x"
+    for render in (template.render, template.trace):
+        with pytest.raises(RowError, match=r"exceeds the limit|width that is too large"):
+            render([{"role": "user", "content": "now"}])
+
+
+def test_the_timer_of_a_rendering_ends_with_it() -> None:
+    """Also where another signal is pending when it ends."""
+    source = "{% if messages | length > 4 %}{% macro burn() %}{% for i in range(99999) %}{% for j in range(99999) %}"
+    source += "{% endfor %}{% endfor %}{% endmacro %}{% set s = 'ab ' * 1300000 %}"
+    source += "{{ [s.split(' '), s.split(' '), s.split(' '), s.split(' '), burn()] | length }}{% endif %}"
+    with pytest.raises(RowError, match="CPU time"):
+        ChatTemplate(source).render([{"role": "user", "content": "a"}] * 5)
+    assert limits._until == float("inf")
+    assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
