@@ -116,6 +116,7 @@ def test_a_schedule_free_optimizer_saves_the_weights_that_it_evaluates(nursery, 
         assert any(torch.allclose(trained[name], 0.9 * weight + 0.1 * z, atol=1e-7) for z in steps)
 
 
+@pytest.mark.slow
 def test_ranks_restarted_by_their_launcher_resume_from_their_own_checkpoints(nursery, make_run, whole):
     """Not from those of an earlier run in the same folder."""
     expected, _ = uninterrupted(whole, nursery, make_run, "lora", 1)
@@ -156,6 +157,7 @@ def test_a_run_killed_at_the_end_of_an_epoch_resumes_after_its_evaluation(nurser
     assert "checkpoint-6 (step 6" in (folder / "log-0.txt").read_text()
 
 
+@pytest.mark.slow
 def test_nodes_without_a_shared_disk_resume_from_the_newest_checkpoint_complete_on_all(nursery, make_run):
     """Each node has checkpoints of its own."""
     folder = make_run("apart", ranks=2)

@@ -20,6 +20,8 @@ ZERO2, ZERO3 = (
     "package:sftcore_config/deepspeed/ds_config.json",
     "package:sftcore_config/deepspeed/ds_config_zero3.json",
 )
+SLOW = pytest.mark.slow
+
 BY_TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "sftcore")
 BY_DEEPSPEED = ("-m", "deepspeed.launcher.runner", "--num_gpus=2", "--module", "sftcore")
 
@@ -47,12 +49,12 @@ def alone(make_sft, tmp_path_factory):
 @pytest.mark.parametrize(
     ("backend", "args", "launcher"),
     [
-        ({"name": "torchrun", "nproc_per_node": 2}, (), ("-m", "sftcore")),
+        pytest.param({"name": "torchrun", "nproc_per_node": 2}, (), ("-m", "sftcore"), marks=SLOW),
         ("auto", (), BY_TORCHRUN),
-        ({"name": "fsdp", "nproc_per_node": 2}, (), ("-m", "sftcore")),
-        ({"name": "deepspeed", "num_gpus": 2, "config": ZERO2}, (), ("-m", "sftcore")),
-        ({"name": "deepspeed", "num_gpus": 2, "config": ZERO3}, (), ("-m", "sftcore")),
-        ("auto", ("--deepspeed", ZERO3), BY_DEEPSPEED),
+        pytest.param({"name": "fsdp", "nproc_per_node": 2}, (), ("-m", "sftcore"), marks=SLOW),
+        pytest.param({"name": "deepspeed", "num_gpus": 2, "config": ZERO2}, (), ("-m", "sftcore"), marks=SLOW),
+        pytest.param({"name": "deepspeed", "num_gpus": 2, "config": ZERO3}, (), ("-m", "sftcore"), marks=SLOW),
+        pytest.param("auto", ("--deepspeed", ZERO3), BY_DEEPSPEED, marks=SLOW),
     ],
     ids=[
         "torchrun by sft",
@@ -78,6 +80,7 @@ def test_accumulation_reaches_the_losses_of_one_batch(sft, alone):
     assert sft.losses() == pytest.approx(alone, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_packed_rows_are_checked_and_trained_under_zero_3_as_by_one_process(sft):
     """The isolation check calls a model whose weights are sharded over the ranks; all use the same rows."""
     sft.config["data"] |= {"packing": True, "max_length": 100}

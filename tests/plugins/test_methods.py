@@ -32,7 +32,9 @@ def logits_of(script, *args):
     return np.load(target)
 
 
-@pytest.mark.parametrize("method", ["lora", "qlora", "full"])
+@pytest.mark.parametrize(
+    "method", ["lora", *(pytest.param(name, marks=pytest.mark.slow) for name in ("qlora", "full"))]
+)
 def test_trains_smollm2_and_saves_what_it_trained(sft, smollm2, tmp_path, method):
     sft.config["model"]["name_or_path"] = str(smollm2)
     sft.config["method"] = method
@@ -109,6 +111,7 @@ def test_activation_checkpointing_reaches_the_adapters(sft):
     assert all(line["grad_norm"] > 0 for line in sft.metrics() if "grad_norm" in line)
 
 
+@pytest.mark.slow
 def test_evaluating_does_not_disturb_qlora(sft, eval_rows):
     """One evaluation used to end 4-bit training on CPUs with AVX512-BF16, silently."""
     sft.config["method"] = {"name": "qlora", "r": 4}

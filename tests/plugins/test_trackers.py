@@ -59,6 +59,7 @@ def test_no_secret_is_written(tracked):
             assert SECRET.encode() not in file.read_bytes(), file
 
 
+@pytest.mark.slow
 def test_only_rank_0_tracks(sft):
     sft.config |= {
         "trackers": [{"name": "wandb", "mode": "offline"}],

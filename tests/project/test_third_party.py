@@ -197,6 +197,7 @@ def test_they_read_rows(sft_with_plugins: Sft, tmp_path: Path, form: object, cod
     assert (done.returncode, told in done.stderr) == (code, True), done.stderr
 
 
+@pytest.mark.slow
 def test_a_model_is_trained_with_them(sft_with_plugins: Sft, tiny: Path, tmp_path: Path) -> None:
     rows = [{"x": f"What is {number}?", "y": f"A number, {number}.", "z": ["good"]} for number in range(8)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))

@@ -57,6 +57,7 @@ def logged(sft, launcher):
     return sorted(log.read_text().splitlines())
 
 
+@pytest.mark.slow
 def test_one_rank_of_a_node_labels_the_data_before_ranks_wait_for_each_other(sft, cached):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     lines = logged(sft, launcher)

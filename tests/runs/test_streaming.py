@@ -52,6 +52,7 @@ def test_streaming_saves_no_rows(stream, eval_rows):
     assert [entry for entry in stream.metrics() if "eval_loss" in entry]
 
 
+@pytest.mark.slow
 def test_streaming_on_two_ranks_takes_the_steps_of_one(stream):
     """Past the end of the data, and with weights that at first no rank has, and then now one and now the other."""
     stream.config["training_args"] |= {"max_steps": 36}
@@ -66,7 +67,7 @@ def test_streaming_on_two_ranks_takes_the_steps_of_one(stream):
     assert len({round(loss, 3) for loss in one}) > 25
 
 
-@pytest.mark.parametrize("packing", [False, True])
+@pytest.mark.parametrize("packing", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_resumed_streaming_run_continues_with_the_next_rows(stream, packing):
     stream.config["data"] |= {"packing": packing, "max_length": 128, "max_bad_rows": 1}
     with open(stream.config["data"]["train"], "a") as file:

@@ -187,13 +187,16 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[S
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
 
 
-@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name != "plain" else ()) for name in WAYS]
+)
 def test_packed_rows_of_each_epoch_on_one_rank(tmp_path, name):
     whole, resumed = both(tmp_path, WAYS[name])
     assert whole == expected(WAYS[name])
     assert resumed == whole[len(whole) // 2 :]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WAYS)
 def test_packed_rows_of_each_epoch_on_two_ranks(two_ranks, name):
     for rank, seen in enumerate(two_ranks):

@@ -133,7 +133,7 @@ def test_quarantine_of_a_thousand_broken_rows_among_a_thousand_good_ones(
     assert sorted(at) == lines_of_good
 
 
-@pytest.mark.parametrize("in_a_block", [blocks.ROWS, 100])
+@pytest.mark.parametrize("in_a_block", [pytest.param(blocks.ROWS, marks=pytest.mark.slow), 100])
 @pytest.mark.parametrize("most", [999, 0.4999])
 def test_one_bad_row_too_many(tmp_path, labeller, mixture, monkeypatch, most, in_a_block):
     monkeypatch.setattr(blocks, "ROWS", in_a_block)
