@@ -127,6 +127,7 @@ def test_a_ray_run_that_waits_for_resources_can_be_stopped(make_run, cluster):
     assert "3 workers with 1 CPU each exceed the Ray cluster, which has 2" in run.output
 
 
+@pytest.mark.slow
 def test_a_missing_ray_cluster_is_reported(make_run):
     run = SftProcess(make_run(backend={"name": "ray", "num_workers": 2, "address": "127.0.0.1:1"}))
     assert run.process.wait() == 2, run.output

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from sftcore.checkpoint import tensor_tree
 from tests.sizes import generator
 
-WAYS = [("lora", 1), pytest.param("full", 1, marks=pytest.mark.slow), ("lora", 2)]
+WAYS = [*(pytest.param(method, 1, marks=pytest.mark.slow) for method in ("lora", "full")), ("lora", 2)]
 
 
 @pytest.fixture(scope="module")
@@ -227,6 +227,7 @@ def test_a_mixture_of_experts_resumes_exactly(nursery, make_run, experts):
     assert finish(nursery, folder, 1) == outcome(whole / "out")
 
 
+@pytest.mark.slow
 def test_load_best_model_at_end_is_the_same_after_a_resume(nursery, make_run):
     """Also if the evaluation that found it was interrupted."""
     best = {"eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_end": True, "max_steps": 6}

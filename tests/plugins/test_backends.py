@@ -94,6 +94,7 @@ def test_packed_rows_are_checked_and_trained_under_zero_3_as_by_one_process(sft)
     assert sft.record()["world_size"] == 2
 
 
+@pytest.mark.slow
 def test_ranks_that_would_train_separately_are_an_error(sft):
     sft.config["training_args"]["use_cpu"] = False
     done = sft.run(launcher=BY_TORCHRUN)
@@ -101,6 +102,7 @@ def test_ranks_that_would_train_separately_are_an_error(sft):
     assert "started 2 processes, but 1 would train together" in done.said
 
 
+@pytest.mark.slow
 def test_backend_none_under_a_launcher_is_an_error(sft):
     sft.config["backend"] = "none"
     done = sft.run(launcher=BY_TORCHRUN)

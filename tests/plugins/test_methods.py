@@ -32,9 +32,8 @@ def logits_of(script, *args):
     return np.load(target)
 
 
-@pytest.mark.parametrize(
-    "method", ["lora", *(pytest.param(name, marks=pytest.mark.slow) for name in ("qlora", "full"))]
-)
+@pytest.mark.slow  # `make demo` is the fast one of its kind
+@pytest.mark.parametrize("method", ["lora", "qlora", "full"])
 def test_trains_smollm2_and_saves_what_it_trained(sft, smollm2, tmp_path, method):
     sft.config["model"]["name_or_path"] = str(smollm2)
     sft.config["method"] = method

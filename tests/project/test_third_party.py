@@ -180,6 +180,7 @@ def test_they_are_used_by_name(sft_with_plugins: Sft, tmp_path: Path, changes: d
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "code", "told"),
     [

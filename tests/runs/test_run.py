@@ -42,6 +42,7 @@ def test_the_output_folder_of_a_run(sft):
     assert "tokens/s" in said
 
 
+@pytest.mark.slow
 def test_equal_runs_are_equal_and_the_data_fingerprint_shows_other_data(sft, rows):
     sft.train()
     first, losses = sft.record(), sft.losses()

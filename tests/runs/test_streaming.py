@@ -35,6 +35,7 @@ def weights(folder):
     return load_file(folder / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_streaming_saves_no_rows(stream, eval_rows):
     stream.config["data"]["eval"] = str(eval_rows)
     before = {item.about["source"] for item in Cache().entries()}
@@ -96,6 +97,7 @@ def test_a_resumed_streaming_run_continues_with_the_next_rows(stream, packing):
         assert refused["raw"] == "no row"
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_streaming_run_trains_nothing(stream):
     stream.config["training_args"] |= {"save_strategy": "steps", "save_steps": 4}
     stream.train()

@@ -376,6 +376,7 @@ def test_sft_sync_sends_what_a_tracker_missed(runs, odd, monkeypatch, capsys):
     assert f"{tracked.folder} is not the output folder of a run: it has no run.json" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_tracker_id(sft, odd):
     sft.config["trackers"] = [{"name": "note", "file": str(sft.folder / "notes")}]
     sft.config["training_args"] |= {"save_strategy": "steps", "save_steps": 2}
