@@ -102,7 +102,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if owner is self:
             return function(*args)
         if isinstance(owner, str):
-            check_text_call(owner, function.__name__, args)
+            given = (value for name, value in kwargs.items() if not name.startswith("_"))  # Jinja adds its own
+            check_text_call(owner, function.__name__, [*args, *given])
         return super().call(context, function, *args, **kwargs)
 
     def getattr(self, obj: Any, attribute: str) -> Any:

@@ -402,6 +402,7 @@ def test_a_template_that_takes_too_much_memory_is_rejected() -> None:
 
 
 LONG = ["'x' | center(3000000000)", "'x'.ljust(3000000000)", "'x'.zfill(3000000000)", "'\\t'.expandtabs(2000000000)"]
+LONG += ["'\\t'.expandtabs(tabsize=2000000000) | length"]
 LONG += ["('a' * 2500).replace('a', 'b' * 1000000)", "('a' * 2500) | replace('a', 'b' * 1000000)"]
 LONG += ["'x\\ny' | indent(2000000000)", "strftime_now('%9999999d')", "strftime_now('%d' * 4000)"]
 
