@@ -143,7 +143,7 @@ WIDE_VALUES = WIDE.replace("[a] * n", "dict.fromkeys(range(90000), a)").replace(
 )
 """Sets b and d, dictionaries of many lists."""
 ADDED = "{% set a = namespace(x=[[0] * 9999]) %}{% set b = namespace(x=[[0] * 9999]) %}" + loop(
-    17, "{% set a.x = a.x + a.x %}{% set b.x = b.x + b.x %}"
+    20, "{% set a.x = a.x + a.x %}{% set b.x = b.x + b.x %}"
 )
 
 OF_TWO = "{% set x = (messages[0].content ~ messages[1].content[1:] ~ '\n') * 4000 %}"
@@ -207,7 +207,7 @@ TIME = {
         "time", many("a", 1000000, "{% set m = n // 2 %}{{ x.rsplit('ab' ~ 'a' * m) | length }}")
     ),
     "brackets of a link": Hostile(
-        "time", many("(", 300000, "{{ ('http://a.bc/' ~ x ~ x | replace('(', ')')) | urlize | length }}")
+        "time", many("(", 900000, "{{ ('http://a.bc/' ~ x ~ x | replace('(', ')')) | urlize | length }}")
     ),
     "errors that are caught": Hostile(
         "time", loop(30000, loop(30000, "{% if " + " or ".join(["0 is sequence"] * 9) + " %}{% endif %}"))
