@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from sftcore.core.errors import RowError
 from sftcore.core.types import Message
 from sftcore.labelling.layout import Layout
-from sftcore.labelling.rendering.renderer import ChatTemplate, Piece
+from sftcore.labelling.rendering.renderer import CALL, TOOL, ChatTemplate, Piece
 
 OPEN_TAG = re.compile(r"[<\[][^<>\[\]\s]*$")
 """A marker that is not closed."""
@@ -44,26 +44,13 @@ _TURNS = (
 )
 
 
-def _call(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    return {"type": "function", "function": {"name": name, "arguments": arguments}}
-
-
-_TOOL = {
-    "type": "function",
-    "function": {
-        "name": "add",
-        "description": "Add two numbers.",
-        "parameters": {"type": "object", "properties": {"a": {"type": "number", "description": "A number."}}},
-    },
-}
-
 SAMPLES: tuple[tuple[tuple[Message, ...], list[Mapping[str, Any]] | None], ...] = (
     (_TURNS, None),
     ((_SYSTEM, *_TURNS), None),
     (_TURNS[:2], None),
     ((_SYSTEM, *_TURNS[:2]), None),
-    (_TURNS, [_TOOL]),
-    ((_SYSTEM, *_TURNS), [_TOOL]),
+    (_TURNS, [TOOL]),
+    ((_SYSTEM, *_TURNS), [TOOL]),
 )
 """Conversations and tools that a template is tried with; some templates reject some of them."""
 
@@ -71,11 +58,11 @@ SAMPLES: tuple[tuple[tuple[Message, ...], list[Mapping[str, Any]] | None], ...] 
 CALLING: tuple[tuple[Message, ...], list[Mapping[str, Any]]] = (
     (
         _TURNS[0],
-        Message("assistant", "", tool_calls=({"id": "callone12", **_call("add", {"a": 1})},)),
+        Message("assistant", "", tool_calls=(CALL,)),
         Message("tool", "3", name="add", tool_call_id="callone12"),
         _TURNS[1],
     ),
-    [_TOOL],
+    [TOOL],
 )
 """A conversation with a tool call."""
 

@@ -170,9 +170,10 @@ class ObservingSandbox(TracingSandbox):
     def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         owner = getattr(function, "__self__", None)
         if not (
-            isinstance(function, (Macro, environment.Dict))
-            or function is environment.Namespace
-            or isinstance(owner, (ObservedText, dict, environment.Dict, ObservingSandbox))
+            isinstance(function, Macro)
+            or function in (dict, environment.Namespace)
+            or owner is dict
+            or isinstance(owner, (ObservedText, dict, ObservingSandbox))
             or (isinstance(owner, str) and function.__name__ == "join")
         ):
             self._inspect(*args, *(value for name, value in kwargs.items() if not name.startswith("_")))
@@ -239,7 +240,7 @@ class ObservedTemplate(ChatTemplate):
     def __init__(self, source: str) -> None:
         super().__init__(source)
         self._sandbox = ObservingSandbox()
-        self._compiled = compile_template(source, self._sandbox, self._sandbox)
+        self._plain, self._tracing, _ = compile_template(source, self._sandbox, self._sandbox)
 
     def observe(self) -> Observations:
         """Start a new record, and return it."""

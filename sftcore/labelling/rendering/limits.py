@@ -25,9 +25,6 @@ MEMORY = 1 << 28
 CHARACTERS = 1 << 22
 """Length of the longest text or list that a template may make; its output may be four times as long."""
 
-SOURCE = 1 << 17
-"""Length of the longest template, in characters."""
-
 _BITS = 1024
 """Size of the largest product or power."""
 

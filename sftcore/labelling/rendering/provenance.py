@@ -265,28 +265,20 @@ class Tracked(str):
         return join(parts, self)
 
 
-def _same_length(name: str) -> Callable[..., str]:
-    plain = getattr(str, name)
-
-    def method(self: Tracked, *args: Any) -> str:
-        text = plain(self, *args)
-        return tracked(text, self._runs) if len(text) == len(self) else whole(text, self)
-
-    method.__name__ = name
-    return method
-
-
-def _as_a_whole(name: str) -> Callable[..., str]:
+def _method(name: str, by_character: bool) -> Callable[..., str]:
+    """The method *name*; *by_character* if it changes characters one by one, unless their number changes."""
     plain = getattr(str, name)
 
     def method(self: Tracked, *args: Any, **kwargs: Any) -> str:
-        return whole(plain(self, *args, **kwargs), self, args, kwargs)
+        text = plain(self, *args, **kwargs)
+        is_followed = by_character and len(text) == len(self)
+        return tracked(text, self._runs) if is_followed else whole(text, self, args, kwargs)
 
     method.__name__ = name
     return method
 
 
 for _name in ("upper", "lower", "title", "capitalize", "swapcase", "casefold"):
-    setattr(Tracked, _name, _same_length(_name))
+    setattr(Tracked, _name, _method(_name, by_character=True))
 for _name in ("expandtabs", "translate", "ljust", "rjust", "center", "zfill"):
-    setattr(Tracked, _name, _as_a_whole(_name))
+    setattr(Tracked, _name, _method(_name, by_character=False))

@@ -76,7 +76,6 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.globals.update(
             raise_exception=environment.raise_exception,
             strftime_now=environment.strftime_now,
-            dict=environment.Dict(),
             namespace=environment.Namespace,
         )
         self.filters.update(format=self._format, join=self._join, tojson=environment.tojson)
@@ -95,7 +94,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def concatenated(self, *values: object) -> str:
         """``a ~ b``, which compiled templates call."""
-        return self._joined([str(self._printable(value)) for value in values])
+        return self._joined([str(_printable(value)) for value in values])
 
     def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         owner = getattr(function, "__self__", None)
@@ -105,6 +104,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
             given = (value for name, value in kwargs.items() if not name.startswith("_"))  # Jinja adds its own
             check_text_call(owner, function.__name__, [*args, *given])
         return super().call(context, function, *args, **kwargs)
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        return super().is_safe_attribute(obj, attr, value) and (obj is not dict or attr == "fromkeys")
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """``obj.attribute``; a faster way for what templates read most, with the same result."""
@@ -125,7 +127,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             if not isinstance(left, Markup) and (parts := percent_parts(left, right)) is not None:
                 return self._joined(parts)
             check_format(left)
-            return self._formatted(left % right, left, right)
+            return blurred(left % right, left, right)
         if operator in ("*", "**"):
             check_product(operator, left, right)
         result = super().call_binop(context, operator, left, right)
@@ -145,34 +147,26 @@ class Sandbox(ImmutableSandboxedEnvironment):
             given = {name: item for name, item in kwargs.items() if not name.startswith("_")}  # Jinja adds its own
             fields = args[0] if value.__name__ == "format_map" and len(args) == 1 else given
             if (parts := format_parts(owner, () if fields is not given else args, fields)) is not None:
-                return self._joined([str(self._printable(part)) for part in parts])
+                return self._joined([str(_printable(part)) for part in parts])
             check_format(owner)
-            return self._formatted(wrapped(*args, **given), owner, args, given)
+            return blurred(wrapped(*args, **given), owner, args, given)
 
         return method
 
     def _joined(self, parts: Iterable[str], separator: str = "") -> str:
         parts = list(parts)
         check_length(sum(map(len, parts)) + len(separator) * len(parts))
-        return separator.join(parts)
+        return join(parts, separator)
 
     def _join(self, value: Iterable[Any], d: str = "", attribute: Any = None) -> str:
         if attribute is not None:
             value = map(jinja2.filters.make_attrgetter(self, attribute), value)
-        return self._joined([str(self._printable(item)) for item in value], str(d))
+        return self._joined([str(_printable(item)) for item in value], str(d))
 
     def _format(self, value: Any, *args: Any, **kwargs: Any) -> str:
         if args and kwargs:
             raise FilterArgumentError("can't handle positional and keyword arguments at the same time")
         return str(self.call_binop(None, "%", str(value), kwargs or args))
-
-    def _printable(self, value: Any) -> Any:
-        """*value*, which is about to become a string."""
-        return value
-
-    def _formatted(self, text: str, *sources: object) -> str:
-        """*text*, which was formatted of *sources*."""
-        return text
 
 
 class TracingSandbox(Sandbox):
@@ -180,7 +174,7 @@ class TracingSandbox(Sandbox):
 
     def __init__(self) -> None:
         super().__init__()
-        self.finalize = self._printable
+        self.finalize = _printable
         own = {
             "pprint": environment.pprint,
             "replace": _replace,
@@ -216,16 +210,10 @@ class TracingSandbox(Sandbox):
             return whole(result, args, {name: value for name, value in kwargs.items() if not name.startswith("_")})
         return result
 
-    def _joined(self, parts: Iterable[str], separator: str = "") -> str:
-        parts = list(parts)
-        check_length(sum(map(len, parts)) + len(separator) * len(parts))
-        return join(parts, separator)
 
-    def _printable(self, value: Any) -> Any:
-        return whole(str(value), value) if isinstance(value, (list, dict, tuple, Messages)) else value
-
-    def _formatted(self, text: str, *sources: object) -> str:
-        return blurred(text, *sources)
+def _printable(value: Any) -> Any:
+    """*value*, which is about to be printed, with the tags of what it holds."""
+    return whole(str(value), value) if isinstance(value, (list, dict, tuple, Messages)) else value
 
 
 def _checked_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
