@@ -12,14 +12,13 @@ from sftcore.core.errors import RowError
 from sftcore.core.labelling_policy import Policy
 from sftcore.core.types import IGNORE_INDEX, Conversation, Message
 from sftcore.labelling.fast_path.planner import Planner
-from sftcore.labelling.labelled import LabelledConversation, LabelledExample
 from sftcore.labelling.layout import Layout
-from sftcore.labelling.rendered import Boundaries, Place, RenderedConversation, RenderedExample
+from sftcore.labelling.rendered import Boundaries, RenderedConversation, RenderedExample
 from sftcore.labelling.rendering.renderer import ChatTemplate
 from sftcore.labelling.spans import Span, merge_spans, reasoning_range
 from sftcore.labelling.template_profile import CALLING, SAMPLES, learn_profile
 from sftcore.labelling.templated_conversation import TemplatedConversation
-from sftcore.labelling.token_labels import label_tokens, tokens_in
+from sftcore.labelling.token_labels import LabelledConversation, LabelledExample, label_tokens, tokens_in
 from sftcore.labelling.turns import (
     PromptMatch,
     TrainedRendering,
@@ -192,12 +191,13 @@ class Labeller:
                     for index in weights
                     if conversation.messages[index].role != "assistant" and part.layout.own[index]
                 ]
-            boundaries = Boundaries(
-                [((0, start), (0, end), weight) for start, end, weight in spans],
-                [(message, (0, start)) for message, start in sorted(begins)],
-                [_as_places(*turn.stop) for turn in part.turns if turn.stop and policy.train_on_stop],
-                [_as_places(turn.spans[0][0], turn.spans[-1][1]) for turn in part.turns],
+            positions = Boundaries(
+                spans,
+                sorted(begins),
+                [turn.stop for turn in part.turns if turn.stop and policy.train_on_stop],
+                [(turn.spans[0][0], turn.spans[-1][1]) for turn in part.turns],
             )
+            boundaries = positions.map(lambda position: (0, position))
             done.examples.append(RenderedExample(part.layout.text, part.messages, boundaries))
             warn_of_marks(part, done)
         done.examples.reverse()
@@ -383,7 +383,3 @@ def _with_text_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(function["arguments"], str):
         return dict(call)
     return {**call, "function": {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}}
-
-
-def _as_places(start: int, end: int) -> tuple[Place, Place]:
-    return (0, start), (0, end)

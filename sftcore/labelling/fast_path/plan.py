@@ -48,7 +48,7 @@ class Plan:
     words: Collection[str]
     fixed: Sequence[str]
     printed: Sequence[tuple[int, _Trim]]
-    boundaries: Boundaries
+    boundaries: Boundaries[Place]
     messages: int
     warnings: Counter[LabelWarning]
     is_verified: bool = False
@@ -120,14 +120,8 @@ def make_plan(
         before = [end - start for start, end in ranges if end <= at]
         return len(before), at - sum(before)
 
-    spans, starts, stops, turns = example.positions
     try:
-        boundaries = Boundaries(
-            [(place(start), place(end), weight) for start, end, weight in spans],
-            [(message, place(start)) for message, start in starts],
-            [(place(start), place(end)) for start, end in stops],
-            [(place(start), place(end)) for start, end in turns],
-        )
+        boundaries = example.positions.map(place)
     except _WithinContentError:
         return None
     return Plan(words, fixed, printed, boundaries, len(placeholders), +conversation.warnings)
