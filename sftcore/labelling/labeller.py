@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -17,8 +16,8 @@ from sftcore.labelling.rendered import Boundaries, RenderedConversation, Rendere
 from sftcore.labelling.rendering.renderer import ChatTemplate
 from sftcore.labelling.spans import Span, merge_spans, reasoning_range
 from sftcore.labelling.template_profile import CALLING, SAMPLES, learn_profile
-from sftcore.labelling.templated_conversation import TemplatedConversation
-from sftcore.labelling.token_labels import LabelledConversation, LabelledExample, label_tokens, tokens_in
+from sftcore.labelling.templated_conversation import TemplatedConversation, to_template_fields
+from sftcore.labelling.token_labels import LabelledConversation, LabelledExample, crosses_token, label_tokens, tokens_in
 from sftcore.labelling.turns import (
     PromptMatch,
     TrainedRendering,
@@ -26,8 +25,7 @@ from sftcore.labelling.turns import (
     locate_turn,
     lost_characters,
 )
-from sftcore.labelling.warning_checks import crosses_token, warn_of_marks, warn_of_turn, warn_of_unprinted
-from sftcore.labelling.warnings import LabelWarning
+from sftcore.labelling.warnings import LabelWarning, warn_of_marks, warn_of_turn, warn_of_unprinted
 from sftcore.tokenization import Encoder, EquivalenceCache, encode_text
 
 DEFAULT = Policy()
@@ -70,11 +68,8 @@ class Labeller:
         specials -= {tokenizer.bos_token} - set(stops)
         self.added_ids = frozenset(added)
         self._constant_prompts: dict[str, str] = {}
-        samples = [([to_template_fields(message) for message in turns], tools) for turns, tools in SAMPLES]
-        self._profile, self.stops = learn_profile(
-            self.template, samples, self.variables, list(dict.fromkeys(stops)), specials
-        )
         self._text_arguments = self._needs_text_arguments()
+        self._profile, self.stops = learn_profile(map(self._served, SAMPLES), list(dict.fromkeys(stops)), specials)
         self._profile = self._profile._replace(last_turn=self._profile_last_turn())
         self.planner = Planner(self.template, self.render)
         self.problem = self._find_problem()
@@ -89,16 +84,12 @@ class Labeller:
         """The encoder of many texts, created on first access."""
         return Encoder(self.tokenizer, cache=EquivalenceCache(lambda _: self.serialized))
 
-    def _fields(self, message: Message) -> dict[str, Any]:
-        return to_template_fields(message, self._text_arguments)
-
     def _profile_last_turn(self) -> tuple[bool, int] | None:
         """``TemplateProfile.last_turn``, from a small conversation."""
-        for messages, tools in SAMPLES:
-            fields = [to_template_fields(message) for message in messages]
-            served = TemplatedConversation(self.template, fields, tools, self.variables, self._constant_prompts)
+        for served in map(self._served, SAMPLES):
+            last = len(served.messages) - 1
             try:
-                turn = locate_turn(served, served.layout(len(fields)), len(fields) - 1, self._profile)
+                turn = locate_turn(served, served.layout(last + 1), last, self._profile)
             except RowError:
                 continue
             return turn.stop is None, int(turn.match)
@@ -107,9 +98,9 @@ class Labeller:
     def _needs_text_arguments(self) -> bool:
         """Whether the template prints a tool call only if its arguments are JSON text, as in the OpenAI API."""
         for text_arguments in (False, True):
-            messages = [to_template_fields(message, text_arguments) for message in CALLING[0]]
+            messages = [to_template_fields(message, text_arguments) for message in CALLING.messages]
             try:
-                self.template.render(messages, CALLING[1], **self.variables)
+                self.template.render(messages, list(CALLING.tools), **self.variables)
             except RowError:
                 continue
             return text_arguments
@@ -118,9 +109,9 @@ class Labeller:
     def _find_problem(self) -> str:
         """The reason why no small conversation can be labelled; '' if one can."""
         reasons: list[str] = []
-        for messages, tools in SAMPLES:
+        for sample in SAMPLES:
             try:
-                done = self.label(Conversation(messages, tuple(tools or ())))
+                done = self.label(sample)
             except RowError as error:
                 reasons.append(str(error))
                 continue
@@ -199,7 +190,7 @@ class Labeller:
             )
             boundaries = positions.map(lambda position: (0, position))
             done.examples.append(RenderedExample(part.layout.text, part.messages, boundaries))
-            warn_of_marks(part, done)
+            warn_of_marks(part, done.warnings, done.details)
         done.examples.reverse()
         done.warnings[LabelWarning.OWN_EXAMPLE] += max(len(done.examples) - 1, 0)
         warn_of_unprinted(served, conversation, parts, done.warnings)
@@ -220,7 +211,7 @@ class Labeller:
     def _served(self, conversation: Conversation, template: ChatTemplate | None = None) -> TemplatedConversation:
         return TemplatedConversation(
             template or self.template,
-            [self._fields(message) for message in conversation.messages],
+            [to_template_fields(message, self._text_arguments) for message in conversation.messages],
             list(conversation.tools) or None,
             {**self.variables, **conversation.template_kwargs},
             self._constant_prompts,
@@ -366,20 +357,3 @@ def _trained_weights(messages: Sequence[Message], policy: Policy) -> dict[int, f
         if train and message.weight * policy.weight > 0:
             chosen[index] = message.weight * policy.weight
     return chosen
-
-
-def to_template_fields(message: Message, text_arguments: bool = False) -> dict[str, Any]:
-    """The fields of *message* as ``apply_chat_template`` passes them to a template."""
-    fields = message.to_dict()
-    if text_arguments and "tool_calls" in fields:
-        fields["tool_calls"] = [_with_text_arguments(call) for call in fields["tool_calls"]]
-    if "reasoning_content" in fields:  # transformers fills the name that gpt-oss templates read
-        fields = {"thinking": fields["reasoning_content"], **fields}
-    return fields
-
-
-def _with_text_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
-    function = call["function"]
-    if isinstance(function["arguments"], str):
-        return dict(call)
-    return {**call, "function": {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}}

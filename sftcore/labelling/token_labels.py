@@ -164,3 +164,12 @@ def tokens_in(offsets: Sequence[tuple[int, int]], ranges: Sequence[tuple[int, in
         first = bisect_right(offsets, start, key=lambda offset: offset[1])
         last = bisect_left(offsets, end, key=lambda offset: offset[0])
         yield from range(first, last)
+
+
+def crosses_token(turn: tuple[int, int], offsets: Sequence[tuple[int, int]]) -> bool:
+    """Whether a token extends across the start or the end of a *turn*."""
+    return any(
+        offsets[at][0] < boundary < offsets[at][1]
+        for boundary in turn
+        for at in tokens_in(offsets, [(boundary, boundary + 1)])
+    )

@@ -152,13 +152,13 @@ def _start(
     rewritten = not prompt.startswith(layout.text[:anchor])
     tail = prompt[anchor:]
     if rewritten:
-        tail, anchor = _tail(served.prompt_layout(message), layout, here)
+        tail, anchor = _tail(served.layout(message, True), layout, here)
     start = anchor + len(tail) if layout.text.startswith(tail, anchor) else None
     for switch in switches:
         other = served.prompt(message, switch)
         if start is not None or other is None or (not rewritten and other.startswith(layout.text[:anchor])):
             continue  # one that agrees up to the turn would have fitted above
-        other, place = _tail(served.prompt_layout(message, switch), layout, here)
+        other, place = _tail(served.layout(message, True, switch), layout, here)
         if layout.text.startswith(other, place):
             start = place + len(other)
     match = PromptMatch.REWRITTEN_HISTORY if rewritten else PromptMatch.OTHER_PROMPT
