@@ -54,11 +54,7 @@ class TemplatedConversation:
         return Layout(self.template.trace(given, self.tools, add_generation_prompt, **self._switched(switch)), given)
 
     def verify(self, layout: Layout, messages: int) -> None:
-        """Check that *layout*, of the first *messages* messages, has the same text as a plain rendering.
-
-        Raises:
-            RowError: it has not.
-        """
+        """Raise :class:`RowError` if *layout*, of the first *messages* messages, differs from a plain rendering."""
         if layout.text != self.render(messages):
             raise RowError("the template prints tracked text differently from plain text, so its labels are uncertain")
 

@@ -6,8 +6,7 @@ Knows nothing of conversations, templates or labels.
 
 from sftcore.tokenization.accelerator import EquivalenceCache, find_accelerator
 from sftcore.tokenization.encoder import Encoder
-from sftcore.tokenization.single_text import EncodedText, count_prefix_tokens, encode_text
-from sftcore.tokenization.token_columns import TokenColumns
+from sftcore.tokenization.token_columns import EncodedText, TokenColumns, count_prefix_tokens, encode_text
 
 __all__ = [
     "EncodedText",

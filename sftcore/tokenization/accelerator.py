@@ -117,11 +117,7 @@ class CheckedAccelerator:
         return tokens
 
     def compare(self, texts: list[str], tokens: Tokens, rows: Sequence[int]) -> None:
-        """Compare *tokens* with those of ``tokenizers`` for the texts *rows*.
-
-        Raises:
-            AcceleratorError: they differ.
-        """
+        """Raise :class:`AcceleratorError` if *tokens* of the texts *rows* differ from those of ``tokenizers``."""
         ids, offsets = tokens
         encodings = self._backend().encode_batch_fast([texts[row] for row in rows], add_special_tokens=False)
         for row, encoding in zip(rows, encodings, strict=True):

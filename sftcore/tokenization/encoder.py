@@ -23,8 +23,7 @@ from sftcore.tokenization.accelerator import (
 )
 from sftcore.tokenization.byte_lengths import byte_lengths, trims_offsets
 from sftcore.tokenization.equivalence_texts import character_texts, evenly_sampled, hard_texts, vocabulary_texts
-from sftcore.tokenization.single_text import EncodedText, encode_text, to_utf8
-from sftcore.tokenization.token_columns import TokenColumns, TokenEnds
+from sftcore.tokenization.token_columns import EncodedText, TokenColumns, TokenEnds, encode_text, to_utf8
 
 VERIFY_AFTER = 5_000_000
 """Characters to encode before an accelerator is tried: the equivalence check takes about as long as these."""
@@ -141,11 +140,7 @@ class Encoder:
         return self._cache.verified(self._backend()) if self._cache else ()
 
     def _is_accelerated(self, texts: list[str]) -> bool:
-        """Whether there is an accelerator for *texts*; it is verified first, if it is time to.
-
-        Raises:
-            AcceleratorError: it is wrong.
-        """
+        """Whether there is an accelerator for *texts*; it is verified first, if it is time to."""
         if self._lengths is None:
             return False
         if self._find:
@@ -171,11 +166,7 @@ class Encoder:
             self._cache.add(backend, checked.versioned_name)
 
     def _accelerated(self, texts: list[str], wide: dict[int, bytes], errors: dict[int, RowError]) -> TokenColumns:
-        """The columns that the accelerator gives.
-
-        Raises:
-            AcceleratorError: it is wrong.
-        """
+        """The columns that the accelerator gives."""
         assert self._accelerator
         uncovered = self._uncovered(texts, wide)
         given = texts

@@ -209,7 +209,7 @@ PARITY = [
         name="double-bos",
         told="The tokenizer puts its own special tokens around a text that has them already.",
         seen="OpenRLHF#393, trl#1114, Soup#781",
-        file="sftcore/tokenization/single_text.py",
+        file="sftcore/tokenization/token_columns.py",
         old="encoded = tokenizer(text, add_special_tokens=False, ",
         new="encoded = tokenizer(text, add_special_tokens=True, ",
         tests=(f"{_TOKENS}::test_no_tokens_are_added", f"{_PROPERTIES}::test_labels_as_one_reads_them"),
@@ -218,7 +218,7 @@ PARITY = [
         name="eos-appended",
         told="An end token is put after a text that the template has ended.",
         seen="trl#3318",
-        file="sftcore/tokenization/single_text.py",
+        file="sftcore/tokenization/token_columns.py",
         old='return EncodedText(encoded["input_ids"], encoded["offset_mapping"])',
         new="end = [(len(text), len(text))]\n"
         '        ids = [*encoded["input_ids"], tokenizer.eos_token_id]\n'
@@ -551,7 +551,7 @@ TRACKING = [
         seen="",
         file="sftcore/labelling/rendering/sandbox.py",
         old="return self._joined([str(_printable(part)) for part in parts])",
-        new='return "".join([str(self._printable(part)) for part in parts])',
+        new='return "".join([str(_printable(part)) for part in parts])',
         tests=(f"{_SANDBOX}::test_what_is_formatted_plainly_keeps_its_origin",),
     ),
 ]

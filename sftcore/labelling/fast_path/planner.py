@@ -116,11 +116,7 @@ class Planner:
     def _verified(
         self, by_plan: RenderedConversation, conversation: Conversation, policy: Policy
     ) -> RenderedConversation:
-        """Return *conversation* as rendered without a plan; no more plans are used if it differs from *by_plan*.
-
-        Raises:
-            RowError: as without a plan.
-        """
+        """The *conversation* as rendered without a plan; no more plans are used if it differs from *by_plan*."""
         rendered = self._render(conversation, policy, self._template)
         if rendered != by_plan:
             warn("a plan labelled a conversation differently from its rendering; from here on each is rendered")

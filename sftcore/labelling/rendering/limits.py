@@ -51,21 +51,13 @@ class LimitError(Exception):
 
 
 def check_length(length: int, limit: int = CHARACTERS) -> None:
-    """Check the *length* of a text or list.
-
-    Raises:
-        LimitError: it is above *limit*.
-    """
+    """Raise :class:`LimitError` if the *length* of a text or list is above *limit*."""
     if length > limit:
         raise LimitError(f"it exceeds the limit of {limit:,} characters or items")
 
 
 def check_product(operator: str, left: Any, right: Any) -> None:
-    """Check the size of ``left * right`` or ``left ** right`` before it is computed.
-
-    Raises:
-        LimitError: it is too large.
-    """
+    """Raise :class:`LimitError` if ``left * right`` or ``left ** right`` would be too large."""
     if isinstance(left, int) and isinstance(right, int):
         bits = left.bit_length() * right if operator == "**" else left.bit_length() + right.bit_length()
         if bits > _BITS:
@@ -77,11 +69,7 @@ def check_product(operator: str, left: Any, right: Any) -> None:
 
 
 def check_text_call(text: str, name: str, arguments: Sequence[Any]) -> None:
-    """Check the arguments of the method or filter *name* of *text* that may make a far longer text.
-
-    Raises:
-        LimitError: a number, or the text that would be made, is too large.
-    """
+    """Raise :class:`LimitError` if the method or filter *name* of *text* would make a text that is too long."""
     for number in arguments:
         if isinstance(number, int):
             check_length(abs(number))
@@ -94,11 +82,7 @@ def check_text_call(text: str, name: str, arguments: Sequence[Any]) -> None:
 
 
 def check_format(template: str) -> None:
-    """Check the widths in a format string.
-
-    Raises:
-        LimitError: one is too large, or is taken from a value.
-    """
+    """Raise :class:`LimitError` if a width in a format string is too large, or taken from a value."""
     if _WIDE.search(template):
         raise LimitError("it formats with a width that is too large, or taken from a value")
 
