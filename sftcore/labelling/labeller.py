@@ -18,13 +18,7 @@ from sftcore.labelling.spans import Span, merge_spans, reasoning_range
 from sftcore.labelling.template_profile import CALLING, SAMPLES, learn_profile
 from sftcore.labelling.templated_conversation import TemplatedConversation, to_template_fields
 from sftcore.labelling.token_labels import LabelledConversation, LabelledExample, crosses_token, label_tokens, tokens_in
-from sftcore.labelling.turns import (
-    PromptMatch,
-    TrainedRendering,
-    Turn,
-    locate_turn,
-    lost_characters,
-)
+from sftcore.labelling.turns import PromptMatch, TrainedRendering, Turn, locate_turn, lost_characters
 from sftcore.labelling.warnings import LabelWarning, warn_of_marks, warn_of_turn, warn_of_unprinted
 from sftcore.tokenization import Encoder, EquivalenceCache, encode_text
 
@@ -169,10 +163,10 @@ class Labeller:
         weights = _trained_weights(conversation.messages, policy)
         served = self._served(conversation, template)
         done = RenderedConversation()
-        parts = self._plan(served, conversation.messages, weights, policy, done.warnings)
+        parts = self._plan(served, weights, policy, done.warnings)
         for part in parts:
             served.verify(part.layout, part.messages)
-            spans = self._spans(served, part, conversation.messages, weights, policy, whole=part is parts[0])
+            spans = self._spans(served, part, weights, policy)
             if not spans:
                 continue
             begins = [(turn.message, turn.spans[0][0]) for turn in part.turns]
@@ -220,15 +214,15 @@ class Labeller:
     def _plan(
         self,
         served: TemplatedConversation,
-        messages: Sequence[Message],
         weights: Mapping[int, float],
         policy: Policy,
         warnings: Counter[LabelWarning],
     ) -> list[TrainedRendering]:
         """The renderings that are needed, the whole conversation first, with each trained turn in one of them."""
-        parts = [TrainedRendering(len(messages), served.layout(len(messages)), [])]
+        count = len(served.messages)
+        parts = [TrainedRendering(count, served.layout(count), [])]
         for index in sorted(weights, reverse=True):
-            if messages[index].role != "assistant":
+            if served.messages[index]["role"] != "assistant":
                 continue
             if not index:
                 warnings[LabelWarning.NO_PROMPT] += 1
@@ -285,29 +279,20 @@ class Labeller:
         return plain and self._profile.last_turn is not None and rank <= (False, 0, *self._profile.last_turn)
 
     def _spans(
-        self,
-        served: TemplatedConversation,
-        part: TrainedRendering,
-        messages: Sequence[Message],
-        weights: Mapping[int, float],
-        policy: Policy,
-        whole: bool,
+        self, served: TemplatedConversation, part: TrainedRendering, weights: Mapping[int, float], policy: Policy
     ) -> list[Span]:
         """The trained ranges of a rendering, in order."""
         spans: list[Span] = []
-        if whole and policy.train_on == "all":
-            spans.append(Span(0, len(part.layout.text), policy.weight))
-            here = {turn.message for turn in part.turns}
-            for index, message in enumerate(messages):
-                if message.role != "assistant" and weights.get(index) != policy.weight:
-                    own = part.layout.own[index]
-                    spans += [Span(piece.start, piece.end, weights.get(index, 0.0)) for piece in own]
-                elif message.role == "assistant" and index not in here:
-                    spans += [Span(start, end, 0.0) for start, end in self._own_ranges(served, part.layout, index)]
-        elif whole:
-            for index, weight in weights.items():
-                if messages[index].role != "assistant":
+        if part.messages == len(served.messages):
+            base = policy.weight if policy.train_on == "all" else 0.0
+            spans.append(Span(0, len(part.layout.text), base))
+            trained = {turn.message for turn in part.turns}
+            for index, fields in enumerate(served.messages):
+                weight = weights.get(index, 0.0)
+                if fields["role"] != "assistant" and weight != base:
                     spans += [Span(piece.start, piece.end, weight) for piece in part.layout.own[index]]
+                elif fields["role"] == "assistant" and base and index not in trained:
+                    spans += [Span(start, end, 0.0) for start, end in self._own_ranges(served, part.layout, index)]
         for turn in part.turns:
             spans += [Span(start, end, weights[turn.message]) for start, end in turn.spans]
             if policy.reasoning == "mask" and (masked := reasoning_range(part.layout.text, turn)):

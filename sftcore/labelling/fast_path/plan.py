@@ -116,16 +116,12 @@ def make_plan(
 
     def place(at: int) -> Place:
         if any(start < at < end for start, end in ranges):
-            raise _WithinContentError
+            raise ValueError("a boundary is within a content")
         before = [end - start for start, end in ranges if end <= at]
         return len(before), at - sum(before)
 
     try:
         boundaries = example.positions.map(place)
-    except _WithinContentError:
+    except ValueError:
         return None
     return Plan(words, fixed, printed, boundaries, len(placeholders), +conversation.warnings)
-
-
-class _WithinContentError(Exception):
-    """A boundary is within a content."""

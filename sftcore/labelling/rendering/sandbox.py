@@ -8,7 +8,9 @@ character, and let a template reach and change nothing. The tracing one keeps th
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from string import Formatter
 from typing import Any
 
 import jinja2
@@ -22,7 +24,6 @@ from markupsafe import Markup
 
 from sftcore.labelling.rendering import environment
 from sftcore.labelling.rendering.block_markers import concatenations_called, with_block_markers
-from sftcore.labelling.rendering.format_strings import format_parts, percent_parts
 from sftcore.labelling.rendering.limits import check_format, check_length, check_product, check_text_call
 from sftcore.labelling.rendering.message_view import Messages, TemplateMessage, message_index
 from sftcore.labelling.rendering.provenance import (
@@ -39,6 +40,7 @@ from sftcore.labelling.rendering.provenance import (
 )
 from sftcore.runtime.private_api import PrivateNames
 
+_PERCENT = re.compile(r"%(?:\((\w+)\))?(.)", re.DOTALL)
 _OF_DICT = frozenset(dir(dict))
 _OF_LOOP = frozenset(name for name in dir(LoopContext) if not name.startswith("_"))
 _OF_STR = frozenset(name for name in dir(str) if not name.startswith("_")) - {"format", "format_map"}
@@ -124,7 +126,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "%" and isinstance(left, str):
-            if not isinstance(left, Markup) and (parts := percent_parts(left, right)) is not None:
+            if not isinstance(left, Markup) and (parts := _percent_parts(left, right)) is not None:
                 return self._joined(parts)
             check_format(left)
             return blurred(left % right, left, right)
@@ -146,7 +148,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         def method(*args: Any, **kwargs: Any) -> str:
             given = {name: item for name, item in kwargs.items() if not name.startswith("_")}  # Jinja adds its own
             fields = args[0] if value.__name__ == "format_map" and len(args) == 1 else given
-            if (parts := format_parts(owner, () if fields is not given else args, fields)) is not None:
+            if (parts := _format_parts(owner, () if fields is not given else args, fields)) is not None:
                 return self._joined([str(_printable(part)) for part in parts])
             check_format(owner)
             return blurred(wrapped(*args, **given), owner, args, given)
@@ -175,12 +177,7 @@ class TracingSandbox(Sandbox):
     def __init__(self) -> None:
         super().__init__()
         self.finalize = _printable
-        own = {
-            "pprint": environment.pprint,
-            "replace": _replace,
-            "safe": environment.safe,
-            "title": environment.title,
-        }
+        own = {"pprint": environment.pprint, "replace": _replace, "safe": environment.safe, "title": environment.title}
         self.filters = {name: _tagging(function) for name, function in {**self.filters, **own}.items()}
 
     def load(self, source: str) -> jinja2.Template:
@@ -246,3 +243,54 @@ def _replace(s: Any, old: Any, new: Any, count: int | None = None) -> str:
     if type(text) is str and type(new) is Tracked:
         text = tracked(text, runs_of(text))
     return text.replace(str(old), new, -1 if count is None else count)
+
+
+def _percent_parts(template: str, values: Any) -> list[str] | None:
+    """Parts of ``template % values``; None if it has more than ``%s``, ``%(name)s`` and ``%%``."""
+    items = list(values) if isinstance(values, tuple) else [values]
+    parts: list[str] = []
+    at = taken = 0
+    for found in _PERCENT.finditer(template):
+        name, kind = found.groups()
+        parts.append(template[at : found.start()])
+        at = found.end()
+        if kind == "%" and name is None:
+            parts.append("%")
+        elif kind != "s":
+            return None
+        elif name is not None:
+            if not isinstance(values, Mapping) or name not in values:
+                return None
+            parts.append(str(values[name]))
+        elif taken < len(items):
+            parts.append(str(items[taken]))
+            taken += 1
+        else:
+            return None
+    used_up = taken == len(items) or isinstance(values, Mapping)
+    return [*parts, template[at:]] if used_up and "%" not in template[at:] else None
+
+
+def _format_parts(template: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any] | None:
+    """Parts of ``template.format(*args, **kwargs)``; None if it has more than plain fields."""
+    parts: list[Any] = []
+    automatic, numbered = 0, False
+    try:
+        for text, name, spec, conversion in Formatter().parse(str.__str__(template)):
+            parts.append(text)
+            if name is None:
+                continue
+            if spec or conversion:
+                return None
+            numbered = numbered or name.isdigit()
+            if not name:
+                name, automatic = str(automatic), automatic + 1
+            if name.isdigit():
+                parts.append(args[int(name)])
+            elif name.isidentifier():
+                parts.append(kwargs[name])
+            else:
+                return None
+    except (ValueError, LookupError, TypeError):
+        return None
+    return None if (automatic and numbered) or type(template) is not str else parts
