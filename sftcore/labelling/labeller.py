@@ -115,11 +115,7 @@ class Labeller:
         return Counter(reasons).most_common(1)[0][0]
 
     def examples(self, conversation: Conversation, policy: Policy = DEFAULT) -> list[LabelledExample]:
-        """The examples of *conversation*; none if nothing in it is trained.
-
-        Raises:
-            RowError: the conversation cannot be labelled with certainty.
-        """
+        """The examples of :meth:`label`; none if nothing in *conversation* is trained."""
         return self.label(conversation, policy).examples
 
     def label(self, conversation: Conversation, policy: Policy = DEFAULT) -> LabelledConversation:
@@ -191,11 +187,7 @@ class Labeller:
         return done
 
     def render_with_plan(self, conversation: Conversation, policy: Policy = DEFAULT) -> RenderedConversation:
-        """As :meth:`render`, from a plan if conversations of this shape were rendered before.
-
-        Raises:
-            RowError: the conversation cannot be labelled with certainty.
-        """
+        """As :meth:`render`, from a plan if conversations of this shape were rendered before."""
         return self.planner.render(conversation, policy) or self.render(conversation, policy)
 
     def messages_begun(self, conversation: Conversation, messages: int, end: int) -> int:

@@ -26,11 +26,7 @@ class EncodedText(NamedTuple):
 
 
 def encode_text(tokenizer: Any, text: str) -> EncodedText:
-    """The tokens of *text*, as ``apply_chat_template`` gives them.
-
-    Raises:
-        RowError: the text has a lone surrogate.
-    """
+    """The tokens of *text*, as ``apply_chat_template`` gives them; raises as :func:`to_utf8`."""
     to_utf8(text)
     if getattr(tokenizer, "is_fast", False):
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
@@ -39,11 +35,7 @@ def encode_text(tokenizer: Any, text: str) -> EncodedText:
 
 
 def to_utf8(text: str) -> bytes:
-    """The bytes of *text*.
-
-    Raises:
-        RowError: the text has a lone surrogate.
-    """
+    """The bytes of *text*; raises :class:`RowError` if it has a lone surrogate."""
     try:
         return text.encode()
     except UnicodeEncodeError as error:

@@ -84,11 +84,7 @@ def make_plan(
     placeholders: Sequence[str],
     words: Collection[str],
 ) -> Plan | None:
-    """Return the plan of a shape, made from its *conversation* with *placeholders*; None if that is uncertain.
-
-    Args:
-        renderings: what was rendered for it.
-    """
+    """The plan of a shape, from its *conversation* with *placeholders* and its *renderings*; None if uncertain."""
     (example,) = conversation.examples
     rendering = next((rendering for rendering in renderings if rendering.text == example.text), None)
     if rendering is None or example.messages != len(placeholders):

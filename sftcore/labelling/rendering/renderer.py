@@ -125,11 +125,7 @@ class ChatTemplate:
         add_generation_prompt: bool = False,
         **kwargs: Any,
     ) -> Rendering:
-        """The text of *messages*, with the origin of its characters.
-
-        Raises:
-            RowError: as :meth:`render`.
-        """
+        """As :meth:`render`, with the origin of the characters."""
         return _run(partial(_trace, self._tracing, messages, tools, add_generation_prompt, kwargs))
 
 
@@ -218,11 +214,7 @@ def _checked(source: str) -> _Compiled:
 
 
 def compile_template(source: str, plain: Sandbox = _PLAIN, tracing: Sandbox = _TRACING) -> _Compiled:
-    """Compile a template for two environments.
-
-    Raises:
-        jinja2.TemplateSyntaxError: it is not valid.
-    """
+    """Compile a template for two environments; raises as :meth:`Sandbox.load`."""
     return plain.load(source), tracing.load(source), _PLAIN.parse(source)
 
 

@@ -85,11 +85,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             self.filters[name] = _checked_filter(name, self.filters[name])
 
     def load(self, source: str) -> jinja2.Template:
-        """Compile a template.
-
-        Raises:
-            jinja2.TemplateSyntaxError: *source* is not valid.
-        """
+        """Compile a template; raises ``jinja2.TemplateSyntaxError`` if *source* is not valid."""
         tree = self.parse(source)
         concatenations_called(tree)
         return self.from_string(tree)
