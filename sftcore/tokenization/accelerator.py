@@ -37,10 +37,6 @@ class Fastokens:
     Args:
         tokenizer: a fast tokenizer of transformers.
 
-    Attributes:
-        name: of the library, as messages call it.
-        version: of the library; an equivalence check is cached for this version.
-
     Raises:
         ImportError: it is not installed.
         ValueError: it does not support this kind of tokenizer.

@@ -1,9 +1,7 @@
-"""A chat template that records what it finds out about the contents of messages.
+"""A chat template that records what it finds out about the contents of messages; see docs/design.md.
 
-Rendering is deterministic. If a template only prints, joins and trims the contents of one conversation, it does the
-same with all others. If it looks for certain words in a content, that holds for contents without these words. Any
-other use is an inspection. :class:`ObservedText` records operators and methods, :class:`ObservingSandbox` everything
-that may read a string without calling its methods: functions, filters, tests, formats and ``in``.
+:class:`ObservedText` records operators and methods, :class:`ObservingSandbox` everything that may read a string
+without calling its methods: functions, filters, tests, formats and ``in``.
 """
 
 from __future__ import annotations

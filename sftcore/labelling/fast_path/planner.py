@@ -1,8 +1,4 @@
-"""Conversations of one shape, rendered from one plan.
-
-A template that does not inspect contents prints all conversations with the same roles alike, but for the contents. So
-one of them is labelled with placeholders, and its plan holds for the others.
-"""
+"""Conversations of one shape, rendered from one plan: that of a conversation with placeholders for contents."""
 
 from __future__ import annotations
 

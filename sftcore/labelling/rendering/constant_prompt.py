@@ -1,7 +1,6 @@
-"""Static analysis of templates: whether the generation prompt is the same for every turn.
+"""Static analysis of templates: whether the generation prompt is the same for every turn, and need not be rendered.
 
-Most templates are one loop over the messages, followed by the generation prompt. If nothing after the loop depends on
-the messages, the prompt is constant and is not rendered for each turn, so that labelling takes linear time.
+It is if the template is one loop over the messages, and nothing after the loop depends on them.
 """
 
 from __future__ import annotations

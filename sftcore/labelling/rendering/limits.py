@@ -13,6 +13,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -121,18 +122,14 @@ def timed(render: Callable[[], _Result]) -> _Result:
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def limit_memory(more: int) -> None:
-    """Let this process take no more than *more* bytes beyond its present address space, where the system tells it."""
+def _limit_memory() -> None:
+    """Let this process take no more than :data:`MEMORY` beyond its present address space, where the system tells it."""
     import resource  # not on Windows
 
-    try:
-        with open("/proc/self/statm", "rb") as file:
-            size = int(file.read().split()[0]) * resource.getpagesize()
-    except OSError:
-        return
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = size + more if hard == resource.RLIM_INFINITY else min(size + more, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    with suppress(OSError, ValueError), open("/proc/self/statm", "rb") as file:  # a ValueError where less is allowed
+        size = int(file.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, hard))
 
 
 def try_in_child(steps: Callable[[], Iterator[None]]) -> None:
@@ -167,7 +164,7 @@ def _run_child(steps: Callable[[], Iterator[None]]) -> None:
         for number in (signal.SIGALRM, signal.SIGPROF):
             signal.signal(number, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, _DEADLINE)
-        limit_memory(MEMORY)
+        _limit_memory()
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
         for _ in steps():
             signal.setitimer(signal.ITIMER_PROF, SECONDS)

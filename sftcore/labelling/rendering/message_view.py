@@ -19,14 +19,8 @@ from sftcore.labelling.rendering.provenance import (
 )
 
 _FIELDS = {
-    "role": HEADER,
-    "name": HEADER,
-    "tool_call_id": HEADER,
-    "id": HEADER,
-    "recipient": HEADER,
-    "reasoning_content": REASONING,
-    "reasoning": REASONING,
-    "thinking": REASONING,
+    **dict.fromkeys(("role", "name", "tool_call_id", "id", "recipient"), HEADER),
+    **dict.fromkeys(("reasoning_content", "reasoning", "thinking"), REASONING),
 }
 """Kinds of fields other than content: headers, which no model writes, and reasoning."""
 
