@@ -308,7 +308,7 @@ class Labeller:
             text=text,
             input_ids=encoded.ids,
             labels=labels,
-            weights=weights if rendered.is_weighted else None,
+            weights=weights if any(weight != 1 for _, _, weight in positions.spans) else None,
             offsets=encoded.offsets,
             stops=[at for at in tokens_in(encoded.offsets, positions.stops) if labels[at] != IGNORE_INDEX],
             messages=rendered.messages,

@@ -81,11 +81,6 @@ class RenderedExample(NamedTuple):
         before = [0, *accumulate(map(len, self.inserted))]
         return self.boundaries.map(lambda place: before[place[0]] + place[1])
 
-    @property
-    def is_weighted(self) -> bool:
-        """Whether a trained character weighs other than 1."""
-        return any(weight != 1 for _, _, weight in self.boundaries.spans)
-
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, RenderedExample):
             return NotImplemented
