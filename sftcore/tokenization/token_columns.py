@@ -151,11 +151,11 @@ class TokenColumns:
             offsets = self.singles[row].offsets
             if not offsets and last > first:
                 return -1, -1
-            after = bisect_right(offsets, character, key=lambda offset: offset[1])
-            return first + after, first + bisect_left(offsets, character, key=lambda offset: offset[0])
-        if row in self._encodings:
-            chars = self._encodings[row].token_to_chars  # all offsets as a list cost a third of the encoding
-            numbers = range(last - first)
-            after = bisect_right(numbers, character, key=lambda number: chars(number)[1])
-            return first + after, first + bisect_left(numbers, character, key=lambda number: chars(number)[0])
-        return None
+            offset = offsets.__getitem__
+        elif row in self._encodings:
+            offset = self._encodings[row].token_to_chars  # all offsets as a list cost a third of the encoding
+        else:
+            return None
+        numbers = range(last - first)
+        after = bisect_right(numbers, character, key=lambda number: offset(number)[1])
+        return first + after, first + bisect_left(numbers, character, key=lambda number: offset(number)[0])

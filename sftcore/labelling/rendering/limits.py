@@ -6,6 +6,7 @@ takes too much; a timer ends a rendering that takes too long for other reasons, 
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
@@ -88,12 +89,8 @@ def check_format(template: str) -> None:
         raise LimitError("it formats with a width that is too large, or taken from a value")
 
 
-_NEVER = float("inf")
-
-_until = _NEVER
+_until = math.inf
 """CPU time of the main thread at which its rendering ends."""
-
-_is_installed = False
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -107,18 +104,17 @@ def timed(render: Callable[[], _Result]) -> _Result:
     Raises:
         LimitError: the time is up.
     """
-    global _until, _is_installed
+    global _until
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         return render()
-    if not _is_installed:
+    if signal.getsignal(signal.SIGPROF) is not _interrupt:
         signal.signal(signal.SIGPROF, _interrupt)
-        _is_installed = True
     _until = time.thread_time() + SECONDS
     signal.setitimer(signal.ITIMER_PROF, SECONDS, _INTERVAL)
     try:
         return render()
     finally:
-        _until = _NEVER  # first, and no call: a signal that is handled after this raises nothing
+        _until = math.inf  # first, and no call: a signal that is handled after this raises nothing
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 
