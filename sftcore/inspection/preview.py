@@ -60,15 +60,15 @@ class Cell(NamedTuple):
 
 def example_to_json(example: LabelledExample, origin: Origin) -> dict[str, Any]:
     """*example* as ``--json`` prints it (docs/preview.md), without weights where each trained token weighs 1."""
-    line = {
-        "source": str(origin),
-        "messages": example.messages,
-        "skipped": example.skipped,
-        "turns": list(example.turns),
-        "text": example.text,
-        "input_ids": list(example.input_ids),
-        "labels": list(example.labels),
-    }
+    line: dict[str, Any] = dict(  # noqa: C408 (as a string, one of the keys would be the name of a component)
+        source=str(origin),
+        messages=example.messages,
+        skipped=example.skipped,
+        turns=list(example.turns),
+        text=example.text,
+        input_ids=list(example.input_ids),
+        labels=list(example.labels),
+    )
     return line if example.weights is None else {**line, "weights": list(example.weights)}
 
 
