@@ -63,7 +63,6 @@ def _article(example: LabelledExample, header: Sequence[str], tokenizer: Any) ->
 
 
 def _cell(cell: Cell) -> str:
-    """One cell, with the data of its tokens for the script."""
     text = escape(escape_unprintable(cell.text)).replace("\n", "<i></i>\n")
     if not cell.ids:
         return text
