@@ -63,7 +63,7 @@ def check_options(
     ready: Mapping[str, Any] | None = None,
     misplaced: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Return what :func:`from_mapping` passes to *cls*: converted values by field, without those that are *ready*."""
+    """Return the arguments of *cls* in :func:`from_mapping`: converted values by field, without *ready* ones."""
     if not isinstance(values, Mapping):
         raise document.error(keys, f"must be a mapping of options, not {format_value(values)}")
     fields = _fields(cls)
