@@ -396,7 +396,7 @@ def test_a_template_that_always_takes_too_long_is_rejected(monkeypatch: pytest.M
 def test_a_template_that_takes_too_much_memory_is_rejected() -> None:
     with pytest.raises(ValueError, match="exceeds the limit of 256 MiB of memory"):
         ChatTemplate(
-            "{% set ns = namespace(x=0) %}{% for i in range(99) %}"
+            "{% set ns = namespace(x=0) %}{% for i in range(999) %}"
             "{% set ns.x = [ns.x, 'a' * 4000000 ~ i] %}{% endfor %}"
         )
 
