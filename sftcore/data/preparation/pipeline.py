@@ -24,7 +24,7 @@ from sftcore.data.preparation.pool import WorkerPool
 from sftcore.data.preparation.progress import PreparationProgress
 from sftcore.data.preparation.worker import LabelledBlock
 from sftcore.data.row_types import Origin
-from sftcore.data.selection.selection import LabelledSource, select
+from sftcore.data.selection import LabelledSource, select
 from sftcore.data.sources.formats import DataSource, open_source, sample_sources
 from sftcore.data.sources.rejected import RejectedRow, rejected_rows
 from sftcore.data.tables.account import Account, BadRowLimit, RowTotals, make_account, merge, rejected_at

@@ -16,7 +16,7 @@ from sftcore.data.preparation.cache import Cache
 from sftcore.data.preparation.pipeline import Prepared, beginnings, prepare
 from sftcore.data.preparation.progress import PreparationProgress
 from sftcore.data.preparation.worker import LabelledBlock, label_block
-from sftcore.data.selection.mixing import target_rows
+from sftcore.data.selection import target_rows
 from sftcore.data.sources.formats import open_source
 from sftcore.data.sources.rejected import rejected_rows
 from sftcore.data.streaming.interleave import ROWS, StreamSource, estimate_rows

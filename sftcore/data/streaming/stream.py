@@ -19,7 +19,7 @@ from sftcore.data.preparation.blocks import Block
 from sftcore.data.preparation.pool import WorkerPool, available_cores
 from sftcore.data.preparation.worker import LabelledBlock
 from sftcore.data.row_types import Example
-from sftcore.data.selection.key_hash import uniform
+from sftcore.data.selection import uniform
 from sftcore.data.sources.rejected import SHOWN
 from sftcore.data.streaming.interleave import ROWS, StreamSource, interleave
 from sftcore.data.streaming.shuffle_window import ShuffleWindow

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from sftcore.core.errors import DataError
-from sftcore.data.selection.selection import LabelledSource, select
+from sftcore.data.selection import LabelledSource, select
 from sftcore.data.tables.table import SCHEMA, Table
 
 from ..making import key, loaded, said

@@ -1,22 +1,97 @@
-"""The rows of the training set and of the evaluation set, by their keys alone."""
+"""The rows of the training set and of the evaluation set, and how often each is in an epoch, by their keys alone.
+
+In: the keys of labelled rows, the configuration and the seed. Out: row numbers of each set.
+Knows nothing of tokens, files or the order of rows.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sftcore.config.schema import DataConfig, EvalFraction, SourceConfig
 from sftcore.core.errors import DataError
-from sftcore.data.selection.holdout import exclude, holdout
-from sftcore.data.selection.key_hash import RowKeys
-from sftcore.data.selection.mixing import sample_times, target_rows
 from sftcore.data.tables.account import EVALUATED, NOT_SAMPLED
 from sftcore.data.tables.examples import SelectedRows
-from sftcore.data.tables.table import Flags, Integers, Table
+from sftcore.data.tables.table import DIGEST, Flags, Integers, Table
 from sftcore.runtime.console import count
+
+RowKeys = NDArray[np.void]
+"""The keys of rows, ``DIGEST`` bytes each."""
+
+
+def uniform(keys: RowKeys, salt: str) -> NDArray[np.uint64]:
+    """Uniform random numbers, one for each of *keys*: equal for equal keys, and others for another *salt*."""
+    assert keys.dtype.itemsize == DIGEST
+    first, second = np.frombuffer(keys.tobytes(), "<u8").reshape(-1, 2).T
+    seed = int.from_bytes(hashlib.sha256(salt.encode()).digest()[:8], "little")
+    return _mixed(_mixed(first ^ np.uint64(seed)) ^ second)
+
+
+def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """*values* with all bits mixed: the finalizer of SplitMix64 (Steele, Lea, Flood, 2014)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(values ^ (values >> np.uint64(31)))
+
+
+def holdout(sources: Sequence[RowKeys], fraction: float, seed: int) -> list[Flags]:
+    """For each row of *sources* whether it is held out: about *fraction* of all.
+
+    Rows are chosen by content and *seed*, so that equal rows stay on one side, wherever they come from.
+
+    Raises:
+        DataError: there are too few different rows.
+    """
+    numbers = [uniform(keys, f"evaluation {seed}") for keys in sources]
+    ordered = np.sort(np.concatenate(numbers))
+    if len(ordered) < 2:
+        raise DataError(
+            f"data.eval: cannot hold out a share of {len(ordered)} row; give more rows, or evaluation sources"
+        )
+    if ordered[0] == ordered[-1]:
+        raise DataError("data.eval: all rows are equal, so no share of them can be held out")
+    last = ordered[max(1, round(len(ordered) * fraction)) - 1]
+    if last == ordered[-1]:  # something has to be trained
+        last = ordered[ordered < last][-1]
+    return [part <= last for part in numbers]
+
+
+def exclude(sources: Sequence[RowKeys], evaluated: Sequence[RowKeys]) -> list[Flags]:
+    """For each row of *sources* whether its content is not *evaluated* too."""
+    excluded: set[Any] = set().union(*(keys.tolist() for keys in evaluated))
+    return [np.fromiter((key not in excluded for key in keys.tolist()), bool, len(keys)) for keys in sources]
+
+
+def target_rows(sizes: Sequence[int], sources: Sequence[SourceConfig]) -> list[int]:
+    """The number of rows that each of *sources*, of these *sizes*, gives to an epoch.
+
+    Sources without a share give what they have, times ``repeat``. Those with a share are sampled to fit beside them; if
+    every source has a share, an epoch has as many rows as were read.
+    """
+    shares = sum(source.share or 0.0 for source in sources)
+    plain = [size * source.repeat for size, source in zip(sizes, sources, strict=True) if source.share is None]
+    total = sum(plain) / (1 - shares) if sum(plain) else sum(sizes) / (shares or 1.0)
+    pairs = zip(sizes, sources, strict=True)
+    wanted = [size * source.repeat if source.share is None else total * source.share for size, source in pairs]
+    return [max(1, math.floor(rows + 0.5)) if size else 0 for rows, size in zip(wanted, sizes, strict=True)]
+
+
+def sample_times(keys: RowKeys, target: int, seed: int) -> Integers:
+    """How often each row is in an epoch: all equally often, or once more, so that the sum is *target*.
+
+    Which rows are taken more often, or not at all, follows from content and *seed*, not from the order.
+    """
+    often, more = divmod(target, len(keys)) if len(keys) else (0, 0)
+    times = np.full(len(keys), often)
+    if more:
+        times[np.argsort(uniform(keys, f"draw {seed}"), kind="stable")[:more]] += 1
+    return times
 
 
 class LabelledSource(NamedTuple):
