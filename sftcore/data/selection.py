@@ -192,4 +192,4 @@ def _sample_alike(keys: RowKeys, rows: Integers, times: Integers, seed: int) -> 
 
 
 def _part(source: LabelledSource, rows: Integers, times: Integers) -> SelectedRows:
-    return SelectedRows(source.table, source.names, rows[times > 0], times[times > 0])
+    return SelectedRows(source.table, source.names, rows, times)[times > 0]

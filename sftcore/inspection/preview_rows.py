@@ -16,7 +16,6 @@ from sftcore.data import sample_sources
 from sftcore.data.row_types import Origin
 from sftcore.data.sources.rejected import rejected_rows
 from sftcore.data.tables.label_batch import label_row
-from sftcore.data.tables.summary import warning_texts
 from sftcore.labelling import LabelledExample, LabelWarning, TooLongError
 from sftcore.models.chat_template import set_up_model
 
@@ -84,7 +83,7 @@ def label_preview_rows(loaded: LoadedConfig, registry: Registry, number: int, pl
         result.examples.extend((example, row.origin) for example in trained)
         if not trained:
             result.untrained.append(row.origin)
-    result.warnings.extend(warning_texts(warnings, {}))
+    result.warnings.extend(warning.message(times) for warning, times in warnings.items() if times)
     return result
 
 

@@ -45,7 +45,7 @@ _CONTENT = "tests/data/sources/test_content_key.py"
 _EVALUATION = "tests/data/selection/test_holdout.py"
 _SAMPLING = "tests/data/selection/test_mixing.py"
 _REFUSALS = "tests/data/sources/test_rejected.py"
-_QUARANTINE = "tests/data/tables/test_quarantine.py"
+_QUARANTINE = "tests/data/sources/test_quarantine.py"
 _ACCOUNT = "tests/data/tables/test_account.py"
 _LOSS = "tests/training/test_loss.py"
 _INVARIANCE = "tests/training/test_invariance.py"
@@ -686,8 +686,8 @@ DATA = [
         told="The filter for rows of which nothing is trained lets them all through.",
         seen="axolotl#3864",
         file="sftcore/data/tables/label_batch.py",
-        old="    kept = (trained > 0) & plain[owner]\n",
-        new="    kept = (trained >= 0) & plain[owner]\n",
+        old="    kept = (trained_tokens > 0) & ~",
+        new="    kept = (trained_tokens >= 0) & ~",
         tests=(f"{_LABELS}::test_a_row_of_which_only_the_first_token_could_be_trained_is_dropped",),
     ),
     Bug(
@@ -695,8 +695,8 @@ DATA = [
         told="Rows that cannot be labelled vanish from the counts.",
         seen="ms-swift#9191",
         file="sftcore/data/tables/account.py",
-        old="_kinds(unlabelled), _places(unlabelled, file))",
-        new="{}, _places(unlabelled, file))",
+        old="*_counted(unlabelled, file))",
+        new="{}, _counted(unlabelled, file)[1])",
         tests=(f"{_LABELS}::test_rejected_rows_are_counted_by_reason_and_listed_with_file_and_line",),
     ),
     Bug(
@@ -704,7 +704,7 @@ DATA = [
         told="Rows of which nothing is trained vanish from the counts.",
         seen="ms-swift#9191, trl#6025",
         file="sftcore/data/tables/summary.py",
-        old="        summary.dropped += int(empty.sum())\n",
+        old="        self.dropped += int(empty.sum())\n",
         new="",
         tests=(f"{_LABELS}::test_each_row_is_kept_rejected_or_dropped",),
     ),
@@ -974,8 +974,8 @@ SOURCES = [
         told="Rows that are too long count as rows without a trained token.",
         seen="",
         file="sftcore/data/tables/summary.py",
-        old="summary.too_long += int((empty & table.too_long[chosen]).sum())",
-        new="summary.too_long += 0",
+        old="self.too_long += int((empty & table.too_long[part.rows]).sum())",
+        new="self.too_long += 0",
         tests=(f"{_QUARANTINE}::test_each_row_is_accounted_for",),
     ),
     Bug(
@@ -991,10 +991,10 @@ SOURCES = [
         name="share-of-bad-rows-is-a-number",
         told="A share of malformed rows is taken for a number of rows.",
         seen="",
-        file="sftcore/data/sources/rejected.py",
+        file="sftcore/data/tables/account.py",
         old="(most * read if most < 1 else most)",
         new="(most)",
-        tests=(f"{_REFUSALS}::test_bad_rows_up_to_the_limit_are_tolerated",),
+        tests=(f"{_ACCOUNT}::test_bad_rows_up_to_the_limit_are_tolerated",),
     ),
     Bug(
         name="reasons-with-places",

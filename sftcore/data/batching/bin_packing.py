@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
 
-    Ints: TypeAlias = NDArray[np.int64]
+Ints: TypeAlias = NDArray[np.int64]
 
 Pattern: TypeAlias = "tuple[Pattern, int, int] | None"
 """The lengths in a row: those of another pattern, then one length a number of times."""
@@ -47,8 +46,6 @@ class Bins:
     """
 
     def __init__(self, lengths: Sequence[int] | Ints, max_length: int) -> None:
-        import numpy as np
-
         self.max_length = max_length
         self.lengths: Ints = np.asarray(lengths, dtype=np.int64)
         if len(self.lengths) and not 0 < self.lengths.min() <= self.lengths.max() <= max_length:
@@ -57,11 +54,11 @@ class Bins:
         slots: list[int] = []
         sizes: list[int] = []
         for pattern, rows in _best_fit(zip(values[::-1].tolist(), numbers[::-1].tolist(), strict=True), max_length):
-            row = list(_unrolled(pattern))
+            row = _unrolled(pattern)
             slots += row * rows
             sizes += [len(row)] * rows
-        self._ends: Ints = np.cumsum(np.asarray(sizes, dtype=np.int64))
-        self._slots: Ints = np.argsort(np.asarray(slots, dtype=np.int64), kind="stable")
+        self._ends: Ints = np.cumsum(sizes, dtype=np.int64)
+        self._slots: Ints = np.argsort(np.array(slots, np.int64), kind="stable")
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -73,25 +70,19 @@ class Bins:
 
     def shuffled(self, seed: int, epoch: int) -> PackedRows:
         """The rows of *epoch*: documents of one length change places, and the rows are in random order."""
-        import numpy as np
-
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed % 2**64, epoch))))
         documents = self._placed(np.lexsort((rng.random(len(self.lengths)), self.lengths)))
         return PackedRows(documents, self._ends, np.argsort(rng.random(len(self)), kind="stable"))
 
     def fixed(self) -> PackedRows:
         """The rows without shuffling, in the order of the first document in each."""
-        import numpy as np
-
         documents = self._placed(np.argsort(self.lengths, kind="stable"))
-        starts = np.concatenate(([0], self._ends[:-1])).astype(np.int64) if len(self) else self._ends
+        starts = np.concatenate(([0], self._ends))[:-1]
         first = np.minimum.reduceat(documents, starts) if len(self) else starts
         return PackedRows(documents, self._ends, np.argsort(first, kind="stable"))
 
     def _placed(self, by_length: Ints) -> Ints:
         """The documents row after row, from documents by length, the shortest first."""
-        import numpy as np
-
         placed: Ints = np.empty_like(by_length)
         placed[self._slots] = by_length
         return placed
@@ -139,10 +130,12 @@ def _best_fit(lengths: Iterable[tuple[int, int]], max_length: int) -> Iterator[t
         yield from alike[free]
 
 
-def _unrolled(pattern: Pattern) -> Iterator[int]:
+def _unrolled(pattern: Pattern) -> list[int]:
+    lengths: list[int] = []
     while pattern is not None:
         pattern, length, times = pattern
-        yield from [length] * times
+        lengths += [length] * times
+    return lengths
 
 
 def padding_share(lengths: Sequence[int] | Ints, batch_size: int) -> float:
@@ -150,8 +143,6 @@ def padding_share(lengths: Sequence[int] | Ints, batch_size: int) -> float:
 
     A batch is as long as its longest document. The expectation is exact, nothing is sampled.
     """
-    import numpy as np
-
     values, numbers = np.unique(np.asarray(lengths, dtype=np.int64), return_counts=True)
     total = int(numbers.sum())
     up_to = np.cumsum(numbers)

@@ -27,12 +27,14 @@ class Block(NamedTuple):
         file: number of the file in it.
         rows: the line and the content of each row.
         progress: share of the source that is read with this block, between 0 and 1.
+        reading: how often the source was read before.
     """
 
     source: int
     file: int
     rows: BlockRows
     progress: float
+    reading: int = 0
 
 
 def read_blocks(number: int, rows: SourceRows, most: int | None = None) -> Iterator[Block]:

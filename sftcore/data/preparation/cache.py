@@ -24,8 +24,8 @@ import pyarrow as pa
 
 from sftcore.core.errors import DataError, SftError
 from sftcore.data.preparation.worker import LabelledBlock
+from sftcore.data.sources.rejected import to_quarantine_line
 from sftcore.data.tables.account import RowTotals
-from sftcore.data.tables.quarantine import to_quarantine_line
 from sftcore.data.tables.table import SCHEMA, Table, read_table
 from sftcore.runtime.console import count, format_bytes, status
 from sftcore.runtime.file_io import FileLock, write_atomically

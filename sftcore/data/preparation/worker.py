@@ -39,7 +39,7 @@ class LabelledBlock(NamedTuple):
         table: the rows that could be read and labelled; None if rows were only checked.
         totals: the rows in numbers.
         rejected: all rejected rows, in order, each as the number of its file, its line, and JSON.
-        progress: share of the source that is read with it.
+        progress, reading: as of the block.
     """
 
     source: int
@@ -47,6 +47,7 @@ class LabelledBlock(NamedTuple):
     totals: RowTotals
     rejected: list[str]
     progress: float
+    reading: int
 
 
 @contextmanager
@@ -86,7 +87,7 @@ def label_block(block: Block, sources: Sequence[DataSource], labeller: Labeller,
     totals.columns = renamer.seen
     rejected = sorted([*bad, *unlabelled], key=lambda row: row.origin.line)
     lines = [f"{file} {row.origin.line} {row.to_json()}" for row in rejected]
-    return LabelledBlock(block.source, table, totals, lines, block.progress)
+    return LabelledBlock(block.source, table, totals, lines, block.progress, block.reading)
 
 
 @contextmanager

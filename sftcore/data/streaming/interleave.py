@@ -6,8 +6,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from typing import Any
 
 from sftcore.data.preparation.blocks import Block, read_blocks
 from sftcore.data.sources.compression import plain_suffix
@@ -53,28 +51,23 @@ class StreamSource:
         self.source.rows.check_unchanged()
 
 
-def interleave(sources: Sequence[StreamSource]) -> Iterator[tuple[Block, int]]:
-    """Yield the blocks of a pass, each with the number of the reading of its source.
-
-    The next block always comes from the source of which the smallest part was read.
-    """
-    readings = [_read_repeatedly(number, source) for number, source in enumerate(sources)]
+def interleave(sources: Sequence[StreamSource]) -> Iterator[Block]:
+    """Yield the blocks of a pass; the next always comes from the source of which the smallest part was read."""
+    blocks = [_read_repeatedly(number, source) for number, source in enumerate(sources)]
     taken = [0] * len(sources)
     left = list(range(len(sources)))
     while left:
         number = min(left, key=lambda at: (taken[at] / (sources[at].expected * sources[at].readings), at))
-        item = next(readings[number], None)
-        if item is None:
-            left.remove(number)
+        if block := next(blocks[number], None):
+            taken[number] += len(block.rows)
+            yield block
         else:
-            taken[number] += len(item[0].rows)
-            yield item
+            left.remove(number)
 
 
-def _read_repeatedly(number: int, source: StreamSource) -> Iterator[tuple[Block, int]]:
+def _read_repeatedly(number: int, source: StreamSource) -> Iterator[Block]:
     for reading in range(source.readings):
-        for block in source.blocks(number):
-            yield block, reading
+        yield from (block._replace(reading=reading) for block in source.blocks(number))
 
 
 def estimate_rows(source: DataSource) -> int:
@@ -95,17 +88,9 @@ def _estimate(first: Sequence[Block], rows: int, source: DataSource) -> float:
     files, size = source.rows.files, source.rows.size
     file = files[first[-1].file] if files else None
     if file is not None and file.suffix == ".parquet":
-        return _parquet_rows(file) * size / file.stat().st_size
+        import pyarrow.parquet
+
+        return float(pyarrow.parquet.read_metadata(file).num_rows * size / file.stat().st_size)
     if file is not None and plain_suffix(file) == ".json":  # read at once, so the position in it says nothing
-        return rows * size / sum(_json_size(row) for block in first for _, row in block.rows)
+        return rows * size / sum(len(to_json(row).encode()) + 2 for block in first for _, row in block.rows)
     return rows / max(first[-1].progress, 1e-9)
-
-
-def _parquet_rows(file: Path) -> int:
-    import pyarrow.parquet
-
-    return int(pyarrow.parquet.read_metadata(file).num_rows)
-
-
-def _json_size(row: Any) -> int:
-    return len(to_json(row).encode()) + 2

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 
-import numpy as np
-
 from sftcore.config.loader import LoadedConfig
 from sftcore.core.errors import DataError
 from sftcore.core.registry import Registry
@@ -18,13 +16,10 @@ from sftcore.data.preparation.progress import PreparationProgress
 from sftcore.data.preparation.worker import LabelledBlock, label_block
 from sftcore.data.selection import target_rows
 from sftcore.data.sources.formats import open_source
-from sftcore.data.sources.rejected import rejected_rows
 from sftcore.data.streaming.interleave import ROWS, StreamSource, estimate_rows
-from sftcore.data.streaming.stream import Stream
-from sftcore.data.tables.account import BadRowLimit, rejected_at
-from sftcore.data.tables.examples import SelectedRows
+from sftcore.data.streaming.stream import Stream, rows_of
+from sftcore.data.tables.account import BadRowLimit, check_usable
 from sftcore.data.tables.summary import Summary, check_template, summarize
-from sftcore.data.tables.table import Table
 from sftcore.labelling import Labeller
 from sftcore.runtime.console import count
 
@@ -48,7 +43,7 @@ def prepare_stream(
     check_template((row for source in sources for row in source.source.parse_all()), labeller)
     first = _first_blocks(sources, loaded, labeller)
     sample, summary = summarize(
-        [_all_rows(block, sources) for block in first],
+        [rows_of(block, sources) for block in first],
         "train",
         labeller.tokenizer,
         lambda origins: list(beginnings(origins, loaded, registry)),
@@ -126,24 +121,8 @@ def _first_blocks(sources: Sequence[StreamSource], loaded: LoadedConfig, labelle
         first.append(labelled(block))
         if first[-1].totals.tokens:
             return first
-    rejected = sum(len(block.rejected) for block in first)
-    if rejected == sum(block.totals.read for block in first):
-        places = [
-            row
-            for block in first
-            for row in rejected_at(
-                [*block.totals.first_bad, *block.totals.first_unlabelled], opened[block.source].rows.names
-            )
-        ]
-        raise DataError(rejected_rows([str(row) for row in places], rejected))
+    check_usable([(block.totals, opened[block.source].rows.names) for block in first])
     return first
-
-
-def _all_rows(block: LabelledBlock, sources: Sequence[StreamSource]) -> SelectedRows:
-    assert block.table is not None
-    rows = np.arange(block.table.num_rows)
-    names = sources[block.source].source.rows.names
-    return SelectedRows(Table([block.table]), names, rows, np.ones(len(rows), np.int64))
 
 
 def _note(source: StreamSource) -> str:

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from sftcore.core.errors import DataError
 from sftcore.data.row_types import Origin
-from sftcore.data.sources.rejected import SHOWN, RejectedRow, check_bad_rows, kind_of_reason
+from sftcore.data.sources.rejected import SHOWN, RejectedRow, kind_of_reason, rejected_rows
 from sftcore.data.tables.summary import Summary
 from sftcore.runtime.console import count
 
@@ -48,38 +49,52 @@ class RowTotals:
         cls, read: int, tokens: int, bad: Sequence[RejectedRow], unlabelled: Sequence[RejectedRow], file: int
     ) -> RowTotals:
         """The totals of some rows of the *file* of this number."""
-        return cls(read, tokens, _kinds(bad), _places(bad, file), _kinds(unlabelled), _places(unlabelled, file))
+        return cls(read, tokens, *_counted(bad, file), *_counted(unlabelled, file))
 
     def add(self, other: RowTotals) -> None:
-        """Add the totals of further rows."""
+        """Add the totals of further rows; of too many kinds of reasons the rest is counted as one."""
         self.read += other.read
         self.tokens += other.tokens
-        _add_kinds(self.bad, other.bad)
+        self.size += other.size
+        for kinds, more in ((self.bad, other.bad), (self.unlabelled, other.unlabelled)):
+            for kind, rows in more.items():
+                known = kind if kind in kinds or len(kinds) < MAX_KINDS else OTHER_KINDS
+                kinds[known] = kinds.get(known, 0) + rows
         self.first_bad = [*self.first_bad, *other.first_bad][:SHOWN]
-        _add_kinds(self.unlabelled, other.unlabelled)
         self.first_unlabelled = [*self.first_unlabelled, *other.first_unlabelled][:SHOWN]
         self.columns = list(dict.fromkeys([*self.columns, *other.columns]))
-        self.size += other.size
+
+    @property
+    def rejected(self) -> Counter[str]:
+        """All rows that are not used, by kind of reason."""
+        return Counter(self.bad) + Counter(self.unlabelled)
+
+    def first_rejected(self, names: Sequence[str]) -> list[RejectedRow]:
+        """The first of both, in files of these *names*."""
+        return rejected_at([*self.first_bad, *self.first_unlabelled], names)
 
 
-def _add_kinds(kinds: dict[str, int], more: Mapping[str, int]) -> None:
-    """Add *more* to the numbers by kind; of too many kinds the rest is counted as one."""
-    for kind, rows in more.items():
-        known = kind if kind in kinds or len(kinds) < MAX_KINDS else OTHER_KINDS
-        kinds[known] = kinds.get(known, 0) + rows
-
-
-def _kinds(rejected: Sequence[RejectedRow]) -> dict[str, int]:
-    return dict(Counter(kind_of_reason(row.reason) for row in rejected))
-
-
-def _places(rejected: Sequence[RejectedRow], file: int) -> list[RejectedPlace]:
-    return [(file, row.origin.line, row.reason) for row in rejected[:SHOWN]]
+def _counted(rejected: Sequence[RejectedRow], file: int) -> tuple[dict[str, int], list[RejectedPlace]]:
+    """The numbers of rows by kind of reason, and the first rows."""
+    kinds = Counter(kind_of_reason(row.reason) for row in rejected)
+    return dict(kinds), [(file, row.origin.line, row.reason) for row in rejected[:SHOWN]]
 
 
 def rejected_at(places: Sequence[RejectedPlace], names: Sequence[str]) -> list[RejectedRow]:
     """The rejected rows at *places* in files of these *names*."""
     return [RejectedRow(Origin(names[file], line), reason) for file, line, reason in places]
+
+
+def check_usable(parts: Sequence[tuple[RowTotals, Sequence[str]]], prefix: str = "") -> None:
+    """Check that a row of *parts*, each with the names of its files, could be read and labelled.
+
+    Raises:
+        DataError: none could; the message begins with *prefix*.
+    """
+    rejected = sum(totals.rejected.total() for totals, _ in parts)
+    if rejected and rejected == sum(totals.read for totals, _ in parts):
+        first = [str(row) for totals, names in parts for row in totals.first_rejected(names)]
+        raise DataError(prefix + rejected_rows(first, rejected))
 
 
 class BadRowLimit:
@@ -108,9 +123,22 @@ class BadRowLimit:
         """Check that the rows counted are not too many.
 
         Raises:
-            DataError: they are; the message has the first, and the numbers of all.
+            DataError: they are; the first are listed, and all are counted by reason.
         """
-        check_bad_rows(self._first, self._totals.bad, self._totals.read, self._most)
+        kinds, read, most = Counter(self._totals.bad), self._totals.read, self._most
+        number = kinds.total()
+        if number <= (most * read if most < 1 else most):
+            return
+        lines = [rejected_rows([str(row) for row in self._first], number)]
+        if number > SHOWN:
+            lines += [f"{rows:>8,} x {kind}" for kind, rows in kinds.most_common(SHOWN)]
+            others = number - sum(rows for _, rows in kinds.most_common(SHOWN))
+            lines += [f"{others:>8,} x other reasons"] if others else []
+            lines += ["  data.max_bad_rows lets a run continue without malformed rows"] if not most else []
+        if most:
+            allowed = f"{most:.2%} of {count(read, 'row')}" if most < 1 else f"{most:,.0f}"
+            lines.append(f"  data.max_bad_rows is {allowed}")
+        raise DataError("\n".join(lines))
 
 
 @dataclass(frozen=True)
@@ -152,13 +180,10 @@ def make_account(
     totals: Sequence[RowTotals], dropped: Mapping[str, int], train: Summary, evaluation: Summary
 ) -> Account:
     """The account of the rows of *totals*, some of them *dropped* by the selection, the rest in one of the sets."""
-    rejected = Counter[str]()
-    for part in totals:
-        rejected += Counter(part.bad) + Counter(part.unlabelled)
+    rejected = sum((part.rejected for part in totals), Counter[str]())
     reasons = Counter(dropped)
-    for summary in (train, evaluation):
-        reasons[TOO_LONG] += summary.too_long
-        reasons[UNTRAINED] += summary.dropped - summary.too_long
+    reasons[TOO_LONG] += train.too_long + evaluation.too_long
+    reasons[UNTRAINED] += train.dropped - train.too_long + evaluation.dropped - evaluation.too_long
     dropped = {reason: rows for reason, rows in reasons.items() if rows}
     read = sum(part.read for part in totals)
     return Account(read, train.kept, evaluation.kept, dict(rejected.most_common()), dropped)

@@ -10,7 +10,7 @@ import numpy as np
 
 from sftcore.data.batching.padded_sampler import MapStyleSet
 from sftcore.data.row_types import Example, Origin
-from sftcore.data.tables.table import Integers, Table
+from sftcore.data.tables.table import Flags, Integers, Table
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +32,10 @@ class SelectedRows:
     def origin(self, row: int) -> Origin:
         """The origin of the row of this number in the table."""
         return Origin(self.names[self.table.file[row]], int(self.table.line[row]))
+
+    def __getitem__(self, chosen: slice | Flags) -> SelectedRows:
+        """Some of these rows."""
+        return SelectedRows(self.table, self.names, self.rows[chosen], self.times[chosen])
 
     @property
     def examples(self) -> tuple[Integers, Integers]:
@@ -61,10 +65,8 @@ class Examples(MapStyleSet):
         return len(self._numbers)
 
     def __getitem__(self, index: int) -> Example:  # type: ignore[override]  # nothing slices
-        number, part = int(self._numbers[index]), self.parts[self._owners[index]]
-        tokens = part.table.tokens(number)
-        origin = part.origin(int(part.table.row_of[number]))
-        return Example(tokens.input_ids, tokens.labels, (len(tokens.labels),), (origin,), tokens.weights)
+        number, part = int(self._numbers[index]), self.parts[int(self._owners[index])]
+        return part.table.example(number, (part.origin(int(part.table.row_of[number])),))
 
     def rows_of(self, examples: Integers) -> list[Integers]:
         """For each part the numbers of the rows of *examples*, each once, in order."""

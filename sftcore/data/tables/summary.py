@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from typing import Any
@@ -15,7 +15,7 @@ from sftcore.core.types import IGNORE_INDEX, Conversation
 from sftcore.data.row_types import Example, Origin
 from sftcore.data.sources.formats import ParsedRow
 from sftcore.data.tables.examples import Examples, SelectedRows
-from sftcore.data.tables.table import LABEL_WARNINGS
+from sftcore.data.tables.table import LABEL_WARNINGS, Flags
 from sftcore.labelling import Labeller, LabelWarning, Policy
 from sftcore.runtime.console import count
 
@@ -52,6 +52,48 @@ class Summary:
     notes: list[str] = field(default_factory=list)
     """Status lines about these rows."""
 
+    def add_dropped(self, part: SelectedRows) -> Flags:
+        """Count the rows of *part* of which nothing is trained, and its longest example: the flags of the others."""
+        table = part.table
+        empty: Flags = table.examples[part.rows] == 0
+        self.dropped += int(empty.sum())
+        self.too_long += int((empty & table.too_long[part.rows]).sum())
+        self.longest = max(self.longest, int(table.longest[part.rows].max(initial=0)))
+        return ~empty
+
+
+class WarningCounts(Counter[LabelWarning]):
+    """The number of times of each warning; ``details`` has the first detail of some."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.details: dict[LabelWarning, str] = {}
+
+    def add(self, part: SelectedRows) -> None:
+        """Add the warnings on the rows of *part*."""
+        table = part.table.warnings
+        if not len(table):
+            return
+        row, kind = table["row"].to_numpy(), table["warning"].to_numpy()
+        chosen = np.isin(row, part.rows)
+        sums = np.bincount(kind[chosen], weights=table["times"].to_numpy()[chosen], minlength=len(LABEL_WARNINGS))
+        detailed = chosen & table["detail"].is_valid().to_numpy()
+        for number in np.flatnonzero(sums).tolist():
+            warning = LABEL_WARNINGS[number]
+            self[warning] += int(sums[number])
+            first = np.flatnonzero(detailed & (kind == number))
+            if warning not in self.details and len(first):
+                self.details[warning] = f"{part.origin(row[first[0]])}: {table['detail'][int(first[0])].as_py()}"
+
+    def by_name(self) -> dict[str, int]:
+        """The numbers by name, as ``run.json`` has them."""
+        return {warning.name.lower(): times for warning, times in self.items()}
+
+    def texts(self) -> list[str]:
+        """The text of each, with its first detail."""
+        details = {warning: f"; {detail}" for warning, detail in self.details.items()}
+        return [warning.message(times) + details.get(warning, "") for warning, times in self.items() if times]
+
 
 def summarize(
     parts: Sequence[SelectedRows],
@@ -71,46 +113,21 @@ def summarize(
     Raises:
         DataError: nothing is left to train.
     """
-    examples = Examples(parts)
-    rows = sum(len(part.rows) for part in parts)
-    summary = Summary(rows=rows, examples=len(examples))
-    warnings: Counter[LabelWarning] = Counter()
-    details: dict[LabelWarning, str] = {}
+    examples, summary, warnings = Examples(parts), Summary(), WarningCounts()
     for part in parts:
-        table, chosen = part.table, part.rows
-        empty = table.examples[chosen] == 0
-        summary.kept += int((~empty).sum())
-        summary.dropped += int(empty.sum())
-        summary.too_long += int((empty & table.too_long[chosen]).sum())
-        summary.longest = max(summary.longest, int(table.longest[chosen].max(initial=0)))
-        count_warnings(part, warnings, details)
+        summary.kept += int(summary.add_dropped(part).sum())
+        warnings.add(part)
+    summary.rows, summary.examples = summary.kept + summary.dropped, len(examples)
     summary.tokens, summary.trained = int(examples.lengths.sum()), int(examples.trained_tokens.sum())
-    summary.warnings = {warning.name.lower(): times for warning, times in warnings.items()}
-    summary.notes = list(_notes(summary, warnings, details))
+    summary.warnings, summary.notes = warnings.by_name(), warnings.texts()
+    if empty := summary.dropped - summary.too_long:
+        summary.notes.append(f"{count(empty, 'row')} without a trained token")
     if len(examples):
         summary.worked_example = _readable(examples[0], tokenizer)
-    elif rows:
-        raise DataError(
-            ("" if name == "train" else f"data.{name}: ") + _nothing_left(summary, parts, shown, unlabelled)
-        )
+    elif summary.rows:
+        place = "" if name == "train" else f"data.{name}: "
+        raise DataError(place + _nothing_left(summary, parts, shown, unlabelled))
     return examples, summary
-
-
-def count_warnings(part: SelectedRows, warnings: Counter[LabelWarning], details: dict[LabelWarning, str]) -> None:
-    """Add the warnings on the rows of *part*, and the first detail of each warning."""
-    table = part.table.warnings
-    if not len(table):
-        return
-    row, kind = table["row"].to_numpy(), table["warning"].to_numpy()
-    chosen = np.isin(row, part.rows)
-    sums = np.bincount(kind[chosen], weights=table["times"].to_numpy()[chosen], minlength=len(LABEL_WARNINGS))
-    detailed = chosen & table["detail"].is_valid().to_numpy()
-    for number in np.flatnonzero(sums).tolist():
-        warning = LABEL_WARNINGS[number]
-        warnings[warning] += int(sums[number])
-        first = np.flatnonzero(detailed & (kind == number))
-        if warning not in details and len(first):
-            details[warning] = f"{part.origin(row[first[0]])}: {table['detail'][int(first[0])].as_py()}"
 
 
 def check_template(rows: Iterable[tuple[ParsedRow, Policy]], labeller: Labeller) -> None:
@@ -152,21 +169,6 @@ def _readable(example: Example, tokenizer: Any) -> dict[str, Any]:
         "tokens": len(ids),
         "trained_tokens": sum(map(len, runs)),
     }
-
-
-def warning_texts(warnings: Mapping[LabelWarning, int], details: Mapping[LabelWarning, str]) -> Iterator[str]:
-    """Yield the texts of *warnings*, each with its first detail."""
-    for warning, times in warnings.items():
-        if times:
-            yield warning.message(times) + (f"; {details[warning]}" if warning in details else "")
-
-
-def _notes(
-    summary: Summary, warnings: Mapping[LabelWarning, int], details: Mapping[LabelWarning, str]
-) -> Iterator[str]:
-    yield from warning_texts(warnings, details)
-    if empty := summary.dropped - summary.too_long:
-        yield f"{count(empty, 'row')} without a trained token"
 
 
 def _nothing_left(

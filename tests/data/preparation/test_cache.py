@@ -461,7 +461,7 @@ def test_a_table_sent_to_another_process_maps_the_files_again(tmp_path, data, se
     sent = pickle.dumps(train.parts[0].table)
     assert len(sent) < 2000
     copied = pickle.loads(sent)
-    assert copied.tokens(7).input_ids.tolist() == train.parts[0].table.tokens(7).input_ids.tolist()
+    assert copied.example(7).input_ids.tolist() == train.parts[0].table.example(7).input_ids.tolist()
 
 
 def test_kinds_of_reasons_do_not_grow_without_end():

@@ -52,7 +52,7 @@ def stream_sources(*train, **data):
 
 def places(made):
     """Return of each block its source, the reading, and its lines."""
-    return [(block.source, reading, [line for line, _ in block.rows]) for block, reading in interleave(made)]
+    return [(block.source, block.reading, [line for line, _ in block.rows]) for block in interleave(made)]
 
 
 def test_every_row_comes_once_and_sources_end_together(tmp_path):

@@ -101,7 +101,7 @@ def test_examples(table):
 
 
 def test_tokens(table):
-    found = [table.tokens(number) for number in range(6)]
+    found = [table.example(number) for number in range(6)]
     assert [LABELLER.tokenizer.decode(tokens.input_ids) for tokens in found] == TEXTS
     for tokens, trained in zip(found, table.trained_tokens, strict=True):
         labels = tokens.labels.tolist()
@@ -109,7 +109,7 @@ def test_tokens(table):
 
 
 def test_weights(table):
-    found = [table.tokens(number) for number in range(6)]
+    found = [table.example(number) for number in range(6)]
     assert table.weighted
     assert found[3].weights.tolist() == [0.0] * 4 + [0.5] * 4
     for tokens in [*found[:3], *found[4:]]:
@@ -118,7 +118,7 @@ def test_weights(table):
 
 def test_only_a_batch_with_weights_has_any():
     table = labelled(1)
-    assert [number for number in range(6) if table.tokens(number).weights is not None] == [3]
+    assert [number for number in range(6) if table.example(number).weights is not None] == [3]
     assert not table_of(ROWS[:3], LABELLER).weighted
 
 
@@ -162,4 +162,4 @@ def test_empty_batches_lie_between_others():
     empty = label_rows([], LABELLER, Policy())[0]
     table = Table([empty, *table_of(ROWS[:1], LABELLER).batches, empty, *table_of(ROWS[3:4], LABELLER).batches])
     assert table.line.tolist() == [1, 6]
-    assert [LABELLER.tokenizer.decode(table.tokens(number).input_ids) for number in (0, 1)] == [TEXTS[0], TEXTS[3]]
+    assert [LABELLER.tokenizer.decode(table.example(number).input_ids) for number in (0, 1)] == [TEXTS[0], TEXTS[3]]
