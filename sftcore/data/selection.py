@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from sftcore.config.schema import DataConfig, EvalFraction, SourceConfig
 from sftcore.core.errors import DataError
 from sftcore.data.tables.account import EVALUATED, NOT_SAMPLED
 from sftcore.data.tables.examples import SelectedRows
-from sftcore.data.tables.table import DIGEST, Flags, Integers, Table
+from sftcore.data.tables.table import DIGEST, Flags, Integers
 from sftcore.runtime.console import count
 
 RowKeys = NDArray[np.void]
@@ -94,13 +95,6 @@ def sample_times(keys: RowKeys, target: int, seed: int) -> Integers:
     return times
 
 
-class LabelledSource(NamedTuple):
-    """The labelled rows of a source, and the names of its files."""
-
-    table: Table
-    names: Sequence[str]
-
-
 class Selection(NamedTuple):
     """The rows of both sets, and the number of the others by reason.
 
@@ -125,9 +119,9 @@ class Selection(NamedTuple):
 
 
 def select(
-    train: Sequence[LabelledSource], evaluation: Sequence[LabelledSource], config: DataConfig, seed: int
+    train: Sequence[SelectedRows], evaluation: Sequence[SelectedRows], config: DataConfig, seed: int
 ) -> Selection:
-    """Select the rows of both sets from the sources *train* and *evaluation*.
+    """Select the rows of both sets from all rows of the sources *train* and *evaluation*.
 
     Raises:
         DataError: a set is left without rows.
@@ -147,15 +141,15 @@ def select(
         _check_left([np.flatnonzero(part) for part in trained], "every row of data.train is also in data.eval")
     rows = [np.flatnonzero(part) for part in trained]
     times, notes = _sample(keys, rows, config.train, seed, "an epoch")
-    parts = [_part(*item) for item in zip(train, rows, times, strict=True)]
+    parts = [_sampled(*item) for item in zip(train, rows, times, strict=True)]
     if isinstance(config.eval, EvalFraction):
         eval_rows = [np.flatnonzero(part) for part in held_out]
         eval_times = [_sample_alike(*item, seed) for item in zip(keys, eval_rows, times, strict=True)]
-        eval_parts = [_part(*item) for item in zip(train, eval_rows, eval_times, strict=True)]
+        eval_parts = [_sampled(*item) for item in zip(train, eval_rows, eval_times, strict=True)]
     else:
         eval_rows = [np.arange(len(part)) for part in eval_keys]
         eval_times, eval_notes = _sample(eval_keys, eval_rows, config.eval or [], seed, "the evaluation")
-        eval_parts = [_part(*item) for item in zip(evaluation, eval_rows, eval_times, strict=True)]
+        eval_parts = [_sampled(*item) for item in zip(evaluation, eval_rows, eval_times, strict=True)]
         notes += eval_notes
     dropped[NOT_SAMPLED] = sum(int((part == 0).sum()) for part in (*times, *eval_times))
     return Selection(parts, eval_parts, {reason: number for reason, number in dropped.items() if number}, notes)
@@ -191,5 +185,5 @@ def _sample_alike(keys: RowKeys, rows: Integers, times: Integers, seed: int) -> 
     return sample_times(keys[rows], max(1, round(len(rows) * rate)) if len(rows) else 0, seed)
 
 
-def _part(source: LabelledSource, rows: Integers, times: Integers) -> SelectedRows:
-    return SelectedRows(source.table, source.names, rows, times)[times > 0]
+def _sampled(source: SelectedRows, rows: Integers, times: Integers) -> SelectedRows:
+    return replace(source, rows=rows, times=times)[times > 0]

@@ -89,11 +89,7 @@ class Bins:
 
 
 def _best_fit(lengths: Iterable[tuple[int, int]], max_length: int) -> Iterator[tuple[Pattern, int]]:
-    """Yield the patterns of the rows, each with the number of rows that have it.
-
-    Args:
-        lengths: each length with the number of its documents, the longest first.
-    """
+    """Yield the patterns of rows, and how many have each, for *lengths* with their numbers, the longest first."""
     alike: dict[int, list[tuple[Pattern, int]]] = {}
     """Patterns, with the number of their rows, by the tokens that are free in them."""
     levels: list[int] = []
@@ -139,10 +135,7 @@ def _unrolled(pattern: Pattern) -> list[int]:
 
 
 def padding_share(lengths: Sequence[int] | Ints, batch_size: int) -> float:
-    """The expected share of padding in batches of *batch_size* documents in random order.
-
-    A batch is as long as its longest document. The expectation is exact, nothing is sampled.
-    """
+    """The expected share of padding in batches of *batch_size* documents in random order; exact, not sampled."""
     values, numbers = np.unique(np.asarray(lengths, dtype=np.int64), return_counts=True)
     total = int(numbers.sum())
     up_to = np.cumsum(numbers)

@@ -39,10 +39,7 @@ class MapStyleSet(TrainingSet, Sequence[Example]):
 class PaddedDataset(Sequence[Example]):
     """Rows, and one more that trains nothing: it pads a step in which a rank would have less to do than the others.
 
-    Otherwise some rows would be repeated there, and be trained twice.
-
-    Args:
-        pad_token_id: the only token of that row; any will do.
+    Otherwise some rows would be repeated there, and be trained twice. Its only token is *pad_token_id*; any will do.
     """
 
     callbacks: Sequence[Any] = ()
@@ -75,11 +72,7 @@ class PaddedDataset(Sequence[Example]):
 
 
 class PaddedSampler:
-    """The rows of an epoch in their order, and after them pad rows up to a multiple.
-
-    Args:
-        multiple: rows that all ranks take at a time.
-    """
+    """The rows of an epoch in their order, then pad rows up to a *multiple*: the rows that all ranks take at a time."""
 
     def __init__(self, rows: PaddedDataset, multiple: int) -> None:
         self._rows, self._multiple = rows, multiple

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import cache
-from importlib.metadata import PackageNotFoundError, distribution, version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,6 @@ LARGE = 1 << 24
 SETTLED = 2.0
 """How many seconds old a file must be for a later change to show in its times."""
 
-_VERSION = re.compile(r"^Version: (.+)$", re.MULTILINE)
-
 _CLOCK = re.compile(r"%-?[HIMSpfXcsTRrZz]")
 """A ``strftime`` directive for the time of day."""
 
@@ -51,11 +49,7 @@ def source_key(source: DataSource, digests: Iterable[str], labeller_digest: str)
     """The key of a source's labelled rows: 32 hexadecimal digits.
 
     It depends on the bytes of the data, the options of the source that matter, and on the code: sftcore's, that of the
-    format, and the versions of the libraries that take part.
-
-    Args:
-        digests: of the files of the source; they may take a while, and are consumed last.
-        labeller_digest: as :func:`digest_labeller` computes it.
+    format, and the versions of the libraries that take part. *digests* are those of its files; they are consumed last.
     """
     config, form, files = source.config, type(source.format), source.rows.files
     code = [code_digest("sftcore"), platform.python_version(), *map(_version, LIBRARIES)]
@@ -117,10 +111,9 @@ def _saved_files(tokenizer: Any) -> list[list[str]]:
 
 
 def _version(library: str) -> str:
-    """The version of *library*, '' if it is not installed; ``version`` parses all its metadata as an e-mail."""
+    """The version of *library*, '' if it is not installed."""
     try:
-        match = _VERSION.search(distribution(library).read_text("METADATA") or "")
-        return match[1] if match else version(library)
+        return version(library)
     except PackageNotFoundError:
         return ""
 

@@ -8,7 +8,7 @@ import io
 import lzma
 import zlib
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from sftcore.core.errors import DataError
 
@@ -31,16 +31,11 @@ def decompressed(path: Path, file: IO[bytes]) -> IO[bytes]:
         OSError: it cannot be read.
         DataError: it is a ``.zst`` file, and this pyarrow has no zstd.
     """
-    if path.suffix == ".gz":
-        return cast("IO[bytes]", gzip.open(file))
-    if path.suffix == ".bz2":
-        return bz2.open(file)
-    if path.suffix == ".xz":
-        return lzma.open(file)
-    if path.suffix == ".zst":
-        import pyarrow
+    if path.suffix != ".zst":
+        openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+        return cast("IO[bytes]", openers[path.suffix](file)) if path.suffix in openers else file
+    import pyarrow
 
-        if not pyarrow.Codec.is_available("zstd"):
-            raise DataError(f"data source {path}: this build of pyarrow has no zstd; decompress the file first")
-        return io.BufferedReader(pyarrow.input_stream(file, compression="zstd"))
-    return file
+    if not pyarrow.Codec.is_available("zstd"):
+        raise DataError(f"data source {path}: this build of pyarrow has no zstd; decompress the file first")
+    return io.BufferedReader(pyarrow.input_stream(file, compression="zstd"))

@@ -18,7 +18,7 @@ from sftcore.data.row_types import Origin
 from sftcore.data.sources.content_key import content_key
 from sftcore.data.sources.readers import SourceRow
 from sftcore.data.sources.rejected import RejectedRow, not_an_object, rejected_rows
-from sftcore.data.sources.renaming import ColumnRenamer
+from sftcore.data.sources.renaming import ColumnRenamer, missing_columns
 from sftcore.data.sources.source_rows import SourceRows
 from sftcore.labelling import Policy
 
@@ -38,20 +38,12 @@ class ParsedRow(NamedTuple):
 
 
 class DataSource(NamedTuple):
-    """A source of the configuration, and how its rows become conversations.
-
-    Attributes:
-        config: the source in the configuration.
-        place: where it stands there.
-        rows: the rows as they are read.
-        format_name: says so if the format was detected.
-        policy: what is trained of its conversations.
-    """
+    """A source of the configuration, and how its rows become conversations."""
 
     config: SourceConfig
-    place: Keys
+    place: Keys  # in the configuration
     rows: SourceRows
-    format_name: str
+    format_name: str  # says so if the format was detected
     format: Format
     policy: Policy
 
@@ -83,15 +75,13 @@ class DataSource(NamedTuple):
         for row in self.parse(self.rows.decoded(), [], ColumnRenamer(self.config.columns)):
             yield row, self.policy
 
-    def check_columns(self, seen: Iterable[str], loaded: LoadedConfig, rows: str = "row") -> None:
+    def check_columns(self, seen: Sequence[str], loaded: LoadedConfig, rows: str = "row") -> None:
         """Check that each renamed column is among *seen*, the columns that *rows*, as the message calls them, had.
 
         Raises:
             ConfigError: one is not.
         """
-        renamer = ColumnRenamer(self.config.columns)
-        renamer.note(seen)
-        for name, columns in renamer.missing():
+        for name, columns in missing_columns(self.config.columns, seen):
             listed = isinstance(loaded.document.data["data"][self.place[1]], list)
             problem = f"no {rows} of {self.config.path} has this column; there are: {columns}"
             raise loaded.document.error((*(self.place if listed else self.place[:-1]), "columns", name), problem)
@@ -148,8 +138,7 @@ def sample_sources(
         limit: of these rows, for each source.
 
     Raises:
-        DataError: a source cannot be read, or its format cannot be detected.
-        ConfigError: it renames a column that no row has.
+        DataError, ConfigError: as :func:`open_source`.
     """
     samples: list[SourceSample] = []
     for index, config in enumerate(sources):

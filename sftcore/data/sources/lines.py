@@ -13,30 +13,19 @@ from sftcore.core.errors import DataError
 
 @dataclass(frozen=True)
 class LineRange:
-    """Some lines of the file at *path*, read when they are iterated.
-
-    Attributes:
-        start: byte where they begin.
-        size: in bytes.
-        first: number of the first line, from 1.
-        number: of lines.
-    """
+    """Some lines of the file at *path*, read when they are iterated."""
 
     path: Path
-    start: int
-    size: int
-    first: int
-    number: int
+    start: int  # byte where they begin
+    size: int  # in bytes
+    first: int  # number of the first line, from 1
+    number: int  # of lines
 
     def __len__(self) -> int:
         return self.number
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
-        """Yield the lines with their numbers.
-
-        Raises:
-            DataError: the file cannot be read.
-        """
+        """Yield the lines with their numbers; raise DataError if the file cannot be read."""
         try:
             with self.path.open("rb") as file:
                 file.seek(self.start)

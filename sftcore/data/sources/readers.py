@@ -25,17 +25,11 @@ NumberedRow = tuple[int, Any]
 
 
 class UnreadableError(ValueError):
-    """In place of a row that could not be read; says why.
-
-    Attributes:
-        raw: the text of the row; bytes that are not UTF-8 are escaped.
-        row: the part that could be read, if any.
-    """
+    """In place of a row that could not be read: why, its text (bytes that are not UTF-8 escaped), or what was read."""
 
     def __init__(self, reason: str, raw: str | None = None, row: Any = None) -> None:
         super().__init__(reason)
-        self.raw = raw
-        self.row = row
+        self.raw, self.row = raw, row
 
 
 _LENIENT = json.JSONDecoder()
@@ -63,28 +57,19 @@ def read_json(path: Path, file: IO[bytes]) -> Iterator[NumberedRow]:
     Raises:
         DataError: the file is not a list, or the end of an item cannot be found.
     """
-    content = decompressed(path, file).read()
-    try:
-        text, clean = content.decode("utf-8-sig"), True
-    except UnicodeDecodeError:
-        text, clean = content.decode("utf-8-sig", "surrogateescape"), False
-    del content
+    text = decompressed(path, file).read().decode("utf-8-sig", "surrogateescape")
     try:
         start = _after_space(text, 0)
         if not text.startswith("[", start):
             _LENIENT.decode(text)
             raise DataError(f"data source {path}: expected a list of objects")
-        yield from _items(text, start + 1, clean)
+        yield from _items(text, start + 1)
     except (ValueError, RecursionError) as error:
         raise DataError(f"data source {path}: {reason_of(error)} (one object a line? then name it .jsonl)") from None
 
 
-def _items(text: str, at: int, clean: bool) -> Iterator[NumberedRow]:
-    """Yield the items of the list that starts in *text* before *at*; *clean* text has no bytes that are not UTF-8.
-
-    Raises:
-        ValueError, RecursionError: the text is not a list.
-    """
+def _items(text: str, at: int) -> Iterator[NumberedRow]:
+    """Yield the items of the list that starts in *text* before *at*; raise ValueError where it is no list."""
     at = _after_space(text, at)
     number = 0
     more = not text.startswith("]", at)
@@ -94,8 +79,7 @@ def _items(text: str, at: int, clean: bool) -> Iterator[NumberedRow]:
         row: Any
         try:
             row, at = STRICT.raw_decode(text, start)
-            if not clean:
-                text[start:at].encode()
+            text[start:at].encode()
         except UnicodeEncodeError:
             row = UnreadableError("not valid UTF-8", _escaped(text[start:at]))
         except ValueError as error:
@@ -131,21 +115,30 @@ def read_csv(path: Path, file: IO[bytes]) -> Iterator[NumberedRow]:
         DataError: the header cannot be used, or a quoted field never ends.
     """
     text = io.TextIOWrapper(decompressed(path, file), encoding="utf-8-sig", errors="surrogateescape", newline="")
-    lines = _RecentLines(text)
+    taken: list[str] = []  # the lines of a row, and '' at the end of the file
+
+    def lines() -> Iterator[str]:
+        for line in text:
+            taken.append(line)
+            yield line
+        taken.append("")
+
     csv.field_size_limit(1 << 30)  # the default rejects texts of 128 KiB
-    reader = csv.reader(lines, strict=True)
+    reader = csv.reader(lines(), strict=True)
     header: list[str] | None = None
     while True:
-        line, lines.taken = reader.line_num + 1, []  # a row may have line breaks in its fields
+        line = reader.line_num + 1
+        taken.clear()  # a row may have line breaks in its fields
         try:
             fields = next(reader)
             "".join(fields).encode()
         except StopIteration:
             return
         except (csv.Error, UnicodeEncodeError) as error:
-            if header is None or (lines.ended and isinstance(error, csv.Error)):
-                raise DataError(f"data source {path}:{line}: {_csv_reason(error)}") from None
-            yield line, UnreadableError(_csv_reason(error), lines.raw())
+            reason = f"not valid CSV: {error}" if isinstance(error, csv.Error) else "not valid UTF-8"
+            if header is None or ("" in taken and isinstance(error, csv.Error)):
+                raise DataError(f"data source {path}:{line}: {reason}") from None
+            yield line, UnreadableError(reason, _escaped("".join(taken).rstrip("\r\n")))
             continue
         if header is None:
             header = fields
@@ -159,45 +152,14 @@ def read_csv(path: Path, file: IO[bytes]) -> Iterator[NumberedRow]:
             yield line, UnreadableError(reason, row=fields)
 
 
-class _RecentLines:
-    """The lines of a text; ``taken`` has those that were read since it was emptied."""
-
-    def __init__(self, text: io.TextIOWrapper) -> None:
-        self._text = text
-        self.taken: list[str] = []
-        self.ended = False
-
-    def __iter__(self) -> Iterator[str]:
-        for line in self._text:
-            self.taken.append(line)
-            yield line
-        self.ended = True
-
-    def raw(self) -> str:
-        """The lines taken, as :class:`UnreadableError` has them."""
-        return _escaped("".join(self.taken).rstrip("\r\n"))
-
-
-def _csv_reason(error: csv.Error | UnicodeEncodeError) -> str:
-    return f"not valid CSV: {error}" if isinstance(error, csv.Error) else "not valid UTF-8"
-
-
 def read_parquet(path: Path, file: IO[bytes]) -> Iterator[NumberedRow]:
-    """Yield the rows of a table.
-
-    Raises:
-        DataError: the file is not a table.
-    """
-    import pyarrow
+    """Yield the rows of a table; raise DataError if the file is none."""
     import pyarrow.parquet
 
-    number = 0
     try:
         with pyarrow.parquet.ParquetFile(file) as table:
-            for batch in table.iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, without_nulls(row)
+            rows = (row for batch in table.iter_batches(batch_size=1024) for row in batch.to_pylist())
+            yield from ((number, without_nulls(row)) for number, row in enumerate(rows, start=1))
     except pyarrow.ArrowException as error:
         raise DataError(f"data source {path}: not a valid Parquet file: {error}") from None
 

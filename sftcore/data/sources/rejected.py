@@ -22,6 +22,7 @@ MAX_REASON = 500
 """How many characters a reason may have; a row may bring words of any length into it."""
 
 MAX_DEPTH = 20_000
+"""How many calls may write a row: it may be nested as deeply as the JSON decoder allows."""
 
 QUARANTINE = "quarantine.jsonl"
 """The file of all rejected rows, with origin and reason."""
@@ -54,7 +55,7 @@ class RejectedRow(NamedTuple):
     def to_json(self) -> str:
         """The reason and the content of the row as one line of JSON."""
         values = {"reason": self.reason, **({"row": self.row} if self.raw is None else {"raw": self.raw})}
-        with _deep_recursion():
+        with recursion_limit(MAX_DEPTH):
             return to_json(values)
 
 
@@ -69,10 +70,10 @@ def to_json(value: Any) -> str:
 
 
 @contextmanager
-def _deep_recursion() -> Iterator[None]:
-    """Let a row be written that is nested as deeply as the JSON decoder allows."""
+def recursion_limit(calls: int) -> Iterator[None]:
+    """Let the stack be as many *calls* deep."""
     before = sys.getrecursionlimit()
-    sys.setrecursionlimit(max(before, MAX_DEPTH))
+    sys.setrecursionlimit(calls)
     try:
         yield
     finally:

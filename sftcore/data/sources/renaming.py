@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sftcore.core.errors import RowError
@@ -12,11 +12,7 @@ SHOWN = 20
 
 
 class ColumnRenamer:
-    """Renames top-level keys of rows, all at once, and notes which of them no row has had.
-
-    Args:
-        names: the new name of each column.
-    """
+    """Renames top-level keys of rows, all at once; *names* has the new name of each column."""
 
     def __init__(self, names: Mapping[str, str]) -> None:
         self._names = names
@@ -28,12 +24,6 @@ class ColumnRenamer:
         """The columns that rows had, until each that is renamed was among them."""
         return list(map(str, self._seen))
 
-    def note(self, columns: Iterable[str]) -> None:
-        """Note *columns* that rows have."""
-        if self._unseen:
-            self._seen.update(dict.fromkeys(columns))
-            self._unseen -= self._seen.keys()
-
     def rename(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         """*row* under the new names.
 
@@ -43,7 +33,8 @@ class ColumnRenamer:
         if not self._names:
             return row
         if self._unseen:
-            self.note(row)
+            self._seen.update(dict.fromkeys(row))
+            self._unseen -= self._seen.keys()
         names = self._names
         renamed = {names.get(key, key): value for key, value in row.items()}
         if len(renamed) != len(row):
@@ -58,10 +49,8 @@ class ColumnRenamer:
         except RowError:
             return row
 
-    def missing(self) -> Iterator[tuple[str, str]]:
-        """Yield each column that no row has had, and which columns there were."""
-        seen = self.seen
-        shown = ", ".join(seen[:SHOWN]) + (f" and {len(seen) - SHOWN} more" if len(seen) > SHOWN else "")
-        for name in self._names:
-            if name in self._unseen and seen:
-                yield name, shown
+
+def missing_columns(names: Iterable[str], seen: Sequence[str]) -> list[tuple[str, str]]:
+    """Those of *names* that no row had, each with the columns that were *seen*; none, if there was no row."""
+    shown = ", ".join(seen[:SHOWN]) + (f" and {len(seen) - SHOWN} more" if len(seen) > SHOWN else "")
+    return [(name, shown) for name in names if name not in seen and seen]

@@ -23,15 +23,12 @@ _T = TypeVar("_T")
 BUFFER = 1 << 17
 """Bytes of a file that are read at a time: line ends are found in half the time of the default."""
 
-NOT_COMPRESSED = (".parquet",)
-"""Files that are compressed inside, and not as a whole."""
-
 _SUFFIXES = f"{', '.join(READERS)}; all but Parquet also with {', '.join(COMPRESSED)} after it"
 
 
 def _is_data(path: Path) -> bool:
     suffix = plain_suffix(path)
-    return suffix in READERS and (suffix == path.suffix or suffix not in NOT_COMPRESSED)
+    return suffix in READERS and (suffix == path.suffix or suffix != ".parquet")  # which is compressed inside
 
 
 def find_files(source: SourceConfig, document: Document) -> list[Path]:
@@ -85,16 +82,11 @@ def file_state(path: Path) -> list[int]:
 class SourceRows:
     """The rows of a source in order, up to its limit; each iteration reads them again.
 
-    Args:
-        streaming: read a hub dataset without downloading it.
-
-    Attributes:
-        files: of the source; none for a hub dataset.
-        names: of the files, or the id of the hub dataset, as messages call them.
-        size: in bytes.
+    ``names`` are those of its ``files``, or the id of the hub dataset; ``size`` is in bytes. *streaming* reads a hub
+    dataset without downloading it.
 
     Raises:
-        DataError: there is no such file or hub dataset.
+        DataError: there is no such file or hub dataset; or, where rows are read, a file cannot be, or is not a list.
     """
 
     def __init__(self, source: SourceConfig, document: Document, streaming: bool = False) -> None:
@@ -121,46 +113,30 @@ class SourceRows:
         return "" if self._hub is None else str(self._hub._fingerprint)
 
     def check_unchanged(self) -> None:
-        """Check that the files are as they were when this was created.
-
-        Raises:
-            DataError: one is not.
-        """
+        """Raise DataError unless the files are as they were when this was created."""
         for file, state in zip(self.files, self._states, strict=True):
             if not file.is_file() or file_state(file) != state:
                 raise DataError(f"data source {file}: was changed while it was read; run again")
 
     def __iter__(self) -> Iterator[tuple[int, int, Any]]:
-        """Yield the number of a file, a line in it, and its content as in ``readers.NumberedRow``.
-
-        Raises:
-            DataError: a file cannot be opened, or is not a list of rows.
-        """
+        """Yield the number of a file, a line in it, and its content as in ``readers.NumberedRow``."""
         self._before = self._taken = 0
         for row in islice(self._file_rows() if self._hub is None else self._hub_rows(), self._source.limit):
             self._taken += 1
             yield row
 
     def decoded(self) -> Iterator[SourceRow]:
-        """Yield the rows with their origins.
-
-        Raises:
-            DataError: a file cannot be opened, or is not a list of rows.
-        """
+        """Yield the rows with their origins."""
         for file, line, raw in self:
             yield Origin(self.names[file], line), decoded(raw)
 
-    @property
-    def has_line_ranges(self) -> bool:
-        """Whether :meth:`line_ranges` has all of it: there is no limit, and every file is plain JSONL."""
-        return self._hub is None and self._source.limit is None and {file.suffix for file in self.files} <= {JSONL}
+    def line_ranges(self, most: int, size: int) -> Iterator[tuple[int, LineRange]] | None:
+        """The number of a file, and lines of it: at most *most*, or as many as have *size* bytes.
 
-    def line_ranges(self, most: int, size: int) -> Iterator[tuple[int, LineRange]]:
-        """Yield the number of a file, and lines of it: at most *most*, or as many as have *size* bytes.
-
-        Raises:
-            DataError: a file cannot be opened.
+        None, unless there is no limit, and every file is plain JSONL.
         """
+        if self._hub is not None or self._source.limit is not None or {file.suffix for file in self.files} - {JSONL}:
+            return None
         self._before = self._taken = 0
         return self._of_files(lambda path, file: split_lines(path, file, most, size))
 

@@ -21,16 +21,11 @@ SAMPLED_BLOCKS = 16
 
 @dataclass(frozen=True)
 class StreamSource:
-    """A source of a stream.
-
-    Attributes:
-        expected: about how many rows it has; known exactly only once it was read.
-        rate: how often one of its rows is trained in a pass over the data.
-    """
+    """A source of a stream."""
 
     source: DataSource
-    expected: int = 1
-    rate: float = 1.0
+    expected: int = 1  # about how many rows it has; known exactly only once it was read
+    rate: float = 1.0  # how often one of its rows is trained in a pass over the data
 
     @property
     def readings(self) -> int:
@@ -42,11 +37,7 @@ class StreamSource:
         return min(1.0, self.rate - reading)
 
     def blocks(self, number: int) -> Iterator[Block]:
-        """Yield all its rows; *number* is its own.
-
-        Raises:
-            DataError: it cannot be read, or was changed meanwhile.
-        """
+        """Yield all its rows, unless it is changed meanwhile; *number* is its own."""
         yield from read_blocks(number, self.source.rows, ROWS)
         self.source.rows.check_unchanged()
 
@@ -71,10 +62,7 @@ def _read_repeatedly(number: int, source: StreamSource) -> Iterator[Block]:
 
 
 def estimate_rows(source: DataSource) -> int:
-    """About how many rows *source* has, from its first ones and the size of its files.
-
-    The result is the same in every process.
-    """
+    """About how many rows *source* has, from its first ones and the size of its files: the same in every process."""
     rest = read_blocks(0, source.rows, ROWS)
     first = list(islice(rest, SAMPLED_BLOCKS))
     rows = sum(len(block.rows) for block in first)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 
 from sftcore.config.loader import LoadedConfig
@@ -17,9 +18,11 @@ from sftcore.data.preparation.worker import LabelledBlock, label_block
 from sftcore.data.selection import target_rows
 from sftcore.data.sources.formats import open_source
 from sftcore.data.streaming.interleave import ROWS, StreamSource, estimate_rows
-from sftcore.data.streaming.stream import Stream, rows_of
+from sftcore.data.streaming.stream import Stream
 from sftcore.data.tables.account import BadRowLimit, check_usable
+from sftcore.data.tables.examples import SelectedRows
 from sftcore.data.tables.summary import Summary, check_template, summarize
+from sftcore.data.tables.table import Table
 from sftcore.labelling import Labeller
 from sftcore.runtime.console import count
 
@@ -43,10 +46,10 @@ def prepare_stream(
     check_template((row for source in sources for row in source.source.parse_all()), labeller)
     first = _first_blocks(sources, loaded, labeller)
     sample, summary = summarize(
-        [rows_of(block, sources) for block in first],
+        [SelectedRows.all_of(Table([block.table]), sources[block.source].source.rows.names) for block in first],
         "train",
         labeller.tokenizer,
-        lambda origins: list(beginnings(origins, loaded, registry)),
+        partial(beginnings, loaded=loaded, registry=registry),
         sum(sum(block.totals.unlabelled.values()) for block in first),
     )
     eval_only = replace(loaded, config=replace(loaded.config, data=replace(config, train=[])))
@@ -54,11 +57,11 @@ def prepare_stream(
 
     def make_limit() -> BadRowLimit:
         limit = BadRowLimit(config.max_bad_rows)
-        for cached, names in evaluation.cached:  # malformed rows that are evaluated count in each pass
-            limit.add(cached.totals, names)
+        for item in evaluation.sources:  # malformed rows that are evaluated count in each pass
+            limit.add(item.cached.totals, item.names)
         return limit
 
-    keys = frozenset(key for cached, _ in evaluation.cached for key in cached.table.keys.tolist())
+    keys = frozenset(key for item in evaluation.sources for key in item.cached.table.keys.tolist())
     stream = Stream(sources, labeller, config, loaded.config.seed, keys, make_limit, sample, summary.worked_example)
     share = summary.trained / max(summary.tokens, 1)
     tokens = f"{count(summary.tokens, 'token')}, {summary.trained:,} of them trained ({share:.0%})"
@@ -74,11 +77,7 @@ def prepare_stream(
 
 
 def _open_sources(loaded: LoadedConfig, registry: Registry) -> list[StreamSource]:
-    """The sources to train.
-
-    Raises:
-        DataError: one cannot be read, has no rows, or its format cannot be detected.
-    """
+    """The sources to train, each of which has rows."""
     sources: list[StreamSource] = []
     for at, config in enumerate(loaded.config.data.train):
         source = open_source(config, ("data", "train", at), loaded, registry)
@@ -94,12 +93,7 @@ def _open_sources(loaded: LoadedConfig, registry: Registry) -> list[StreamSource
 
 
 def _first_blocks(sources: Sequence[StreamSource], loaded: LoadedConfig, labeller: Labeller) -> list[LabelledBlock]:
-    """The first block of each source, labelled; or blocks of all, until anything is trained.
-
-    Raises:
-        DataError: there are too many malformed rows among these, or no row of all sources can be labelled.
-        ConfigError: a source renames a column that none of its first rows has.
-    """
+    """The first block of each source, labelled; or blocks of all, until anything is trained."""
     opened = [source.source for source in sources]
     limit = BadRowLimit(loaded.config.data.max_bad_rows)
 

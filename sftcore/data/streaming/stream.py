@@ -37,7 +37,6 @@ from sftcore.data.tables.summary import Summary, WarningCounts
 from sftcore.data.tables.table import Table
 from sftcore.data.training_set import RowOrder, StreamOutcome, TrainingSet
 from sftcore.labelling import Labeller
-from sftcore.runtime.console import count
 
 if TYPE_CHECKING:
     from sftcore.data.streaming.torch_dataset import StreamDataset
@@ -49,12 +48,7 @@ NOT_REACHED = "read, but not trained before the run ended"
 class ShuffleWindow:
     """Rows that are shuffled or packed together, as items: examples, or rows that several of them share.
 
-    Args:
-        number: of the window; each has its own order.
-        packed_length: tokens of a row that examples share; None without packing.
-
-    Attributes:
-        items: numbers of the examples of each item, in order.
+    Each window has its own order, by its *number*. ``items`` has the numbers of the examples of each item.
     """
 
     def __init__(self, parts: Sequence[SelectedRows], number: int, order: RowOrder, packed_length: int | None) -> None:
@@ -206,7 +200,7 @@ class Stream(TrainingSet):
             self._limit.add(block.totals, names)
             if self._limit.is_exceeded():
                 self._limit.check()
-        part = rows_of(block, self._sources)
+        part = SelectedRows.all_of(Table([block.table]), names)
         keys, share = part.table.keys, source.share_of(block.reading)
         evaluated = np.fromiter((key in self._evaluated for key in keys.tolist()), bool, len(keys))
         sampled = np.ones(len(keys), bool)
@@ -248,11 +242,7 @@ class Stream(TrainingSet):
         summary.notes = [passes, *self._warnings.texts()]
         if self._config.packing and self._items:
             fill = summary.tokens / (self._items * self._config.max_length)
-            summary.packing = {"rows_before": summary.examples, "rows": self._items, "fill": fill}
-            summary.notes.append(
-                f"{count(summary.examples, 'example')} packed into {count(self._items, 'row')} of "
-                f"{self._config.max_length} tokens, {fill:.2%} full"
-            )
+            summary.add_packing(self._items, fill, self._config.max_length)
         return StreamOutcome(self._account(), summary, self._digest.hexdigest())
 
     def _account(self) -> Account:
@@ -260,10 +250,3 @@ class Stream(TrainingSet):
         used = self._summary.kept + self._summary.dropped + self._dropped.total() + self._totals.rejected.total()
         dropped = {**self._dropped, TOO_LONG: 0, UNTRAINED: 0, NOT_REACHED: self._totals.read - used}
         return make_account([self._totals], dropped, self._summary, Summary())
-
-
-def rows_of(block: LabelledBlock, sources: Sequence[StreamSource]) -> SelectedRows:
-    """All rows of *block*, once each."""
-    assert block.table is not None
-    rows = np.arange(block.table.num_rows)
-    return SelectedRows(Table([block.table]), sources[block.source].source.rows.names, rows, np.ones_like(rows))

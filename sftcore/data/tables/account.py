@@ -27,22 +27,14 @@ RejectedPlace = tuple[int, int, str]
 class RowTotals:
     """The account of the rows of a source, or of a part of it, in numbers."""
 
-    read: int = 0
-    """Rows that were read."""
-    tokens: int = 0
-    """Tokens of their examples."""
-    bad: dict[str, int] = field(default_factory=dict)
-    """Rows that could not be read, by kind of reason."""
-    first_bad: list[RejectedPlace] = field(default_factory=list)
-    """The first of them, in order."""
-    unlabelled: dict[str, int] = field(default_factory=dict)
-    """Rows that cannot be labelled, by kind of reason."""
-    first_unlabelled: list[RejectedPlace] = field(default_factory=list)
-    """The first of them, in order."""
-    columns: list[str] = field(default_factory=list)
-    """Columns that rows had, where some are renamed."""
-    size: int = 0
-    """Bytes of the tables, and of the rejected rows."""
+    read: int = 0  # rows that were read
+    tokens: int = 0  # tokens of their examples
+    bad: dict[str, int] = field(default_factory=dict)  # rows that could not be read, by kind of reason
+    first_bad: list[RejectedPlace] = field(default_factory=list)  # the first of them, in order
+    unlabelled: dict[str, int] = field(default_factory=dict)  # rows that cannot be labelled, by kind of reason
+    first_unlabelled: list[RejectedPlace] = field(default_factory=list)  # the first of them, in order
+    columns: list[str] = field(default_factory=list)  # columns that rows had, where some are renamed
+    size: int = 0  # bytes of the tables, and of the rejected rows
 
     @classmethod
     def for_block(
@@ -148,10 +140,9 @@ class Account:
     read: int = 0
     trained: int = 0
     evaluated: int = 0
+    # by reason: malformed rows and those that cannot be labelled; excluded rows and those of which nothing is trained
     rejected: Mapping[str, int] = field(default_factory=dict)
-    """Malformed rows, and rows that the chat template cannot label, by reason."""
     dropped: Mapping[str, int] = field(default_factory=dict)
-    """Rows that a key of the configuration excludes, or of which nothing is trained, by reason."""
 
     def __post_init__(self) -> None:
         total = self.trained + self.evaluated + sum(self.rejected.values()) + sum(self.dropped.values())

@@ -15,19 +15,17 @@ from sftcore.data.tables.table import Flags, Integers, Table
 
 @dataclass(frozen=True, eq=False)
 class SelectedRows:
-    """The rows of one source in a set.
+    """The rows of one source in a set."""
 
-    Attributes:
-        table: all rows of the source.
-        names: of its files, as messages call them.
-        rows: numbers of the rows in the set, in order.
-        times: how often each is in an epoch.
-    """
+    table: Table  # all rows of the source
+    names: Sequence[str]  # of its files, as messages call them
+    rows: Integers  # numbers of the rows in the set, in order
+    times: Integers  # how often each is in an epoch
 
-    table: Table
-    names: Sequence[str]
-    rows: Integers
-    times: Integers
+    @classmethod
+    def all_of(cls, table: Table, names: Sequence[str]) -> SelectedRows:
+        """All rows of *table*, once each."""
+        return cls(table, names, np.arange(len(table)), np.ones(len(table), np.int64))
 
     def origin(self, row: int) -> Origin:
         """The origin of the row of this number in the table."""
@@ -46,10 +44,7 @@ class SelectedRows:
 
 
 class Examples(MapStyleSet):
-    """The examples of some sources, those of a row that is repeated each time.
-
-    All of them come once before any comes a second time.
-    """
+    """The examples of some sources, as often as their rows: all of them come once before any comes a second time."""
 
     def __init__(self, parts: Sequence[SelectedRows]) -> None:
         self.parts = parts

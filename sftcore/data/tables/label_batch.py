@@ -50,18 +50,13 @@ def label_row(row: ParsedRow, labeller: Labeller, policy: Policy) -> LabelledCon
 
 
 class _Examples(NamedTuple):
-    """The tokens of examples, one after another; ``weights`` is None where each trained one weighs 1.
-
-    Attributes:
-        offsets: where each example begins, and the last ends.
-        owner: number of the row of each.
-    """
+    """The tokens of examples, one after another."""
 
     ids: NDArray[np.int32]
     trained: Flags
-    weights: NDArray[np.float64] | None
-    offsets: Integers
-    owner: Integers
+    weights: NDArray[np.float64] | None  # None where each trained token weighs 1
+    offsets: Integers  # where each example begins, and the last ends
+    owner: Integers  # number of the row of each example
 
     def trained_tokens(self) -> Integers:
         """The number of trained tokens of each example."""
@@ -127,11 +122,7 @@ def _render(row: ParsedRow, labeller: Labeller, policy: Policy) -> _Rendered:
 
 
 def _truncated(row: ParsedRow, rendered: _Rendered, labeller: Labeller, policy: Policy) -> _Special:
-    """A row that is too long, truncated.
-
-    Raises:
-        DataError: the policy is to end the run.
-    """
+    """A row that is too long, truncated; or a DataError, if the policy is to end the run."""
     assert not isinstance(rendered, RowError)
     try:
         return truncate(labeller, row.conversation, labeller.tokenize(rendered), policy)
@@ -218,11 +209,7 @@ def _batch(
     row_numbers: Integers,
     warnings: list[_Warnings],
 ) -> pa.RecordBatch:
-    """A batch with the columns of :data:`SCHEMA`.
-
-    Args:
-        row_numbers: of *rows* in *examples*, which has no others.
-    """
+    """A batch with the columns of :data:`SCHEMA`; *examples* has *rows* by their *row_numbers*, and no others."""
     ids, trained, weights, offsets, owner = examples
     first = np.append(np.searchsorted(owner, row_numbers), len(owner))
     lengths = np.diff(offsets).astype(np.int32)

@@ -25,32 +25,20 @@ TRIED = 20
 
 @dataclass
 class Summary:
-    """Summary of the rows of one set; ``rows`` is the sum of ``kept`` and ``dropped``."""
+    """Summary of the rows of one set, without those that were rejected, or are in neither set."""
 
-    rows: int = 0
-    """Rows of the set, each counted once: without those that were rejected, or are in neither set."""
-    kept: int = 0
-    """Rows of which at least one example is trained or evaluated."""
-    dropped: int = 0
-    """Rows in which no token is trained, or none is left within ``max_length``."""
-    too_long: int = 0
-    """Rows among the dropped of which an example was longer than ``max_length``."""
-    examples: int = 0
-    """Examples of the kept rows, before packing; those of a row that is repeated count each time."""
-    tokens: int = 0
-    """Tokens of the examples."""
-    trained: int = 0
-    """Trained tokens among them."""
-    longest: int = 0
-    """Tokens of the longest example, before truncation."""
-    warnings: dict[str, int] = field(default_factory=dict)
-    """What else there is to know of the rows, counted; docs/labelling.md explains the names."""
-    worked_example: dict[str, Any] = field(default_factory=dict)
-    """The first example: the origin of its row, its text, and the trained parts."""
-    packing: dict[str, Any] = field(default_factory=dict)
-    """Rows before and after packing, how full they are, and the padding they save; empty without packing."""
-    notes: list[str] = field(default_factory=list)
-    """Status lines about these rows."""
+    rows: int = 0  # kept and dropped, each counted once
+    kept: int = 0  # rows of which at least one example is trained or evaluated
+    dropped: int = 0  # rows in which no token is trained, or none is left within ``max_length``
+    too_long: int = 0  # rows among the dropped of which an example was longer than ``max_length``
+    examples: int = 0  # examples of the kept rows, before packing; those of a row that is repeated count each time
+    tokens: int = 0  # tokens of the examples
+    trained: int = 0  # trained tokens among them
+    longest: int = 0  # tokens of the longest example, before truncation
+    warnings: dict[str, int] = field(default_factory=dict)  # by the names that docs/labelling.md explains
+    worked_example: dict[str, Any] = field(default_factory=dict)  # the first: origin, text and trained parts
+    packing: dict[str, Any] = field(default_factory=dict)  # rows before and after, fill and padding; {} without packing
+    notes: list[str] = field(default_factory=list)  # status lines about these rows
 
     def add_dropped(self, part: SelectedRows) -> Flags:
         """Count the rows of *part* of which nothing is trained, and its longest example: the flags of the others."""
@@ -60,6 +48,12 @@ class Summary:
         self.too_long += int((empty & table.too_long[part.rows]).sum())
         self.longest = max(self.longest, int(table.longest[part.rows].max(initial=0)))
         return ~empty
+
+    def add_packing(self, rows: int, fill: float, max_length: int, unpacked: str = "", **more: Any) -> None:
+        """Note that the examples share *rows* of *max_length* tokens, of which *fill* is their share."""
+        self.packing = {"rows_before": self.examples, "rows": rows, "fill": fill, **more}
+        packed = f"{count(self.examples, 'example')} packed into {count(rows, 'row')} of {max_length} tokens"
+        self.notes.append(f"{packed}, {fill:.2%} full{unpacked}")
 
 
 class WarningCounts(Counter[LabelWarning]):
@@ -102,11 +96,9 @@ def summarize(
     shown: Callable[[Sequence[Origin]], Sequence[str]],
     unlabelled: int = 0,
 ) -> tuple[Examples, Summary]:
-    """The examples of a set, and the summary of its rows.
+    """The examples of the set of this *name*, and the summary of its rows.
 
     Args:
-        name: of the set, as messages call it.
-        tokenizer: decodes the tokens of the first example.
         shown: returns the beginnings of rows, for the message about a set of which nothing is trained.
         unlabelled: number of rows of its sources that cannot be labelled, for that message too.
 

@@ -92,12 +92,7 @@ def _column(name: str, dtype: str = "i8") -> cached_property[NDArray[Any]]:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Labelled rows of one source, in order.
-
-    Attributes:
-        batches: the rows; those of files are mapped into memory, and read when they are used.
-        files: the Arrow files, if they are in files.
-    """
+    """Labelled rows of one source, in order; those of *files* are mapped into memory, and read when they are used."""
 
     batches: Sequence[pa.RecordBatch]
     files: Sequence[Path] = ()

@@ -13,7 +13,7 @@ from sftcore.config.loader import load_config
 from sftcore.core.errors import DataError
 from sftcore.core.registry import Registry
 from sftcore.data import prepare, sample_sources
-from sftcore.data.sources.renaming import ColumnRenamer
+from sftcore.data.sources.renaming import ColumnRenamer, missing_columns
 from sftcore.labelling import Labeller
 
 REGISTRY = Registry.discover()
@@ -45,19 +45,20 @@ def test_no_column_hides_another():
 
 
 def test_a_column_that_some_row_has_is_not_missing():
-    renamer = ColumnRenamer({"a": "b", "x": "y"})
-    assert list(renamer.missing()) == []  # no row was seen
+    names = {"a": "b", "x": "y"}
+    renamer = ColumnRenamer(names)
+    assert missing_columns(names, renamer.seen) == []  # no row was seen
     for row in ({"c": 1}, {"a": 1}, {"d": 1}):
         renamer.rename(row)
-    assert list(renamer.missing()) == [("x", "c, a, d")]
+    assert missing_columns(names, renamer.seen) == [("x", "c, a, d")]
     renamer.rename({"x": 1})
-    assert list(renamer.missing()) == []
+    assert missing_columns(names, renamer.seen) == []
 
 
 def test_of_many_columns_the_first_are_reported():
     renamer = ColumnRenamer({"x": "y"})
     renamer.rename({str(number): 1 for number in range(25)})
-    assert list(renamer.missing()) == [("x", ", ".join(map(str, range(20))) + " and 5 more")]
+    assert missing_columns(["x"], renamer.seen) == [("x", ", ".join(map(str, range(20))) + " and 5 more")]
 
 
 ROWS = [{"prompt": f"Is {number}?", "completion": "yes", "output": "other", "n": number} for number in range(60)]
