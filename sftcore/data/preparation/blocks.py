@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from sftcore.data.sources.lines import LineRange
-from sftcore.data.sources.readers import NumberedRow
+from sftcore.data.sources.readers import LineRange, NumberedRow
 from sftcore.data.sources.source_rows import SourceRows
 
 ROWS = 1024

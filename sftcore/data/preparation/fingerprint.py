@@ -18,8 +18,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from sftcore.data.sources.compression import COMPRESSED, plain_suffix
 from sftcore.data.sources.formats import DataSource
+from sftcore.data.sources.readers import COMPRESSED, plain_suffix
 from sftcore.data.sources.source_rows import file_state
 from sftcore.labelling import Labeller
 from sftcore.labelling.rendering.environment import NOW

@@ -1,19 +1,23 @@
-"""Rows of one file, each with its line or number; a row that cannot be read does not affect the others."""
+"""Rows of one file, decompressed, each with its line or number; one that cannot be read does not affect the others."""
 
 from __future__ import annotations
 
+import bz2
 import csv
+import gzip
 import io
 import json
+import lzma
 import re
-from collections.abc import Callable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from sftcore.core.errors import DataError
 from sftcore.data.row_types import Origin
-from sftcore.data.sources.compression import decompressed
-from sftcore.data.sources.lines import number_lines
 from sftcore.data.sources.strict_json import STRICT, decode, reason_of
 from sftcore.runtime.console import count
 
@@ -22,6 +26,13 @@ SourceRow = tuple[Origin, Any]
 
 NumberedRow = tuple[int, Any]
 """The line or number of a row in its file, from 1, and its content; as bytes, if it is still to be decoded."""
+
+
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+"""Suffixes of compressed files, after the suffix of their content: ``rows.jsonl.gz``."""
+
+DAMAGED = (EOFError, zlib.error, lzma.LZMAError)
+"""What reading a damaged file raises, beside ``OSError``."""
 
 
 class UnreadableError(ValueError):
@@ -34,6 +45,78 @@ class UnreadableError(ValueError):
 
 _LENIENT = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\n\r]*")
+
+
+def plain_suffix(path: Path) -> str:
+    """The suffix of *path* for its content, without that of its compression."""
+    return Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix
+
+
+def decompressed(path: Path, file: IO[bytes]) -> IO[bytes]:
+    """The content of *file*, opened at *path*.
+
+    Raises:
+        OSError: it cannot be read.
+        DataError: it is a ``.zst`` file, and this pyarrow has no zstd.
+    """
+    if path.suffix != ".zst":
+        openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+        return cast("IO[bytes]", openers[path.suffix](file)) if path.suffix in openers else file
+    import pyarrow
+
+    if not pyarrow.Codec.is_available("zstd"):
+        raise DataError(f"data source {path}: this build of pyarrow has no zstd; decompress the file first")
+    return io.BufferedReader(pyarrow.input_stream(file, compression="zstd"))
+
+
+@dataclass(frozen=True)
+class LineRange:
+    """Some lines of the file at *path*, read when they are iterated."""
+
+    path: Path
+    start: int  # byte where they begin
+    size: int  # in bytes
+    first: int  # number of the first line, from 1
+    number: int  # of lines
+
+    def __len__(self) -> int:
+        return self.number
+
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the lines with their numbers; raise DataError if the file cannot be read."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.start)
+                content = file.read(self.size)
+        except OSError as error:
+            raise DataError(f"data source {self.path} cannot be read: {error}") from None
+        return number_lines(content.split(b"\n"), self.first)
+
+
+def number_lines(lines: Iterable[bytes], first: int = 1) -> Iterator[tuple[int, bytes]]:
+    """Yield each of *lines* that is not empty, with its number; the first line has the number *first*."""
+    for number, line in enumerate(lines, first):
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        line = line.rstrip()
+        if line:
+            yield number, line
+
+
+def split_lines(path: Path, file: IO[bytes], most: int, size: int) -> Iterator[LineRange]:
+    """Yield all lines of *file*, opened at *path*: at most *most* at a time, or as many as have *size* bytes."""
+    start, first = 0, 1
+    while True:
+        number = taken = 0
+        for line in islice(file, most):
+            number += 1
+            taken += len(line)
+            if taken >= size:
+                break
+        if not number:
+            return
+        yield LineRange(path, start, taken, first, number)
+        start, first = start + taken, first + number
 
 
 def read_jsonl(path: Path, file: IO[bytes]) -> Iterator[NumberedRow]:

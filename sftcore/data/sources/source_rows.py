@@ -13,9 +13,18 @@ from sftcore.config.document import Document
 from sftcore.config.schema import SourceConfig
 from sftcore.core.errors import DataError
 from sftcore.data.row_types import Origin
-from sftcore.data.sources.compression import COMPRESSED, DAMAGED, plain_suffix
-from sftcore.data.sources.lines import LineRange, split_lines
-from sftcore.data.sources.readers import JSONL, READERS, SourceRow, decoded, without_nulls
+from sftcore.data.sources.readers import (
+    COMPRESSED,
+    DAMAGED,
+    JSONL,
+    READERS,
+    LineRange,
+    SourceRow,
+    decoded,
+    plain_suffix,
+    split_lines,
+    without_nulls,
+)
 from sftcore.runtime.console import first_line
 
 _T = TypeVar("_T")

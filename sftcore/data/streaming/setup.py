@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 
 from sftcore.config.loader import LoadedConfig
 from sftcore.core.errors import DataError
 from sftcore.core.registry import Registry
-from sftcore.data.preparation.blocks import Block
+from sftcore.data.preparation.blocks import Block, read_blocks
 from sftcore.data.preparation.cache import Cache
 from sftcore.data.preparation.pipeline import Prepared, beginnings, prepare
 from sftcore.data.preparation.progress import PreparationProgress
 from sftcore.data.preparation.worker import LabelledBlock, label_block
 from sftcore.data.selection import target_rows
-from sftcore.data.sources.formats import open_source
-from sftcore.data.streaming.interleave import ROWS, StreamSource, estimate_rows
-from sftcore.data.streaming.stream import Stream
+from sftcore.data.sources.formats import DataSource, open_source
+from sftcore.data.sources.readers import plain_suffix
+from sftcore.data.sources.rejected import to_json
+from sftcore.data.streaming.stream import ROWS, Stream, StreamSource
 from sftcore.data.tables.account import BadRowLimit, check_usable
 from sftcore.data.tables.examples import SelectedRows
 from sftcore.data.tables.summary import Summary, check_template, summarize
 from sftcore.data.tables.table import Table
 from sftcore.labelling import Labeller
 from sftcore.runtime.console import count
+
+SAMPLED_BLOCKS = 16
+"""How many blocks are read to estimate the number of rows."""
 
 
 def prepare_stream(
@@ -90,6 +95,29 @@ def _open_sources(loaded: LoadedConfig, registry: Registry) -> list[StreamSource
         replace(source, rate=config.repeat if config.share is None else rows / source.expected)
         for source, config, rows in zip(sources, loaded.config.data.train, targets, strict=True)
     ]
+
+
+def estimate_rows(source: DataSource) -> int:
+    """About how many rows *source* has, from its first ones and the size of its files: the same in every process."""
+    rest = read_blocks(0, source.rows, ROWS)
+    first = list(islice(rest, SAMPLED_BLOCKS))
+    rows = sum(len(block.rows) for block in first)
+    if len(first) < SAMPLED_BLOCKS or next(rest, None) is None:
+        return rows
+    estimate, limit = _estimate(first, rows, source), source.config.limit
+    return max(rows, math.ceil(estimate if limit is None else min(estimate, limit)))
+
+
+def _estimate(first: Sequence[Block], rows: int, source: DataSource) -> float:
+    files, size = source.rows.files, source.rows.size
+    file = files[first[-1].file] if files else None
+    if file is not None and file.suffix == ".parquet":
+        import pyarrow.parquet
+
+        return float(pyarrow.parquet.read_metadata(file).num_rows * size / file.stat().st_size)
+    if file is not None and plain_suffix(file) == ".json":  # read at once, so the position in it says nothing
+        return rows * size / sum(len(to_json(row).encode()) + 2 for block in first for _, row in block.rows)
+    return rows / max(first[-1].progress, 1e-9)
 
 
 def _first_blocks(sources: Sequence[StreamSource], loaded: LoadedConfig, labeller: Labeller) -> list[LabelledBlock]:

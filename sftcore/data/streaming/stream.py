@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -16,12 +18,13 @@ import numpy as np
 from sftcore.config.schema import DataConfig
 from sftcore.core.errors import DataError
 from sftcore.data.batching.packing import PackedSet
+from sftcore.data.preparation.blocks import Block, read_blocks
 from sftcore.data.preparation.pool import WorkerPool, available_cores
 from sftcore.data.preparation.worker import LabelledBlock
 from sftcore.data.row_types import Example
 from sftcore.data.selection import uniform
+from sftcore.data.sources.formats import DataSource
 from sftcore.data.sources.rejected import SHOWN, to_quarantine_line
-from sftcore.data.streaming.interleave import ROWS, StreamSource, interleave
 from sftcore.data.tables.account import (
     EVALUATED,
     NOT_SAMPLED,
@@ -41,8 +44,53 @@ from sftcore.labelling import Labeller
 if TYPE_CHECKING:
     from sftcore.data.streaming.torch_dataset import StreamDataset
 
+ROWS = 256
+"""How many rows a block of a stream has, at most: small ones mix better, and the first comes sooner."""
+
 NOT_REACHED = "read, but not trained before the run ended"
 """Why rows of an account were dropped that were still waiting."""
+
+
+@dataclass(frozen=True)
+class StreamSource:
+    """A source of a stream."""
+
+    source: DataSource
+    expected: int = 1  # about how many rows it has; known exactly only once it was read
+    rate: float = 1.0  # how often one of its rows is trained in a pass over the data
+
+    @property
+    def readings(self) -> int:
+        """How often it is read in a pass."""
+        return math.ceil(self.rate)
+
+    def share_of(self, reading: int) -> float:
+        """The share of its rows that the *reading* of this number trains: all, or in the last one a part."""
+        return min(1.0, self.rate - reading)
+
+    def blocks(self, number: int) -> Iterator[Block]:
+        """Yield all its rows, unless it is changed meanwhile; *number* is its own."""
+        yield from read_blocks(number, self.source.rows, ROWS)
+        self.source.rows.check_unchanged()
+
+
+def interleave(sources: Sequence[StreamSource]) -> Iterator[Block]:
+    """Yield the blocks of a pass; the next always comes from the source of which the smallest part was read."""
+    blocks = [_read_repeatedly(number, source) for number, source in enumerate(sources)]
+    taken = [0] * len(sources)
+    left = list(range(len(sources)))
+    while left:
+        number = min(left, key=lambda at: (taken[at] / (sources[at].expected * sources[at].readings), at))
+        if block := next(blocks[number], None):
+            taken[number] += len(block.rows)
+            yield block
+        else:
+            left.remove(number)
+
+
+def _read_repeatedly(number: int, source: StreamSource) -> Iterator[Block]:
+    for reading in range(source.readings):
+        yield from (block._replace(reading=reading) for block in source.blocks(number))
 
 
 class ShuffleWindow:

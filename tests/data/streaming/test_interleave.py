@@ -18,7 +18,8 @@ from sftcore.core.errors import DataError
 from sftcore.data.sources.formats import DataSource
 from sftcore.data.sources.source_rows import SourceRows
 from sftcore.data.streaming import setup
-from sftcore.data.streaming.interleave import ROWS, SAMPLED_BLOCKS, estimate_rows, interleave
+from sftcore.data.streaming.setup import SAMPLED_BLOCKS, estimate_rows
+from sftcore.data.streaming.stream import ROWS, interleave
 from sftcore.labelling import Policy
 
 from ..making import REGISTRY, loaded
