@@ -96,15 +96,12 @@ def sample_times(keys: RowKeys, target: int, seed: int) -> Integers:
 
 
 class Selection(NamedTuple):
-    """The rows of both sets, and the number of the others by reason.
-
-    ``dropped`` has the numbers of rows in neither set, by reason, and ``notes`` status lines about all this.
-    """
+    """The rows of both sets."""
 
     train: list[SelectedRows]
     eval: list[SelectedRows]
-    dropped: dict[str, int]
-    notes: list[str]
+    dropped: dict[str, int]  # the number of rows in neither set, by reason
+    notes: list[str]  # status lines about all this
 
     def fingerprint(self) -> str:
         """SHA-256 over the labelled tokens of all rows, in order, and how often each is trained."""
@@ -126,64 +123,57 @@ def select(
     Raises:
         DataError: a set is left without rows.
     """
-    keys = [source.table.keys for source in train]
-    eval_keys = [source.table.keys for source in evaluation]
-    _check_left(keys, "the training sources have no rows")
-    _check_left(eval_keys, "data.eval: the sources have no rows")
+    _check_left(train, "the training sources have no rows")
+    _check_left(evaluation, "data.eval: the sources have no rows")
     dropped: dict[str, int] = {}
-    trained: list[Flags] = [np.ones(len(part), bool) for part in keys]
+    keys = [part.keys for part in train]
     if isinstance(config.eval, EvalFraction):
         held_out = holdout(keys, config.eval.fraction, seed)
-        trained = [~part for part in held_out]
+        evaluation = [part[flags] for part, flags in zip(train, held_out, strict=True)]
+        train = [part[~flags] for part, flags in zip(train, held_out, strict=True)]
     elif evaluation:
-        trained = exclude(keys, eval_keys)
-        dropped[EVALUATED] = sum(len(part) - int(part.sum()) for part in trained)
-        _check_left([np.flatnonzero(part) for part in trained], "every row of data.train is also in data.eval")
-    rows = [np.flatnonzero(part) for part in trained]
-    times, notes = _sample(keys, rows, config.train, seed, "an epoch")
-    parts = [_sampled(*item) for item in zip(train, rows, times, strict=True)]
+        left = exclude(keys, [part.keys for part in evaluation])
+        dropped[EVALUATED] = sum(int((~flags).sum()) for flags in left)
+        train = [part[flags] for part, flags in zip(train, left, strict=True)]
+        _check_left(train, "every row of data.train is also in data.eval")
+    train, notes = _sample(train, config.train, seed, "an epoch")
     if isinstance(config.eval, EvalFraction):
-        eval_rows = [np.flatnonzero(part) for part in held_out]
-        eval_times = [_sample_alike(*item, seed) for item in zip(keys, eval_rows, times, strict=True)]
-        eval_parts = [_sampled(*item) for item in zip(train, eval_rows, eval_times, strict=True)]
+        evaluation = [_sample_alike(*pair, seed) for pair in zip(evaluation, train, strict=True)]
     else:
-        eval_rows = [np.arange(len(part)) for part in eval_keys]
-        eval_times, eval_notes = _sample(eval_keys, eval_rows, config.eval or [], seed, "the evaluation")
-        eval_parts = [_sampled(*item) for item in zip(evaluation, eval_rows, eval_times, strict=True)]
+        evaluation, eval_notes = _sample(evaluation, config.eval or [], seed, "the evaluation")
         notes += eval_notes
-    dropped[NOT_SAMPLED] = sum(int((part == 0).sum()) for part in (*times, *eval_times))
-    return Selection(parts, eval_parts, {reason: number for reason, number in dropped.items() if number}, notes)
+    dropped[NOT_SAMPLED] = sum(int((part.times == 0).sum()) for part in (*train, *evaluation))
+    dropped = {reason: number for reason, number in dropped.items() if number}
+    sets = [[part[part.times > 0] for part in parts] for parts in (train, evaluation)]
+    return Selection(sets[0], sets[1], dropped, notes)
 
 
-def _check_left(parts: Sequence[RowKeys | Integers], problem: str) -> None:
-    """Raise if *parts* are of sources, and none has a row."""
-    if parts and not any(map(len, parts)):
+def _check_left(parts: Sequence[SelectedRows], problem: str) -> None:
+    """Raise if there are *parts*, and none has a row."""
+    if parts and not any(len(part.rows) for part in parts):
         raise DataError(problem)
 
 
 def _sample(
-    keys: Sequence[RowKeys], rows: Sequence[Integers], sources: Sequence[SourceConfig], seed: int, whole: str
-) -> tuple[list[Integers], list[str]]:
-    """How often each of *rows* is in the *whole*, as its source says, and status lines about it."""
-    targets = target_rows([len(part) for part in rows], sources)
-    times: list[Integers] = []
+    parts: Sequence[SelectedRows], sources: Sequence[SourceConfig], seed: int, whole: str
+) -> tuple[list[SelectedRows], list[str]]:
+    """All *parts*, each row as often in the *whole* as its source says, and status lines about it."""
+    targets = target_rows([len(part.rows) for part in parts], sources)
+    sampled: list[SelectedRows] = []
     notes: list[str] = []
-    for part, own, source, target in zip(keys, rows, sources, targets, strict=True):
-        if source.share is not None and not len(own):
+    for part, source, target in zip(parts, sources, targets, strict=True):
+        size = len(part.rows)
+        if source.share is not None and not size:
             raise DataError(f"data source {source.path}: has no rows to train, and so cannot have a share of them")
-        times.append(sample_times(part[own], target, seed))
-        if target != len(own):
-            taken = int((times[-1] > 0).sum())
-            note = f"{source.path}: {taken:,} of {count(len(own), 'row')} sampled"
+        sampled.append(replace(part, times=sample_times(part.keys, target, seed)))
+        if target != size:
+            note = f"{source.path}: {int((sampled[-1].times > 0).sum()):,} of {count(size, 'row')} sampled"
             notes.append(f"{note}, as {target:,} of {sum(targets):,} in {whole} ({target / sum(targets):.1%})")
-    return times, notes
+    return sampled, notes
 
 
-def _sample_alike(keys: RowKeys, rows: Integers, times: Integers, seed: int) -> Integers:
-    """How often each of *rows* is evaluated: as often as the others of its source are trained, but once at most."""
-    rate = min(1.0, float(times.mean())) if len(times) else 1.0
-    return sample_times(keys[rows], max(1, round(len(rows) * rate)) if len(rows) else 0, seed)
-
-
-def _sampled(source: SelectedRows, rows: Integers, times: Integers) -> SelectedRows:
-    return replace(source, rows=rows, times=times)[times > 0]
+def _sample_alike(part: SelectedRows, trained: SelectedRows, seed: int) -> SelectedRows:
+    """The rows of *part* as often as those of its source that are *trained*, but once at most."""
+    rate = min(1.0, float(trained.times.mean())) if len(trained.times) else 1.0
+    target = max(1, round(len(part.rows) * rate)) if len(part.rows) else 0
+    return replace(part, times=sample_times(part.keys, target, seed))

@@ -102,7 +102,7 @@ class WorkerPool:
         most = max(ahead, AHEAD * self._processes)
         # blocks that the children have at a time; a stream leaves all to them, since this process trains meanwhile
         room = 0 if not self._pool else most + 1 if ahead else AHEAD * (self._processes - 1)
-        waiting: deque[Future[tuple[LabelledBlock, int | None]]] = deque()
+        waiting: deque[Future[LabelledBlock]] = deque()
         slots, self._slots = self._slots, ()  # after a map that was left in the middle a table may still be written
         numbers: Iterator[int | None] = repeat(None) if ahead or not slots else cycle(range(len(slots)))
         rest = chain(first, rest)
@@ -118,8 +118,8 @@ class WorkerPool:
                     waiting.append(self._label_here(block, label()))
                     block, following = following, next(rest, None)
                 else:
-                    result, slot = waiting.popleft().result()
-                    yield result if slot is None else result._replace(table=slots[slot].read())
+                    result = waiting.popleft().result()
+                    yield result if result.slot is None else result._replace(table=slots[result.slot].read(), slot=None)
             self._slots = slots
         except MemoryError:
             raise SftError(f"memory ran out while the data was prepared; {_RETRY}") from None
@@ -138,12 +138,12 @@ class WorkerPool:
         arguments = (self._sources, self._labeller, self._slots, os.getpid())
         self._pool = ProcessPoolExecutor(children, multiprocessing.get_context("fork"), init_worker, arguments)
 
-    def _label_here(self, block: Block, label: bool) -> Future[tuple[LabelledBlock, int | None]]:
+    def _label_here(self, block: Block, label: bool) -> Future[LabelledBlock]:
         """Label *block* in this process; its error is raised in its turn, like those of other processes."""
-        future: Future[tuple[LabelledBlock, int | None]] = Future()
+        future: Future[LabelledBlock] = Future()
         try:
             with single_tokenizer_thread() if self._pool else nullcontext():
-                future.set_result((label_block(block, self._sources, self._labeller, label), None))
+                future.set_result(label_block(block, self._sources, self._labeller, label))
         except (SftError, MemoryError) as error:
             future.set_exception(error)
         return future

@@ -21,8 +21,7 @@ from sftcore.data.row_types import Origin
 from sftcore.data.sources.formats import DataSource
 from sftcore.data.sources.readers import SourceRow, decoded
 from sftcore.data.sources.rejected import RejectedRow, recursion_limit
-from sftcore.data.sources.renaming import ColumnRenamer
-from sftcore.data.tables.account import RowTotals
+from sftcore.data.tables.account import RowTotals, count_rejected
 from sftcore.data.tables.label_batch import label_rows
 from sftcore.data.tables.table import flat_values
 from sftcore.labelling import Labeller
@@ -48,6 +47,7 @@ class LabelledBlock(NamedTuple):
     rejected: list[str]  # in order, each as the number of its file, its line, and JSON
     progress: float
     reading: int
+    slot: int | None = None  # the number of the slot that has the table, in its place
 
 
 @contextmanager
@@ -71,17 +71,17 @@ def label_block(block: Block, sources: Sequence[DataSource], labeller: Labeller,
     """
     source, file = sources[block.source], block.file
     name = source.rows.names[file]
-    renamer = ColumnRenamer(source.config.columns)
     bad: list[RejectedRow] = []
+    columns: dict[str, None] = {}
     with recursion_limit(_stack_depth() + MAX_CALLS):  # the same for a row in every process
         rows: list[SourceRow] = [(Origin(name, line), decoded(raw)) for line, raw in block.rows]
-        parsed = list(source.parse(rows, bad, renamer))
+        parsed = list(source.parse(rows, bad, columns))
         table, failed = label_rows(parsed, labeller, source.policy, file) if label else (None, [])
     content = dict(rows) if failed else {}
     unlabelled = [RejectedRow.for_reason(row.origin, str(error), content[row.origin]) for row, error in failed]
     tokens = len(flat_values(table["input_ids"])) if table is not None else 0
-    totals = RowTotals.for_block(len(rows), tokens, bad, unlabelled, file)
-    totals.columns = renamer.seen
+    counts = (*count_rejected(bad, file), *count_rejected(unlabelled, file))
+    totals = RowTotals(len(rows), tokens, *counts, list(columns))
     rejected = sorted([*bad, *unlabelled], key=lambda row: row.origin.line)
     lines = [f"{file} {row.origin.line} {row.to_json()}" for row in rejected]
     return LabelledBlock(block.source, table, totals, lines, block.progress, block.reading)
@@ -129,8 +129,8 @@ def init_worker(sources: Sequence[DataSource], labeller: Labeller, slots: Sequen
     end_with_parent(parent)
 
 
-def label_in_worker(block: Block, label: bool, slot: int | None) -> tuple[LabelledBlock, int | None]:
-    """Label *block* in a worker process: the result, and the *slot* that has its table, if there is one and it fits.
+def label_in_worker(block: Block, label: bool, slot: int | None) -> LabelledBlock:
+    """Label *block* in a worker process; its table is in *slot*, if there is one and it fits.
 
     Raises:
         SftError, MemoryError: as :func:`label_block`.
@@ -141,8 +141,8 @@ def label_in_worker(block: Block, label: bool, slot: int | None) -> tuple[Labell
     try:
         result = label_block(block, sources, labeller, label)
         if slot is None or result.table is None or not slots[slot].write(result.table):
-            return result, None
-        return result._replace(table=None), slot
+            return result
+        return result._replace(table=None, slot=slot)
     except (SftError, MemoryError):
         raise
     except BaseException as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import NamedTuple, cast
 
@@ -18,7 +19,7 @@ from sftcore.data.row_types import Origin
 from sftcore.data.sources.content_key import content_key
 from sftcore.data.sources.readers import SourceRow
 from sftcore.data.sources.rejected import RejectedRow, not_an_object, rejected_rows
-from sftcore.data.sources.renaming import ColumnRenamer, missing_columns
+from sftcore.data.sources.renaming import missing_columns, rename_columns
 from sftcore.data.sources.source_rows import SourceRows
 from sftcore.labelling import Policy
 
@@ -48,15 +49,16 @@ class DataSource(NamedTuple):
     policy: Policy
 
     def parse(
-        self, rows: Iterable[SourceRow], rejected: list[RejectedRow], renamer: ColumnRenamer
+        self, rows: Iterable[SourceRow], rejected: list[RejectedRow], columns: dict[str, None]
     ) -> Iterator[ParsedRow]:
-        """Yield the conversations of *rows*; the bad ones among them are added to *rejected*."""
+        """Yield the conversations of *rows*; bad ones are added to *rejected*, and names of columns to *columns*."""
+        names = self.config.columns
         for origin, row in rows:
             if type(row) is not dict and not isinstance(row, Mapping):
                 rejected.append(not_an_object(origin, row))
                 continue
             try:
-                conversation = self.format.read(renamer.rename(row))
+                conversation = self.format.read(rename_columns(row, names, columns))
                 parsed = ParsedRow(conversation, origin, content_key(conversation))
             except RowError as error:
                 rejected.append(RejectedRow.for_reason(origin, str(error), row))
@@ -72,16 +74,16 @@ class DataSource(NamedTuple):
 
     def parse_all(self) -> Iterator[tuple[ParsedRow, Policy]]:
         """Yield the conversations of all rows but the bad ones, with the policy."""
-        for row in self.parse(self.rows.decoded(), [], ColumnRenamer(self.config.columns)):
+        for row in self.parse(self.rows.decoded(), [], {}):
             yield row, self.policy
 
-    def check_columns(self, seen: Sequence[str], loaded: LoadedConfig, rows: str = "row") -> None:
+    def check_columns(self, seen: Iterable[str], loaded: LoadedConfig, rows: str = "row") -> None:
         """Check that each renamed column is among *seen*, the columns that *rows*, as the message calls them, had.
 
         Raises:
             ConfigError: one is not.
         """
-        for name, columns in missing_columns(self.config.columns, seen):
+        for name, columns in missing_columns(self.config.columns, list(seen)):
             listed = isinstance(loaded.document.data["data"][self.place[1]], list)
             problem = f"no {rows} of {self.config.path} has this column; there are: {columns}"
             raise loaded.document.error((*(self.place if listed else self.place[:-1]), "columns", name), problem)
@@ -100,13 +102,13 @@ def open_source(config: SourceConfig, place: Keys, loaded: LoadedConfig, registr
     rows = SourceRows(config, loaded.document, loaded.config.data.streaming and place[1] == "train")
     if config.format != AUTO:
         return DataSource(config, place, rows, loaded.selected[slot].name, cast("Format", config.format), policy)
-    renamer = ColumnRenamer(config.columns)
-    sample = [(origin, renamer.rename_any(row)) for origin, row in _sampled(rows.decoded())]
+    columns: dict[str, None] = {}
+    sample = _sampled(rows.decoded(), config.columns, columns)
     unknown = DataSource(config, place, rows, UNKNOWN, Format(), policy)
     try:
         detected = detect_format(config.path, sample, registry)
     except DataError:
-        unknown.check_columns(renamer.seen, loaded)
+        unknown.check_columns(columns, loaded)
         raise
     if detected is None:
         return unknown
@@ -143,24 +145,28 @@ def sample_sources(
     samples: list[SourceSample] = []
     for index, config in enumerate(sources):
         source = open_source(config, (*keys, index), loaded, registry)
-        renamer = ColumnRenamer(config.columns)
+        columns: dict[str, None] = {}
         rows = source.rows.decoded()
         sample = SourceSample(source, [], [])
         chosen = islice((row for row in rows if wanted(row[0])) if wanted else rows, limit)
-        sample.rows.extend(source.parse(chosen, sample.rejected, renamer))
+        sample.rows.extend(source.parse(chosen, sample.rejected, columns))
         if wanted is None and next(rows, None) is None:  # all rows were parsed
-            source.check_columns(renamer.seen, loaded)
+            source.check_columns(columns, loaded)
         samples.append(sample)
     return samples
 
 
-def _sampled(rows: Iterator[SourceRow]) -> list[SourceRow]:
-    """The first of *rows*, until there are as many mappings among them as ``format: auto`` looks at."""
+def _sampled(rows: Iterator[SourceRow], names: Mapping[str, str], columns: dict[str, None]) -> list[SourceRow]:
+    """The first of *rows* under their new *names*, with as many mappings among them as ``format: auto`` looks at."""
     sample: list[SourceRow] = []
     mappings = 0
-    while mappings < SAMPLE and (row := next(rows, None)) is not None:
-        sample.append(row)
-        mappings += isinstance(row[1], Mapping)
+    while mappings < SAMPLE and (item := next(rows, None)) is not None:
+        origin, row = item
+        if isinstance(row, Mapping):
+            mappings += 1
+            with suppress(RowError):  # reported when the row is parsed
+                row = rename_columns(row, names, columns)
+        sample.append((origin, row))
     return sample
 
 

@@ -152,7 +152,7 @@ def read_json(path: Path, file: IO[bytes]) -> Iterator[NumberedRow]:
 
 
 def _items(text: str, at: int) -> Iterator[NumberedRow]:
-    """Yield the items of the list that starts in *text* before *at*; raise ValueError where it is no list."""
+    """Yield the items of the list that starts in *text* before *at*; raise ValueError if it is not a list."""
     at = _after_space(text, at)
     number = 0
     more = not text.startswith("]", at)

@@ -104,10 +104,10 @@ class SourceRows:
         self._source = source
         self._hub = None if self.files else _load_hub(source, streaming)
         self._states = [file_state(file) for file in self.files]
-        size = sum(file.stat().st_size for file in self.files)
-        self.size = size if self._hub is None else int(self._hub.dataset_size or 0)
+        self.size = self._total = (
+            sum(file.stat().st_size for file in self.files) if self._hub is None else int(self._hub.dataset_size or 0)
+        )
         self._before = self._taken = 0
-        self._total = self.size
         self._position: Callable[[], int] = lambda: 0
 
     @property
@@ -170,17 +170,13 @@ class SourceRows:
     def _hub_rows(self) -> Iterator[tuple[int, int, Any]]:
         assert self._hub is not None
         self._total = _hub_size(self._hub)
-        batches = self._hub.with_format("arrow").iter(batch_size=1024)
-        while True:
-            try:
-                batch = next(batches, None)
-            except Exception as error:  # a stream raises as many kinds as _load_hub
-                raise DataError(f"data source {self._source.path} cannot be read: {first_line(error)}") from None
-            if batch is None:
-                return
-            for row in batch.to_pylist():
-                self._before += 1
-                yield 0, self._before, without_nulls(row)
+        try:
+            for batch in self._hub.with_format("arrow").iter(batch_size=1024):
+                for row in batch.to_pylist():
+                    self._before += 1
+                    yield 0, self._before, without_nulls(row)
+        except Exception as error:  # a stream raises as many kinds as _load_hub
+            raise DataError(f"data source {self._source.path} cannot be read: {first_line(error)}") from None
 
 
 def _load_hub(source: SourceConfig, streaming: bool) -> Any:
@@ -189,10 +185,9 @@ def _load_hub(source: SourceConfig, streaming: bool) -> Any:
     try:
         return datasets.load_dataset(source.path, source.subset, split=source.split, streaming=streaming)
     except Exception as error:  # the hub's client raises many kinds: no network, no such set, no access, ...
-        part = f"subset '{source.subset}', split '{source.split}'" if source.subset else f"split '{source.split}'"
-        raise DataError(
-            f"data source {source.path}: no such file here, and no hub dataset ({part}): {first_line(error)}"
-        ) from None
+        part = (f"subset '{source.subset}', " if source.subset else "") + f"split '{source.split}'"
+        problem = f"no such file here, and no hub dataset ({part}): {first_line(error)}"
+        raise DataError(f"data source {source.path}: {problem}") from None
 
 
 def _hub_size(hub: Any) -> int:

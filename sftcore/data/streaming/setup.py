@@ -59,23 +59,15 @@ def prepare_stream(
     )
     eval_only = replace(loaded, config=replace(loaded.config, data=replace(config, train=[])))
     evaluation = prepare(eval_only, registry, labeller, progress, cache)
-
-    def make_limit() -> BadRowLimit:
-        limit = BadRowLimit(config.max_bad_rows)
-        for item in evaluation.sources:  # malformed rows that are evaluated count in each pass
-            limit.add(item.cached.totals, item.names)
-        return limit
-
-    keys = frozenset(key for item in evaluation.sources for key in item.cached.table.keys.tolist())
-    stream = Stream(sources, labeller, config, loaded.config.seed, keys, make_limit, sample, summary.worked_example)
+    first_example = summary.worked_example
+    stream = Stream(sources, labeller, config, loaded.config.seed, evaluation.sources, sample, first_example)
     share = summary.trained / max(summary.tokens, 1)
     tokens = f"{count(summary.tokens, 'token')}, {summary.trained:,} of them trained ({share:.0%})"
     return evaluation._replace(
         train=stream,
         examples=sample,
         train_summary=Summary(
-            worked_example=summary.worked_example,
-            notes=[f"the first {count(summary.rows, 'row')}: {tokens}", *summary.notes],
+            worked_example=first_example, notes=[f"the first {count(summary.rows, 'row')}: {tokens}", *summary.notes]
         ),
         notes=[*map(_note, sources), *evaluation.notes],
     )

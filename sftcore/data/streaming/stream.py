@@ -6,7 +6,7 @@ import hashlib
 import math
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -19,6 +19,7 @@ from sftcore.config.schema import DataConfig
 from sftcore.core.errors import DataError
 from sftcore.data.batching.packing import PackedSet
 from sftcore.data.preparation.blocks import Block, read_blocks
+from sftcore.data.preparation.pipeline import PreparedSource
 from sftcore.data.preparation.pool import WorkerPool, available_cores
 from sftcore.data.preparation.worker import LabelledBlock
 from sftcore.data.row_types import Example
@@ -121,8 +122,7 @@ class Stream(TrainingSet):
     """The rows of sources, again and again; the same ones in the same order in every process that reads them.
 
     Args:
-        evaluated: keys of rows that are evaluated, and so not trained.
-        make_limit: returns the counter of malformed rows for a pass.
+        evaluation: the sources whose rows are evaluated, and so not trained.
         sample: examples of the first rows.
         first_example: the first of them, as a person can read it.
     """
@@ -136,14 +136,15 @@ class Stream(TrainingSet):
         labeller: Labeller,
         config: DataConfig,
         seed: int,
-        evaluated: frozenset[bytes],
-        make_limit: Callable[[], BadRowLimit],
+        evaluation: Sequence[PreparedSource],
         sample: Examples,
         first_example: dict[str, Any],
     ) -> None:
-        self._sources, self._config, self._seed, self._evaluated = sources, config, seed, evaluated
-        self._make_limit, self._limit = make_limit, make_limit()
-        self._sample = sample
+        self._sources, self._config, self._seed, self._sample = sources, config, seed, sample
+        self._evaluation = evaluation
+        self._evaluated = {key for item in evaluation for key in item.cached.table.keys.tolist()}
+        self._limit = self._make_limit()
+        self._packed_length = config.max_length if config.packing else None
         ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or "1")  # on this machine
         processes = config.workers or max(1, available_cores() // ranks)
         size = sum(source.source.rows.size for source in sources)
@@ -158,10 +159,6 @@ class Stream(TrainingSet):
         self._passes = 0
         self._items = self._reached = 0
         self._digest = hashlib.sha256()
-
-    @property
-    def _packed_length(self) -> int | None:
-        return self._config.max_length if self._config.packing else None
 
     @cached_property
     def packed(self) -> PackedSet | None:
@@ -200,6 +197,13 @@ class Stream(TrainingSet):
             window = ShuffleWindow(parts, number, order, self._packed_length)
             self._windows.append(window)
             yield from window
+
+    def _make_limit(self) -> BadRowLimit:
+        """The counter of malformed rows for a pass; those that are evaluated count in each."""
+        limit = BadRowLimit(self._config.max_bad_rows)
+        for item in self._evaluation:
+            limit.add(item.cached.totals, item.names)
+        return limit
 
     def _labelled_blocks(self) -> Generator[LabelledBlock | None, None, None]:
         """Yield each labelled block; None where a pass ends."""

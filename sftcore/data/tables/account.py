@@ -36,13 +36,6 @@ class RowTotals:
     columns: list[str] = field(default_factory=list)  # columns that rows had, where some are renamed
     size: int = 0  # bytes of the tables, and of the rejected rows
 
-    @classmethod
-    def for_block(
-        cls, read: int, tokens: int, bad: Sequence[RejectedRow], unlabelled: Sequence[RejectedRow], file: int
-    ) -> RowTotals:
-        """The totals of some rows of the *file* of this number."""
-        return cls(read, tokens, *_counted(bad, file), *_counted(unlabelled, file))
-
     def add(self, other: RowTotals) -> None:
         """Add the totals of further rows; of too many kinds of reasons the rest is counted as one."""
         self.read += other.read
@@ -61,13 +54,9 @@ class RowTotals:
         """All rows that are not used, by kind of reason."""
         return Counter(self.bad) + Counter(self.unlabelled)
 
-    def first_rejected(self, names: Sequence[str]) -> list[RejectedRow]:
-        """The first of both, in files of these *names*."""
-        return rejected_at([*self.first_bad, *self.first_unlabelled], names)
 
-
-def _counted(rejected: Sequence[RejectedRow], file: int) -> tuple[dict[str, int], list[RejectedPlace]]:
-    """The numbers of rows by kind of reason, and the first rows."""
+def count_rejected(rejected: Sequence[RejectedRow], file: int) -> tuple[dict[str, int], list[RejectedPlace]]:
+    """The numbers of rows of a *file* by kind of reason, and the first rows."""
     kinds = Counter(kind_of_reason(row.reason) for row in rejected)
     return dict(kinds), [(file, row.origin.line, row.reason) for row in rejected[:SHOWN]]
 
@@ -85,8 +74,8 @@ def check_usable(parts: Sequence[tuple[RowTotals, Sequence[str]]], prefix: str =
     """
     rejected = sum(totals.rejected.total() for totals, _ in parts)
     if rejected and rejected == sum(totals.read for totals, _ in parts):
-        first = [str(row) for totals, names in parts for row in totals.first_rejected(names)]
-        raise DataError(prefix + rejected_rows(first, rejected))
+        places = [([*totals.first_bad, *totals.first_unlabelled], names) for totals, names in parts]
+        raise DataError(prefix + rejected_rows([str(row) for item in places for row in rejected_at(*item)], rejected))
 
 
 class BadRowLimit:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sftcore.data.batching.padded_sampler import MapStyleSet
 from sftcore.data.row_types import Example, Origin
@@ -34,6 +35,11 @@ class SelectedRows:
     def __getitem__(self, chosen: slice | Flags) -> SelectedRows:
         """Some of these rows."""
         return SelectedRows(self.table, self.names, self.rows[chosen], self.times[chosen])
+
+    @property
+    def keys(self) -> NDArray[np.void]:
+        """Content key of each row."""
+        return self.table.keys[self.rows]
 
     @property
     def examples(self) -> tuple[Integers, Integers]:

@@ -1,4 +1,4 @@
-"""The account of all rows adds up, and a run tolerates so many malformed ones."""
+"""The account of all rows adds up, and a run tolerates malformed ones up to a limit."""
 
 from __future__ import annotations
 
