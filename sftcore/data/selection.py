@@ -22,8 +22,7 @@ from sftcore.data.tables.examples import SelectedRows
 from sftcore.data.tables.table import DIGEST, Flags, Integers
 from sftcore.runtime.console import count
 
-RowKeys = NDArray[np.void]
-"""The keys of rows, ``DIGEST`` bytes each."""
+RowKeys = NDArray[np.void]  # the keys of rows, ``DIGEST`` bytes each
 
 
 def uniform(keys: RowKeys, salt: str) -> NDArray[np.uint64]:

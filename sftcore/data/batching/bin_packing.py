@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 Ints: TypeAlias = NDArray[np.int64]
 
-Pattern: TypeAlias = "tuple[Pattern, int, int] | None"
-"""The lengths in a row: those of another pattern, then one length a number of times."""
+Pattern: TypeAlias = tuple[tuple[int, int], ...]  # the lengths in a row, each with the number of times
 
 
 class PackedRows(Sequence[tuple[int, ...]]):
@@ -34,12 +33,10 @@ class Bins:
     """Rows of at most ``max_length`` tokens, for documents of these *lengths*.
 
     A row has slots, each for a document of one length. They are found once, by best fit, longest first (Johnson et al.,
-    1974), over all documents. Which documents take the slots follows from seed and epoch alone, so the number of rows
-    is the same in every epoch and on every rank.
+    1974), over all documents. Which documents take the slots follows from seed and epoch alone.
 
-    All documents of a length are placed at once, into all rows that are alike. A row then has less than half of the
-    room it had, so the time grows with the number of different lengths, times the logarithm of ``max_length``; only
-    sorting and counting grow with the number of documents.
+    All documents of a length are placed at once, into all rows that are alike. The time grows with the number of
+    different lengths, times the logarithm of ``max_length``; only sorting and counting grow with that of documents.
 
     Raises:
         ValueError: a length is not between 1 and *max_length*.
@@ -54,7 +51,7 @@ class Bins:
         slots: list[int] = []
         sizes: list[int] = []
         for pattern, rows in _best_fit(zip(values[::-1].tolist(), numbers[::-1].tolist(), strict=True), max_length):
-            row = _unrolled(pattern)
+            row = [length for length, times in pattern for _ in range(times)]
             slots += row * rows
             sizes += [len(row)] * rows
         self._ends: Ints = np.cumsum(sizes, dtype=np.int64)
@@ -90,10 +87,8 @@ class Bins:
 
 def _best_fit(lengths: Iterable[tuple[int, int]], max_length: int) -> Iterator[tuple[Pattern, int]]:
     """Yield the patterns of rows, and how many have each, for *lengths* with their numbers, the longest first."""
-    alike: dict[int, list[tuple[Pattern, int]]] = {}
-    """Patterns, with the number of their rows, by the tokens that are free in them."""
-    levels: list[int] = []
-    """The keys of ``alike``, sorted."""
+    alike: dict[int, list[tuple[Pattern, int]]] = {}  # patterns with the number of rows, by their free tokens
+    levels: list[int] = []  # the keys of these, sorted
 
     def put(pattern: Pattern, free: int, rows: int) -> None:
         if rows and free in alike:
@@ -112,26 +107,18 @@ def _best_fit(lengths: Iterable[tuple[int, int]], max_length: int) -> Iterator[t
                 if not alike[free]:
                     del alike[free], levels[at]
             else:
-                pattern, rows = None, -(-left // times)
+                pattern, rows = (), -(-left // times)
             full = min(rows, left // times)
-            put((pattern, length, times), free - times * length, full)
+            put((*pattern, (length, times)), free - times * length, full)
             left -= full * times
             if full < rows:
                 if left:
-                    put((pattern, length, left), free - left * length, 1)
+                    put((*pattern, (length, left)), free - left * length, 1)
                     full += 1
                     left = 0
                 put(pattern, free, rows - full)
     for free in levels:
         yield from alike[free]
-
-
-def _unrolled(pattern: Pattern) -> list[int]:
-    lengths: list[int] = []
-    while pattern is not None:
-        pattern, length, times = pattern
-        lengths += [length] * times
-    return lengths
 
 
 def padding_share(lengths: Sequence[int] | Ints, batch_size: int) -> float:

@@ -10,11 +10,8 @@ from sftcore.core.types import IGNORE_INDEX
 from sftcore.data.row_types import Example
 from sftcore.data.training_set import RowOrder, TrainingSet
 
-PAD_ROW = -1
-"""The number of the row that trains nothing."""
-
-RowIndex = int | tuple[int, ...]
-"""A row by its number, or by the numbers of its documents."""
+PAD_ROW = -1  # the number of the row that trains nothing
+RowIndex = int | tuple[int, ...]  # a row by its number, or by the numbers of its documents
 
 
 class MapStyleSet(TrainingSet, Sequence[Example]):

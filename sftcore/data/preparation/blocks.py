@@ -8,11 +8,8 @@ from typing import Any, NamedTuple
 from sftcore.data.sources.readers import LineRange, NumberedRow
 from sftcore.data.sources.source_rows import SourceRows
 
-ROWS = 1024
-"""How many rows a block has, at most."""
-
-BYTES = 1 << 24
-"""Bytes of text that end a block early, so that long rows do not fill the memory."""
+ROWS = 1024  # how many rows a block has, at most
+BYTES = 1 << 24  # bytes of text that end a block early, so that long rows do not fill the memory
 
 
 class Block(NamedTuple):

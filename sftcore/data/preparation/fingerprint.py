@@ -29,20 +29,11 @@ from sftcore.runtime.paths import cache_folder
 LIBRARIES = ("transformers", "tokenizers", "jinja2", "pyarrow", "datasets", "sentencepiece", "tiktoken")
 """Libraries that take part in labelling or reading."""
 
-REMOTE = "transformers_modules"
-"""The package of the code that models bring."""
-
-SMALL = 1 << 20
-"""Files of a package that are not source count as its code up to this many bytes."""
-
-LARGE = 1 << 24
-"""The digest of a file of at least this many bytes is cached, as long as nobody touches the file."""
-
-SETTLED = 2.0
-"""How many seconds old a file must be for a later change to show in its times."""
-
-_CLOCK = re.compile(r"%-?[HIMSpfXcsTRrZz]")
-"""A ``strftime`` directive for the time of day."""
+REMOTE = "transformers_modules"  # the package of the code that models bring
+SMALL = 1 << 20  # files of a package that are not source count as its code up to this many bytes
+LARGE = 1 << 24  # the digest of a file of at least this many bytes is cached, as long as nobody touches the file
+SETTLED = 2.0  # how many seconds old a file must be for a later change to show in its times
+_CLOCK = re.compile(r"%-?[HIMSpfXcsTRrZz]")  # a ``strftime`` directive for the time of day
 
 
 def source_key(source: DataSource, digests: Iterable[str], labeller_digest: str) -> str:

@@ -35,15 +35,11 @@ from sftcore.labelling import Labeller
 
 
 class PreparedSource(NamedTuple):
-    """A source and its labelled rows."""
+    """A source and its labelled rows, with the *names* of its files as messages call them."""
 
     source: DataSource
     cached: CachedSource
-
-    @property
-    def names(self) -> Sequence[str]:
-        """The names of its files, as messages call them."""
-        return self.source.rows.names
+    names: Sequence[str]
 
 
 class Prepared(NamedTuple):
@@ -166,7 +162,7 @@ def _labelled(
             limit.add(totals, source.rows.names)
             source.check_columns(totals.columns, loaded)
     limit.check()
-    return [PreparedSource(source, known[key]) for source, key in zip(sources, keys, strict=True)]
+    return [PreparedSource(source, known[key], source.rows.names) for source, key in zip(sources, keys, strict=True)]
 
 
 class _LimitExceededError(Exception):
@@ -186,7 +182,7 @@ class _SourceRun:
     def cached(self, key: str, cache: Cache) -> CachedSource | None:
         """The labelled rows of the source; None if there are too many malformed ones, which are all counted then."""
         if self._limit.is_exceeded():
-            if not (cached := cache.find(key)):
+            if not (cached := CachedSource.open(cache.folder / key)):
                 deque(self._blocks(0), maxlen=0)
             return cached
         source = self._source

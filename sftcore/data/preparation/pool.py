@@ -29,17 +29,11 @@ from sftcore.data.preparation.worker import (
 from sftcore.data.sources.formats import DataSource
 from sftcore.labelling import Labeller
 
-QUOTA = Path("/sys/fs/cgroup/cpu.max")
-"""The processor time of a container, and the period for it."""
+QUOTA = Path("/sys/fs/cgroup/cpu.max")  # the processor time of a container, and the period for it
+FEW_BLOCKS = 6  # how many blocks are labelled in this process: starting others takes longer
 
-FEW_BLOCKS = 6
-"""How many blocks are labelled in this process: starting others takes longer."""
-
-FEW_BYTES = 1 << 22
-"""How many bytes of data are labelled in this process if they are few blocks."""
-
-AHEAD = 2
-"""How many blocks wait for each process."""
+FEW_BYTES = 1 << 22  # how many bytes of data are labelled in this process if they are few blocks
+AHEAD = 2  # how many blocks wait for each process
 
 _RETRY = "finished blocks are cached: run again, with a smaller data.workers"
 

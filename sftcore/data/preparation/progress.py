@@ -8,8 +8,7 @@ from tqdm.auto import tqdm
 
 from sftcore.runtime.console import count, status
 
-INTERVAL = 10.0
-"""Seconds between two lines, where there is no terminal for a bar."""
+INTERVAL = 10.0  # seconds between two lines, where there is no terminal for a bar
 
 
 class PreparationProgress:

@@ -30,19 +30,14 @@ from sftcore.runtime.console import count, format_bytes, status
 from sftcore.runtime.file_io import FileLock, write_atomically
 from sftcore.runtime.paths import cache_folder
 
-TABLE, REJECTED = ".arrow", ".rejected"
-"""Suffixes of the files of a shard."""
-
-BLOCKS = 64
-"""How many blocks a shard has."""
+TABLE, REJECTED = ".arrow", ".rejected"  # suffixes of the files of a shard
+BLOCKS = 64  # how many blocks a shard has
 
 TOTALS, ABOUT, PART = "totals.json", "about.json", ".part"
 
-TRIES = 3
-"""How often rows are prepared that are removed before they can be used."""
+TRIES = 3  # how often rows are prepared that are removed before they can be used
 
-RETRY = 0.01
-"""Seconds before a process checks again, after it checked at the same time as others."""
+RETRY = 0.01  # seconds before a process checks again, after it checked at the same time as others
 
 
 @dataclass(frozen=True)
@@ -173,10 +168,6 @@ class Cache:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SftError(f"the cache {self.folder} cannot be created: {error.strerror}; set SFTCORE_CACHE") from None
-
-    def find(self, key: str) -> CachedSource | None:
-        """The source with this *key*; None if it is not cached."""
-        return CachedSource.open(self.folder / key)
 
     def get(
         self, key: str, about: Mapping[str, Any], prepare: Callable[[CacheWriter], None], check: Callable[[], None]

@@ -26,14 +26,9 @@ from sftcore.data.tables.label_batch import label_rows
 from sftcore.data.tables.table import flat_values
 from sftcore.labelling import Labeller
 
-MAX_CALLS = 1000
-"""How many calls deep the work on a row may go."""
-
-SLOT_SIZE = 1 << 25
-"""How many bytes a table in shared memory may have; memory is used only for those that it has."""
-
-SCHEMA_SIZE = 1 << 16
-"""How many of these are reserved for the schema."""
+MAX_CALLS = 1000  # how many calls deep the work on a row may go
+SLOT_SIZE = 1 << 25  # how many bytes a table in shared memory may have; memory is used only for those that it has
+SCHEMA_SIZE = 1 << 16  # how many of these are reserved for the schema
 
 _PARALLELISM = "TOKENIZERS_PARALLELISM"
 
@@ -73,7 +68,8 @@ def label_block(block: Block, sources: Sequence[DataSource], labeller: Labeller,
     name = source.rows.names[file]
     bad: list[RejectedRow] = []
     columns: dict[str, None] = {}
-    with recursion_limit(_stack_depth() + MAX_CALLS):  # the same for a row in every process
+    depth = sum(1 for _ in traceback.walk_stack(sys._getframe()))
+    with recursion_limit(depth + MAX_CALLS):  # the same for a row in every process
         rows: list[SourceRow] = [(Origin(name, line), decoded(raw)) for line, raw in block.rows]
         parsed = list(source.parse(rows, bad, columns))
         table, failed = label_rows(parsed, labeller, source.policy, file) if label else (None, [])
@@ -85,13 +81,6 @@ def label_block(block: Block, sources: Sequence[DataSource], labeller: Labeller,
     rejected = sorted([*bad, *unlabelled], key=lambda row: row.origin.line)
     lines = [f"{file} {row.origin.line} {row.to_json()}" for row in rejected]
     return LabelledBlock(block.source, table, totals, lines, block.progress, block.reading)
-
-
-def _stack_depth() -> int:
-    depth, frame = 0, sys._getframe()
-    while frame := frame.f_back:  # type: ignore[assignment]
-        depth += 1
-    return depth
 
 
 class TableSlot:
@@ -113,8 +102,7 @@ class TableSlot:
         return pa.ipc.open_stream(self._memory).read_next_batch()
 
 
-_worker: tuple[Sequence[DataSource], Labeller, Sequence[TableSlot]] | None = None
-"""What a worker process labels with."""
+_worker: tuple[Sequence[DataSource], Labeller, Sequence[TableSlot]] | None = None  # what a worker process labels with
 
 
 def init_worker(sources: Sequence[DataSource], labeller: Labeller, slots: Sequence[TableSlot], parent: int) -> None:

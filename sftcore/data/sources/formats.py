@@ -1,11 +1,11 @@
-"""From rows to conversations: the format of a source, and the rows that it rejects."""
+"""From rows to conversations: the columns and the format of a source, and the rows that it rejects."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from sftcore.config.document import Keys, dotted
 from sftcore.config.loader import LoadedConfig, load_format
@@ -19,15 +19,12 @@ from sftcore.data.row_types import Origin
 from sftcore.data.sources.content_key import content_key
 from sftcore.data.sources.readers import SourceRow
 from sftcore.data.sources.rejected import RejectedRow, not_an_object, rejected_rows
-from sftcore.data.sources.renaming import missing_columns, rename_columns
 from sftcore.data.sources.source_rows import SourceRows
 from sftcore.labelling import Policy
 
-SAMPLE = 50
-"""How many rows ``format: auto`` looks at; those that are not a mapping do not count."""
-
-UNKNOWN = "unknown (auto)"
-"""The format of a source in which no row could be read."""
+SAMPLE = 50  # how many rows ``format: auto`` looks at; those that are not a mapping do not count
+UNKNOWN = "unknown (auto)"  # the format of a source in which no row could be read
+SHOWN_COLUMNS = 20  # how many columns a message names
 
 
 class ParsedRow(NamedTuple):
@@ -87,6 +84,31 @@ class DataSource(NamedTuple):
             listed = isinstance(loaded.document.data["data"][self.place[1]], list)
             problem = f"no {rows} of {self.config.path} has this column; there are: {columns}"
             raise loaded.document.error((*(self.place if listed else self.place[:-1]), "columns", name), problem)
+
+
+def rename_columns(row: Mapping[str, Any], names: Mapping[str, str], seen: dict[str, None]) -> Mapping[str, Any]:
+    """*row* with its top-level keys under their new *names*, all at once.
+
+    Its columns are added to *seen*, until each that is renamed is among these.
+
+    Raises:
+        RowError: two of its columns would have one name.
+    """
+    if not names:
+        return row
+    if not names.keys() <= seen.keys():
+        seen.update(dict.fromkeys(map(str, row)))
+    renamed = {names.get(key, key): value for key, value in row.items()}
+    if len(renamed) != len(row):
+        twice = next(new for old, new in names.items() if old in row and new in row and new not in names)
+        raise RowError(f"'columns' renames a column to '{twice}', and the row has one of that name; rename it too")
+    return renamed
+
+
+def missing_columns(names: Iterable[str], seen: Sequence[str]) -> list[tuple[str, str]]:
+    """Those of *names* that no row had, each with the columns that were *seen*; none, if there was no row."""
+    more = f" and {len(seen) - SHOWN_COLUMNS} more" if len(seen) > SHOWN_COLUMNS else ""
+    return [(name, ", ".join(seen[:SHOWN_COLUMNS]) + more) for name in names if name not in seen and seen]
 
 
 def open_source(config: SourceConfig, place: Keys, loaded: LoadedConfig, registry: Registry) -> DataSource:

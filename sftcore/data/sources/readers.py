@@ -31,8 +31,7 @@ NumberedRow = tuple[int, Any]
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 """Suffixes of compressed files, after the suffix of their content: ``rows.jsonl.gz``."""
 
-DAMAGED = (EOFError, zlib.error, lzma.LZMAError)
-"""What reading a damaged file raises, beside ``OSError``."""
+DAMAGED = (EOFError, zlib.error, lzma.LZMAError)  # what reading a damaged file raises, beside ``OSError``
 
 
 class UnreadableError(ValueError):
@@ -254,8 +253,7 @@ def without_nulls(row: Any) -> Any:
     return [without_nulls(item) for item in row] if isinstance(row, list) else row
 
 
-JSONL = ".jsonl"
-"""The suffix of files in which each line is a row."""
+JSONL = ".jsonl"  # the suffix of files in which each line is a row
 
 READERS: Mapping[str, Callable[[Path, IO[bytes]], Iterator[NumberedRow]]] = {
     JSONL: read_jsonl,

@@ -15,17 +15,10 @@ from sftcore.data.row_types import Origin
 from sftcore.data.sources.readers import UnreadableError
 from sftcore.runtime.console import count
 
-SHOWN = 10
-"""How many rows, or reasons, a message lists before it only counts."""
-
-MAX_REASON = 500
-"""How many characters a reason may have; a row may bring words of any length into it."""
-
-MAX_DEPTH = 20_000
-"""How many calls may write a row: it may be nested as deeply as the JSON decoder allows."""
-
-QUARANTINE = "quarantine.jsonl"
-"""The file of all rejected rows, with origin and reason."""
+SHOWN = 10  # how many rows, or reasons, a message lists before it only counts
+MAX_REASON = 500  # how many characters a reason may have; a row may bring words of any length into it
+MAX_DEPTH = 20_000  # how many calls may write a row: it may be nested as deeply as the JSON decoder allows
+QUARANTINE = "quarantine.jsonl"  # the file of all rejected rows, with origin and reason
 
 _POSITIONS = re.compile(
     r"^(?:message|pair) \d+: |(?<=^message) \d+(?= of )|(?<=^pair) \d+(?= )"

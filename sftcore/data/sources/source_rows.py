@@ -29,8 +29,7 @@ from sftcore.runtime.console import first_line
 
 _T = TypeVar("_T")
 
-BUFFER = 1 << 17
-"""Bytes of a file that are read at a time: line ends are found in half the time of the default."""
+BUFFER = 1 << 17  # bytes of a file that are read at a time: line ends are found in half the time of the default
 
 _SUFFIXES = f"{', '.join(READERS)}; all but Parquet also with {', '.join(COMPRESSED)} after it"
 

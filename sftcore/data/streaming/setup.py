@@ -28,8 +28,7 @@ from sftcore.data.tables.table import Table
 from sftcore.labelling import Labeller
 from sftcore.runtime.console import count
 
-SAMPLED_BLOCKS = 16
-"""How many blocks are read to estimate the number of rows."""
+SAMPLED_BLOCKS = 16  # how many blocks are read to estimate the number of rows
 
 
 def prepare_stream(
@@ -96,20 +95,17 @@ def estimate_rows(source: DataSource) -> int:
     rows = sum(len(block.rows) for block in first)
     if len(first) < SAMPLED_BLOCKS or next(rest, None) is None:
         return rows
-    estimate, limit = _estimate(first, rows, source), source.config.limit
-    return max(rows, math.ceil(estimate if limit is None else min(estimate, limit)))
-
-
-def _estimate(first: Sequence[Block], rows: int, source: DataSource) -> float:
     files, size = source.rows.files, source.rows.size
     file = files[first[-1].file] if files else None
     if file is not None and file.suffix == ".parquet":
         import pyarrow.parquet
 
-        return float(pyarrow.parquet.read_metadata(file).num_rows * size / file.stat().st_size)
-    if file is not None and plain_suffix(file) == ".json":  # read at once, so the position in it says nothing
-        return rows * size / sum(len(to_json(row).encode()) + 2 for block in first for _, row in block.rows)
-    return rows / max(first[-1].progress, 1e-9)
+        estimate = float(pyarrow.parquet.read_metadata(file).num_rows * size / file.stat().st_size)
+    elif file is not None and plain_suffix(file) == ".json":  # read at once, so the position in it says nothing
+        estimate = rows * size / sum(len(to_json(row).encode()) + 2 for block in first for _, row in block.rows)
+    else:
+        estimate = rows / max(first[-1].progress, 1e-9)
+    return max(rows, math.ceil(min(estimate, source.config.limit or estimate)))
 
 
 def _first_blocks(sources: Sequence[StreamSource], loaded: LoadedConfig, labeller: Labeller) -> list[LabelledBlock]:

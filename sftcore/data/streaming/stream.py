@@ -26,16 +26,7 @@ from sftcore.data.row_types import Example
 from sftcore.data.selection import uniform
 from sftcore.data.sources.formats import DataSource
 from sftcore.data.sources.rejected import SHOWN, to_quarantine_line
-from sftcore.data.tables.account import (
-    EVALUATED,
-    NOT_SAMPLED,
-    TOO_LONG,
-    UNTRAINED,
-    Account,
-    BadRowLimit,
-    RowTotals,
-    make_account,
-)
+from sftcore.data.tables.account import EVALUATED, NOT_SAMPLED, Account, BadRowLimit, RowTotals, make_account
 from sftcore.data.tables.examples import Examples, SelectedRows
 from sftcore.data.tables.summary import Summary, WarningCounts
 from sftcore.data.tables.table import Table
@@ -45,8 +36,7 @@ from sftcore.labelling import Labeller
 if TYPE_CHECKING:
     from sftcore.data.streaming.torch_dataset import StreamDataset
 
-ROWS = 256
-"""How many rows a block of a stream has, at most: small ones mix better, and the first comes sooner."""
+ROWS = 256  # how many rows a block of a stream has, at most: small ones mix better, and the first comes sooner
 
 NOT_REACHED = "read, but not trained before the run ended"
 """Why rows of an account were dropped that were still waiting."""
@@ -121,10 +111,8 @@ class ShuffleWindow:
 class Stream(TrainingSet):
     """The rows of sources, again and again; the same ones in the same order in every process that reads them.
 
-    Args:
-        evaluation: the sources whose rows are evaluated, and so not trained.
-        sample: examples of the first rows.
-        first_example: the first of them, as a person can read it.
+    Rows that are in *evaluation* too are not trained. *sample* has the examples of the first rows, and *first_example*
+    is the first of them as a person can read it.
     """
 
     streaming = True
@@ -155,10 +143,8 @@ class Stream(TrainingSet):
         self._iterated = False
         self._windows: deque[ShuffleWindow] = deque()
         self._totals, self._dropped, self._warnings = RowTotals(), Counter[str](), WarningCounts()
-        self._summary = Summary(worked_example=first_example)
-        self._passes = 0
-        self._items = self._reached = 0
-        self._digest = hashlib.sha256()
+        self._summary, self._digest = Summary(worked_example=first_example), hashlib.sha256()
+        self._passes = self._items = self._reached = 0
 
     @cached_property
     def packed(self) -> PackedSet | None:
@@ -194,9 +180,8 @@ class Stream(TrainingSet):
         assert not self._iterated
         self._iterated = True
         for number, parts in enumerate(self._collected()):
-            window = ShuffleWindow(parts, number, order, self._packed_length)
-            self._windows.append(window)
-            yield from window
+            self._windows.append(ShuffleWindow(parts, number, order, self._packed_length))
+            yield from self._windows[-1]
 
     def _make_limit(self) -> BadRowLimit:
         """The counter of malformed rows for a pass; those that are evaluated count in each."""
@@ -298,7 +283,4 @@ class Stream(TrainingSet):
         return StreamOutcome(self._account(), summary, self._digest.hexdigest())
 
     def _account(self) -> Account:
-        """The account of all rows read; what is neither counted nor dropped is still waiting."""
-        used = self._summary.kept + self._summary.dropped + self._dropped.total() + self._totals.rejected.total()
-        dropped = {**self._dropped, TOO_LONG: 0, UNTRAINED: 0, NOT_REACHED: self._totals.read - used}
-        return make_account([self._totals], dropped, self._summary, Summary())
+        return make_account([self._totals], self._dropped, self._summary, Summary(), NOT_REACHED)

@@ -13,14 +13,12 @@ from sftcore.data.tables.summary import Summary
 from sftcore.runtime.console import count
 
 EVALUATED, NOT_SAMPLED = "also in data.eval", "not sampled"
-TOO_LONG, UNTRAINED = "too long", "without a trained token"
-"""Why rows are dropped."""
+TOO_LONG, UNTRAINED = "too long", "without a trained token"  # why rows are dropped
 
 MAX_KINDS, OTHER_KINDS = 200, "other reasons"
 """How many kinds of reasons are counted separately, and the name of the rest."""
 
-RejectedPlace = tuple[int, int, str]
-"""A rejected row: the number of its file, its line, and the reason."""
+RejectedPlace = tuple[int, int, str]  # a rejected row: the number of its file, its line, and the reason
 
 
 @dataclass
@@ -157,13 +155,18 @@ def merge(first: Account, second: Account) -> Account:
 
 
 def make_account(
-    totals: Sequence[RowTotals], dropped: Mapping[str, int], train: Summary, evaluation: Summary
+    totals: Sequence[RowTotals], dropped: Mapping[str, int], train: Summary, evaluation: Summary, rest: str = ""
 ) -> Account:
-    """The account of the rows of *totals*, some of them *dropped* by the selection, the rest in one of the sets."""
+    """The account of the rows of *totals*, some of them *dropped* by the selection, the others in one of the sets.
+
+    *rest* is the reason of those that are in neither yet, where a stream has ended.
+    """
     rejected = sum((part.rejected for part in totals), Counter[str]())
     reasons = Counter(dropped)
     reasons[TOO_LONG] += train.too_long + evaluation.too_long
     reasons[UNTRAINED] += train.dropped - train.too_long + evaluation.dropped - evaluation.too_long
-    dropped = {reason: rows for reason, rows in reasons.items() if rows}
     read = sum(part.read for part in totals)
+    if rest:
+        reasons[rest] = read - train.kept - evaluation.kept - rejected.total() - reasons.total()
+    dropped = {reason: rows for reason, rows in reasons.items() if rows}
     return Account(read, train.kept, evaluation.kept, dict(rejected.most_common()), dropped)

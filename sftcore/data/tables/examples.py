@@ -42,11 +42,11 @@ class SelectedRows:
         return self.table.keys[self.rows]
 
     @property
-    def examples(self) -> tuple[Integers, Integers]:
-        """The numbers of all examples of the rows, in order, and how often each is in an epoch."""
-        counts = self.table.examples[self.rows]
-        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        return np.repeat(self.table.first_example[self.rows], counts) + within, np.repeat(self.times, counts)
+    def example_times(self) -> Integers:
+        """How often each example of the table is in an epoch."""
+        times = np.zeros(len(self.table), np.int64)
+        times[self.rows] = self.times
+        return times[self.table.row_of]
 
 
 class Examples(MapStyleSet):
@@ -54,10 +54,9 @@ class Examples(MapStyleSet):
 
     def __init__(self, parts: Sequence[SelectedRows]) -> None:
         self.parts = parts
-        pairs = [part.examples for part in parts]
-        numbers = _concatenated([numbers for numbers, _ in pairs])
-        times = _concatenated([times for _, times in pairs])
-        owners = np.repeat(np.arange(len(parts)), [len(numbers) for numbers, _ in pairs])
+        sizes = [len(part.table.row_of) for part in parts]
+        numbers, owners = _concatenated([*map(np.arange, sizes)]), np.repeat(np.arange(len(parts)), sizes)
+        times = _concatenated([part.example_times for part in parts])
         rounds = [times > number for number in range(int(times.max(initial=0)))]
         self._numbers = _concatenated([numbers[taken] for taken in rounds])
         self._owners = _concatenated([owners[taken] for taken in rounds])

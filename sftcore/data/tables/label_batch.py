@@ -28,8 +28,7 @@ from sftcore.labelling import (
 from sftcore.labelling.token_labels import label_columns
 from sftcore.tokenization import TokenColumns
 
-_Rendered = RenderedConversation | RowError
-"""A row before it is tokenized."""
+_Rendered = RenderedConversation | RowError  # a row before it is tokenized
 
 _Special = LabelledConversation | RowError
 """A row whose examples are not those that were rendered: it was truncated, or cannot be labelled."""

@@ -19,8 +19,7 @@ from sftcore.data.tables.table import LABEL_WARNINGS, Flags
 from sftcore.labelling import Labeller, LabelWarning, Policy
 from sftcore.runtime.console import count
 
-TRIED = 20
-"""How many rows are tried with a template that labels no sample conversation."""
+TRIED = 20  # how many rows are tried with a template that labels no sample conversation
 
 
 @dataclass

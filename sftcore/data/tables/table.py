@@ -19,11 +19,8 @@ from sftcore.labelling import LabelWarning
 Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
-DIGEST = 16
-"""Bytes of a digest."""
-
-LABEL_WARNINGS = tuple(LabelWarning)
-"""A warning is stored as its position in these."""
+DIGEST = 16  # bytes of a digest
+LABEL_WARNINGS = tuple(LabelWarning)  # a warning is stored as its position in these
 
 SCHEMA = pa.schema(
     [
@@ -119,11 +116,6 @@ class Table:
     def examples(self) -> Integers:
         """Number of examples of each row."""
         return _concatenated([np.diff(batch["lengths"].offsets.to_numpy()) for batch in self.batches], "i8")
-
-    @cached_property
-    def first_example(self) -> Integers:
-        """Number of the first example of each row."""
-        return np.cumsum(self.examples) - self.examples
 
     @cached_property
     def row_of(self) -> Integers:

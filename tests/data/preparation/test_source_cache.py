@@ -74,7 +74,7 @@ def configured(data, **options):
 def made(folder, data, serving, **options):
     """Return the prepared data, and the bytes of all files that hold rows."""
     done = prepare(configured(data, **options), REGISTRY, serving, cache=Cache(folder))
-    [(_, cached)] = done.sources
+    [(_, cached, _)] = done.sources
     return done, {path.name: path.read_bytes() for path in cached.folder.iterdir() if path.name != ABOUT}
 
 
@@ -275,7 +275,7 @@ def test_without_file_locks_each_process_prepares_and_one_copy_stays(tmp_path, d
 
 def test_a_truncated_shard_is_prepared_again(tmp_path, data, serving, right):
     done, _ = made(tmp_path, data, serving)
-    [(_, cached)] = done.sources
+    [(_, cached, _)] = done.sources
     shard = cached.folder / "00003.arrow"
     shard.write_bytes(shard.read_bytes()[:-100])
     del done, cached

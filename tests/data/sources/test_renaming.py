@@ -14,8 +14,7 @@ from sftcore.core.errors import DataError
 from sftcore.core.registry import Registry
 from sftcore.data import prepare, sample_sources
 from sftcore.data.row_types import Origin
-from sftcore.data.sources.formats import _sampled
-from sftcore.data.sources.renaming import missing_columns, rename_columns
+from sftcore.data.sources.formats import _sampled, missing_columns, rename_columns
 from sftcore.labelling import Labeller
 
 REGISTRY = Registry.discover()

@@ -85,7 +85,6 @@ def test_rows(table):
     assert table.longest.tolist() == [6, 0, 12, 8, 6, 35, 41]
     assert table.too_long.tolist() == [False] * 5 + [True, False]
     assert table.examples.tolist() == [1, 0, 2, 1, 1, 0, 1]
-    assert table.first_example.tolist() == [0, 1, 1, 3, 4, 5, 5]
 
 
 def test_rows_of_one_content_have_one_digest(table):
@@ -153,7 +152,7 @@ def test_every_row_has_the_file_it_comes_from():
 def test_a_table_may_be_empty(batches):
     table = Table(batches)
     assert (len(table), len(table.warnings), table.weighted) == (0, 0, False)
-    for name in ("keys", "digests", "file", "line", "longest", "too_long", "examples", "first_example", "row_of"):
+    for name in ("keys", "digests", "file", "line", "longest", "too_long", "examples", "row_of"):
         assert getattr(table, name).tolist() == []
     assert table.lengths.tolist() == table.trained_tokens.tolist() == []
 
