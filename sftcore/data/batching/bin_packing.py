@@ -51,7 +51,7 @@ class Bins:
         slots: list[int] = []
         sizes: list[int] = []
         for pattern, rows in _best_fit(zip(values[::-1].tolist(), numbers[::-1].tolist(), strict=True), max_length):
-            row = [length for length, times in pattern for _ in range(times)]
+            row = [length for length, times in reversed(pattern) for _ in range(times)]
             slots += row * rows
             sizes += [len(row)] * rows
         self._ends: Ints = np.cumsum(sizes, dtype=np.int64)
