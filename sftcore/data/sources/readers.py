@@ -52,12 +52,7 @@ def plain_suffix(path: Path) -> str:
 
 
 def decompressed(path: Path, file: IO[bytes]) -> IO[bytes]:
-    """The content of *file*, opened at *path*.
-
-    Raises:
-        OSError: it cannot be read.
-        DataError: it is a ``.zst`` file, and this pyarrow has no zstd.
-    """
+    """The content of *file*, opened at *path*; raise DataError for a ``.zst`` file if this pyarrow has no zstd."""
     if path.suffix != ".zst":
         openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
         return cast("IO[bytes]", openers[path.suffix](file)) if path.suffix in openers else file

@@ -77,11 +77,7 @@ def check_usable(parts: Sequence[tuple[RowTotals, Sequence[str]]], prefix: str =
 
 
 class BadRowLimit:
-    """Counts the malformed rows of all sources against ``data.max_bad_rows``.
-
-    Args:
-        most: the number that is tolerated; below 1 a share of the rows read.
-    """
+    """Counts the malformed rows of all sources against ``data.max_bad_rows``: *most*, below 1 a share of those read."""
 
     def __init__(self, most: float) -> None:
         self._most = most

@@ -69,13 +69,9 @@ class _Examples(NamedTuple):
 def label_rows(
     rows: Sequence[ParsedRow], labeller: Labeller, policy: Policy, file: int = 0
 ) -> tuple[pa.RecordBatch, list[tuple[ParsedRow, RowError]]]:
-    """Label *rows* as :func:`label_row` does.
+    """*rows* of the *file* of this number, labelled as :func:`label_row` does, and those that cannot be labelled.
 
-    Args:
-        file: the number of the file that they come from.
-
-    Returns:
-        A batch with the columns of :data:`SCHEMA`, and the rows that cannot be labelled.
+    The batch has the columns of :data:`SCHEMA`.
 
     Raises:
         DataError: a row is too long, and the policy is to end the run.

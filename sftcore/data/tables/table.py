@@ -42,10 +42,9 @@ SCHEMA = pa.schema(
 
 
 def to_arrow(kind: pa.DataType, values: Any, offsets: ArrayLike | None = None) -> pa.Array:
-    """*values* as an array of *kind*; ``pyarrow.array`` imports pandas, longer than a thousand rows are labelled.
+    """*values* as an array of *kind*; of a list *kind*, the first has those from the first of *offsets* to the second.
 
-    Args:
-        offsets: of a list *kind*: the first list has the values from the first of these to before the second.
+    ``pyarrow.array`` would import pandas, which takes longer than labelling a thousand rows.
     """
     if offsets is not None:
         items = values if isinstance(values, pa.Array) else to_arrow(kind.value_type, values)
