@@ -21,7 +21,7 @@ from sftcore.checkpoint.writer import CheckpointWriter
 from sftcore.config.loader import LoadedConfig
 from sftcore.core.errors import RankError, SftError
 from sftcore.data import Prepared
-from sftcore.data.tables import quarantine
+from sftcore.data.sources.rejected import QUARANTINE, write_quarantine
 from sftcore.distributed.ranks import Ranks
 from sftcore.distributed.watchdog import Watchdog
 from sftcore.models.chat_template import ModelSetup, split_stops
@@ -173,10 +173,10 @@ class RunSession:
 
     def _write_quarantine(self) -> None:
         """Write the rejected rows; those of a stream are appended while it is read."""
-        if written := quarantine.write_quarantine(self._folder, self._prepared.rejected()):
+        if written := write_quarantine(self._folder, self._prepared.rejected()):
             path, rows = written
             status("rejected", f"{count(rows, 'row')}, saved in {path}")
-        self._prepared.train.save_rejected(self._folder / quarantine.FILE)
+        self._prepared.train.save_rejected(self._folder / QUARANTINE)
 
     def _inputs(self) -> dict[str, Any]:
         """What the record says of arguments, model, data and template."""
