@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +31,13 @@ def export_model(trainer: Any, tokenizer: Any, folder: Path, ranks: Ranks) -> No
     def describe(error: Exception) -> str:
         return f"the trained model cannot be written to {folder}: {write_error_reason(folder, error)}"
 
-    def clear() -> None:
-        shutil.rmtree(staged, ignore_errors=True)
-
     def write() -> None:
         trainer.save_model(str(staged))
         if ranks.is_writer:
             tokenizer.save_pretrained(str(staged))
             trainer.accelerator.unwrap_model(trainer.model).generation_config.save_pretrained(str(staged))
 
+    clear = partial(shutil.rmtree, staged, ignore_errors=True)
     ranks.run_on_writers(clear, describe)
     try:
         ranks.run_on_all(write, describe)

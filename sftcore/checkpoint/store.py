@@ -102,10 +102,6 @@ class CheckpointStore:
         staged.rename(path)
         fsync_folder(self.folder)
 
-    def discard_staging(self, step: int) -> None:
-        """Remove files written for *step* that were not committed."""
-        shutil.rmtree(self.staging_path(step), ignore_errors=True)
-
     def rotate(self, limit: int | None, best: str | None = None) -> None:
         """Remove the oldest complete checkpoints, so that *limit* remain, among them the one at the path *best*."""
         if limit is None or limit <= 0:

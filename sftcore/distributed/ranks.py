@@ -71,41 +71,29 @@ class Ranks:
         torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX, group=self._group)
         return bool(flags.item())
 
-    def run_on_writers(self, action: Callable[[], T], describe: Callable[[Exception], str]) -> T | None:
-        """Run *action* on the ranks that write, and wait for all; its result on this rank, None if it does not write.
+    def run_on_writers(self, action: Callable[[], object], describe: Callable[[Exception], str]) -> None:
+        """Run *action* on the ranks that write to a disk, and wait for all; otherwise as :meth:`run_on_all`."""
+        self.run_on_all(action if self.is_writer else lambda: None, describe)
+
+    def run_on_all(self, action: Callable[[], object], describe: Callable[[Exception], str]) -> None:
+        """Run *action* on every rank, and wait for all.
 
         Args:
             describe: the message for an error of *action*.
 
         Raises:
-            SftError: *action* failed on any rank; all ranks raise it.
-        """
-        return self._run(action, describe, here=self.is_writer)
-
-    def run_on_all(self, action: Callable[[], T], describe: Callable[[Exception], str]) -> T | None:
-        """Run *action* on every rank, and wait for all; its result on this rank.
-
-        Raises:
             SftError: *action* failed on any rank; all ranks raise it. If it was a :class:`LocalFailureError`, this rank
                 raises it at once, and the others notice that this rank has ended.
         """
-        return self._run(action, describe, here=True)
-
-    def _run(self, action: Callable[[], T], describe: Callable[[Exception], str], here: bool) -> T | None:
-        result: T | None = None
         problem: str | None = None
         try:
-            result = action() if here else None
+            action()
         except LocalFailureError as error:
             if caused_by_another_rank(error.cause):
                 raise error.cause from None
             raise SftError(_message(error.cause, describe)) from None
         except Exception as error:  # any error: the other ranks wait for this one
             problem = _message(error, describe)
-        self._raise_first(problem)
-        return result
-
-    def _raise_first(self, problem: str | None) -> None:
         for rank, message in enumerate(self.gather(problem)):
             if message is not None:
                 raise SftError(message if self.size == 1 else f"{message} (rank {rank})")

@@ -11,8 +11,6 @@ from sftcore.config.document import Document
 from sftcore.config.loader import LoadedConfig, load_config
 from sftcore.core.errors import SftError
 from sftcore.core.registry import Registry
-from sftcore.data import Prepared
-from sftcore.models.chat_template import ModelSetup
 from sftcore.runs.preparation import pack_if_configured, prepare_data, report_sets, report_sources
 from sftcore.runtime.console import quiet_libraries, status
 from sftcore.runtime.launch_protocol import LAUNCH_FOLDER_VARIABLE
@@ -47,9 +45,12 @@ def run(document: Document, registry: Registry, argv: Sequence[str], stop: StopR
     report_sources(prepared)
     prepared = pack_if_configured(loaded, prepared)
     report_sets(prepared)
+    from sftcore.runs.session import RunSession  # imports torch
+
     with closing(prepared.train) as rows:
         rows.start()
-        _train(loaded, setup, prepared, argv, stop)
+        with RunSession(loaded, setup, prepared, argv) as session:
+            session.train(stop)
     return 0
 
 
@@ -59,20 +60,6 @@ def _check_libraries_and_arguments(loaded: LoadedConfig) -> None:
 
     check_private_names_of_libraries()
     check_training_args(loaded)
-
-
-def _train(loaded: LoadedConfig, setup: ModelSetup, prepared: Prepared, argv: Sequence[str], stop: StopRequest) -> None:
-    """Train, and leave the model and the record of the run in the output folder."""
-    from sftcore.runs.session import RunSession
-
-    with RunSession(loaded, setup, prepared, argv) as session:
-        with session.exclusive_folder():
-            checkpoint = session.find_checkpoint()
-            session.build_job(stop)
-            session.start_from(checkpoint)
-            session.train(checkpoint)
-            session.export_model()
-        session.finish()
 
 
 def _is_launched(environ: Mapping[str, str]) -> bool:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-import importlib
 import json
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
@@ -127,10 +127,7 @@ def _build_tracker(order: Mapping[str, Any]) -> Any:
     from sftcore.config.document import Document
     from sftcore.config.fields import from_mapping
 
-    cls: Any = importlib.import_module(order["module"])
-    for name in order["class"].split("."):
-        cls = getattr(cls, name)
-    return from_mapping(cls, order["options"], Document({}), ())
+    return from_mapping(pkgutil.resolve_name(order["class"]), order["options"], Document({}), ())
 
 
 def _redact_git_remotes() -> None:
@@ -180,7 +177,7 @@ def main() -> int:
         sys.stderr.flush()
         with contextlib.suppress(OSError):
             os.write(2, STARTED)
-        report(started="")
+        report(state="started")
         call, reader = "log", MetricsReader(Path(order["metrics"]), order["offset"])
         while True:
             last = end.reported.wait(INTERVAL)
@@ -191,10 +188,10 @@ def main() -> int:
         call = "finish"
         tracker.finish(parse_error(end.error))
     except Exception as error:  # of a library that we do not know
-        report(failed=call, error=describe_error(error))
+        report(call=call, error=describe_error(error))
         _exit_after(EXIT_LIMIT)
         return 1
-    report(finished="")
+    report(state="finished")
     return 0
 
 

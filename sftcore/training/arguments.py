@@ -14,9 +14,6 @@ from sftcore.config.loader import LoadedConfig
 from sftcore.config.schema import MISPLACED_KEYS
 from sftcore.core.errors import SftError
 from sftcore.runtime.console import count, warn
-from sftcore.runtime.private_api import PrivateNames
-
-PRIVATE_NAMES = PrivateNames(transformers.TrainingArguments, attributes=("_n_gpu",))
 
 _NOT_ALLOWED = {
     "seed": "it is the top-level key 'seed'",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import transformers
 
@@ -15,15 +15,12 @@ from sftcore.data import Collator, Prepared, RowOrder
 from sftcore.distributed.watchdog import Watchdog
 from sftcore.models.base_model import BaseModel
 from sftcore.runtime.console import count, status
-from sftcore.runtime.private_api import PrivateNames
 from sftcore.runtime.signals import StopRequest
 from sftcore.training.callbacks import MetricsWriter, ProgressBar, SampleQuestions
 from sftcore.training.loss import TokenMeanLoss
 from sftcore.training.non_finite import NonFiniteGuard
 from sftcore.training.packing_check import PackingCheck
 from sftcore.training.trainer import SftTrainer
-
-PRIVATE_NAMES = PrivateNames(transformers.PretrainedConfig, attributes=("_attn_implementation",))
 
 
 def load_model(base: BaseModel, config: Config, args: transformers.TrainingArguments) -> Any:
@@ -47,38 +44,14 @@ def _numel(weight: Any) -> int:
     return int(getattr(weight, "ds_numel", weight.numel()))
 
 
-@dataclass
-class TrainingJob:
-    """The trainer of a run, and the parts whose state is saved beside the weights.
-
-    Attributes:
-        method: the method with its options, as text.
-        data: the fingerprint of the training data; empty if it is only known at the end.
-        layout: the layout of the state in a checkpoint.
-    """
+class TrainingJob(NamedTuple):
+    """The trainer of a run, the parts whose state is saved beside the weights, and that state, as JSON."""
 
     trainer: SftTrainer
     questions: SampleQuestions
     metrics: MetricsWriter
     progress: ProgressBar
-    method: str
-    data: str
-    layout: str
-
-    def run_state(self) -> dict[str, Any]:
-        """The state of the run as a whole, as a checkpoint holds it."""
-        args = self.trainer.args
-        return {
-            "rows_per_step": self.trainer.get_total_train_batch_size(args),
-            "seed": _data_seed(args),
-            "order": f"{args.train_sampling_strategy}{', whole batches' if args.dataloader_drop_last else ''}",
-            "optim": str(getattr(args.optim, "value", args.optim)),
-            "method": self.method,
-            "data": self.data,
-            "layout": self.layout,
-            "metrics_bytes": self.metrics.sync(),
-            "asked": self.questions.answers,
-        }
+    run_state: Callable[[], dict[str, Any]]
 
 
 def build_job(
@@ -95,13 +68,26 @@ def build_job(
     train, evaluation, pad = prepared.train, prepared.eval, tokenizer.pad_token_id
     questions = SampleQuestions(config.ask.questions, config.ask.max_new_tokens, tokenizer, config.template_kwargs)
     metrics, progress = MetricsWriter(Path(args.output_dir)), ProgressBar()
-    order = RowOrder(_data_seed(args), args.train_sampling_strategy == "sequential")
-    dataset = train.to_dataset(pad, order, args.max_steps)
+    seed = int(args.seed if args.data_seed is None else args.data_seed)
+    dataset = train.to_dataset(pad, RowOrder(seed, args.train_sampling_strategy == "sequential"), args.max_steps)
     weighted = None if train.weighted is None else bool(train.weighted or evaluation.weighted)
     packed = train.packed is not None
-    job: TrainingJob
     collator = Collator(pad, packed, packed and needs_flat_rows(model), weighted)
     checks = [PackingCheck(train.packed, collator)] if train.packed else []
+
+    def run_state() -> dict[str, Any]:
+        return {
+            "rows_per_step": trainer.get_total_train_batch_size(args),
+            "seed": seed,
+            "order": f"{args.train_sampling_strategy}{', whole batches' if args.dataloader_drop_last else ''}",
+            "optim": str(getattr(args.optim, "value", args.optim)),
+            "method": repr(config.method),
+            "data": "" if train.streaming else prepared.fingerprint,  # that of a stream is known at the end
+            "layout": config.backend.layout(checkpoint_writer.ranks.size),
+            "metrics_bytes": metrics.sync(),
+            "asked": questions.answers,
+        }
+
     trainer = SftTrainer(
         loss=TokenMeanLoss(label_smoothing=args.label_smoothing_factor),
         method=config.method,
@@ -110,7 +96,7 @@ def build_job(
         stop=stop,
         non_finite=NonFiniteGuard(config.non_finite, checkpoint_writer.ranks),
         watchdog=watchdog,
-        run_state=lambda: job.run_state(),
+        run_state=run_state,
         model=model,
         args=args,
         train_dataset=dataset,
@@ -122,14 +108,7 @@ def build_job(
     for callback in (transformers.PrinterCallback, transformers.ProgressCallback):
         trainer.remove_callback(callback)
     dataset.rows_per_step = trainer.get_total_train_batch_size(args)
-    data = "" if train.streaming else prepared.fingerprint
-    layout = config.backend.layout(checkpoint_writer.ranks.size)
-    job = TrainingJob(trainer, questions, metrics, progress, repr(config.method), data, layout)
-    return job
-
-
-def _data_seed(args: transformers.TrainingArguments) -> int:
-    return int(args.seed if args.data_seed is None else args.data_seed)
+    return TrainingJob(trainer, questions, metrics, progress, run_state)
 
 
 def needs_flat_rows(model: Any) -> bool:

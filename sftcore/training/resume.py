@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sftcore.checkpoint import Checkpoint
 from sftcore.checkpoint.writer import RUN_STATE, CheckpointWriter
 from sftcore.core.errors import ConfigError
 from sftcore.runtime.console import count, status, warn
-
-if TYPE_CHECKING:
-    from sftcore.training.build import TrainingJob
 
 _AUTO = (True, "true", "True", "auto")
 _NEVER = (None, False, "false", "False")
@@ -52,22 +50,22 @@ def find_checkpoint(args: Any, writer: CheckpointWriter, relaunched: bool) -> Ch
     return newest
 
 
-def check_compatible(checkpoint: Checkpoint, job: TrainingJob, world_size: int) -> dict[str, Any]:
-    """Check that the run may resume from *checkpoint*; the run state in it.
+def check_compatible(checkpoint: Checkpoint, now: Mapping[str, Any], world_size: int) -> dict[str, Any]:
+    """Check that a run whose state is *now* may resume from *checkpoint*; the run state in it.
 
     Raises:
         ConfigError: data, order, rows per step, method, optimizer or layout of the state are not the same.
     """
-    before, now = json.loads((checkpoint.path / RUN_STATE).read_text(encoding="utf-8")), job.run_state()
+    before: dict[str, Any] = json.loads((checkpoint.path / RUN_STATE).read_text(encoding="utf-8"))
     for key, name, fix in _MUST_MATCH:
         if before[key] != now[key] and "" not in (before[key], now[key]):
             values = "" if key in ("data", "method") else f" ({before[key]} there, {now[key]} here)"
             raise _incompatible(checkpoint, f"the {name} would not be the same{values}; {fix}")
-    if (layout := before.get("layout", "")) != job.layout:
+    if before["layout"] != now["layout"]:
         raise _incompatible(
             checkpoint,
-            f"its state has another layout ({layout or 'whole'} there, {job.layout or 'whole'} here); choose the "
-            "backend, its options and the number of processes as they were",
+            f"its state has another layout ({before['layout'] or 'whole'} there, {now['layout'] or 'whole'} here); "
+            "choose the backend, its options and the number of processes as they were",
         )
     assert checkpoint.manifest
     size, written = checkpoint.manifest.world_size, checkpoint.manifest.written
@@ -77,7 +75,7 @@ def check_compatible(checkpoint: Checkpoint, job: TrainingJob, world_size: int) 
             f"that run had {count(size, 'rank')}, this one has {world_size}: the order of rows continues, but random "
             "numbers, such as those of dropout, do not"
         )
-    return dict(before)
+    return before
 
 
 def _incompatible(checkpoint: Checkpoint, problem: str) -> ConfigError:
