@@ -65,11 +65,7 @@ class CheckpointStore:
         return sorted((int(match[1]) for match in matches if match), reverse=True)
 
     def checkpoints(self, read_content: bool = True) -> Iterator[Checkpoint]:
-        """Yield all checkpoints, newest first; each is read when it is requested.
-
-        Args:
-            read_content: compare the SHA-256 of each file, and not only its size.
-        """
+        """Yield all checkpoints, newest first, each as :meth:`Checkpoint.from_folder` has it when it is requested."""
         for step in self.steps():
             yield Checkpoint.from_folder(self.path(step), read_content)
 

@@ -71,12 +71,11 @@ class CheckpointWriter:
     def newest_complete(self) -> Checkpoint | None:
         """The newest checkpoint that is complete on all disks, or None; skipped ones are reported."""
         steps = self.store.steps() if self.ranks.is_writer else []
-        for step in sorted(set().union(*self.ranks.gather(steps)), reverse=True):
-            path = self.store.path(step)
-            problems = [f"(rank {rank}) {text}" if rank else text for rank, text in self._problems(path)]
-            if not problems:
+        for path in map(self.store.path, sorted(set().union(*self.ranks.gather(steps)), reverse=True)):
+            problem = self._problem(path)
+            if problem is None:
                 return Checkpoint.from_folder(path, read_content=False)
-            status("resume", f"{path.name} is skipped: {problems[0]}")
+            status("resume", f"{path.name} is skipped: {problem}")
         return None
 
     def checkpoint_at(self, path: Path) -> Checkpoint:
@@ -85,14 +84,20 @@ class CheckpointWriter:
         Raises:
             ConfigError: it is not complete on all disks.
         """
-        for _, problem in self._problems(path):
+        if problem := self._problem(path):
             raise ConfigError(f"training_args.resume_from_checkpoint: {path} cannot be resumed from: {problem}")
         return Checkpoint.from_folder(path, read_content=False)
 
-    def _problems(self, path: Path) -> list[tuple[int, str]]:
-        """Why the checkpoint at *path* cannot be resumed from, with the rank that found it."""
-        problem = _problem(Checkpoint.from_folder(path)) if self.ranks.is_writer else None
-        return [(rank, text) for rank, text in enumerate(self.ranks.gather(problem)) if text]
+    def _problem(self, path: Path) -> str | None:
+        """Why the checkpoint at *path* cannot be resumed from, on the first disk where it cannot."""
+        problem: str | None = None
+        if self.ranks.is_writer:
+            checkpoint = Checkpoint.from_folder(path)
+            problem = checkpoint.problem
+            if checkpoint.manifest and not problem and RUN_STATE not in checkpoint.manifest.files:
+                problem = "it holds the weights only (training_args.save_only_model)"
+        problems = enumerate(self.ranks.gather(problem))
+        return next((f"(rank {rank}) {text}" if rank else text for rank, text in problems if text), None)
 
     def _describe_failure(self, step: int, error: Exception) -> str:
         complete = (each.path.name for each in self.store.checkpoints(read_content=False) if not each.problem)
@@ -100,9 +105,3 @@ class CheckpointWriter:
         reason = write_error_reason(folder, error)
         advice = f"the run can be resumed from {newest} (--resume auto)" if newest else "there is no earlier one"
         return f"the checkpoint of step {step} cannot be written to {folder}: {reason}; {advice}"
-
-
-def _problem(checkpoint: Checkpoint) -> str | None:
-    if checkpoint.problem is None and checkpoint.manifest and RUN_STATE not in checkpoint.manifest.files:
-        return "it holds the weights only (training_args.save_only_model)"
-    return checkpoint.problem

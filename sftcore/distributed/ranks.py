@@ -18,9 +18,7 @@ from sftcore.core.errors import SftError
 
 T = TypeVar("T")
 
-_VISIBLE_WITHIN = 5.0
-"""Seconds within which a shared file system shows a file of one machine to another."""
-
+_VISIBLE_WITHIN = 5.0  # seconds in which a shared file system shows a file of one machine to another
 _CONNECTION_LOST = re.compile(
     r"closed by peer|reset by peer|broken pipe|read error|connection refused|timed out|socket|nccl", re.IGNORECASE
 )
@@ -44,13 +42,14 @@ class Ranks:
 
     Attributes:
         is_writer: whether this rank writes to a disk: rank 0, or the first of its node (see :meth:`find_writers`).
+        separate_disks: whether the nodes do not share a disk.
     """
 
     def __init__(self, timeout: float) -> None:
         initialized = _is_initialized()
         self.rank = torch.distributed.get_rank() if initialized else 0
         self.size = torch.distributed.get_world_size() if initialized else 1
-        self.is_writer = self.rank == 0
+        self.is_writer, self.separate_disks = self.rank == 0, False
         self._group = None
         if self.size > 1:
             self._group = torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
@@ -110,14 +109,9 @@ class Ranks:
         first_of_node = int(os.environ.get("LOCAL_RANK", self.rank)) == 0
         self.run_on_writers(probe.touch, lambda error: f"{folder} cannot be written: {error}")
         self.is_writer = self.rank == 0 or (first_of_node and not _appears(probe))
-        self.gather(0)
+        self.separate_disks = self.gather(self.is_writer).count(True) > 1
         if self.rank == 0:
             probe.unlink()
-
-    @property
-    def separate_disks(self) -> bool:
-        """Whether the nodes do not share a disk; a collective."""
-        return self.gather(self.is_writer).count(True) > 1
 
 
 def _appears(path: Path) -> bool:

@@ -19,8 +19,7 @@ from sftcore.core.errors import RankError
 from sftcore.distributed.ranks import Ranks
 from sftcore.runtime.signals import Stopped
 
-FINISHED, FAILED, STOPPED = -1, -2, -3
-"""The last heartbeat of a rank: how it ended."""
+FINISHED, FAILED, STOPPED = -1, -2, -3  # the last heartbeat of a rank: how it ended
 
 
 class Watchdog:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from sftcore.config.loader import LoadedConfig, load_template
@@ -15,8 +14,7 @@ from sftcore.labelling import Labeller
 from sftcore.models.base_model import BaseModel, resolve_base_model
 
 
-@dataclass(frozen=True)
-class SelectedTemplate:
+class SelectedTemplate(NamedTuple):
     """The chat template of a run.
 
     Attributes:
@@ -122,13 +120,7 @@ def _stop_tokens(tokenizer: Any, base: BaseModel) -> list[str]:
 
 def split_stops(tokenizer: Any, stops: Sequence[str]) -> tuple[list[int], list[str]]:
     """The ids of those *stops* that are a single special token, and the others, which are text to the model."""
-    ids: list[int] = []
-    texts: list[str] = []
     vocabulary = tokenizer.get_vocab()
-    markers = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
-    for stop in stops:
-        if vocabulary.get(stop) in markers:  # an ordinary token may also be part of a text
-            ids.append(vocabulary[stop])
-        else:
-            texts.append(stop)
-    return list(dict.fromkeys(ids)), texts
+    markers = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}  # others may also be part of a text
+    ids = {stop: vocabulary[stop] for stop in stops if vocabulary.get(stop) in markers}
+    return list(dict.fromkeys(ids.values())), [stop for stop in stops if stop not in ids]

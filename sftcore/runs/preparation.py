@@ -12,8 +12,7 @@ from sftcore.data.sources.source_rows import find_files
 from sftcore.models.chat_template import ModelSetup, set_up_model
 from sftcore.runtime.console import count, status
 
-_SHOWN = 5
-"""Rejected rows shown per source, where a run continues without them."""
+_SHOWN = 5  # rejected rows shown per source, where a run continues without them
 
 
 def prepare_data(loaded: LoadedConfig, registry: Registry) -> tuple[ModelSetup, Prepared]:

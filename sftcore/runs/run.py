@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 
 from sftcore.config.document import Document
@@ -38,8 +38,8 @@ def run(document: Document, registry: Registry, argv: Sequence[str], stop: StopR
     stop.set_deadline(loaded.config.max_hours)
     _check_libraries_and_arguments(loaded)
     setup, prepared = prepare_data(loaded, registry)
-    command = None if _is_launched(os.environ) else loaded.config.backend.command(argv)
-    if command is not None:
+    is_launched = "RANK" in os.environ and "WORLD_SIZE" in os.environ  # every launcher sets what torch meets by
+    if not is_launched and (command := loaded.config.backend.command(argv)) is not None:
         _become_launcher(command)
     status("template", setup.template.reason)
     report_sources(prepared)
@@ -49,8 +49,7 @@ def run(document: Document, registry: Registry, argv: Sequence[str], stop: StopR
 
     with closing(prepared.train) as rows:
         rows.start()
-        with RunSession(loaded, setup, prepared, argv) as session:
-            session.train(stop)
+        RunSession(loaded, setup, prepared, argv).train(stop)
     return 0
 
 
@@ -60,11 +59,6 @@ def _check_libraries_and_arguments(loaded: LoadedConfig) -> None:
 
     check_private_names_of_libraries()
     check_training_args(loaded)
-
-
-def _is_launched(environ: Mapping[str, str]) -> bool:
-    """Whether a launcher started this process: all of them set the rendezvous variables of torch."""
-    return "RANK" in environ and "WORLD_SIZE" in environ
 
 
 def _become_launcher(command: Sequence[str]) -> None:

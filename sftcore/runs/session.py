@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from sftcore.data import Prepared
 from sftcore.data.tables import quarantine
 from sftcore.distributed.ranks import Ranks
 from sftcore.distributed.watchdog import Watchdog
-from sftcore.models.chat_template import ModelSetup, split_stops
+from sftcore.models.chat_template import ModelSetup
 from sftcore.runs.preparation import report_stream
 from sftcore.runs.record import RunRecord
 from sftcore.runtime.console import count, is_main_process, status, warn
@@ -38,7 +37,7 @@ from sftcore.training.resume import check_compatible, find_checkpoint
 
 
 class RunSession:
-    """The training of a run; an error that leaves its context is explained, tracked and recorded here, once."""
+    """The training of a run, and what it holds for that."""
 
     def __init__(self, loaded: LoadedConfig, setup: ModelSetup, prepared: Prepared, argv: Sequence[str]) -> None:
         cpu = not torch.accelerator.is_available()
@@ -54,26 +53,43 @@ class RunSession:
         self._checkpoints = CheckpointWriter(self._folder, self._ranks, self._record.content["versions"])
         self._job: TrainingJob | None = None
 
-    def __enter__(self) -> RunSession:
-        return self
-
     def train(self, stop: StopRequest) -> None:
         """Train to the last step, and leave the model and the record of the run in the output folder.
 
-        All ranks call it. The steps that a checkpoint has are not trained again.
+        All ranks call it. An error is explained, recorded and tracked here, once.
 
         Raises:
             SftError: the user can fix it; the message says how.
             Stopped: the run was asked to stop, and can be resumed.
         """
+        try:
+            self._train(stop)
+        except BaseException as error:
+            reason = self._explain(error)
+            if self._job:
+                self._job.progress.close()
+            if is_main_process() and self._record.started:
+                self._record_failure(reason)
+            self._trackers.finish(describe_error(reason))  # last: a second signal ends this process in the wait
+            if reason is error:
+                raise
+            raise reason from None
+
+    def _train(self, stop: StopRequest) -> None:
+        base, tokenizer, _, labeller = self._setup
+        config, args = self._loaded.config, self._args
         with self._watchdog, self._exclusive_folder():
             relaunched = self._ranks.gather(self._record.is_relaunch())[0]
-            checkpoint = find_checkpoint(self._args, self._checkpoints, relaunched)
-            self._job = job = self._build_job(stop)
+            checkpoint = find_checkpoint(args, self._checkpoints, relaunched)
+            model = load_model(base, config, args)
+            set_stop_tokens(model, tokenizer, labeller.stops)
+            self._job = job = build_job(
+                model, config, args, tokenizer, self._prepared, self._checkpoints, stop, self._watchdog
+            )
             self._start_from(checkpoint, job)
             result = job.trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
             self._watchdog.report_phase("saving the model")
-            export_model(job.trainer, self._setup.tokenizer, self._folder, self._ranks)
+            export_model(job.trainer, tokenizer, self._folder, self._ranks)
         self._trackers.finish()
         data, answers = self._final_data(), job.questions.answers
         if is_main_process():
@@ -100,17 +116,6 @@ class RunSession:
         finally:
             lock.release()
 
-    def _build_job(self, stop: StopRequest) -> TrainingJob:
-        """Load the model and build its trainer."""
-        base, tokenizer, _, labeller = self._setup
-        config = self._loaded.config
-        model = load_model(base, config, self._args)
-        ids, texts = split_stops(tokenizer, labeller.stops)
-        for text in texts:
-            warn(f"the stop string {text!r} is not a token of this tokenizer: the server has to stop at it")
-        set_stop_tokens(model, ids, tokenizer.pad_token_id)
-        return build_job(model, config, self._args, tokenizer, self._prepared, self._checkpoints, stop, self._watchdog)
-
     def _start_from(self, checkpoint: Checkpoint | None, job: TrainingJob) -> None:
         """Prepare folder, record and trackers for a run that resumes from *checkpoint*, or starts from scratch."""
         state = check_compatible(checkpoint, job.run_state(), self._ranks.size) if checkpoint else {}
@@ -124,20 +129,6 @@ class RunSession:
             self._write_quarantine()
             self._record.update(**self._inputs(job.trainer.model))
         self._trackers.start(describe_run(self._record.content, self._folder))
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            return
-        reason = self._explain(error)
-        if self._job:
-            self._job.progress.close()
-        if is_main_process() and self._record.started:
-            self._record_failure(reason)
-        self._trackers.finish(describe_error(reason))  # last: a second signal ends this process in the wait
-        if reason is not error:
-            raise reason from None
 
     def _explain(self, error: BaseException) -> BaseException:
         """The error for the user; Stopped, where another rank has ended because it was asked to stop."""

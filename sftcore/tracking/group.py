@@ -28,18 +28,13 @@ from sftcore.tracking.process import EXIT_LIMIT, STARTED
 METRICS = "metrics.jsonl"
 """File in the output folder with the metrics of a run: one JSON object per line, with ``step`` and ``time``."""
 
-START_LIMIT = 60
-"""Seconds that a tracker may take to start, while the run trains."""
+# Time limits, in seconds:
+START_LIMIT = 60  # that a tracker may take to start, while the run trains
+UNSTARTED_LIMIT = 20  # since its start that a tracker gets if it has not started when the run ends
+FINISH_LIMIT = 30  # that a finished run waits for its trackers, all of them together
+STOPPED_LIMIT = 10  # that a run waits for them after it was stopped, or failed: the user is waiting
 
-FINISH_LIMIT = 30
-"""Seconds that a finished run waits for its trackers, all of them together."""
-
-UNSTARTED_LIMIT = 20
-"""Seconds since its start that a tracker gets if it has not started when the run ends."""
-
-STOPPED_LIMIT = 10
-"""Seconds that a run waits for its trackers after it was stopped, or failed: the user is waiting."""
-
+_METHODS = ("start", "log", "finish")  # the tracker `none` overrides none of them
 _COMMAND = (sys.executable, "-m", "sftcore.tracking.process")
 
 
@@ -66,7 +61,9 @@ class TrackerGroup:
 
     def __init__(self, trackers: Iterable[tuple[str, Tracker]], folder: Path) -> None:
         self._processes = [
-            _TrackerProcess(name, tracker, folder) for name, tracker in trackers if _is_active(type(tracker))
+            _TrackerProcess(name, tracker, folder)
+            for name, tracker in trackers
+            if any(getattr(type(tracker), method) is not getattr(Tracker, method) for method in _METHODS)
         ]
 
     def start(self, run: Mapping[str, Any], all_metrics: bool = False) -> None:
@@ -104,11 +101,6 @@ class TrackerGroup:
             for process in processes:
                 process.stop(limit)
         return [process.name for process in processes if "failed" in process.state]
-
-
-def _is_active(cls: type[Tracker]) -> bool:
-    """Whether *cls* overrides any method; ``none`` does not."""
-    return any(getattr(cls, name) is not getattr(Tracker, name) for name in ("start", "log", "finish"))
 
 
 class _TrackerProcess:

@@ -23,15 +23,9 @@ from typing import Any, BinaryIO
 from sftcore.runtime.redaction import describe_error, redact_text, register_secrets
 from sftcore.runtime.signals import STOP_SIGNALS
 
-INTERVAL = 0.5
-"""Seconds between two reads of ``metrics.jsonl``."""
-
-STARTED = b"\0\n"
-"""Separates what the tracker prints while it starts from its later output."""
-
-EXIT_LIMIT = 5
-"""Seconds that this process may take to end after the tracker has finished, or failed."""
-
+INTERVAL = 0.5  # seconds between two reads of metrics.jsonl
+EXIT_LIMIT = 5  # seconds that this process may take to end after the tracker has finished, or failed
+STARTED = b"\0\n"  # separates what the tracker prints while it starts from its later output
 _KILLED = "Killed: the process of the run ended without a report"
 
 
@@ -68,18 +62,12 @@ def _parse_metrics(line: bytes) -> tuple[dict[str, float], int] | None:
 
 
 class _RunEnd:
-    """The last report of the run: its error, and how long the tracker may still take.
-
-    Attributes:
-        reported: set at the end of the run.
-        error: ``Kind: message``, or None.
-    """
+    """The last report of the run: its error as ``Kind: message``, or None; *reported* is set when it comes."""
 
     def __init__(self, start_limit: float, killed_limit: float) -> None:
-        self.reported = threading.Event()
+        self.reported, self._lock = threading.Event(), threading.Lock()
         self.error: str | None = _KILLED
         self._limit = killed_limit
-        self._lock = threading.Lock()
         _exit_after(start_limit)
 
     def lift_start_limit(self) -> None:

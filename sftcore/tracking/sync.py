@@ -14,8 +14,7 @@ from sftcore.runtime.console import status
 from sftcore.runtime.redaction import REDACTED
 from sftcore.tracking.group import METRICS, TrackerGroup, describe_run
 
-SYNC_LIMIT = 600
-"""Seconds that trackers may take to send all metrics."""
+SYNC_LIMIT = 600  # seconds that trackers may take to send all metrics
 
 
 def read_run(folder: Path) -> tuple[dict[str, Any], Document]:
@@ -27,7 +26,10 @@ def read_run(folder: Path) -> tuple[dict[str, Any], Document]:
     path = folder / "run.json"
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        trackers = [_without_redacted(tracker) for tracker in record["config"]["trackers"]]
+        trackers = [
+            {option: value for option, value in tracker.items() if value != REDACTED}  # the environment may have it
+            for tracker in record["config"]["trackers"]
+        ]
     except FileNotFoundError:
         raise ConfigError(f"{folder} is not the output folder of a run: it has no run.json") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -50,8 +52,3 @@ def send_metrics(folder: Path, record: Mapping[str, Any], trackers: Sequence[tup
     if missed := group.finish(record.get("error"), SYNC_LIMIT):
         raise SftError(f"not everything was sent to {' and '.join(missed)}")
     status("sent", f"{folder / METRICS} to {' and '.join(name for name, _ in trackers)}")
-
-
-def _without_redacted(reference: dict[str, Any]) -> dict[str, Any]:
-    """The *reference* to a tracker without its secret options: the environment may have them."""
-    return {key: value for key, value in reference.items() if value != REDACTED}

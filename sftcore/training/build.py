@@ -14,7 +14,8 @@ from sftcore.config.schema import Config
 from sftcore.data import Collator, Prepared, RowOrder
 from sftcore.distributed.watchdog import Watchdog
 from sftcore.models.base_model import BaseModel
-from sftcore.runtime.console import count, status
+from sftcore.models.chat_template import split_stops
+from sftcore.runtime.console import count, status, warn
 from sftcore.runtime.signals import StopRequest
 from sftcore.training.callbacks import MetricsWriter, ProgressBar, SampleQuestions
 from sftcore.training.loss import TokenMeanLoss
@@ -116,9 +117,12 @@ def needs_flat_rows(model: Any) -> bool:
     return "flash" in str(getattr(model.config, "_attn_implementation", None))
 
 
-def set_stop_tokens(model: Any, ids: Sequence[int], pad_token_id: int) -> None:
-    """Add *ids* to the tokens at which generation ends, so that it ends where a trained turn ends."""
+def set_stop_tokens(model: Any, tokenizer: Any, stops: Sequence[str]) -> None:
+    """Add *stops* to the tokens at which generation ends, so that it ends where a trained turn ends."""
+    ids, texts = split_stops(tokenizer, stops)
+    for text in texts:
+        warn(f"the stop string {text!r} is not a token of this tokenizer: the server has to stop at it")
     settings = model.generation_config
     own = settings.eos_token_id
     settings.eos_token_id = list(dict.fromkeys([*ids, *([own] if isinstance(own, int) else own or [])]))
-    settings.pad_token_id = pad_token_id
+    settings.pad_token_id = tokenizer.pad_token_id

@@ -59,27 +59,19 @@ class ProgressBar(TrainerCallback):  # type: ignore[misc]
     def __init__(self) -> None:
         self._bar: Any = None
         self._loss: float | None = None
-        self._started_at = 0.0
-        self._initial_tokens = 0
-        self._initial_step = 0
+        self._started_at, self._initial_tokens, self._initial_step = 0.0, 0, 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._started_at, self._initial_tokens, self._initial_step = 0.0, state.num_input_tokens_seen, state.global_step
+        self._initial_tokens, self._initial_step = state.num_input_tokens_seen, state.global_step
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._started_at:
             return
         self._started_at = time.monotonic()  # not earlier: sample questions and the packing check come before
         if state.is_world_process_zero:
-            hidden = True if args.disable_tqdm else None  # None: shown on a terminal only
-            self._bar = tqdm(
-                total=state.max_steps,
-                initial=state.global_step,
-                desc="training",
-                unit="step",
-                dynamic_ncols=True,
-                disable=hidden,
-            )
+            end, step = state.max_steps, state.global_step
+            hidden = args.disable_tqdm or None  # None: shown on a terminal only
+            self._bar = tqdm(desc="training", total=end, initial=step, dynamic_ncols=True, unit="step", disable=hidden)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._bar is not None:
@@ -91,13 +83,15 @@ class ProgressBar(TrainerCallback):  # type: ignore[misc]
         self._loss = logs.get("loss", self._loss)
         if self._bar is None:
             return
-        step = f"step {state.global_step}/{state.max_steps}"
         if "eval_loss" in logs:
-            self._print(f"{step}: evaluation loss {logs['eval_loss']:.4f}")
+            text = f"evaluation loss {logs['eval_loss']:.4f}"
         elif "loss" in logs and self._bar.disable:
             per_step = (time.monotonic() - self._started_at) / max(state.global_step - self._initial_step, 1)
-            left = per_step * (state.max_steps - state.global_step)
-            self._print(f"{step}: {self._loss_and_speed(state)}, {left:.0f} s left")
+            text = f"{self._loss_and_speed(state)}, {per_step * (state.max_steps - state.global_step):.0f} s left"
+        else:
+            return
+        self._bar.clear()
+        status("train", f"step {state.global_step}/{state.max_steps}: {text}")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.close()
@@ -112,10 +106,6 @@ class ProgressBar(TrainerCallback):  # type: ignore[misc]
         seconds = max(time.monotonic() - self._started_at, 1e-9)
         loss = "" if self._loss is None else f"loss {self._loss:.4f}, "
         return f"{loss}{(state.num_input_tokens_seen - self._initial_tokens) / seconds:,.0f} tokens/s"
-
-    def _print(self, text: str) -> None:
-        self._bar.clear()
-        status("train", text)
 
 
 class SampleQuestions(TrainerCallback):  # type: ignore[misc]

@@ -31,10 +31,6 @@ class CheckpointingTrainer(transformers.Trainer):  # type: ignore[misc]
     """A Trainer whose checkpoints are complete or absent, hold no pickles of ours, and are resumed from exactly.
 
     Args:
-        backend: knows which rank holds which weights and optimizer states.
-        checkpoint_writer: writes the checkpoints.
-        non_finite: the guard whose counters a checkpoint holds.
-        watchdog: gets the phases of the work.
         run_state: the state of the run as a whole, as JSON; called on rank 0.
     """
 

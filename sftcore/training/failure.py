@@ -28,7 +28,8 @@ def to_user_error(
         batch_shape: rows and tokens per row of the last batch, if there was one.
         max_length: length of the longest row allowed, in tokens.
     """
-    if _is_out_of_memory(error):
+    out_of_memory = isinstance(error, RuntimeError) and any(text in str(error).lower() for text in _OUT_OF_MEMORY)
+    if out_of_memory or isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return SftError(_out_of_memory_message(args, batch_shape, max_length))
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         folder = Path(args.output_dir)
@@ -43,12 +44,6 @@ def to_user_error(
             f"{first_line(error)[:200]}"
         )
     return error
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in _OUT_OF_MEMORY)
 
 
 def _out_of_memory_message(args: Any, batch_shape: tuple[int, int] | None, max_length: int) -> str:

@@ -14,14 +14,9 @@ from sftcore.core.errors import ConfigError
 from sftcore.data import Collator, PackedSet, join
 from sftcore.data.row_types import Example
 
-DOCUMENTS = 4
-"""Documents per row of the check."""
-
-LENGTH = 16
-"""Tokens used of each document, and tokens of each whose logits are compared."""
-
-ROUNDING = 0.02
-"""Relative change of the logits that 16-bit rounding may cause for most tokens of a mixture of experts."""
+DOCUMENTS = 4  # per row of the check
+LENGTH = 16  # tokens used of each document, and tokens of each whose logits are compared
+ROUNDING = 0.02  # relative change of the logits that 16 bits may cause for most tokens of a mixture of experts
 
 _MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids")
 
@@ -53,7 +48,8 @@ class PackingCheck(TrainerCallback):  # type: ignore[misc]
             if leaks[0] <= 1e-5:
                 return
             noise = self._influence(model, documents, packed=False)
-        if not _is_rounding(leaks, noise, experts=not exact and _has_experts(model)):
+        experts = not exact and any("expert" in name for name, _ in model.named_modules())
+        if not _is_rounding(leaks, noise, experts):
             _reject(model, f"changing one changes the logits of another, by {leaks[0]:.2g} of their size")
 
     def _check_logits(self, model: Any, documents: list[Example], exact: bool) -> None:
@@ -168,10 +164,6 @@ def _with_other_tokens(documents: Sequence[Example]) -> list[Example]:
         tokens = sorted({*tokens, 0, 1})
     other = dict(zip(tokens, [*tokens[1:], tokens[0]], strict=True))
     return [replace(document, input_ids=[other[token] for token in document.input_ids]) for document in documents]
-
-
-def _has_experts(model: Any) -> bool:
-    return any("expert" in name for name, _ in model.named_modules())
 
 
 def _is_rounding(leaks: Sequence[float], noise: Sequence[float], experts: bool) -> bool:

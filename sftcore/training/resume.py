@@ -57,15 +57,19 @@ def check_compatible(checkpoint: Checkpoint, now: Mapping[str, Any], world_size:
         ConfigError: data, order, rows per step, method, optimizer or layout of the state are not the same.
     """
     before: dict[str, Any] = json.loads((checkpoint.path / RUN_STATE).read_text(encoding="utf-8"))
+    problem = ""
     for key, name, fix in _MUST_MATCH:
-        if before[key] != now[key] and "" not in (before[key], now[key]):
+        if not problem and before[key] != now[key] and "" not in (before[key], now[key]):
             values = "" if key in ("data", "method") else f" ({before[key]} there, {now[key]} here)"
-            raise _incompatible(checkpoint, f"the {name} would not be the same{values}; {fix}")
-    if before["layout"] != now["layout"]:
-        raise _incompatible(
-            checkpoint,
+            problem = f"the {name} would not be the same{values}; {fix}"
+    if not problem and before["layout"] != now["layout"]:
+        problem = (
             f"its state has another layout ({before['layout'] or 'whole'} there, {now['layout'] or 'whole'} here); "
-            "choose the backend, its options and the number of processes as they were",
+            "choose the backend, its options and the number of processes as they were"
+        )
+    if problem:
+        raise ConfigError(
+            f"{checkpoint.path} cannot be resumed from: {problem}, or start from scratch in another output_dir"
         )
     assert checkpoint.manifest
     size, written = checkpoint.manifest.world_size, checkpoint.manifest.written
@@ -76,9 +80,3 @@ def check_compatible(checkpoint: Checkpoint, now: Mapping[str, Any], world_size:
             "numbers, such as those of dropout, do not"
         )
     return before
-
-
-def _incompatible(checkpoint: Checkpoint, problem: str) -> ConfigError:
-    return ConfigError(
-        f"{checkpoint.path} cannot be resumed from: {problem}, or start from scratch in another output_dir"
-    )

@@ -19,11 +19,6 @@ from sftcore.training.loss import TokenMeanLoss
 class SftTrainer(CheckpointingTrainer):
     """The Trainer for a loss that is a mean over tokens, and for runs that can stop anywhere.
 
-    Args:
-        loss: the loss of all models.
-        method: may have an optimizer of its own.
-        stop: whether the run was asked to stop.
-
     Attributes:
         batch_shape: rows and tokens per row of the last batch.
     """
