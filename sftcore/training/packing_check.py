@@ -103,15 +103,11 @@ class PackingCheck(TrainerCallback):  # type: ignore[misc]
                 raise
             _reject(model, f"it cannot take packed rows ({type(error).__name__}: {error})")
         lengths = [len(document.input_ids) for document in documents]
-        width = logits.shape[1]
-        starts = [sum(lengths[:index]) if packed else index * width for index in range(len(documents))]
-        logits = logits.flatten(0, 1)
-        return [
-            torch.cat([logits[start : start + length][:LENGTH], logits[start : start + length][LENGTH:][-LENGTH:]])
-            .float()
-            .cpu()
-            for start, length in zip(starts, lengths, strict=True)
-        ]
+        if packed:
+            separated = logits.flatten(0, 1).split(lengths)
+        else:
+            separated = [row[:length] for row, length in zip(logits, lengths, strict=True)]
+        return [torch.cat([tokens[:LENGTH], tokens[LENGTH:][-LENGTH:]]).float().cpu() for tokens in separated]
 
     def _with_long_document(self, model: Any, short: list[Example]) -> list[Example]:
         """*short*, its second document longer than the attention window of the model if there is such a document."""
