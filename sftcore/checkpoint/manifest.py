@@ -73,14 +73,8 @@ def read_manifest(folder: Path) -> Manifest:
     """
     try:
         content = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
-        files = content["files"].items()
-        return Manifest(
-            step=int(content["step"]),
-            world_size=int(content["world_size"]),
-            written=str(content["written"]),
-            versions=dict(content["versions"]),
-            files={str(name): ManifestEntry(int(entry["size"]), str(entry["sha256"])) for name, entry in files},
-        )
+        files = {name: ManifestEntry(**entry) for name, entry in content["files"].items()}
+        return Manifest(**{**content, "files": files})
     except FileNotFoundError:
         if not folder.is_dir():
             raise ValueError("it is not a folder") from None

@@ -157,13 +157,10 @@ class SftTrainer(CheckpointingTrainer):
         except EvaluationInterrupted:
             self._evaluation_due = True
         if self._evaluation_due or (not second_follows and step < self.state.max_steps and self._stop_requested()):
-            self._save_and_stop(model, trial)
-
-    def _save_and_stop(self, model: Any, trial: Any) -> None:
-        if self._step_saved != self.state.global_step or self.args.save_only_model:
-            self.args.save_only_model = False  # the run is to be resumed from here
-            self._save_checkpoint(model, trial)
-        raise Stopped(self._stop.reason or "another rank")
+            if self._step_saved != step or self.args.save_only_model:
+                self.args.save_only_model = False  # the run is to be resumed from here
+                self._save_checkpoint(model, trial)
+            raise Stopped(self._stop.reason or "another rank")
 
     def _stop_requested(self) -> bool:
         """Whether any rank was asked to stop; a collective."""
