@@ -11,7 +11,7 @@ from sftcore.checkpoint.manifest import flush_file
 from sftcore.distributed.ranks import Ranks
 from sftcore.runtime.console import write_error_reason
 from sftcore.runtime.file_io import fsync_folder
-from sftcore.runtime.paths import earlier_folder
+from sftcore.runtime.paths import move_to_earlier
 
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "adapter_config.json")
 """Files by which loaders find weights: those of an earlier run would be loaded with, or instead of, the new ones."""
@@ -54,9 +54,6 @@ def _publish(staged: Path, folder: Path) -> None:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (staged / name).replace(folder / name)
-    earlier = earlier_folder(folder)
     weights = (path for pattern in _WEIGHTS for path in folder.glob(pattern))
-    for path in [path for path in weights if path.relative_to(folder) not in names]:
-        earlier.mkdir(parents=True, exist_ok=True)
-        path.rename(earlier / path.name)
+    move_to_earlier(folder, [path for path in weights if path.relative_to(folder) not in names])
     fsync_folder(folder)

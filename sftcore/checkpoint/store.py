@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sftcore.checkpoint.manifest import Manifest, find_damage, read_manifest, write_manifest
 from sftcore.runtime.file_io import fsync_folder
+from sftcore.runtime.paths import move_to_earlier
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)$")
 _LEFTOVER = re.compile(r"checkpoint-\d+\.(writing|old)$")
@@ -110,15 +111,13 @@ class CheckpointStore:
             if path not in remaining:
                 _remove(path)
 
-    def move_later(self, step: int, target: Path) -> None:
-        """Move all checkpoints after *step* into the folder *target*.
+    def move_later(self, step: int) -> None:
+        """Move all checkpoints after *step* to ``earlier/``.
 
         Raises:
             OSError: one cannot be moved.
         """
-        for path in [self.path(other) for other in self.steps() if other > step]:
-            target.mkdir(parents=True, exist_ok=True)
-            path.rename(target / path.name)
+        move_to_earlier(self.folder, [self.path(other) for other in self.steps() if other > step])
 
     def remove_leftovers(self) -> None:
         """Remove folders that were never committed or only half removed; for the run that holds the folder."""

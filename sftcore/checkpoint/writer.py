@@ -11,7 +11,6 @@ from sftcore.checkpoint.store import Checkpoint, CheckpointStore
 from sftcore.core.errors import ConfigError, SftError
 from sftcore.distributed.ranks import Ranks
 from sftcore.runtime.console import status, utc_now, write_error_reason
-from sftcore.runtime.paths import earlier_folder
 
 RUN_STATE = "run_state.json"
 """The state of the run as a whole; a checkpoint of weights only has none, and cannot be resumed from."""
@@ -40,7 +39,7 @@ class CheckpointWriter:
 
         def clear() -> None:
             self.store.remove_leftovers()
-            self.store.move_later(step, earlier_folder(self.store.folder))
+            self.store.move_later(step)
 
         self.ranks.run_on_writers(clear, lambda error: f"the output folder cannot be cleared: {error}")
 

@@ -18,7 +18,7 @@ from sftcore.config.loader import LoadedConfig
 from sftcore.runtime.console import utc_now
 from sftcore.runtime.file_io import write_atomically
 from sftcore.runtime.launch_protocol import LAUNCH_ID_VARIABLE
-from sftcore.runtime.paths import earlier_folder
+from sftcore.runtime.paths import move_to_earlier
 from sftcore.runtime.redaction import redact, redact_argv
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors")
@@ -91,11 +91,8 @@ class RunRecord:
         if self.path.exists():
             if resuming:
                 self.content["id"] = self._read().get("id") or self.content["id"]
-            earlier = earlier_folder(self.folder)
-            earlier.mkdir(parents=True, exist_ok=True)
-            for name in (self.path.name, "quarantine.jsonl", *(() if resuming else ("metrics.jsonl",))):
-                if (self.folder / name).exists():
-                    (self.folder / name).rename(earlier / name)
+            names = (self.path.name, "quarantine.jsonl", *(() if resuming else ("metrics.jsonl",)))
+            move_to_earlier(self.folder, [self.folder / name for name in names])
         self.update()
 
     def update(self, **fields: Any) -> None:
