@@ -41,8 +41,8 @@ from sftcore.core.registry import Registry
 from sftcore.data import PreparationProgress
 from sftcore.data.preparation import worker
 from sftcore.data.preparation.blocks import read_blocks
-from sftcore.data.preparation.cache import CacheWriter
 from sftcore.data.preparation.pipeline import _open_sources
+from sftcore.data.preparation.source_cache import CacheWriter
 from sftcore.data.tables import label_batch
 from sftcore.models import chat_template
 

@@ -9,7 +9,7 @@ import sys
 from typing import NoReturn
 
 from sftcore.cli.main import main
-from sftcore.runtime.launch_protocol import report_exit
+from sftcore.runtime.rank_control import report_exit
 from sftcore.runtime.signals import STOP_SIGNALS
 
 

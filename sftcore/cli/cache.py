@@ -23,7 +23,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def execute(options: Namespace) -> int:
     """Run the command."""
-    from sftcore.data.preparation.cache import Cache
+    from sftcore.data.preparation.source_cache import Cache
     from sftcore.runtime.console import format_bytes
 
     cache = Cache()

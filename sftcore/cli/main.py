@@ -13,7 +13,7 @@ from typing import NoReturn
 from sftcore import __version__
 from sftcore.core.errors import ConfigError, SftError
 from sftcore.runtime import redaction
-from sftcore.runtime.launch_protocol import STOPPED_EXIT_CODE
+from sftcore.runtime.rank_control import STOPPED_EXIT_CODE
 from sftcore.runtime.signals import Stopped, StopRequest, handle_stop_signals
 
 COMMANDS = {

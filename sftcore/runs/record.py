@@ -17,8 +17,8 @@ from sftcore import __version__
 from sftcore.config.loader import LoadedConfig
 from sftcore.runtime.console import utc_now
 from sftcore.runtime.file_io import write_atomically
-from sftcore.runtime.launch_protocol import LAUNCH_ID_VARIABLE
 from sftcore.runtime.paths import move_to_earlier
+from sftcore.runtime.rank_control import LAUNCH_ID_VARIABLE
 from sftcore.runtime.redaction import redact, redact_argv
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors")

@@ -13,7 +13,7 @@ from sftcore.core.errors import SftError
 from sftcore.core.registry import Registry
 from sftcore.runs.preparation import pack_if_configured, prepare_data, report_sets, report_sources
 from sftcore.runtime.console import quiet_libraries, status
-from sftcore.runtime.launch_protocol import LAUNCH_FOLDER_VARIABLE
+from sftcore.runtime.rank_control import LAUNCH_FOLDER_VARIABLE
 from sftcore.runtime.redaction import redact_argv
 from sftcore.runtime.signals import StopRequest
 
@@ -71,4 +71,4 @@ def _become_launcher(command: Sequence[str]) -> None:
     status("launch", " ".join(redact_argv(command)))
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "sftcore.runtime.launcher", *command])
+    os.execv(sys.executable, [sys.executable, "-m", "sftcore.runtime.parent_process", *command])

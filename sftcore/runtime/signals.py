@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from sftcore.runtime.launch_protocol import (
+from sftcore.runtime.rank_control import (
     DEADLINE_VARIABLE,
     LAUNCH_FOLDER_VARIABLE,
     STOPPED_EXIT_CODE,

@@ -10,8 +10,8 @@ import time
 import pytest
 
 from sftcore.cli.main import main
-from sftcore.data.preparation.cache import Cache
 from sftcore.data.preparation.progress import PreparationProgress
+from sftcore.data.preparation.source_cache import Cache
 
 LOGGED_RUN = """
 import os, sys

@@ -280,7 +280,7 @@ def test_a_mistyped_argument_is_reported_before_any_row_is_read(sft):
 
 
 def test_a_launcher_that_does_not_set_rank_is_an_error(sft, monkeypatch):
-    from sftcore.runtime.launch_protocol import LAUNCH_FOLDER_VARIABLE
+    from sftcore.runtime.rank_control import LAUNCH_FOLDER_VARIABLE
 
     monkeypatch.setenv(LAUNCH_FOLDER_VARIABLE, "1")
     sft.config["backend"] = "torchrun"

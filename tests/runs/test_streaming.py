@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from sftcore.data.preparation.cache import Cache
+from sftcore.data.preparation.source_cache import Cache
 
 QUESTION = "What is {} plus one?"
 

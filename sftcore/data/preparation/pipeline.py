@@ -18,10 +18,10 @@ from sftcore.data.batching.bin_packing import padding_share
 from sftcore.data.batching.packing import PackedSet
 from sftcore.data.batching.padded_sampler import MapStyleSet
 from sftcore.data.preparation.blocks import read_blocks
-from sftcore.data.preparation.cache import Cache, CachedSource, CacheWriter
 from sftcore.data.preparation.fingerprint import data_digest, digest_labeller, source_key
 from sftcore.data.preparation.pool import WorkerPool
 from sftcore.data.preparation.progress import PreparationProgress
+from sftcore.data.preparation.source_cache import Cache, CachedSource, CacheWriter
 from sftcore.data.preparation.worker import LabelledBlock
 from sftcore.data.row_types import Origin
 from sftcore.data.selection.selection import LabelledSource, select

@@ -12,9 +12,9 @@ from sftcore.config.loader import LoadedConfig
 from sftcore.core.errors import DataError
 from sftcore.core.registry import Registry
 from sftcore.data.preparation.blocks import Block
-from sftcore.data.preparation.cache import Cache
 from sftcore.data.preparation.pipeline import Prepared, beginnings, prepare
 from sftcore.data.preparation.progress import PreparationProgress
+from sftcore.data.preparation.source_cache import Cache
 from sftcore.data.preparation.worker import LabelledBlock, label_block
 from sftcore.data.selection.mixing import target_rows
 from sftcore.data.sources.formats import open_source

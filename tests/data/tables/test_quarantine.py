@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from sftcore.core.errors import DataError
 from sftcore.data import prepare
 from sftcore.data.preparation import blocks
-from sftcore.data.preparation.cache import Cache
+from sftcore.data.preparation.source_cache import Cache
 from sftcore.data.tables import quarantine
 from sftcore.labelling import Labeller
 

@@ -1,4 +1,4 @@
-"""How a launcher's parent and the ranks speak, in real processes."""
+"""How the parent of a launcher and its ranks communicate, in real processes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from sftcore.runtime.launch_protocol import LAUNCH_FOLDER_VARIABLE, LaunchedProcess
+from sftcore.runtime.rank_control import LAUNCH_FOLDER_VARIABLE, LaunchedProcess
 from sftcore.runtime.signals import handle_stop_signals
 
 RANK = """
 import os, sys, time
 from sftcore.runtime import signals
-from sftcore.runtime.launch_protocol import report_exit
+from sftcore.runtime.rank_control import report_exit
 with signals.handle_stop_signals(os.environ) as stop:
     stop.interruptible = False
     print("on", flush=True)
@@ -28,7 +28,7 @@ sys.exit(report_exit({code}, os.environ))
 """
 
 
-LAUNCHER = (sys.executable, "-m", "sftcore.runtime.launcher")
+LAUNCHER = (sys.executable, "-m", "sftcore.runtime.parent_process")
 
 
 def start_launcher(script: str) -> subprocess.Popen[str]:

@@ -21,9 +21,9 @@ from sftcore.config.loader import load_config
 from sftcore.core.errors import DataError, SftError
 from sftcore.core.registry import Registry
 from sftcore.data import prepare
-from sftcore.data.preparation import blocks, cache, fingerprint, pool
-from sftcore.data.preparation.cache import Cache, CachedSource
+from sftcore.data.preparation import blocks, fingerprint, pool, source_cache
 from sftcore.data.preparation.progress import PreparationProgress
+from sftcore.data.preparation.source_cache import ABOUT, Cache, CachedSource
 from sftcore.data.tables import account
 from sftcore.data.tables.label_batch import label_rows
 from sftcore.labelling import Labeller, labeller
@@ -44,7 +44,7 @@ def serving(smollm2):
 def small(monkeypatch):
     """Make blocks, shards and what one process does alone so small that a few rows have many of them."""
     monkeypatch.setattr(blocks, "ROWS", 20)
-    monkeypatch.setattr(cache, "BLOCKS", 3)
+    monkeypatch.setattr(source_cache, "BLOCKS", 3)
     monkeypatch.setattr(pool, "FEW_BLOCKS", 1)
 
 
@@ -75,7 +75,7 @@ def made(folder, data, serving, **options):
     """Return the prepared data, and the bytes of all files that hold rows."""
     done = prepare(configured(data, **options), REGISTRY, serving, cache=Cache(folder))
     [(cached, _)] = done.cached
-    return done, {path.name: path.read_bytes() for path in cached.folder.iterdir() if path.name != cache.ABOUT}
+    return done, {path.name: path.read_bytes() for path in cached.folder.iterdir() if path.name != ABOUT}
 
 
 class Counting(PreparationProgress):
@@ -105,7 +105,7 @@ def right(data, serving, tmp_path_factory):
     """What one process makes of the data, without an accelerator."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "ROWS", 20)
-        patch.setattr(cache, "BLOCKS", 3)
+        patch.setattr(source_cache, "BLOCKS", 3)
         patch.setattr(pool, "FEW_BLOCKS", 10**9)
         patch.setattr(labeller, "Encoder", lambda tokenizer, **_: Encoder(tokenizer, lambda _: None))
         vars(serving).pop("encoder", None)
@@ -224,7 +224,7 @@ def test_a_preparation_resumed_after_sigkill_has_the_same_rows(tmp_path, data, s
         parts = list(folder.glob("*.part/*.json"))
         done = Counting()
         rows = prepare(configured(data), REGISTRY, serving, done, Cache(folder)).cached[0][0]
-        assert {path.name: path.read_bytes() for path in rows.folder.iterdir() if path.name != cache.ABOUT} == right
+        assert {path.name: path.read_bytes() for path in rows.folder.iterdir() if path.name != ABOUT} == right
         assert not list(folder.glob("*.part"))
         resumed += bool(parts) and done.rows < ROWS
     assert resumed
@@ -319,7 +319,7 @@ def test_a_full_disk_is_one_clear_error(tmp_path, data, serving, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cache.CacheWriter, "add", full)
+    monkeypatch.setattr(source_cache.CacheWriter, "add", full)
     with pytest.raises(
         SftError, match="No space left on device; free space with `sft cache clean`, or set SFTCORE_CACHE"
     ):

@@ -1,4 +1,4 @@
-"""``python -m sftcore.runtime.launcher COMMAND...``: the parent of a launcher, which starts the ranks of a run.
+"""``python -m sftcore.runtime.parent_process COMMAND...``: the parent of a launcher, which starts the ranks of a run.
 
 It turns signals into requests to stop, and ends with the exit code of the ranks. It imports nothing heavy, because it
 stays as long as the run does.
@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-from sftcore.runtime.launch_protocol import LAUNCH_ID_VARIABLE, LaunchedProcess
+from sftcore.runtime.rank_control import LAUNCH_ID_VARIABLE, LaunchedProcess
 from sftcore.runtime.signals import REPEAT_SECONDS, STOP_SIGNALS
 
 
