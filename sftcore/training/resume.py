@@ -22,6 +22,7 @@ _MUST_MATCH = (
     ("optim", "optimizer", "set training_args.optim back"),
     ("method", "method", "set it and its options back"),
     ("data", "data", "to train on with other data, name the trained model as model.name_or_path"),
+    ("layout", "layout of its state", "choose backend, its options and number of processes as they were"),
 )
 """Keys of the run state that must not change, with their names in messages, and what to do."""
 
@@ -57,20 +58,14 @@ def check_compatible(checkpoint: Checkpoint, now: Mapping[str, Any], world_size:
         ConfigError: data, order, rows per step, method, optimizer or layout of the state are not the same.
     """
     before: dict[str, Any] = json.loads((checkpoint.path / RUN_STATE).read_text(encoding="utf-8"))
-    problem = ""
     for key, name, fix in _MUST_MATCH:
-        if not problem and before[key] != now[key] and "" not in (before[key], now[key]):
-            values = "" if key in ("data", "method") else f" ({before[key]} there, {now[key]} here)"
-            problem = f"the {name} would not be the same{values}; {fix}"
-    if not problem and before["layout"] != now["layout"]:
-        problem = (
-            f"its state has another layout ({before['layout'] or 'whole'} there, {now['layout'] or 'whole'} here); "
-            "choose the backend, its options and the number of processes as they were"
-        )
-    if problem:
-        raise ConfigError(
-            f"{checkpoint.path} cannot be resumed from: {problem}, or start from scratch in another output_dir"
-        )
+        there, here = before[key], now[key]
+        if there != here and not (key == "data" and "" in (there, here)):  # that of a stream is not known yet
+            values = "" if key in ("data", "method") else f" ({there or 'whole'} there, {here or 'whole'} here)"
+            raise ConfigError(
+                f"{checkpoint.path} cannot be resumed from: the {name} would not be the same{values}; {fix}, or start "
+                "from scratch in another output_dir"
+            )
     assert checkpoint.manifest
     size, written = checkpoint.manifest.world_size, checkpoint.manifest.written
     status("resume", f"{checkpoint.path} (step {checkpoint.step:,}, written {written} on {count(size, 'rank')})")
