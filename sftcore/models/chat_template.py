@@ -114,8 +114,7 @@ def _stop_tokens(tokenizer: Any, base: BaseModel) -> list[str]:
         ids = [eos] if isinstance(eos, int) else list(eos or ())
     except (OSError, json.JSONDecodeError):  # many models come without one
         pass
-    texts = [tokenizer.eos_token] if tokenizer.eos_token else []
-    return [*texts, *(text for text in tokenizer.convert_ids_to_tokens(list(ids)) if text)]
+    return [text for text in (tokenizer.eos_token, *tokenizer.convert_ids_to_tokens(list(ids))) if text]
 
 
 def split_stops(tokenizer: Any, stops: Sequence[str]) -> tuple[list[int], list[str]]:

@@ -8,22 +8,22 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
 from sftcore.runtime.console import status
+from sftcore.runtime.file_io import fsync_file
 from sftcore.tracking.group import METRICS
 
 
 class MetricsWriter(TrainerCallback):  # type: ignore[misc]
-    """Writes every log to ``metrics.jsonl``, flushed line by line: the trackers read it from there."""
+    """Writes every log to ``metrics.jsonl`` at once: the trackers read it from there."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / METRICS
-        self._file: TextIO | None = None
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if not state.is_world_process_zero or not logs:
@@ -31,26 +31,20 @@ class MetricsWriter(TrainerCallback):  # type: ignore[misc]
         numbers = {key: value for key, value in logs.items() if isinstance(value, (int, float))}
         # JSON has neither NaN nor infinity
         metrics = {key: value if math.isfinite(value) else str(value) for key, value in numbers.items()}
-        if self._file is None:
-            self._file = self.path.open("a", encoding="utf-8")
-        self._file.write(json.dumps({"step": state.global_step, "time": time.time(), **metrics}) + "\n")
-        self._file.flush()
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": state.global_step, "time": time.time(), **metrics}) + "\n")
 
     def sync(self) -> int:
         """Flush all lines to the disk; the size of the file in bytes, 0 if it does not exist."""
-        if self._file is not None:
-            os.fsync(self._file.fileno())
-        return self.path.stat().st_size if self.path.exists() else 0
+        if not self.path.exists():
+            return 0
+        fsync_file(self.path)
+        return self.path.stat().st_size
 
     def truncate(self, size: int) -> None:
         """Remove the lines after the first *size* bytes: a resumed run logs them again."""
         if self.path.exists() and self.path.stat().st_size > size:
             os.truncate(self.path, size)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
 
 
 class ProgressBar(TrainerCallback):  # type: ignore[misc]
