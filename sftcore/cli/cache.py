@@ -10,7 +10,6 @@ from sftcore.cli.shared import print_text
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of this command."""
     parser.description = "Show or remove prepared data; docs/data.md explains the cache."
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     show = actions.add_parser("list", help="show all entries, the last used first", allow_abbrev=False)
@@ -22,7 +21,6 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def execute(options: Namespace) -> int:
-    """Run the command."""
     from sftcore.data.preparation.source_cache import Cache
     from sftcore.runtime.console import format_bytes
 

@@ -13,7 +13,6 @@ from sftcore.core.errors import ConfigError, DataError
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of this command."""
     parser.description = "Show which tokens of the training data are trained. Loads the tokenizer, and no weights."
     add_config(parser, "preview")
     parser.add_argument("-n", type=int, default=5, metavar="ROWS", help="number of rows (default: %(default)s)")
@@ -25,7 +24,6 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def execute(options: Namespace) -> int:
-    """Run the command."""
     from sftcore.inspection import preview
     from sftcore.inspection.preview_rows import label_preview_rows
     from sftcore.runtime.console import status, warn

@@ -38,7 +38,6 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def execute(options: Namespace) -> int:
-    """Run the command."""
     from sftcore.runs.run import run
 
     document = read_document(options)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from sftcore.config.document import Document, Keys, dotted
-from sftcore.config.fields import format_value, from_mapping
+from sftcore.config.fields import format_value, from_mapping, to_mapping
 from sftcore.config.schema import AUTO, MISPLACED_KEYS, Config, DataConfig, EvalFraction, SourceConfig
-from sftcore.core.components import FURTHER, RESERVED, Backend, Component, Format, Tracker
+from sftcore.core.components import RESERVED, Backend, Component, Format, Tracker
 from sftcore.core.errors import PluginError
 from sftcore.core.hookspecs import BackendSpec
 from sftcore.core.registry import Entry, Registry
@@ -37,26 +37,13 @@ class LoadedConfig:
 
     def resolved(self) -> dict[str, Any]:
         """Return the configuration with all defaults, as one could write it in YAML."""
-        values: dict[str, Any] = self._plain(self.config, ())
+        names = {key: entry.qualified for key, entry in self.selected.items()}
+        values: dict[str, Any] = to_mapping(self.config, names)
+        if isinstance(self.config.template, FileTemplate):
+            values["template"] = names["template"]
+        if "backend" not in names:
+            values["backend"] = AUTO
         return values
-
-    def _plain(self, value: Any, keys: Keys) -> Any:
-        entry = self.selected.get(dotted(keys))
-        if isinstance(value, FileTemplate) and entry:
-            return entry.qualified
-        if isinstance(value, Component) and not entry:
-            return AUTO
-        if is_dataclass(value):
-            inner = {"name": entry.qualified} if entry else {}
-            for item in fields(value):
-                plain = self._plain(getattr(value, item.name), (*keys, item.name))
-                inner.update(plain if FURTHER in item.metadata else {item.name: plain})
-            return inner
-        if isinstance(value, Mapping):
-            return {key: self._plain(item, (*keys, key)) for key, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [self._plain(item, (*keys, index)) for index, item in enumerate(value)]
-        return str(value) if isinstance(value, Path) else value
 
 
 def load_config(document: Document, registry: Registry, environ: Mapping[str, str]) -> LoadedConfig:
@@ -175,11 +162,10 @@ class _Loader:
         return from_mapping(DataConfig, raw, self.document, ("data",), ready=ready)
 
     def _sources(self, raw: object, keys: Keys) -> list[SourceConfig]:
-        if isinstance(raw, list) and not raw:
+        if raw == []:
             raise self.document.error(keys, "the list of sources is empty")
-        if isinstance(raw, list):
-            return [self._source(item, (*keys, index), (*keys, index)) for index, item in enumerate(raw)]
-        return [self._source(raw, keys, (*keys, 0))]
+        items = [(item, (*keys, at)) for at, item in enumerate(raw)] if isinstance(raw, list) else [(raw, keys)]
+        return [self._source(item, place, (*keys, at)) for at, (item, place) in enumerate(items)]
 
     def _source(self, raw: object, keys: Keys, slot: Keys) -> SourceConfig:
         if not isinstance(raw, (str, Mapping)):

@@ -51,22 +51,17 @@ def label_preview_rows(loaded: LoadedConfig, registry: Registry, number: int, pl
     Raises:
         SftError: the configuration or the data cannot be used, or has no row at *place*.
     """
-    samples = sample_sources(
-        loaded.config.data.train,
-        ("data", "train"),
-        loaded,
-        registry,
-        wanted=_is_at(place) if place else None,
-        limit=None if place else number,
-    )
+    sources, wanted = loaded.config.data.train, _is_at(place) if place else None
+    limit = None if place else number
+    samples = sample_sources(sources, ("data", "train"), loaded, registry, wanted=wanted, limit=limit)
     bad = [str(row) for sample in samples for row in sample.rejected]
     if bad and (place or not loaded.config.data.max_bad_rows):
         raise DataError(rejected_rows(bad))
     by_source = [[(row, sample.source.policy) for row in sample.rows] for sample in samples]
     rows = [pair for pair in chain.from_iterable(zip_longest(*by_source)) if pair is not None]
     if place and not rows:
-        read = ", ".join(source.path for source in loaded.config.data.train)
-        within = " within its limit" if any(source.limit for source in loaded.config.data.train) else ""
+        read = ", ".join(source.path for source in sources)
+        within = " within its limit" if any(source.limit for source in sources) else ""
         raise DataError(f"--source {place}: the training data has no such row{within} (sources: {read})")
     _, tokenizer, template, labeller = set_up_model(loaded)
     result = PreviewRows([], bad, [], [], [], tokenizer, template.reason)
@@ -93,14 +88,10 @@ def _is_at(place: str) -> Callable[[Origin], bool]:
     path, _, line = place.rpartition(":")
     if not path or not line.isdecimal():
         raise DataError(f"--source {place}: give the row as file:line, with lines counted from 1")
-
-    def predicate(origin: Origin) -> bool:
-        return origin.line == int(line) and (origin.path == path or _is_same_file(origin.path, path))
-
-    return predicate
+    return lambda origin: origin.line == int(line) and _is_same_file(origin.path, path)
 
 
 def _is_same_file(path: str, other: str) -> bool:
-    return Path(path).name == other or (
-        os.path.exists(other) and os.path.exists(path) and os.path.samefile(path, other)
-    )
+    if other in (path, Path(path).name):
+        return True
+    return os.path.exists(other) and os.path.exists(path) and os.path.samefile(path, other)

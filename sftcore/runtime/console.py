@@ -80,7 +80,6 @@ def quiet_libraries() -> None:
 
 
 def _redacted_log_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
-    """A log record of a library, without secrets."""
     record = logging.LogRecord(*args, **kwargs)
     with contextlib.suppress(TypeError, ValueError):  # arguments that do not match: logging reports it
         record.msg, record.args = redact_text(record.getMessage()), ()
