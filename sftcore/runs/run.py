@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import closing
 
 from sftcore.config.document import Document
-from sftcore.config.loader import LoadedConfig, load_config
+from sftcore.config.loader import load_config
 from sftcore.core.errors import SftError
 from sftcore.core.registry import Registry
 from sftcore.runs.preparation import pack_if_configured, prepare_data, report_sets, report_sources
@@ -36,29 +36,24 @@ def run(document: Document, registry: Registry, argv: Sequence[str], stop: StopR
     loaded = load_config(document, registry, os.environ)
     status("config", document.name)
     stop.set_deadline(loaded.config.max_hours)
-    _check_libraries_and_arguments(loaded)
+    from sftcore.runs.session import RunSession  # imports torch, so not before the configuration is checked
+    from sftcore.training.arguments import check_training_args
+    from sftcore.training.private_names import check_private_names_of_libraries
+
+    check_private_names_of_libraries()
+    check_training_args(loaded)
     setup, prepared = prepare_data(loaded, registry)
-    is_launched = "RANK" in os.environ and "WORLD_SIZE" in os.environ  # every launcher sets what torch meets by
+    is_launched = "RANK" in os.environ and "WORLD_SIZE" in os.environ  # every launcher sets them
     if not is_launched and (command := loaded.config.backend.command(argv)) is not None:
         _become_launcher(command)
     status("template", setup.template.reason)
     report_sources(prepared)
     prepared = pack_if_configured(loaded, prepared)
     report_sets(prepared)
-    from sftcore.runs.session import RunSession  # imports torch
-
     with closing(prepared.train) as rows:
         rows.start()
         RunSession(loaded, setup, prepared, argv).train(stop)
     return 0
-
-
-def _check_libraries_and_arguments(loaded: LoadedConfig) -> None:
-    from sftcore.training.arguments import check_training_args
-    from sftcore.training.private_names import check_private_names_of_libraries
-
-    check_private_names_of_libraries()
-    check_training_args(loaded)
 
 
 def _become_launcher(command: Sequence[str]) -> None:

@@ -31,7 +31,7 @@ from sftcore.runtime.redaction import describe_error, redact
 from sftcore.runtime.signals import Stopped, StopRequest
 from sftcore.tracking.group import TrackerGroup, describe_run, selected_trackers
 from sftcore.training.arguments import build_training_args
-from sftcore.training.build import TrainingJob, build_job, load_model, set_stop_tokens
+from sftcore.training.build import TrainingJob, build_job
 from sftcore.training.failure import to_user_error
 from sftcore.training.resume import check_compatible, find_checkpoint
 
@@ -76,20 +76,17 @@ class RunSession:
             raise reason from None
 
     def _train(self, stop: StopRequest) -> None:
-        base, tokenizer, _, labeller = self._setup
-        config, args = self._loaded.config, self._args
+        args = self._args
         with self._watchdog, self._exclusive_folder():
             relaunched = self._ranks.gather(self._record.is_relaunch())[0]
             checkpoint = find_checkpoint(args, self._checkpoints, relaunched)
-            model = load_model(base, config, args)
-            set_stop_tokens(model, tokenizer, labeller.stops)
             self._job = job = build_job(
-                model, config, args, tokenizer, self._prepared, self._checkpoints, stop, self._watchdog
+                self._setup, self._loaded.config, args, self._prepared, self._checkpoints, stop, self._watchdog
             )
             self._start_from(checkpoint, job)
             result = job.trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
             self._watchdog.report_phase("saving the model")
-            export_model(job.trainer, tokenizer, self._folder, self._ranks)
+            export_model(job.trainer, self._setup.tokenizer, self._folder, self._ranks)
         self._trackers.finish()
         data, answers = self._final_data(), job.questions.answers
         if is_main_process():

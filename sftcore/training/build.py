@@ -14,7 +14,7 @@ from sftcore.config.schema import Config
 from sftcore.data import Collator, Prepared, RowOrder
 from sftcore.distributed.watchdog import Watchdog
 from sftcore.models.base_model import BaseModel
-from sftcore.models.chat_template import split_stops
+from sftcore.models.chat_template import ModelSetup, split_stops
 from sftcore.runtime.console import count, status, warn
 from sftcore.runtime.signals import StopRequest
 from sftcore.training.callbacks import MetricsWriter, ProgressBar, SampleQuestions
@@ -24,12 +24,8 @@ from sftcore.training.packing_check import PackingCheck
 from sftcore.training.trainer import SftTrainer
 
 
-def load_model(base: BaseModel, config: Config, args: transformers.TrainingArguments) -> Any:
-    """Load the base model and let the method prepare it for training.
-
-    Raises:
-        ConfigError: the weights cannot be loaded, or the method cannot use them.
-    """
+def _load_model(base: BaseModel, config: Config, args: transformers.TrainingArguments) -> Any:
+    """Load the base model and let the method prepare it for training."""
     transformers.set_seed(config.seed)
     model = config.method.prepare(base.load_model(config.method), args)
     total = sum(_numel(weight) for weight in model.parameters())
@@ -56,16 +52,22 @@ class TrainingJob(NamedTuple):
 
 
 def build_job(
-    model: Any,
+    setup: ModelSetup,
     config: Config,
     args: transformers.TrainingArguments,
-    tokenizer: Any,
     prepared: Prepared,
     checkpoint_writer: CheckpointWriter,
     stop: StopRequest,
     watchdog: Watchdog,
 ) -> TrainingJob:
-    """Build the trainer of a run, with its datasets, collator and callbacks."""
+    """Load the model of a run and build its trainer, with datasets, collator and callbacks.
+
+    Raises:
+        ConfigError: the weights cannot be loaded, or the method cannot use them.
+    """
+    base, tokenizer, _, labeller = setup
+    model = _load_model(base, config, args)
+    _set_stop_tokens(model, tokenizer, labeller.stops)
     train, evaluation, pad = prepared.train, prepared.eval, tokenizer.pad_token_id
     questions = SampleQuestions(config.ask.questions, config.ask.max_new_tokens, tokenizer, config.template_kwargs)
     metrics, progress = MetricsWriter(Path(args.output_dir)), ProgressBar()
@@ -117,7 +119,7 @@ def needs_flat_rows(model: Any) -> bool:
     return "flash" in str(getattr(model.config, "_attn_implementation", None))
 
 
-def set_stop_tokens(model: Any, tokenizer: Any, stops: Sequence[str]) -> None:
+def _set_stop_tokens(model: Any, tokenizer: Any, stops: Sequence[str]) -> None:
     """Add *stops* to the tokens at which generation ends, so that it ends where a trained turn ends."""
     ids, texts = split_stops(tokenizer, stops)
     for text in texts:
