@@ -73,11 +73,3 @@ def report_sets(prepared: Prepared) -> None:
             status(name, note)
     if not prepared.train.streaming:  # the account of a stream is known when the run ends
         status("rows", str(prepared.account))
-
-
-def report_stream(prepared: Prepared) -> None:
-    """Print the notes and the account of a stream, at the end of a run."""
-    if prepared.train.streaming:
-        for note in prepared.train_summary.notes:
-            status("train", note)
-        status("rows", str(prepared.account))

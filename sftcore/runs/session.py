@@ -23,7 +23,6 @@ from sftcore.data.tables import quarantine
 from sftcore.distributed.ranks import Ranks
 from sftcore.distributed.watchdog import Watchdog
 from sftcore.models.chat_template import ModelSetup
-from sftcore.runs.preparation import report_stream
 from sftcore.runs.record import RunRecord
 from sftcore.runtime.console import count, is_main_process, status, warn
 from sftcore.runtime.file_io import FileLock
@@ -171,9 +170,12 @@ class RunSession:
         }
 
     def _final_data(self) -> dict[str, Any]:
-        """What the record says of the data at the end; of a stream only now."""
+        """What the record says of the data at the end; that of a stream is known only now, and reported."""
         prepared = self._prepared.final()
-        report_stream(prepared)
+        if prepared.train.streaming:
+            for note in prepared.train_summary.notes:
+                status("train", note)
+            status("rows", str(prepared.account))
         return _data(prepared)
 
 
