@@ -13,8 +13,8 @@ from typing import Any
 import torch
 import transformers
 
-from sftcore.checkpoint import Checkpoint
 from sftcore.checkpoint.export import export_model
+from sftcore.checkpoint.store import Checkpoint
 from sftcore.checkpoint.writer import CheckpointWriter
 from sftcore.config.loader import LoadedConfig
 from sftcore.core.errors import RankError, SftError

@@ -16,10 +16,12 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from sftcore.config.document import Document
+from sftcore.config.fields import from_mapping
 from sftcore.runtime.redaction import describe_error, redact_text, register_secrets
 from sftcore.runtime.signals import STOP_SIGNALS
 
@@ -111,13 +113,6 @@ def parse_error(error: str | None) -> BaseException | None:
     return exception
 
 
-def _build_tracker(order: Mapping[str, Any]) -> Any:
-    from sftcore.config.document import Document
-    from sftcore.config.fields import from_mapping
-
-    return from_mapping(pkgutil.resolve_name(order["class"]), order["options"], Document({}), ())
-
-
 def _redact_git_remotes() -> None:
     """Configure git to report the addresses of remotes without logins: trackers read and send them."""
     command = ["git", "config", "--get-regexp", r"^remote\..*\.url$"]
@@ -158,7 +153,7 @@ def main() -> int:
     threading.Thread(target=end.wait, args=(control,), daemon=True).start()
     call = "start"
     try:
-        tracker = _build_tracker(order)
+        tracker: Any = from_mapping(pkgutil.resolve_name(order["class"]), order["options"], Document({}), ())
         tracker.start(order["run"])
         end.lift_start_limit()
         sys.stdout.flush()

@@ -37,7 +37,8 @@ class PackingCheck(TrainerCallback):  # type: ignore[misc]
         self._collate_padded = Collator(collator.pad_token_id)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        exact = _computes_in_float32(model, args)
+        rounded = args.bf16 or args.fp16 or model.device.type != "cpu"  # a GPU may use fewer bits than the weights have
+        exact = not rounded and all(weight.dtype is torch.float32 for weight in model.parameters())
         short = [_first_tokens(self._documents[number % len(self._documents)], LENGTH) for number in range(DOCUMENTS)]
         self._check_leaks(model, short, exact)
         self._check_logits(model, self._with_long_document(model, short), exact)
@@ -126,12 +127,6 @@ def _reject(model: Any, why: str) -> NoReturn:
         f"data.packing: {type(unwrapped).__name__} with the attention '{kernel}' does not isolate packed "
         f"conversations: {why}; set data.packing to false, or try another model.attn_implementation"
     )
-
-
-def _computes_in_float32(model: Any, args: Any) -> bool:
-    """Whether all computations are in float32: a GPU may use fewer bits than the weights have."""
-    rounded = args.bf16 or args.fp16 or model.device.type != "cpu"
-    return not rounded and all(weight.dtype is torch.float32 for weight in model.parameters())
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sftcore.checkpoint import Checkpoint
+from sftcore.checkpoint.store import Checkpoint
 from sftcore.checkpoint.writer import RUN_STATE, CheckpointWriter
 from sftcore.core.errors import ConfigError
 from sftcore.runtime.console import count, status, warn

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from sftcore.checkpoint import CheckpointStore
+from sftcore.checkpoint.store import CheckpointStore
 from sftcore.cli.main import main
 
 
