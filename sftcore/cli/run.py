@@ -50,7 +50,8 @@ def execute(options: Namespace) -> int:
         document.override(assignment)
     if options.resume is not None:
         document.set(("training_args", "resume_from_checkpoint"), options.resume, "--resume")
-    return run(document, options.registry, options.argv, options.stop)
+    run(document, options.registry, options.argv, options.stop)
+    return 0
 
 
 def _override_backend(document: Document, name: str, qualified: str, option: str, file: str) -> None:

@@ -18,15 +18,12 @@ from sftcore.runtime.redaction import redact_argv
 from sftcore.runtime.signals import StopRequest
 
 
-def run(document: Document, registry: Registry, argv: Sequence[str], stop: StopRequest) -> int:
-    """Fine-tune as *document* says.
+def run(document: Document, registry: Registry, argv: Sequence[str], stop: StopRequest) -> None:
+    """Fine-tune as *document* says; where the backend starts processes, this process becomes their launcher.
 
     Args:
         argv: the command-line arguments, for the processes that a backend starts.
         stop: whether the run was asked to stop.
-
-    Returns:
-        The exit code; where the backend starts processes, this process becomes its launcher.
 
     Raises:
         SftError: the user can fix it; the message says how.
@@ -53,7 +50,6 @@ def run(document: Document, registry: Registry, argv: Sequence[str], stop: StopR
     with closing(prepared.train) as rows:
         rows.start()
         RunSession(loaded, setup, prepared, argv).train(stop)
-    return 0
 
 
 def _become_launcher(command: Sequence[str]) -> None:
