@@ -63,15 +63,7 @@ def check_options(
     ready: Mapping[str, Any] | None = None,
     misplaced: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Return *values*, converted to the annotations of the fields of the dataclass *cls*.
-
-    Args:
-        ready: keys that are ignored, because the caller has their values.
-        misplaced: full names of keys that belong elsewhere.
-
-    Raises:
-        ConfigError: an unknown key or an invalid value, with its place.
-    """
+    """Return the arguments of *cls* in :func:`from_mapping`: converted values by field, without *ready* ones."""
     if not isinstance(values, Mapping):
         raise document.error(keys, f"must be a mapping of options, not {format_value(values)}")
     fields = _fields(cls)
@@ -98,9 +90,7 @@ def check_options(
 def to_mapping(value: Any, names: Mapping[str, str] | None = None, keys: Keys = ()) -> Any:
     """Return *value* as plain data: the options of a dataclass, such that :func:`from_mapping` creates it again.
 
-    Args:
-        names: the ``name`` to add to each component in *value*, by its dotted key.
-        keys: the place of *value* in the configuration.
+    *names* has the ``name`` to add to each component in *value*, by its dotted key; *keys* is the place of *value*.
     """
     if dataclasses.is_dataclass(value):
         name = names and names.get(dotted(keys))
@@ -117,7 +107,6 @@ def to_mapping(value: Any, names: Mapping[str, str] | None = None, keys: Keys = 
 
 
 def _fields(cls: type) -> dict[str, dataclasses.Field[Any]]:
-    """Return the fields that are options, by name."""
     return {field.name: field for field in dataclasses.fields(cls) if field.init}
 
 
@@ -142,7 +131,6 @@ def _load(target: str, document: Document, keys: Keys) -> type:
 
 
 def _convert(hint: Any, value: Any, document: Document, keys: Keys) -> Any:
-    """Return *value* converted to the annotation *hint*."""
     if (section := _section(hint)) and value is not None:
         return from_mapping(section, value, document, keys)
     from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from sftcore.config.schema import AUTO, MISPLACED_KEYS, Config, DataConfig, Eval
 from sftcore.core.components import RESERVED, Backend, Component, Format, Tracker
 from sftcore.core.errors import PluginError
 from sftcore.core.hookspecs import BackendSpec
-from sftcore.core.registry import Entry, Registry
+from sftcore.core.registry import Entry, Registry, find_module
 from sftcore.core.template_file import FileTemplate
 
 _MAY_BE_EMPTY = ("ask", "non_finite", "training_args", "template_path", "template_kwargs")
@@ -114,18 +113,20 @@ class _Loader:
         return LoadedConfig(config, self.document, self.selected)
 
     def component(self, kind: str, reference: object, keys: Keys, slot: Keys | None = None) -> Component:
-        """Return the component of *reference*: a name or ``{name: ..., options}``.
-
-        Args:
-            slot: the key in *selected*, where it is not *keys*.
-        """
-        name, options = self._name_and_options(kind, reference, keys)
+        """Return the component of *reference*: a name or ``{name: ..., options}``; *slot* is its key in *selected*."""
+        reference = {"name": reference} if isinstance(reference, str) else reference
+        if not isinstance(reference, Mapping):
+            problem = f"must be the name of a {kind}, or a mapping with 'name' and options, not "
+            raise self.document.error(keys, problem + format_value(reference))
+        if not isinstance(name := reference.get("name"), str):
+            raise self.document.error(keys, f"which {kind}? add its 'name' to the options")
+        options = {key: value for key, value in reference.items() if key != "name"}
         try:
             entry = self.registry.find(kind, name)
             cls = entry.component_class()
         except PluginError as error:
             raise PluginError(str(self.document.error(keys, str(error)))) from None
-        missing = [package for package in cls.requires if importlib.util.find_spec(package) is None]
+        missing = [package for package in cls.requires if find_module(package) is None]
         if missing:
             problem = f"the {kind} '{name}' needs packages that are not installed: pip install {' '.join(missing)}"
             raise self.document.error(keys, problem)
@@ -137,16 +138,6 @@ class _Loader:
             component = from_mapping(cls, options, self.document, keys)
         self.selected[dotted(slot or keys)] = entry
         return component
-
-    def _name_and_options(self, kind: str, reference: object, keys: Keys) -> tuple[str, dict[str, Any]]:
-        if isinstance(reference, str):
-            return reference, {}
-        if isinstance(reference, Mapping):
-            if not isinstance(name := reference.get("name"), str):
-                raise self.document.error(keys, f"which {kind}? add its 'name' to the options")
-            return name, {key: value for key, value in reference.items() if key != "name"}
-        problem = f"must be the name of a {kind}, or a mapping with 'name' and options, not {format_value(reference)}"
-        raise self.document.error(keys, problem)
 
     def _data(self, raw: object) -> DataConfig:
         if not isinstance(raw, Mapping):

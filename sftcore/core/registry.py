@@ -171,7 +171,7 @@ def find_module(name: str) -> ModuleSpec | None:
     spec: ModuleSpec | None = None
     path: Any = None
     for way in itertools.accumulate(name.split("."), "{}.{}".format):
-        if spec and not path:  # not a package
+        if (spec and not path) or not way or way.endswith("."):  # not a package, not a name
             return None
         spec = next(filter(None, (finder.find_spec(way, path) for finder in sys.meta_path)), None)
         if spec is None:
@@ -230,5 +230,4 @@ def _template_files(package: str) -> list[Path]:
 
 
 def _one_line(error: BaseException) -> str:
-    """Return type and first line of *error*."""
     return f"{type(error).__name__}: {error}".splitlines()[0].strip()

@@ -48,7 +48,6 @@ class FileTemplate(Template):
         return list(self._form().get("stop", []))
 
     def _form(self) -> dict[str, Any]:
-        """Return the checked JSON form; empty for Jinja."""
         return {} if self.path.suffix == ".jinja" else _parse(_read(self.path), self.path)
 
 
@@ -131,5 +130,4 @@ def _print(text: str, content: str = "") -> str:
 
 
 def _quote(text: str) -> str:
-    """Return *text* as a Jinja string literal."""
     return json.dumps(text, ensure_ascii=False)

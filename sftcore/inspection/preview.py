@@ -73,11 +73,7 @@ def example_to_json(example: LabelledExample, origin: Origin) -> dict[str, Any]:
 
 
 def render_examples(examples: SourcedExamples, tokenizer: Any, *, colour: bool, token_boundaries: bool = False) -> str:
-    """The examples as text for a terminal: coloured, or with brackets around what is trained.
-
-    Args:
-        token_boundaries: put a mark between tokens.
-    """
+    """The examples as text for a terminal: coloured, or with brackets around what is trained; with marks of tokens."""
     lines: list[str] = []
     boundary = _style(_BOUNDARY, MASKED, colour) if token_boundaries else ""
     for (example, _), header in zip(examples, example_headers(examples), strict=True):

@@ -66,12 +66,7 @@ class LengthStats(NamedTuple):
 
 
 def compute_stats(examples: Examples, max_length: int, batch_size: int) -> LengthStats:
-    """Statistics of *examples*.
-
-    Args:
-        max_length: as configured, in tokens.
-        batch_size: examples per device and batch.
-    """
+    """Statistics of *examples*, for the configured *max_length* in tokens and *batch_size* examples per device."""
     lengths, trained = np.concatenate([examples.full_lengths, examples.dropped_lengths]), examples.trained_tokens
     longest = int(lengths.max(initial=1))
     low, high = np.median(lengths) / 2 if len(lengths) else 0, 2 * longest

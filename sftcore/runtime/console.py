@@ -21,11 +21,7 @@ def is_main_process() -> bool:
 
 
 def status(topic: str, text: str, all_ranks: bool = False) -> None:
-    """Print a line of status to standard error: *topic*, aligned, and *text* without secrets.
-
-    Args:
-        all_ranks: print on every rank, not only on rank 0.
-    """
+    """Print a status line to standard error, on rank 0 or *all_ranks*: *topic*, aligned, and *text* without secrets."""
     if all_ranks or is_main_process():
         first, *rest = redact_text(text).splitlines() or [""]
         print(f"{topic:>10}  {first}", *(f"{'':>10}  {line}" for line in rest), sep="\n", file=sys.stderr, flush=True)

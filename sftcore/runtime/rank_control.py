@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ _STOP, _ALIVE, _EXIT = "stop", "alive", "exit-"
 _POLL_SECONDS = 0.2
 
 
-class LaunchedProcess:
+class LaunchedProcess(AbstractContextManager["LaunchedProcess"]):
     """A launcher or a rank that this process started, and can ask to stop.
 
     If this process ends, for whatever reason, the ranks are asked to stop too. A context manager: leave it only after
@@ -61,9 +61,6 @@ class LaunchedProcess:
             environ = {**environ, LAUNCH_FOLDER_VARIABLE: str(self._folder)}
             self.process = subprocess.Popen(command, env=environ, **options)
             self._open = stack.pop_all()
-
-    def __enter__(self) -> LaunchedProcess:
-        return self
 
     def __exit__(self, *exception: object) -> None:
         self._open.close()
