@@ -154,7 +154,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def _joined(self, parts: Iterable[str], separator: str = "") -> str:
         parts = list(parts)
         check_length(sum(map(len, parts)) + len(separator) * len(parts))
-        return join(parts, separator)
+        return separator.join(parts)
 
     def _join(self, value: Iterable[Any], d: str = "", attribute: Any = None) -> str:
         if attribute is not None:
@@ -203,9 +203,16 @@ class TracingSandbox(Sandbox):
             return whole(result, args, {name: value for name, value in kwargs.items() if not name.startswith("_")})
         return result
 
+    def _joined(self, parts: Iterable[str], separator: str = "") -> str:
+        parts = list(parts)
+        check_length(sum(map(len, parts)) + len(separator) * len(parts))
+        return join(parts, separator)
+
 
 def _printable(value: Any) -> Any:
     """*value*, which is about to be printed, with the tags of what it holds."""
+    if isinstance(value, str):  # nearly all are, and the check below takes longer
+        return value
     return whole(str(value), value) if isinstance(value, (list, dict, tuple, Messages)) else value
 
 
