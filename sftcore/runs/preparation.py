@@ -13,8 +13,7 @@ from sftcore.data.tables.account import rejected_at
 from sftcore.models.chat_template import ModelSetup, set_up_model
 from sftcore.runtime.console import count, status
 
-_SHOWN = 5
-"""Rejected rows shown per source, where a run continues without them."""
+_SHOWN = 5  # rejected rows shown per source, where a run continues without them
 
 
 def prepare_data(loaded: LoadedConfig, registry: Registry) -> tuple[ModelSetup, Prepared]:
@@ -76,12 +75,4 @@ def report_sets(prepared: Prepared) -> None:
         for note in summary.notes:
             status(name, note)
     if not prepared.train.streaming:  # the account of a stream is known when the run ends
-        status("rows", str(prepared.account))
-
-
-def report_stream(prepared: Prepared) -> None:
-    """Print the notes and the account of a stream, at the end of a run."""
-    if prepared.train.streaming:
-        for note in prepared.train_summary.notes:
-            status("train", note)
         status("rows", str(prepared.account))

@@ -13,7 +13,7 @@ import torch
 from nursery import BACKENDS, outcome
 from sft_process import SftProcess
 
-from sftcore.checkpoint import CheckpointStore
+from sftcore.checkpoint.store import CheckpointStore
 
 
 def log(folder, rank=0):

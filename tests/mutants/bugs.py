@@ -1561,7 +1561,7 @@ TRACKERS = [
         told="A resumed run is another one for its trackers.",
         seen="",
         file="sftcore/runs/record.py",
-        old='read_run_id(self.path) or self.content["id"]',
+        old='self._read().get("id") or self.content["id"]',
         new='self.content["id"]',
         tests=("tests/tracking/test_group.py::test_a_resumed_run_keeps_its_tracker_id",),
     ),
