@@ -137,10 +137,10 @@ def _convert(hint: Any, value: Any, document: Document, keys: Keys) -> Any:
 
     if isinstance(value, bool) and (number := _number(hint)):  # pydantic would convert true to 1
         raise document.error(keys, f"should be {number}, got {_format_unless_secret(value, keys)}")
+    configured = isinstance(hint, type) and (dataclasses.is_dataclass(hint) or typing.is_typeddict(hint))
+    config = None if configured else ConfigDict(arbitrary_types_allowed=True)
     try:
-        converted = TypeAdapter(
-            hint, config=None if _has_config(hint) else ConfigDict(arbitrary_types_allowed=True)
-        ).validate_python(value)
+        converted = TypeAdapter(hint, config=config).validate_python(value)
     except ValidationError as error:
         inner, got, wanted = _expected(error.errors(), value)
         raise document.error((*keys, *inner), f"should be {wanted}, got {_format_unless_secret(got, keys)}") from None
@@ -219,11 +219,6 @@ def format_value(value: Any) -> str:
 def _format_unless_secret(value: Any, keys: Keys) -> str:
     """Return *value* for a message, redacted if one of its *keys* names a secret."""
     return REDACTED if any(is_secret(str(key)) for key in keys) else format_value(value)
-
-
-def _has_config(hint: Any) -> bool:
-    """Whether *hint* has a pydantic configuration of its own, so that none can be given."""
-    return isinstance(hint, type) and (dataclasses.is_dataclass(hint) or typing.is_typeddict(hint))
 
 
 def _section(hint: Any) -> Any:

@@ -18,25 +18,11 @@ from sftcore.core.types import Conversation, Message, PlainMessages
 FURTHER = "further_options"
 """Metadata key of a field that collects the options of another dataclass."""
 
-RESERVED = frozenset(
-    {
-        "messages",
-        "tools",
-        "documents",
-        "add_generation_prompt",
-        "continue_final_message",
-        "conversation",
-        "chat_template",
-        "tokenize",
-        "tokenizer_kwargs",
-        "padding",
-        "truncation",
-        "max_length",
-        "return_tensors",
-        "return_dict",
-        "return_assistant_tokens_mask",
-    }
-)
+RESERVED = {
+    *("messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "conversation"),
+    *("chat_template", "tokenize", "tokenizer_kwargs", "padding", "truncation", "max_length"),
+    *("return_tensors", "return_dict", "return_assistant_tokens_mask"),
+}
 """Arguments of ``apply_chat_template`` that rendering sets, so no ``chat_template_kwargs`` may have them."""
 
 

@@ -238,14 +238,9 @@ def _cut(
         return None
     at = layout.text.find(profile.prompt_header, stop.end(), piece.start) if profile.prompt_header else -1
     if at >= 0:
-        return stop.end(), _after(layout, at, piece.start, profile)
+        header_end = at + len(profile.prompt_header)  # white space that is left belongs to the header
+        return stop.end(), header_end if layout.text[header_end : piece.start].strip() else piece.start
     return (stop.end(), None) if piece.tag & 7 in seen else None
-
-
-def _after(layout: Layout, at: int, end: int, profile: TemplateProfile) -> int:
-    """End of the header at *at*: before *end*, or *end* if only white space is left."""
-    at += len(profile.prompt_header)
-    return at if layout.text[at:end].strip() else end
 
 
 def _end(layout: Layout, message: int, last: int, profile: TemplateProfile) -> tuple[int, tuple[int, int] | None]:

@@ -818,8 +818,8 @@ SOURCES = [
         told="All rows are read, whatever the limit.",
         seen="",
         file="sftcore/data/sources/source_rows.py",
-        old="self._hub_rows(), self._source.limit)",
-        new="self._hub_rows(), None)",
+        old="islice(rows, self._source.limit)",
+        new="islice(rows, None)",
         tests=(f"{_SOURCES}::test_the_limit_is_of_the_source_not_of_each_file",),
     ),
     Bug(
@@ -1103,8 +1103,8 @@ BATCH = [
         told="The same documents share a row in every epoch, in the same order.",
         seen="",
         file="sftcore/data/batching/padded_sampler.py",
-        old="return self.rows.order(self._order, self.epoch)",
-        new="return self.rows.order(self._order, 0)",
+        old="self._rows.rows.order(self._rows.order, self._rows.epoch)",
+        new="self._rows.rows.order(self._rows.order, 0)",
         tests=("tests/training/test_epochs.py::test_packed_rows_of_each_epoch_on_one_rank",),
     ),
     Bug(
@@ -1422,8 +1422,8 @@ CACHE = [
         told="The data is changed, and the old rows are trained.",
         seen="",
         file="sftcore/data/preparation/fingerprint.py",
-        old="[[_suffixes(file), digest] for",
-        new="[[_suffixes(file), 0] for",
+        old="[list(pair) for pair in zip(suffixes, digests, strict=True)]",
+        new="[[pair[0], 0] for pair in zip(suffixes, digests, strict=True)]",
         tests=(
             "tests/data/preparation/test_source_cache.py::test_where_the_file_lies_does_not_matter_but_every_byte_of_it",
         ),

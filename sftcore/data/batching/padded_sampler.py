@@ -46,7 +46,7 @@ class PaddedDataset(Sequence[Example]):
         self.rows = rows
         self.weighted = rows.weighted
         self.epoch = 0
-        self._order = order
+        self.order = order
         self._pad_row = Example([pad_token_id], [IGNORE_INDEX], (1,), ())
 
     def __len__(self) -> int:
@@ -63,10 +63,6 @@ class PaddedDataset(Sequence[Example]):
         """The order of the rows of an epoch, padded to a *multiple* of rows."""
         return PaddedSampler(self, multiple)
 
-    def in_order(self) -> Sequence[RowIndex]:
-        """The rows of the present epoch, in their order."""
-        return self.rows.order(self._order, self.epoch)
-
 
 class PaddedSampler:
     """The rows of an epoch in their order, then pad rows up to a *multiple*: the rows that all ranks take at a time."""
@@ -78,5 +74,5 @@ class PaddedSampler:
         return -(-len(self._rows) // self._multiple) * self._multiple
 
     def __iter__(self) -> Iterator[RowIndex]:
-        yield from self._rows.in_order()
+        yield from self._rows.rows.order(self._rows.order, self._rows.epoch)
         yield from repeat(PAD_ROW, len(self) - len(self._rows))

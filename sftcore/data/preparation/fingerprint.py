@@ -43,11 +43,11 @@ def source_key(source: DataSource, digests: Iterable[str], labeller_digest: str)
     format, and the versions of the libraries that take part. *digests* are those of its files; they are consumed last.
     """
     config, form, files = source.config, type(source.format), source.rows.files
+    suffixes = [[plain_suffix(file), file.suffix if file.suffix in COMPRESSED else ""] for file in files]
     code = [code_digest("sftcore"), platform.python_version(), *map(_version, LIBRARIES)]
     return _digest(
         {
-            "data": [[_suffixes(file), digest] for file, digest in zip(files, digests, strict=True)]
-            or source.rows.fingerprint,
+            "data": [list(pair) for pair in zip(suffixes, digests, strict=True)] or source.rows.fingerprint,
             "limit": config.limit,
             "columns": sorted(config.columns.items()),
             "format": [form.__qualname__, asdict(source.format), _code_of_classes(form)],
@@ -81,11 +81,6 @@ def digest_labeller(labeller: Labeller) -> str:
 def _digest(parts: Mapping[str, Any]) -> str:
     """A digest of *parts*; the order of mappings in them matters, as it may to a template."""
     return hashlib.sha256(json.dumps(parts, default=repr).encode()).hexdigest()[:32]
-
-
-def _suffixes(file: Path) -> list[str]:
-    """What the name of *file* says about its content."""
-    return [plain_suffix(file), file.suffix if file.suffix in COMPRESSED else ""]
 
 
 def _code_of_classes(cls: type) -> list[str]:
@@ -123,17 +118,13 @@ def code_digest(name: str) -> str:
         folders = [file.parent]
     else:
         folders = [Path(folder) for folder in getattr(sys.modules[root], "__path__", [])]
-    paths = sorted(path for folder in folders for path in folder.rglob("*") if _is_code(path)) or [file]
+    files = (path for folder in folders for path in folder.rglob("*") if path.suffix != ".pyc" and path.is_file())
+    code = sorted(path for path in files if path.suffix == ".py" or path.stat().st_size < SMALL)
     hashed = hashlib.sha256()
-    for path in paths:
+    for path in code or [file]:
         with contextlib.suppress(OSError):
             hashed.update(f"{path.name} ".encode() + hashlib.sha256(path.read_bytes()).digest())
     return hashed.hexdigest()
-
-
-def _is_code(path: Path) -> bool:
-    """Whether *path* may decide what code does: source, or a small file that it reads."""
-    return path.suffix != ".pyc" and path.is_file() and (path.suffix == ".py" or path.stat().st_size < SMALL)
 
 
 def data_digest(path: Path) -> str:

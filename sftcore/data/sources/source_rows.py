@@ -129,7 +129,9 @@ class SourceRows:
     def __iter__(self) -> Iterator[tuple[int, int, Any]]:
         """Yield the number of a file, a line in it, and its content as in ``readers.NumberedRow``."""
         self._before = self._taken = 0
-        for row in islice(self._file_rows() if self._hub is None else self._hub_rows(), self._source.limit):
+        in_files = self._of_files(lambda path, file: READERS[plain_suffix(path)](path, file))
+        rows = ((number, line, raw) for number, (line, raw) in in_files) if self._hub is None else self._hub_rows()
+        for row in islice(rows, self._source.limit):
             self._taken += 1
             yield row
 
@@ -147,10 +149,6 @@ class SourceRows:
             return None
         self._before = self._taken = 0
         return self._of_files(lambda path, file: split_lines(path, file, most, size))
-
-    def _file_rows(self) -> Iterator[tuple[int, int, Any]]:
-        rows = self._of_files(lambda path, file: READERS[plain_suffix(path)](path, file))
-        return ((number, line, raw) for number, (line, raw) in rows)
 
     def _of_files(self, read: Callable[[Path, IO[bytes]], Iterator[_T]]) -> Iterator[tuple[int, _T]]:
         for number, path in enumerate(self.files):

@@ -41,13 +41,6 @@ class SelectedRows:
         """Content key of each row."""
         return self.table.keys[self.rows]
 
-    @property
-    def example_times(self) -> Integers:
-        """How often each example of the table is in an epoch."""
-        times = np.zeros(len(self.table), np.int64)
-        times[self.rows] = self.times
-        return times[self.table.row_of]
-
 
 class Examples(MapStyleSet):
     """The examples of some sources, as often as their rows: all of them come once before any comes a second time."""
@@ -56,7 +49,8 @@ class Examples(MapStyleSet):
         self.parts = parts
         sizes = [len(part.table.row_of) for part in parts]
         numbers, owners = _concatenated([*map(np.arange, sizes)]), np.repeat(np.arange(len(parts)), sizes)
-        times = _concatenated([part.example_times for part in parts])
+        row_times = [np.bincount(part.rows, part.times, len(part.table)).astype(np.int64) for part in parts]
+        times = _concatenated([each[part.table.row_of] for each, part in zip(row_times, parts, strict=True)])
         rounds = [times > number for number in range(int(times.max(initial=0)))]
         self._numbers = _concatenated([numbers[taken] for taken in rounds])
         self._owners = _concatenated([owners[taken] for taken in rounds])

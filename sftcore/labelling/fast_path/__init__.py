@@ -1,5 +1,1 @@
-"""The fast path: labels conversations of one shape from a plan, without rendering them.
-
-In: conversations, a chat template and a function that labels by rendering. Out: rendered conversations, or None.
-Must not know: tokens, tables and files.
-"""
+"""From conversations of one shape, without rendering them, to rendered conversations, or to None."""

@@ -1,5 +1,1 @@
-"""Chat templates in a Jinja sandbox: rendered plainly, or with the origin of every character.
-
-A template and messages go in; text comes out, and the message and field of its characters.
-It knows nothing of tokens, labels or turns.
-"""
+"""From a chat template and messages to text in a Jinja sandbox, with the message and field of every character."""
