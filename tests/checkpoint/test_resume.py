@@ -10,10 +10,10 @@ import time
 
 import pytest
 import torch
-from nursery import Kill, outcome
 from safetensors.torch import load_file
 
 from sftcore.checkpoint import tensor_tree
+from tests.nursery import Kill, outcome
 from tests.sizes import generator
 
 WAYS = [*(pytest.param(method, 1, marks=pytest.mark.slow) for method in ("lora", "full")), ("lora", 2)]

@@ -7,10 +7,10 @@ import signal
 
 import pytest
 import torch
-from nursery import BACKENDS, Kill, outcome
 from safetensors.torch import load_file
 
 from sftcore.checkpoint.tensor_tree import load_tree
+from tests.nursery import BACKENDS, Kill, outcome
 from tests.sizes import generator
 
 FAST = [("fsdp", "lora"), ("zero-3", "full")]
