@@ -29,7 +29,7 @@ def program() -> NoReturn:
             sys.excepthook(type(error), error, error.__traceback__)
             code = 1
     if "RANK" in os.environ:
-        code = report_exit(code, os.environ)
+        code = report_exit(code)
     if "torch" in sys.modules:
         _leave(code)
     sys.exit(code)

@@ -69,11 +69,7 @@ def read_role(turn: Mapping[str, Any], key: str, where: str = "") -> Role:
     Raises:
         RowError: it is missing or unknown.
     """
-    spelling = read_text(turn, key, where)
-    try:
-        return parse_role(spelling)
-    except RowError as error:
-        raise RowError(f"{where}{error}") from None
+    return parse_role(read_text(turn, key, where), where)
 
 
 def read_plain_messages(row: Mapping[str, Any], key: str, role_key: str, content_key: str) -> Sequence[Message] | None:

@@ -35,9 +35,8 @@ def check_options(component: Component) -> None:
     """
     cls = type(component)
     kinds = [kind for kind in KINDS.values() if isinstance(component, kind)]
-    assert len(kinds) == 1, (
-        f"{cls.__name__} must inherit from exactly one of {[kind.__name__ for kind in KINDS.values()]}"
-    )
+    names = [kind.__name__ for kind in KINDS.values()]
+    assert len(kinds) == 1, f"{cls.__name__} must inherit from exactly one of {names}"
     documented = not (cls.__doc__ or f"{cls.__name__}(").startswith(f"{cls.__name__}(")  # dataclass writes a signature
     assert documented, f"{cls.__name__} has no docstring"
     for option in describe_options(cls):
@@ -50,11 +49,7 @@ def check_options(component: Component) -> None:
 
 
 def check_format(format_: Format, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Check that *format_* reads *rows*, and raises nothing but RowError for malformed ones.
-
-    Args:
-        rows: at least one valid row; the malformed ones are made of them.
-    """
+    """Check that *format_* reads *rows*, which are valid, and raises only RowError for malformed ones like them."""
     check_options(format_)
     assert rows, "give at least one valid row"
     for row in rows:
@@ -72,9 +67,8 @@ def check_format(format_: Format, rows: Sequence[Mapping[str, Any]]) -> None:
             except RowError:
                 continue
             except Exception as error:
-                raise AssertionError(
-                    f"{type(error).__name__} instead of RowError for {malformed!r}: {error}"
-                ) from error
+                problem = f"{type(error).__name__} instead of RowError for {malformed!r}: {error}"
+                raise AssertionError(problem) from error
 
 
 def _malformed(value: Any) -> Iterator[Any]:
@@ -97,9 +91,7 @@ def check_template(template: Template) -> None:
         raise AssertionError(f"the template raises: {problem}")
 
     check_options(template)
-    assert all(isinstance(text, str) and text for text in template.stop()), (
-        "stop() must return strings that are not empty"
-    )
+    assert all(text and isinstance(text, str) for text in template.stop()), "stop() must return non-empty strings"
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.globals["raise_exception"] = raise_exception
     compiled = environment.from_string(template.jinja())
@@ -108,17 +100,14 @@ def check_template(template: Template) -> None:
     text = compiled.render(messages=messages, **names)
     assert text.count("Question1") == text.count("Answer1") == 2, f"a message is missing in {text!r}"
     prompt = compiled.render(messages=messages[:1], add_generation_prompt=True, **names)
-    assert prompt.startswith(compiled.render(messages=messages[:1], **names)), (
-        f"the generation prompt must come last in {prompt!r}"
-    )
+    question = compiled.render(messages=messages[:1], **names)
+    assert prompt.startswith(question), f"the generation prompt must come last in {prompt!r}"
 
 
 def check_method(method: Method, model: Any, args: Any) -> Any:
     """Check that *method* makes a model with trainable parameters of *model*, and return it.
 
-    Args:
-        model: a small ``transformers.PreTrainedModel``.
-        args: the ``transformers.TrainingArguments``.
+    *model* is a small ``transformers.PreTrainedModel``, *args* are ``transformers.TrainingArguments``.
     """
     import torch
 
@@ -137,11 +126,7 @@ def check_method(method: Method, model: Any, args: Any) -> Any:
 
 
 def check_tracker(tracker: Tracker, run: Mapping[str, Any]) -> None:
-    """Check that *tracker* takes the metrics of *run* and its end, and that its options can be sent as JSON.
-
-    Args:
-        run: what :meth:`sftcore.Tracker.start` gets.
-    """
+    """Check that *tracker* takes *run* (as ``start`` gets it), metrics and an end, and has options that are JSON."""
     check_options(tracker)
     options = to_mapping(tracker)
     assert json.loads(json.dumps(options)) == options, f"the options {options} are not JSON"

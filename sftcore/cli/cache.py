@@ -10,7 +10,6 @@ from sftcore.cli.shared import print_text
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of this command."""
     parser.description = "Show or remove prepared data; docs/data.md explains the cache."
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     show = actions.add_parser("list", help="show all entries, the last used first", allow_abbrev=False)
@@ -22,7 +21,6 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def execute(options: Namespace) -> int:
-    """Run the command."""
     from sftcore.data.preparation.source_cache import Cache
     from sftcore.runtime.console import format_bytes
 
@@ -35,13 +33,8 @@ def execute(options: Namespace) -> int:
             total = format_bytes(sum(entry.size for entry in entries))
             print_text("\n".join([*map(str, entries), f"{total} in {cache.folder}"]))
         return 0
-    freed, in_use = 0, 0
-    for entry in entries:
-        if time.time() - entry.used < options.unused * 86400:
-            continue
-        if cache.remove(entry):
-            freed += entry.size
-        else:
-            in_use += 1
-    print(f"{format_bytes(freed)} freed in {cache.folder}" + (f"; {in_use} not removed: in use" if in_use else ""))
+    unused = [entry for entry in entries if time.time() - entry.used >= options.unused * 86400]
+    removed = [entry for entry in unused if cache.remove(entry)]
+    in_use = f"; {len(unused) - len(removed)} not removed: in use" if len(removed) < len(unused) else ""
+    print(f"{format_bytes(sum(entry.size for entry in removed))} freed in {cache.folder}{in_use}")
     return 0

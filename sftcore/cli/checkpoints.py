@@ -10,7 +10,6 @@ from sftcore.core.errors import ConfigError
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of this command."""
     parser.description = "Show the checkpoints in an output folder, the newest first. Exit code 1: one is not complete."
     parser.add_argument("folder", metavar="DIR", help="the output folder of a run")
     parser.add_argument("--verify", action="store_true", help="read all files, and compare them with the manifest")
@@ -18,7 +17,6 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def execute(options: Namespace) -> int:
-    """Run the command."""
     from sftcore.checkpoint import CheckpointStore
     from sftcore.runtime.console import count, format_bytes
 
@@ -31,22 +29,20 @@ def execute(options: Namespace) -> int:
             {
                 "path": str(item.path),
                 "step": item.step,
-                "written": item.manifest and item.manifest.written,
-                "world_size": item.manifest and item.manifest.world_size,
-                "size": item.manifest and item.manifest.size,
+                **{key: item.manifest and getattr(item.manifest, key) for key in ("written", "world_size", "size")},
                 "problem": item.problem,
             }
             for item in checkpoints
         ]
         print(json.dumps(rows, indent=2))
-        return int(any(item.problem for item in checkpoints))
-    for item in checkpoints:
-        details = f"step {item.step:,}"
-        if item.manifest:
-            ranks = count(item.manifest.world_size, "rank")
-            details += f"  {item.manifest.written}  {ranks}  {format_bytes(item.manifest.size)}"
-        state = f"not complete: {item.problem}" if item.problem else "verified" if options.verify else "complete"
-        print(f"{item.path}  {details}  {state}")
-    if not checkpoints:
+    elif not checkpoints:
         print(f"no checkpoint in {folder}")
+    else:
+        for item in checkpoints:
+            details = f"step {item.step:,}"
+            if item.manifest:
+                ranks = count(item.manifest.world_size, "rank")
+                details += f"  {item.manifest.written}  {ranks}  {format_bytes(item.manifest.size)}"
+            state = f"not complete: {item.problem}" if item.problem else "verified" if options.verify else "complete"
+            print(f"{item.path}  {details}  {state}")
     return int(any(item.problem for item in checkpoints))

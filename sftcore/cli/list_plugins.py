@@ -11,7 +11,6 @@ from sftcore.core.template_file import FileTemplate
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of this command."""
     parser.description = "Show every installed component."
     parser.add_argument("--json", action="store_true", help="print a JSON list of objects")
     parser.add_argument(
@@ -22,20 +21,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def execute(options: Namespace) -> int:
-    """Run the command."""
     registry = Registry.discover()
     rows = [_component_row(registry, entry, options.verbose) for entry in registry.entries]
-    rows += [
-        {
-            "kind": "plugin",
-            "name": item.entry_point,
-            "distribution": item.distribution,
-            "version": item.version,
-            "status": "broken",
-            "error": item.error,
-        }
-        for item in registry.broken
-    ]
+    for item in registry.broken:
+        row = {"kind": "plugin", "name": item.entry_point, "distribution": item.distribution, "version": item.version}
+        rows.append({**row, "status": "broken", "error": item.error})
     if options.json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
     elif rows:
@@ -46,28 +36,22 @@ def execute(options: Namespace) -> int:
 
 
 def _component_row(registry: Registry, entry: Entry, verbose: bool) -> dict[str, object]:
-    row: dict[str, object] = {
-        "kind": entry.kind,
-        "name": entry.name,
-        "distribution": entry.distribution,
-        "version": entry.version,
-        "status": f"ambiguous, write {entry.qualified}" if registry.is_ambiguous(entry) else "ok",
-    }
+    row = {"kind": entry.kind, "name": entry.name, "distribution": entry.distribution, "version": entry.version}
     if problem := entry.problem():
         return {**row, "status": "broken", "error": problem}
+    row["status"] = f"ambiguous, write {entry.qualified}" if registry.is_ambiguous(entry) else "ok"
     if not verbose:
-        return row
+        return {**row}
     from sftcore.config.fields import describe_options
 
     try:
         cls = entry.component_class()
         if isinstance(entry.target, Path):
             return {**row, "description": FileTemplate(entry.target).description() or str(entry.target), "options": []}
-        first = (cls.__doc__ or "").strip().splitlines()[:1]
-        options = [option._asdict() for option in describe_options(cls)]
+        description = next(iter((cls.__doc__ or "").strip().splitlines()), "")
+        return {**row, "description": description, "options": [option._asdict() for option in describe_options(cls)]}
     except Exception as error:  # a broken component must not hide the others
         return {**row, "status": "broken", "error": str(error)}
-    return {**row, "description": first[0] if first else "", "options": options}
 
 
 def _print_table(rows: list[dict[str, object]]) -> None:

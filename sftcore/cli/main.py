@@ -13,6 +13,7 @@ from typing import NoReturn
 from sftcore import __version__
 from sftcore.core.errors import ConfigError, SftError
 from sftcore.runtime import redaction
+from sftcore.runtime.console import is_main_process
 from sftcore.runtime.rank_control import STOPPED_EXIT_CODE
 from sftcore.runtime.signals import Stopped, StopRequest, handle_stop_signals
 
@@ -47,12 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         with handle_stop_signals(os.environ) if argv[:1] == ["run"] else nullcontext(StopRequest()) as stop:
             return _dispatch(argv, stop)
     except SftError as error:
-        rank = os.environ.get("RANK", "0")
-        where = "" if rank == "0" else f" [rank {rank}]"
+        where = "" if is_main_process() else f" [rank {os.environ['RANK']}]"
         print(f"sft{where}: error: {redaction.redact_text(str(error))}", file=sys.stderr)
         return error.exit_code
     except Stopped as stopped:
-        if os.environ.get("RANK", "0") == "0":
+        if is_main_process():
             print(f"sft: stopped by {stopped}; resume with the same command and --resume auto", file=sys.stderr)
         return STOPPED_EXIT_CODE
     except KeyboardInterrupt:

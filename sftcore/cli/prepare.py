@@ -8,13 +8,11 @@ from sftcore.cli.shared import add_config, load, prepare_and_report
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of this command."""
     parser.description = "Read, label and tokenize the data of a run, which then finds them in the cache. Needs no GPU."
     add_config(parser, "prepare")
 
 
 def execute(options: Namespace) -> int:
-    """Run the command."""
     from sftcore.runs.preparation import pack_if_configured, report_sets
     from sftcore.runtime.console import status
 

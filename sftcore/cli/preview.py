@@ -13,7 +13,6 @@ from sftcore.core.errors import ConfigError, DataError
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of this command."""
     parser.description = "Show which tokens of the training data are trained. Loads the tokenizer, and no weights."
     add_config(parser, "preview")
     parser.add_argument("-n", type=int, default=5, metavar="ROWS", help="number of rows (default: %(default)s)")
@@ -25,7 +24,6 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def execute(options: Namespace) -> int:
-    """Run the command."""
     from sftcore.inspection import preview
     from sftcore.inspection.preview_rows import label_preview_rows
     from sftcore.runtime.console import status, warn
@@ -34,12 +32,8 @@ def execute(options: Namespace) -> int:
         raise ConfigError(f"-n {options.n}: must be at least 1")
     rows = label_preview_rows(*load(options), options.n, options.source)
     status("template", rows.template)
-    for problem in rows.malformed:
-        warn(f"skipped, because the row is malformed: {problem}")
-    for problem in rows.unlabelled:
-        warn(f"skipped, because the row cannot be labelled: {problem}")
-    for origin in rows.untrained:
-        warn(f"dropped, because none of its tokens is trained, or none within max_length: {origin}")
+    for message in rows.skipped:
+        warn(message)
     for warning in rows.warnings:
         status("data", warning)
     if not rows.examples:
@@ -47,8 +41,8 @@ def execute(options: Namespace) -> int:
     if options.html is not None:
         from sftcore.inspection.preview_page import render_page
 
-        lines = [f"{options.config}, chat template {rows.template}"]
-        page = render_page(rows.examples, rows.tokenizer, options.config, lines)
+        summary = f"{options.config}, chat template {rows.template}"
+        page = render_page(rows.examples, rows.tokenizer, options.config, [summary])
         try:
             Path(options.html).write_text(page, encoding="utf-8")
         except OSError as error:
@@ -58,7 +52,6 @@ def execute(options: Namespace) -> int:
         for example, origin in rows.examples:
             print(json.dumps(preview.example_to_json(example, origin)))
     else:
-        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-        boundaries = options.tokens
-        print_text(preview.render_examples(rows.examples, rows.tokenizer, colour=colour, token_boundaries=boundaries))
+        style = {"colour": sys.stdout.isatty() and not os.environ.get("NO_COLOR"), "token_boundaries": options.tokens}
+        print_text(preview.render_examples(rows.examples, rows.tokenizer, **style))
     return 0

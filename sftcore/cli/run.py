@@ -5,7 +5,6 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 
 from sftcore.cli.shared import add_config, override_trackers, read_document
-from sftcore.config.document import Document
 from sftcore.core.hookspecs import BackendSpec
 from sftcore.core.registry import Registry
 
@@ -38,7 +37,6 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def execute(options: Namespace) -> int:
-    """Run the command."""
     from sftcore.runs.run import run
 
     document = read_document(options)
@@ -46,16 +44,12 @@ def execute(options: Namespace) -> int:
         override_trackers(document, options.trace.split(","))
     for name, (qualified, option) in options.flags.items():
         if (file := getattr(options, name.replace("-", "_"))) is not None:
-            _override_backend(document, name, qualified, option, file)
+            backend = document.data.get("backend")
+            if not isinstance(backend, dict) or backend.get("name") not in (name, qualified):
+                backend = {}  # options of another backend; its own ones stay
+            document.set(("backend",), {**backend, "name": name, option: file}, f"--{name}")
     for assignment in options.overrides:
         document.override(assignment)
     if options.resume is not None:
         document.set(("training_args", "resume_from_checkpoint"), options.resume, "--resume")
     return run(document, options.registry, options.argv, options.stop)
-
-
-def _override_backend(document: Document, name: str, qualified: str, option: str, file: str) -> None:
-    """Select the backend *name* with *file*; its other options in *document* stay."""
-    before = document.data.get("backend")
-    options = dict(before) if isinstance(before, dict) and before.get("name") in (name, qualified) else {}
-    document.set(("backend",), {**options, "name": name, option: file}, f"--{name}")

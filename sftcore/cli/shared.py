@@ -15,18 +15,12 @@ if TYPE_CHECKING:
     from sftcore.core.registry import Registry
     from sftcore.data import Prepared
 
-DEFAULT_CONFIG = "config/finetune.yaml"
-
 
 def add_config(parser: ArgumentParser, command: str) -> None:
     """Add ``--config`` to the parser of *command*, which takes ``KEY=VALUE`` too."""
     parser.usage = f"sft {command} [options] [KEY=VALUE ...]"
-    parser.add_argument(
-        "--config",
-        default=DEFAULT_CONFIG,
-        metavar="PATH",
-        help="YAML file, or package:NAME/file (default: %(default)s)",
-    )
+    text = "YAML file, or package:NAME/file (default: %(default)s)"
+    parser.add_argument("--config", default="config/finetune.yaml", metavar="PATH", help=text)
 
 
 def read_document(options: Namespace) -> Document:

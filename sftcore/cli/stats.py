@@ -10,7 +10,6 @@ from sftcore.cli.shared import add_config, load, prepare_and_report, print_text
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of this command."""
     parser.description = (
         "Show how long the examples of the training data are, how many of their tokens are trained, and what "
         "max_length and packing would cost."
@@ -20,7 +19,6 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def execute(options: Namespace) -> int:
-    """Run the command."""
     from sftcore.inspection.stats import compute_stats, render_stats, stats_to_json
     from sftcore.training.arguments import batch_sizes
 

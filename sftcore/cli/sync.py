@@ -9,7 +9,6 @@ from sftcore.cli.shared import override_trackers
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of this command."""
     parser.description = "Send the metrics that a run has written to its trackers, which may have missed some."
     parser.add_argument("folder", metavar="DIR", help="the output folder of the run")
     parser.add_argument(
@@ -18,7 +17,6 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def execute(options: Namespace) -> int:
-    """Run the command."""
     from sftcore.core.registry import Registry
     from sftcore.tracking.sync import MetricsSync
 

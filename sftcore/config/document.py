@@ -136,25 +136,23 @@ class Document:
     def set(self, keys: Keys, value: Any, place: str) -> None:
         """Set the value at *keys*; *place* is its place in later messages."""
         data = copy.deepcopy(self.data)
-        at: Any = {"": data}
-        way: Keys = ("", *keys)
-        made: list[Keys] = [keys]
-        for depth, key in enumerate(way):
+        at: Any = data
+        created = [keys]
+        for depth, key in enumerate(keys):
+            name = dotted(keys[:depth])
             if isinstance(at, list):
                 if not isinstance(key, int) or key >= len(at):
-                    name = dotted(keys[: depth - 1])
                     raise ConfigError(f"{place}: {name} is a list of {len(at)}; write {name}.0 for its first item")
-            elif isinstance(at, dict) and isinstance(key, int):
-                name = dotted(keys[: depth - 1])
-                raise ConfigError(f"{place}: {name} is not a list; write {name} without a number")
             elif not isinstance(at, dict):
-                raise ConfigError(f"{place}: {dotted(keys[: depth - 1])} has no keys")
-            if depth == len(way) - 1:
+                raise ConfigError(f"{place}: {name} has no keys")
+            elif isinstance(key, int):
+                raise ConfigError(f"{place}: {name} is not a list; write {name} without a number")
+            if depth == len(keys) - 1:
                 at[key] = value
                 break
             below = at.get(key) if isinstance(at, dict) else at[int(key)]
             if below is None:
-                made += [] if key in at else [keys[:depth]]
+                created += [] if key in at else [keys[: depth + 1]]
                 below = {}
             elif isinstance(below, str):  # the short form of a source or a component
                 source = keys[0] == "data" and (isinstance(key, int) or key in ("train", "eval"))
@@ -164,7 +162,7 @@ class Document:
         self.data = data
         self._lines = {way: line for way, line in self._lines.items() if way[: len(keys)] != keys}
         self._overridden = {way: text for way, text in self._overridden.items() if way[: len(keys)] != keys}
-        self._overridden.update(dict.fromkeys(made, place))
+        self._overridden.update(dict.fromkeys(created, place))
 
     def where(self, keys: Keys) -> str:
         """Return the place of the value at *keys*: ``file:line``, or the command-line argument that set it."""

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from sftcore.config.document import Document, Keys
+from sftcore.config.document import Document, Keys, dotted
 from sftcore.core.components import FURTHER
 from sftcore.core.errors import FieldError, SftError, nearest
 from sftcore.runtime.redaction import REDACTED, is_secret
@@ -43,12 +43,9 @@ def from_mapping(
     Raises:
         ConfigError: an unknown or missing key, or an invalid value, with its place.
     """
-    fields, further = _fields(cls)
-    options = check_options(cls, values, document, keys, ready=ready or {}, further=further, misplaced=misplaced)
-    options.update(ready or {})
-    for name, field in fields.items():
-        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if required and name not in options:
+    options = check_options(cls, values, document, keys, ready, misplaced) | dict(ready or {})
+    for name, field in _fields(cls).items():
+        if field.default is field.default_factory is dataclasses.MISSING and name not in options:
             raise document.error(keys, f"the key '{name}' is missing")
     try:
         return cls(**options)
@@ -64,72 +61,62 @@ def check_options(
     document: Document,
     keys: Keys,
     ready: Mapping[str, Any] | None = None,
-    further: str | None = None,
     misplaced: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Return *values*, converted to the annotations of the fields of the dataclass *cls*.
-
-    Args:
-        ready: keys that are ignored, because the caller has their values.
-        further: name of a field declared by ``further_options``.
-        misplaced: full names of keys that belong elsewhere.
-
-    Raises:
-        ConfigError: an unknown key or an invalid value, with its place.
-    """
+    """Return the arguments of *cls* in :func:`from_mapping`: converted values by field, without *ready* ones."""
     if not isinstance(values, Mapping):
         raise document.error(keys, f"must be a mapping of options, not {format_value(values)}")
-    fields, _ = _fields(cls)
-    hints = _hints(cls)
-    other = _load(fields[further].metadata[FURTHER], document, keys) if further else None
-    other_fields = _fields(other)[0] if other else {}
+    fields = _fields(cls)
     options: dict[str, Any] = {}
-    other_options: dict[str, Any] = {}
-    for key, value in values.items():
-        if ready and key in ready:
-            continue
-        if key in fields and key != further:
-            options[key] = _convert(hints.get(key, Any), value, document, (*keys, key))
-        elif key in other_fields and other:
-            other_options[key] = _convert(_hints(other).get(key, Any), value, document, (*keys, key))
+    known: dict[object, tuple[Any, dict[str, Any]]] = {}  # the annotation of each key, and where its value belongs
+    for name, hint in _hints(cls).items():
+        if target := fields[name].metadata.get(FURTHER):
+            options[name] = {}
+            further = _hints(_load(target, document, keys))
+            known = {key: (inner, options[name]) for key, inner in further.items()} | known
         else:
-            choices = [*(name for name in fields if name != further), *other_fields, *(ready or ())]
-            hint = f"; it is {misplaced[key]}" if misplaced and key in misplaced else nearest(key, choices)
+            known[name] = hint, options
+    for key, value in values.items():
+        if key in (ready or ()):
+            continue
+        if key not in known:
+            hint = f"; it is {misplaced[key]}" if misplaced and key in misplaced else nearest(key, map(str, known))
             raise document.error((*keys, key), f"unknown key{hint}")
-    if further and other_options:
-        options[further] = other_options
+        annotation, chosen = known[key]
+        chosen[key] = _convert(annotation, value, document, (*keys, key))
     return options
 
 
-def to_mapping(component: Any) -> dict[str, Any]:
-    """Return the options of the dataclass instance *component*, such that :func:`from_mapping` creates it again."""
-    values: dict[str, Any] = {}
-    for field in dataclasses.fields(component):
-        if not field.init:
-            continue
-        value = getattr(component, field.name)
-        if FURTHER in field.metadata:
-            values.update(value)
-        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-            values[field.name] = to_mapping(value)
-        else:
-            values[field.name] = str(value) if isinstance(value, Path) else value
-    return values
+def to_mapping(value: Any, names: Mapping[str, str] | None = None, keys: Keys = ()) -> Any:
+    """Return *value* as plain data: the options of a dataclass, such that :func:`from_mapping` creates it again.
+
+    *names* has the ``name`` to add to each component in *value*, by its dotted key; *keys* is the place of *value*.
+    """
+    if dataclasses.is_dataclass(value):
+        name = names and names.get(dotted(keys))
+        options: dict[str, Any] = {"name": name} if name else {}
+        for key, field in _fields(type(value)).items():
+            plain = to_mapping(getattr(value, key), names, (*keys, key))
+            options.update(plain if FURTHER in field.metadata else {key: plain})
+        return options
+    if isinstance(value, Mapping):
+        return {key: to_mapping(item, names, (*keys, key)) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_mapping(item, names, (*keys, index)) for index, item in enumerate(value)]
+    return str(value) if isinstance(value, Path) else value
 
 
-def _fields(cls: type) -> tuple[dict[str, dataclasses.Field[Any]], str | None]:
-    """Return the fields by name, and the name of the one declared by ``further_options``."""
-    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
-    further = next((name for name, field in fields.items() if FURTHER in field.metadata), None)
-    return fields, further
+def _fields(cls: type) -> dict[str, dataclasses.Field[Any]]:
+    return {field.name: field for field in dataclasses.fields(cls) if field.init}
 
 
 def _hints(cls: type) -> dict[str, Any]:
-    """Return the annotations of *cls*; empty if they cannot be resolved, so that any value is accepted."""
+    """Return the annotations of the options of *cls*; Any if they cannot be resolved, so that any value is accepted."""
     try:
-        return typing.get_type_hints(cls, include_extras=True)
+        hints = typing.get_type_hints(cls, include_extras=True)
     except Exception:  # a library may annotate with what it imports for type checkers only
-        return {}
+        hints = {}
+    return {name: hints.get(name, Any) for name in _fields(cls)}
 
 
 def _load(target: str, document: Document, keys: Keys) -> type:
@@ -144,7 +131,6 @@ def _load(target: str, document: Document, keys: Keys) -> type:
 
 
 def _convert(hint: Any, value: Any, document: Document, keys: Keys) -> Any:
-    """Return *value* converted to the annotation *hint*."""
     if (section := _section(hint)) and value is not None:
         return from_mapping(section, value, document, keys)
     from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
@@ -212,10 +198,14 @@ def _expected(problems: Sequence[Any], value: Any) -> tuple[Keys, Any, str]:
     return keys, got, " or ".join(filter(None, (", ".join(choices[:-1]), choices[-1])))
 
 
+def _members(hint: Any) -> Sequence[Any]:
+    """Return the members of a union; *hint* itself if it is none."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
 def _number(hint: Any) -> str:
     """Return the kind of number that *hint* accepts; empty if none, or booleans too."""
-    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    members = typing.get_args(hint) if union else (hint,)
+    members = _members(hint)
     if bool in members or typing.Any in members:
         return ""
     return "a number" if float in members else "a whole number" if int in members else ""
@@ -236,14 +226,10 @@ def _has_config(hint: Any) -> bool:
     return isinstance(hint, type) and (dataclasses.is_dataclass(hint) or typing.is_typeddict(hint))
 
 
-def _section(hint: Any) -> type | None:
+def _section(hint: Any) -> Any:
     """Return the dataclass in *hint*: ``Section`` or ``Section | None``."""
-    if isinstance(hint, type):
-        return hint if dataclasses.is_dataclass(hint) else None
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        members = [member for member in typing.get_args(hint) if member is not type(None)]
-        return _section(members[0]) if len(members) == 1 else None
-    return None
+    members = [member for member in _members(hint) if member is not type(None)]
+    return members[0] if len(members) == 1 and dataclasses.is_dataclass(members[0]) else None
 
 
 class Option(NamedTuple):
@@ -259,7 +245,7 @@ def describe_options(cls: type) -> list[Option]:
     """Return the options of the dataclass *cls*, with the docstrings below its fields, also of its base classes."""
     texts = _docstrings(cls)
     options: list[Option] = []
-    for name, field in _fields(cls)[0].items():
+    for name, field in _fields(cls).items():
         if target := field.metadata.get(FURTHER):
             options.append(Option("...", "", "", f"every option of {target.replace(':', '.')}, under its own name"))
             continue

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from sftcore.config.document import Document, Keys, dotted
-from sftcore.config.fields import format_value, from_mapping
+from sftcore.config.fields import format_value, from_mapping, to_mapping
 from sftcore.config.schema import AUTO, MISPLACED_KEYS, Config, DataConfig, EvalFraction, SourceConfig
-from sftcore.core.components import FURTHER, RESERVED, Backend, Component, Format, Tracker
+from sftcore.core.components import RESERVED, Backend, Component, Format, Tracker
 from sftcore.core.errors import PluginError
 from sftcore.core.hookspecs import BackendSpec
-from sftcore.core.registry import Entry, Registry
+from sftcore.core.registry import Entry, Registry, find_module
 from sftcore.core.template_file import FileTemplate
 
 _MAY_BE_EMPTY = ("ask", "non_finite", "training_args", "template_path", "template_kwargs")
@@ -37,26 +36,13 @@ class LoadedConfig:
 
     def resolved(self) -> dict[str, Any]:
         """Return the configuration with all defaults, as one could write it in YAML."""
-        values: dict[str, Any] = self._plain(self.config, ())
+        names = {key: entry.qualified for key, entry in self.selected.items()}
+        values: dict[str, Any] = to_mapping(self.config, names)
+        if isinstance(self.config.template, FileTemplate):
+            values["template"] = names["template"]
+        if "backend" not in names:
+            values["backend"] = AUTO
         return values
-
-    def _plain(self, value: Any, keys: Keys) -> Any:
-        entry = self.selected.get(dotted(keys))
-        if isinstance(value, FileTemplate) and entry:
-            return entry.qualified
-        if isinstance(value, Component) and not entry:
-            return AUTO
-        if is_dataclass(value):
-            inner = {"name": entry.qualified} if entry else {}
-            for item in fields(value):
-                plain = self._plain(getattr(value, item.name), (*keys, item.name))
-                inner.update(plain if FURTHER in item.metadata else {item.name: plain})
-            return inner
-        if isinstance(value, Mapping):
-            return {key: self._plain(item, (*keys, key)) for key, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [self._plain(item, (*keys, index)) for index, item in enumerate(value)]
-        return str(value) if isinstance(value, Path) else value
 
 
 def load_config(document: Document, registry: Registry, environ: Mapping[str, str]) -> LoadedConfig:
@@ -127,18 +113,20 @@ class _Loader:
         return LoadedConfig(config, self.document, self.selected)
 
     def component(self, kind: str, reference: object, keys: Keys, slot: Keys | None = None) -> Component:
-        """Return the component of *reference*: a name or ``{name: ..., options}``.
-
-        Args:
-            slot: the key in *selected*, where it is not *keys*.
-        """
-        name, options = self._name_and_options(kind, reference, keys)
+        """Return the component of *reference*: a name or ``{name: ..., options}``; *slot* is its key in *selected*."""
+        reference = {"name": reference} if isinstance(reference, str) else reference
+        if not isinstance(reference, Mapping):
+            problem = f"must be the name of a {kind}, or a mapping with 'name' and options, not "
+            raise self.document.error(keys, problem + format_value(reference))
+        if not isinstance(name := reference.get("name"), str):
+            raise self.document.error(keys, f"which {kind}? add its 'name' to the options")
+        options = {key: value for key, value in reference.items() if key != "name"}
         try:
             entry = self.registry.find(kind, name)
             cls = entry.component_class()
         except PluginError as error:
             raise PluginError(str(self.document.error(keys, str(error)))) from None
-        missing = [package for package in cls.requires if importlib.util.find_spec(package) is None]
+        missing = [package for package in cls.requires if find_module(package) is None]
         if missing:
             problem = f"the {kind} '{name}' needs packages that are not installed: pip install {' '.join(missing)}"
             raise self.document.error(keys, problem)
@@ -150,16 +138,6 @@ class _Loader:
             component = from_mapping(cls, options, self.document, keys)
         self.selected[dotted(slot or keys)] = entry
         return component
-
-    def _name_and_options(self, kind: str, reference: object, keys: Keys) -> tuple[str, dict[str, Any]]:
-        if isinstance(reference, str):
-            return reference, {}
-        if isinstance(reference, Mapping):
-            if not isinstance(name := reference.get("name"), str):
-                raise self.document.error(keys, f"which {kind}? add its 'name' to the options")
-            return name, {key: value for key, value in reference.items() if key != "name"}
-        problem = f"must be the name of a {kind}, or a mapping with 'name' and options, not {format_value(reference)}"
-        raise self.document.error(keys, problem)
 
     def _data(self, raw: object) -> DataConfig:
         if not isinstance(raw, Mapping):
@@ -175,11 +153,10 @@ class _Loader:
         return from_mapping(DataConfig, raw, self.document, ("data",), ready=ready)
 
     def _sources(self, raw: object, keys: Keys) -> list[SourceConfig]:
-        if isinstance(raw, list) and not raw:
+        if raw == []:
             raise self.document.error(keys, "the list of sources is empty")
-        if isinstance(raw, list):
-            return [self._source(item, (*keys, index), (*keys, index)) for index, item in enumerate(raw)]
-        return [self._source(raw, keys, (*keys, 0))]
+        items = [(item, (*keys, at)) for at, item in enumerate(raw)] if isinstance(raw, list) else [(raw, keys)]
+        return [self._source(item, place, (*keys, at)) for at, (item, place) in enumerate(items)]
 
     def _source(self, raw: object, keys: Keys, slot: Keys) -> SourceConfig:
         if not isinstance(raw, (str, Mapping)):

@@ -137,18 +137,15 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _check_train_on(self.train_on)
-        if self.max_length < 1:
-            raise FieldError("max_length", f"must be at least 1, not {self.max_length}")
-        if self.workers is not None and self.workers < 1:
-            raise FieldError("workers", f"must be at least 1, not {self.workers}")
-        if self.shuffle_buffer < 1:
-            raise FieldError("shuffle_buffer", f"must be at least 1, not {self.shuffle_buffer}")
+        for name in ("max_length", "workers", "shuffle_buffer"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise FieldError(name, f"must be at least 1, not {value}")
         if self.streaming and isinstance(self.eval, EvalFraction):
-            raise FieldError(
-                "eval",
+            problem = (
                 "a fraction of a stream cannot be held out, because all of it would have to be read before the first "
-                "step; move rows to a file of their own, and name it here: none of them is trained",
+                "step; move rows to a file of their own, and name it here: none of them is trained"
             )
+            raise FieldError("eval", problem)
         if not (0 <= self.max_bad_rows < 1 or (self.max_bad_rows >= 1 and float(self.max_bad_rows).is_integer())):
             problem = f"must be a whole number of rows, or a share between 0 and 1, not {self.max_bad_rows:g}"
             raise FieldError("max_bad_rows", problem)
@@ -158,9 +155,8 @@ class DataConfig:
         if shares and len(shares) == len(self.train) and abs(sum(shares) - 1) > SHARES_TOLERANCE:
             raise FieldError("train", f"all sources have a share, but their sum is {sum(shares):g}, not 1")
         if len(shares) < len(self.train) and sum(shares) >= 1:
-            raise FieldError(
-                "train", f"the sum of the shares is {sum(shares):g}, which leaves nothing for the sources without one"
-            )
+            problem = f"the sum of the shares is {sum(shares):g}, which leaves nothing for the sources without one"
+            raise FieldError("train", problem)
 
     @property
     def sources(self) -> list[SourceConfig]:
@@ -169,12 +165,9 @@ class DataConfig:
 
     def policy(self, source: SourceConfig) -> Policy:
         """Return the policy of *source*: its own keys, and those of `data` where they are null."""
-        own = {key: getattr(source, key) for key in _PER_SOURCE}
-        return Policy(
-            max_length=self.max_length,
-            weight=source.weight,
-            **{key: getattr(self, key) if value is None else value for key, value in own.items()},
-        )
+        own = {key: value for key in _PER_SOURCE if (value := getattr(source, key)) is not None}
+        shared = {key: getattr(self, key) for key in _PER_SOURCE}
+        return Policy(max_length=self.max_length, weight=source.weight, **{**shared, **own})
 
 
 _PER_SOURCE = ("train_on", "train_on_stop", "reasoning", "context", "truncation")

@@ -6,6 +6,7 @@ spec in place of the target, which adds the data that sftcore needs before it se
 imported by every command, so they should import nothing heavy.
 """
 
+# mypy: disable-error-code="empty-body"
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -75,28 +76,23 @@ def _check_strings(**fields: Sequence[str]) -> None:
 @hookspec
 def register_formats() -> Mapping[str, str | type[Format] | FormatSpec]:
     """Data formats: how a row becomes a conversation."""
-    raise NotImplementedError
 
 
 @hookspec
 def register_templates() -> Mapping[str, str | type[Template]]:
     """Chat templates that need code; a template that is only a file needs no hook."""
-    raise NotImplementedError
 
 
 @hookspec
 def register_methods() -> Mapping[str, str | type[Method]]:
     """Fine-tuning methods: which weights are trained."""
-    raise NotImplementedError
 
 
 @hookspec
 def register_trackers() -> Mapping[str, str | type[Tracker]]:
     """Experiment trackers."""
-    raise NotImplementedError
 
 
 @hookspec
 def register_backends() -> Mapping[str, str | type[Backend] | BackendSpec]:
     """Distributed backends."""
-    raise NotImplementedError

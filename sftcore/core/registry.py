@@ -7,7 +7,7 @@ directly, because pluggy's own loader stops at the first exception and ignores a
 from __future__ import annotations
 
 import importlib
-import importlib.util
+import itertools
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -168,17 +168,15 @@ class Registry:
 
 def find_module(name: str) -> ModuleSpec | None:
     """Return the spec of the module *name*, or None if it does not exist; nothing is imported, not even a parent."""
-    way, *inner = name.split(".")
-    try:
-        spec = importlib.util.find_spec(way)
-    except (ImportError, ValueError):
-        return None
-    for part in inner:
-        parent: Any = sys.modules.get(way) or spec
-        path = getattr(parent, "__path__", None) or getattr(parent, "submodule_search_locations", None)
-        way = f"{way}.{part}"
-        specs = (finder.find_spec(way, path) for finder in sys.meta_path) if path else iter(())
-        spec = next((found for found in specs if found is not None), None)
+    spec: ModuleSpec | None = None
+    path: Any = None
+    for way in itertools.accumulate(name.split("."), "{}.{}".format):
+        if (spec and not path) or not way or way.endswith("."):  # not a package, not a name
+            return None
+        spec = next(filter(None, (finder.find_spec(way, path) for finder in sys.meta_path)), None)
+        if spec is None:
+            return None
+        path = getattr(sys.modules.get(way), "__path__", spec.submodule_search_locations)
     return spec
 
 
@@ -208,16 +206,11 @@ def _components(manager: pluggy.PluginManager, point: EntryPoint, distribution: 
     for caller in manager.get_hookcallers(module) or ():
         kind = _HOOKS[caller.name]
         allowed = (str, type, _SPECS.get(kind, str))
-        for impl in caller.get_hookimpls():
-            if impl.plugin is not module:
-                continue
-            for key, offer in impl.function().items():  # type: ignore[attr-defined]
-                if not isinstance(key, str) or not isinstance(offer, allowed):
-                    or_spec = f", or of {_SPECS[kind].__name__}" if kind in _SPECS else ""
-                    raise PluginError(
-                        f"{caller.name} must return a mapping of names to classes or 'module:Class'{or_spec}"
-                    )
-                entries.append(Entry(kind, key, distribution, version, offer))
+        for key, offer in getattr(module, caller.name)().items():
+            if not isinstance(key, str) or not isinstance(offer, allowed):
+                or_spec = f", or of {_SPECS[kind].__name__}" if kind in _SPECS else ""
+                raise PluginError(f"{caller.name} must return a mapping of names to classes or 'module:Class'{or_spec}")
+            entries.append(Entry(kind, key, distribution, version, offer))
     if not entries:
         raise PluginError(f"{point.value} registers nothing: mark its functions with @sftcore.hookimpl")
     return entries
@@ -229,14 +222,12 @@ def _template_files(package: str) -> list[Path]:
     folders = list(spec.submodule_search_locations or ()) if spec else []
     if not folders:
         raise PluginError(f"{package} is not an importable package")
-    files = [
-        path for folder in folders for path in sorted(Path(folder).iterdir()) if path.suffix in (".json", ".jinja")
-    ]
+    paths = (path for folder in folders for path in sorted(Path(folder).iterdir()))
+    files = [path for path in paths if path.suffix in (".json", ".jinja")]
     if not files:
         raise PluginError(f"the package {package} has no *.json or *.jinja files (are they missing from the wheel?)")
     return files
 
 
 def _one_line(error: BaseException) -> str:
-    """Return type and first line of *error*."""
     return f"{type(error).__name__}: {error}".splitlines()[0].strip()

@@ -17,6 +17,7 @@ The JSON form has one string per role::
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,20 +25,9 @@ from typing import Any
 from sftcore.core.components import Template
 from sftcore.core.errors import ConfigError, nearest
 
-_STRINGS = {
-    "description",
-    "source",
-    "begin",
-    "default_system",
-    "generation_prompt",
-    "end",
-    "system",
-    "user",
-    "assistant",
-    "tool",
-}
-_KEYS = _STRINGS | {"trim", "stop"}
 _ROLES = ("system", "user", "assistant", "tool")
+_STRINGS = {"description", "source", "begin", "default_system", "generation_prompt", "end", *_ROLES}
+_KEYS = _STRINGS | {"trim", "stop"}
 
 
 @dataclass
@@ -48,19 +38,17 @@ class FileTemplate(Template):
     """The file."""
 
     def jinja(self) -> str:
-        text = _read(self.path)
-        return text if self.path.suffix == ".jinja" else compile_template(_parse(text, self.path))
+        return _read(self.path) if self.path.suffix == ".jinja" else compile_template(self._form())
 
     def description(self) -> str:
         """Return the description in the JSON form; empty for Jinja."""
-        if self.path.suffix == ".jinja":
-            return ""
-        return str(_parse(_read(self.path), self.path).get("description", ""))
+        return str(self._form().get("description", ""))
 
     def stop(self) -> list[str]:
-        if self.path.suffix == ".jinja":
-            return []
-        return list(_parse(_read(self.path), self.path).get("stop", []))
+        return list(self._form().get("stop", []))
+
+    def _form(self) -> dict[str, Any]:
+        return {} if self.path.suffix == ".jinja" else _parse(_read(self.path), self.path)
 
 
 def _read(path: Path) -> str:
@@ -73,7 +61,6 @@ def _read(path: Path) -> str:
 
 
 def _parse(text: str, path: Path) -> dict[str, Any]:
-    """Return the checked JSON form of a template."""
     try:
         form = json.loads(text)
     except ValueError as error:
@@ -109,50 +96,38 @@ def compile_template(form: dict[str, Any]) -> str:
     dropped silently.
     """
     content = "message['content'] | trim" if form.get("trim") else "message['content']"
+    default_system = _print(form["system"], _quote(form["default_system"])) if "default_system" in form else ""
     lines = [
         "{%- if tools %}{{ raise_exception('this template does not support tools') }}{% endif %}",
         _print(form.get("begin", "")),
+        *_if("not messages or messages[0]['role'] != 'system'", default_system),
+        "{%- for message in messages %}",
+        "{%- if message['tool_calls'] %}{{ raise_exception('this template does not support tool calls') }}",
     ]
-    if "default_system" in form:
-        lines.append("{%- if not messages or messages[0]['role'] != 'system' %}")
-        lines.append(_print(form["system"], _quote(form["default_system"])))
-        lines.append("{%- endif %}")
-    lines.append("{%- for message in messages %}")
-    error = "{{ raise_exception('this template does not support tool calls') }}"
-    lines.append(f"{{%- if message['tool_calls'] %}}{error}{{% endif %}}")
-    branch = "if"
-    for role in (role for role in _ROLES if role in form):
-        lines.append(f"{{%- {branch} message['role'] == '{role}' %}}")
-        lines.append(_print(form[role], content))
-        branch = "elif"
-    lines.append("{%- else %}{{ raise_exception('this template does not support the role ' + message['role']) }}")
-    lines.append("{%- endif %}")
-    lines.append("{%- endfor %}")
-    if form.get("end"):
-        lines.append("{%- if messages and messages[-1]['role'] == 'assistant' %}")
-        lines.append(_print(form["end"]))
-        lines.append("{%- endif %}")
-    lines.append("{%- if add_generation_prompt %}")
-    lines.append(_print(form["generation_prompt"]))
-    lines.append("{%- endif %}")
-    return "\n".join(line for line in lines if line)
+    for role in _ROLES:
+        if role in form:
+            lines += [f"{{%- elif message['role'] == '{role}' %}}", _print(form[role], content)]
+    lines += [
+        "{%- else %}{{ raise_exception('this template does not support the role ' + message['role']) }}",
+        "{%- endif %}",
+        "{%- endfor %}",
+        *_if("messages and messages[-1]['role'] == 'assistant'", _print(form.get("end", ""))),
+        *_if("add_generation_prompt", _print(form["generation_prompt"])),
+    ]
+    return "\n".join(filter(None, lines))
+
+
+def _if(condition: str, statement: str) -> list[str]:
+    return [f"{{%- if {condition} %}}", statement, "{%- endif %}"] if statement else []
 
 
 def _print(text: str, content: str = "") -> str:
     """Return the Jinja statement that prints *text*, its placeholders replaced by expressions."""
     values = {"{content}": content, "{bos}": "bos_token", "{eos}": "eos_token"}
-    parts: list[str] = []
-    while text:
-        found = [(text.index(mark), mark) for mark in values if mark in text]
-        at, mark = min(found) if found else (len(text), "")
-        if at:
-            parts.append(_quote(text[:at]))
-        if mark:
-            parts.append(f"({values[mark]})")
-        text = text[at + len(mark) :]
-    return f"{{{{- {' + '.join(parts)} }}}}" if parts else ""
+    parts = filter(None, re.split("({content}|{bos}|{eos})", text))
+    expressions = [f"({values[part]})" if part in values else _quote(part) for part in parts]
+    return f"{{{{- {' + '.join(expressions)} }}}}" if expressions else ""
 
 
 def _quote(text: str) -> str:
-    """Return *text* as a Jinja string literal."""
     return json.dumps(text, ensure_ascii=False)

@@ -26,17 +26,17 @@ ROLES: Mapping[str, Role] = {
 """Every spelling of a role that data may use, and the role that it means."""
 
 
-def parse_role(spelling: object) -> Role:
+def parse_role(spelling: object, where: str = "") -> Role:
     """Return the role that *spelling* means.
 
     Raises:
-        RowError: no role has this spelling; the message names the nearest one.
+        RowError: no role has this spelling; the message begins with *where* and names the nearest one.
     """
     if isinstance(spelling, str) and spelling in ROLES:
         return ROLES[spelling]
     known = ", ".join(ROLES)
     hint = nearest(spelling, ROLES) if isinstance(spelling, str) else ""
-    raise RowError(f"unknown role {spelling!r}{hint or f' (known: {known})'}")
+    raise RowError(f"{where}unknown role {spelling!r}{hint or f' (known: {known})'}")
 
 
 @dataclass(frozen=True)

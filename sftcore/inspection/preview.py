@@ -10,7 +10,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sftcore.core.types import IGNORE_INDEX
 from sftcore.data.row_types import Origin
@@ -32,19 +32,6 @@ _MARKS = "⟦⟧⦃⦄⟪⟫⟨⟩" + _NEWLINE + _STOP
 _JOINERS = "\u200c\u200d"  # between letters, as in Persian, and between the parts of an emoji
 _PRINTED = "\n\t\u3000" + _JOINERS
 _ATTACHED = _JOINERS + "🏻🏼🏽🏾🏿"
-
-
-class ExampleJson(TypedDict, total=False):
-    """An example as one line of JSON; without ``weights`` where every trained token weighs 1."""
-
-    source: str
-    messages: int
-    skipped: int
-    turns: list[int]
-    text: str
-    input_ids: list[int]
-    labels: list[int]
-    weights: list[float]
 
 
 class Cell(NamedTuple):
@@ -71,9 +58,9 @@ class Cell(NamedTuple):
         return TRAINED if self.state == STOP else self.state, self.weight
 
 
-def example_to_json(example: LabelledExample, origin: Origin) -> ExampleJson:
-    """*example* as ``--json`` prints it."""
-    line = ExampleJson(
+def example_to_json(example: LabelledExample, origin: Origin) -> dict[str, Any]:
+    """*example* as ``--json`` prints it (docs/preview.md), without weights where each trained token weighs 1."""
+    line: dict[str, Any] = dict(  # noqa: C408 (as a string, one of the keys would be the name of a component)
         source=str(origin),
         messages=example.messages,
         skipped=example.skipped,
@@ -82,17 +69,11 @@ def example_to_json(example: LabelledExample, origin: Origin) -> ExampleJson:
         input_ids=list(example.input_ids),
         labels=list(example.labels),
     )
-    if example.weights is not None:
-        line["weights"] = list(example.weights)
-    return line
+    return line if example.weights is None else {**line, "weights": list(example.weights)}
 
 
 def render_examples(examples: SourcedExamples, tokenizer: Any, *, colour: bool, token_boundaries: bool = False) -> str:
-    """The examples as text for a terminal: coloured, or with brackets around what is trained.
-
-    Args:
-        token_boundaries: put a mark between tokens.
-    """
+    """The examples as text for a terminal: coloured, or with brackets around what is trained; with marks of tokens."""
     lines: list[str] = []
     boundary = _style(_BOUNDARY, MASKED, colour) if token_boundaries else ""
     for (example, _), header in zip(examples, example_headers(examples), strict=True):
@@ -110,7 +91,6 @@ def render_examples(examples: SourcedExamples, tokenizer: Any, *, colour: bool, 
 
 
 def _format_cell(cell: Cell, token_boundaries: bool) -> str:
-    """One cell for the terminal, without colour."""
     text = escape_unprintable(cell.text, _MARKS + _BOUNDARY * token_boundaries) or f"⟨{' '.join(cell.names)}⟩"
     if any(cell.trained):
         text = text.replace("\n", f"{_NEWLINE}\n")

@@ -11,27 +11,19 @@ from itertools import groupby
 from string import Template
 from typing import TYPE_CHECKING, Any
 
-from sftcore.inspection.preview import (
-    PARTLY,
-    STOP,
-    Cell,
-    count_all,
-    escape_line,
-    escape_unprintable,
-    example_headers,
-    to_cells,
-)
+from sftcore.inspection import preview
 
 if TYPE_CHECKING:
-    from sftcore.inspection.preview import SourcedExamples
     from sftcore.labelling import LabelledExample
 
 
-def render_page(examples: SourcedExamples, tokenizer: Any, title: str, summary_lines: Sequence[str] = ()) -> str:
+def render_page(
+    examples: preview.SourcedExamples, tokenizer: Any, title: str, summary_lines: Sequence[str] = ()
+) -> str:
     """The examples as an HTML page that needs no other file, and no network."""
     style, script = (f"\n{_resource(name)}" for name in ("preview_page.css", "preview_page.js"))
-    headers = example_headers(examples)
-    articles = (_article(example, header, tokenizer) for (example, _), header in zip(examples, headers, strict=True))
+    headers = zip(examples, preview.example_headers(examples), strict=True)
+    articles = (_article(example, header, tokenizer) for (example, _), header in headers)
     return Template(_resource("preview_page.html")).substitute(
         title=_escape_line(title),
         style=style,
@@ -39,7 +31,7 @@ def render_page(examples: SourcedExamples, tokenizer: Any, title: str, summary_l
         script=script,
         script_hash=_csp_hash(script),
         summary="".join(f"<p>{_escape_line(line)}</p>\n" for line in summary_lines),
-        totals=count_all(examples),
+        totals=preview.count_all(examples),
         articles="".join(articles),
     )
 
@@ -51,7 +43,7 @@ def _resource(name: str) -> str:
 def _article(example: LabelledExample, header: Sequence[str], tokenizer: Any) -> str:
     source, *facts = map(_escape_line, header)
     pieces: list[str] = []
-    for (kind, weight), piece in groupby(to_cells(example, tokenizer), key=lambda cell: cell.kind):
+    for (kind, weight), piece in groupby(preview.to_cells(example, tokenizer), key=lambda cell: cell.kind):
         label = "" if weight == 1 else f' data-w="{weight:g}"'
         pieces.append(f'<span class="{kind}"{label}>{"".join(map(_cell, piece))}</span>')
     return f"""<article>
@@ -62,22 +54,21 @@ def _article(example: LabelledExample, header: Sequence[str], tokenizer: Any) ->
 """
 
 
-def _cell(cell: Cell) -> str:
-    """One cell, with the data of its tokens for the script."""
-    text = escape(escape_unprintable(cell.text)).replace("\n", "<i></i>\n")
+def _cell(cell: preview.Cell) -> str:
+    text = escape(preview.escape_unprintable(cell.text)).replace("\n", "<i></i>\n")
     if not cell.ids:
         return text
     ids, names = " ".join(map(str, cell.ids)), escape("\n".join(cell.names))
     data = f'data-p="{cell.position}" data-i="{ids}" data-k="{names}"'
-    if cell.state == STOP:
-        data += f' class="{STOP}"'
-    if cell.state == PARTLY:
+    if cell.state == preview.STOP:
+        data += f' class="{preview.STOP}"'
+    if cell.state == preview.PARTLY:
         data += f' data-m="{"".join("-+"[trained] for trained in cell.trained)}"'
     return f"<b {data}{'' if text else ' data-empty'}>{text}</b>"
 
 
 def _escape_line(text: str) -> str:
-    return escape(escape_line(text))
+    return escape(preview.escape_line(text))
 
 
 def _csp_hash(code: str) -> str:

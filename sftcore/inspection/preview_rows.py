@@ -26,50 +26,40 @@ class PreviewRows(NamedTuple):
 
     Attributes:
         examples: each with the row that it comes from.
-        malformed: messages about rows that no format can read.
-        unlabelled: messages about rows that cannot be labelled with certainty.
-        untrained: rows without a trained token.
+        skipped: messages about rows that give no example.
         warnings: about the labels.
         template: which chat template labelled them, and why.
     """
 
     examples: list[tuple[LabelledExample, Origin]]
-    malformed: list[str]
-    unlabelled: list[str]
-    untrained: list[Origin]
+    skipped: list[str]
     warnings: list[str]
     tokenizer: object
     template: str
 
 
 def label_preview_rows(loaded: LoadedConfig, registry: Registry, number: int, place: str | None) -> PreviewRows:
-    """Label *number* rows of the training data, taken in turn from its sources; or the one row at *place*.
-
-    Args:
-        place: ``file:line`` of a row, as errors and the run record write it.
+    """Label *number* rows of the training data, taken in turn from its sources; or the row at *place*, ``file:line``.
 
     Raises:
         SftError: the configuration or the data cannot be used, or has no row at *place*.
     """
-    samples = sample_sources(
-        loaded.config.data.train,
-        ("data", "train"),
-        loaded,
-        registry,
-        wanted=_is_at(place) if place else None,
-        limit=None if place else number,
-    )
+    sources, wanted = loaded.config.data.train, _is_at(place) if place else None
+    limit = None if place else number
+    samples = sample_sources(sources, ("data", "train"), loaded, registry, wanted=wanted, limit=limit)
     bad = [str(row) for sample in samples for row in sample.rejected]
     if bad and (place or not loaded.config.data.max_bad_rows):
         raise DataError(rejected_rows(bad))
     by_source = [[(row, sample.source.policy) for row in sample.rows] for sample in samples]
     rows = [pair for pair in chain.from_iterable(zip_longest(*by_source)) if pair is not None]
     if place and not rows:
-        read = ", ".join(source.path for source in loaded.config.data.train)
-        within = " within its limit" if any(source.limit for source in loaded.config.data.train) else ""
+        read = ", ".join(source.path for source in sources)
+        within = " within its limit" if any(source.limit for source in sources) else ""
         raise DataError(f"--source {place}: the training data has no such row{within} (sources: {read})")
     _, tokenizer, template, labeller = set_up_model(loaded)
-    result = PreviewRows([], bad, [], [], [], tokenizer, template.reason)
+    examples: list[tuple[LabelledExample, Origin]] = []
+    unlabelled: list[str] = []
+    untrained: list[str] = []
     warnings: Counter[LabelWarning] = Counter()
     for row, policy in islice(rows, number):
         try:
@@ -77,30 +67,26 @@ def label_preview_rows(loaded: LoadedConfig, registry: Registry, number: int, pl
         except TooLongError as error:
             raise DataError(f"{row.origin}: {error}") from None
         except RowError as error:
-            result.unlabelled.append(f"{row.origin}: {error}")
+            unlabelled.append(f"skipped, because the row cannot be labelled: {row.origin}: {error}")
             continue
         warnings.update(row_labels.warnings)
         trained = [example for example in row_labels.examples if example.trained]
-        result.examples.extend((example, row.origin) for example in trained)
+        examples.extend((example, row.origin) for example in trained)
         if not trained:
-            result.untrained.append(row.origin)
-    result.warnings.extend(warning_texts(warnings, {}))
-    return result
+            untrained.append(f"dropped, because none of its tokens is trained, or none within max_length: {row.origin}")
+    malformed = [f"skipped, because the row is malformed: {problem}" for problem in bad]
+    skipped = [*malformed, *unlabelled, *untrained]
+    return PreviewRows(examples, skipped, list(warning_texts(warnings, {})), tokenizer, template.reason)
 
 
 def _is_at(place: str) -> Callable[[Origin], bool]:
-    """A predicate that is true for the row at *place*."""
     path, _, line = place.rpartition(":")
     if not path or not line.isdecimal():
         raise DataError(f"--source {place}: give the row as file:line, with lines counted from 1")
-
-    def predicate(origin: Origin) -> bool:
-        return origin.line == int(line) and (origin.path == path or _is_same_file(origin.path, path))
-
-    return predicate
+    return lambda origin: origin.line == int(line) and _is_same_file(origin.path, path)
 
 
 def _is_same_file(path: str, other: str) -> bool:
-    return Path(path).name == other or (
-        os.path.exists(other) and os.path.exists(path) and os.path.samefile(path, other)
-    )
+    if other in (path, Path(path).name):
+        return True
+    return os.path.exists(other) and os.path.exists(path) and os.path.samefile(path, other)

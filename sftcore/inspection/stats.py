@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,12 +66,7 @@ class LengthStats(NamedTuple):
 
 
 def compute_stats(examples: Examples, max_length: int, batch_size: int) -> LengthStats:
-    """Statistics of *examples*.
-
-    Args:
-        max_length: as configured, in tokens.
-        batch_size: examples per device and batch.
-    """
+    """Statistics of *examples*, for the configured *max_length* in tokens and *batch_size* examples per device."""
     lengths, trained = np.concatenate([examples.full_lengths, examples.dropped_lengths]), examples.trained_tokens
     longest = int(lengths.max(initial=1))
     low, high = np.median(lengths) / 2 if len(lengths) else 0, 2 * longest
@@ -81,11 +77,8 @@ def compute_stats(examples: Examples, max_length: int, batch_size: int) -> Lengt
 
 def _cost(lengths: Integers, max_length: int, batch_size: int) -> LengthCost:
     fitted = np.minimum(lengths, max_length)
-    bins = Bins(fitted, max_length)
-    beyond = int((lengths - fitted).sum())
-    return LengthCost(
-        max_length, int((lengths > max_length).sum()), beyond, len(bins), bins.fill, padding_share(fitted, batch_size)
-    )
+    bins, too_long, beyond = Bins(fitted, max_length), int((lengths > max_length).sum()), int((lengths - fitted).sum())
+    return LengthCost(max_length, too_long, beyond, len(bins), bins.fill, padding_share(fitted, batch_size))
 
 
 def length_histogram(lengths: Integers) -> list[HistogramBar]:
@@ -97,19 +90,15 @@ def length_histogram(lengths: Integers) -> list[HistogramBar]:
     powers = np.arange(np.floor(low / step), np.ceil(high / step) + 1) * step
     edges = np.unique(np.round(2**powers).astype(np.int64))
     numbers, _ = np.histogram(lengths, [*edges[:-1], edges[-1] - 0.5])
-    return [
-        HistogramBar(f"{first:,} to {last - 1:,}", int(number))
-        for first, last, number in zip(edges[:-1], edges[1:], numbers, strict=True)
-    ]
+    names = (f"{first:,} to {last - 1:,}" for first, last in pairwise(edges))
+    return list(map(HistogramBar, names, numbers.tolist()))
 
 
 def share_histogram(shares: NDArray[np.float64]) -> list[HistogramBar]:
     """Examples by trained share, in tenths."""
     numbers, edges = np.histogram(shares, 10, (0.0, 1.0))
-    return [
-        HistogramBar(f"{first:.0%} to {last:.0%}", int(number))
-        for first, last, number in zip(edges[:-1], edges[1:], numbers, strict=True)
-    ]
+    names = (f"{first:.0%} to {last:.0%}" for first, last in pairwise(edges))
+    return list(map(HistogramBar, names, numbers.tolist()))
 
 
 def stats_to_json(stats: LengthStats) -> dict[str, Any]:
@@ -148,15 +137,12 @@ def render_stats(stats: LengthStats, max_length: int, batch_size: int, width: in
 
 
 def _histogram_lines(bars: Sequence[HistogramBar], width: int) -> Iterator[str]:
-    names = max(len(bar.name) for bar in bars)
-    numbers = max(len(f"{bar.examples:,}") for bar in bars)
-    total = sum(bar.examples for bar in bars)
+    names, numbers = max(len(bar.name) for bar in bars), max(len(f"{bar.examples:,}") for bar in bars)
+    total, most = sum(bar.examples for bar in bars), max(bar.examples for bar in bars)
     room = max(10, min(60, width - names - numbers - 14))
-    most = max(bar.examples for bar in bars)
     for bar in bars:
         eighths = round(8 * room * bar.examples / most)
-        blocks = "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
-        blocks = blocks or "▏" * bool(bar.examples)
+        blocks = "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip() or "▏" * bool(bar.examples)
         yield f"  {bar.name:>{names}}  {bar.examples:>{numbers},}  {bar.examples / total:>6.1%}  {blocks}"
 
 

@@ -21,11 +21,7 @@ def is_main_process() -> bool:
 
 
 def status(topic: str, text: str, all_ranks: bool = False) -> None:
-    """Print a line of status to standard error: *topic*, aligned, and *text* without secrets.
-
-    Args:
-        all_ranks: print on every rank, not only on rank 0.
-    """
+    """Print a status line to standard error, on rank 0 or *all_ranks*: *topic*, aligned, and *text* without secrets."""
     if all_ranks or is_main_process():
         first, *rest = redact_text(text).splitlines() or [""]
         print(f"{topic:>10}  {first}", *(f"{'':>10}  {line}" for line in rest), sep="\n", file=sys.stderr, flush=True)
@@ -80,7 +76,6 @@ def quiet_libraries() -> None:
 
 
 def _redacted_log_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
-    """A log record of a library, without secrets."""
     record = logging.LogRecord(*args, **kwargs)
     with contextlib.suppress(TypeError, ValueError):  # arguments that do not match: logging reports it
         record.msg, record.args = redact_text(record.getMessage()), ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -15,8 +16,6 @@ except ImportError:  # Windows
 
 _NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EROFS, errno.EACCES, errno.EPERM)
 """Errors of a file system that has no locks, or that does not let the lock file be written."""
-
-_CHUNK = 1 << 20
 
 
 class FileLock:
@@ -50,16 +49,11 @@ class FileLock:
                     raise
                 self.works = False
                 break
-            if self._still_exists(self._file):
-                return True
-            self.release()  # another process removed it while this one waited
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(self._file.fileno()), self._path.stat()):
+                    return True
+            self.release()  # another process removed the file while this one waited
         return True
-
-    def _still_exists(self, file: IO[bytes]) -> bool:
-        try:
-            return os.path.samestat(os.fstat(file.fileno()), self._path.stat())
-        except FileNotFoundError:
-            return False
 
     def remove(self) -> None:
         """Remove the lock file and release the lock."""
@@ -90,11 +84,8 @@ def write_atomically(path: Path, text: str) -> None:
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of the content of a file, in hexadecimal."""
-    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def fsync_file(path: Path) -> None:
@@ -104,14 +95,10 @@ def fsync_file(path: Path) -> None:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Flush the names of the files in *folder* to the disk, where the system supports it."""
-    try:
+    """Flush the names of the files in *folder* to the disk; Windows and some network file systems cannot."""
+    with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # Windows cannot open folders
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:  # some network file systems have no fsync of folders
-        pass
-    finally:
-        os.close(descriptor)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

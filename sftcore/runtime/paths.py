@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
 
 from sftcore.core.errors import ConfigError
+from sftcore.core.registry import find_module
 from sftcore.runtime.console import utc_now
 
 PACKAGE = "package:"
@@ -24,10 +24,7 @@ def locate(text: str, folder: Path | None = None) -> Path:
     """
     if text.startswith(PACKAGE):
         name, _, inner = text.removeprefix(PACKAGE).partition("/")
-        try:
-            spec = importlib.util.find_spec(name)
-        except (ImportError, ValueError):
-            spec = None
+        spec = find_module(name)
         if spec is None or not spec.submodule_search_locations:
             raise ConfigError(
                 f"{text}: the Python package '{name}' is not installed (pip install {name.replace('_', '-')})"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dis
 import inspect
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import requires, version
 from types import CodeType, ModuleType
 from typing import Any
 
@@ -30,13 +31,26 @@ class PrivateNames:
     overrides: Mapping[str, Sequence[str]] = field(default_factory=dict)
     attributes: Sequence[str] = ()
 
-    def problems(self) -> list[str]:
-        """One text for each name that is missing or has changed."""
-        used, assigned = _names_in_code(self.owner)
-        found = [_signature_problem(self.owner, *item) for item in {**self.calls, **self.overrides}.items()]
-        unused = [f"{name} is not called any more" for name in self.overrides if name not in used]
-        missing = [name for name in self.attributes if name not in assigned and not hasattr(self.owner, name)]
-        return [problem for problem in found if problem] + unused + [f"{name} does not exist" for name in missing]
+    def problems(self) -> Iterator[str]:
+        """Yield one text for each name that is missing or has changed."""
+        steps = {
+            (step.opname, step.argval)
+            for code in _code_of(self.owner)
+            for step in dis.get_instructions(code)
+            if step.opname in ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR")
+        }
+        for name, expected in {**self.calls, **self.overrides}.items():
+            if not callable(function := getattr(self.owner, name, None)):
+                yield f"{name} does not exist"
+                continue
+            parameters = [parameter for parameter in inspect.signature(function).parameters if parameter != "self"]
+            if parameters[: len(expected)] != list(expected):
+                yield f"{name} takes ({', '.join(parameters)}), not ({', '.join(expected)}, ...)"
+            if name in self.overrides and steps.isdisjoint({("LOAD_ATTR", name), ("LOAD_METHOD", name)}):
+                yield f"{name} is not called any more"
+        for name in self.attributes:
+            if ("STORE_ATTR", name) not in steps and not hasattr(self.owner, name):
+                yield f"{name} does not exist"
 
 
 def check_private_names(package: str, *names: PrivateNames) -> None:
@@ -53,49 +67,20 @@ def check_private_names(package: str, *names: PrivateNames) -> None:
         )
 
 
-def _signature_problem(owner: object, name: str, expected: Sequence[str]) -> str | None:
-    function = getattr(owner, name, None)
-    if not callable(function):
-        return f"{name} does not exist"
-    parameters = [parameter for parameter in inspect.signature(function).parameters if parameter != "self"]
-    if parameters[: len(expected)] == list(expected):
-        return None
-    return f"{name} takes ({', '.join(parameters)}), not ({', '.join(expected)}, ...)"
-
-
-def _names_in_code(owner: type | ModuleType) -> tuple[set[str], set[str]]:
-    """The attributes that the methods of *owner* read, and those that they set."""
-    used: set[str] = set()
-    assigned: set[str] = set()
-    for code in _code_of(owner):
-        for step in dis.get_instructions(code):
-            if step.opname in ("LOAD_ATTR", "LOAD_METHOD"):
-                used.add(step.argval)
-            elif step.opname == "STORE_ATTR":
-                assigned.add(step.argval)
-    return used, assigned
-
-
-def _code_of(owner: type | ModuleType) -> Iterator[CodeType]:
-    for place in inspect.getmro(owner) if isinstance(owner, type) else ():
-        for value in vars(place).values():
+def _code_of(owner: object) -> Iterator[CodeType]:
+    """Yield the code of all methods and properties of *owner*, if it is a class, and of the functions in them."""
+    if isinstance(owner, CodeType):
+        yield owner
+        for constant in owner.co_consts:
+            if isinstance(constant, CodeType):
+                yield from _code_of(constant)
+    elif isinstance(owner, type):
+        for value in itertools.chain.from_iterable(vars(place).values() for place in inspect.getmro(owner)):
             getter: Any = getattr(value, "fget", None) or getattr(value, "func", None) or value  # of a property
-            if (code := getattr(inspect.unwrap(getter), "__code__", None)) is not None:
-                yield from _with_nested(code)
-
-
-def _with_nested(code: CodeType) -> Iterator[CodeType]:
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _with_nested(constant)
+            yield from _code_of(getattr(inspect.unwrap(getter), "__code__", None))
 
 
 def _requirement(package: str) -> str:
     """The versions of *package* that sftcore requires, as in its metadata: ``transformers<6,>=5.20``."""
-    try:
-        lines = requires("sftcore") or []
-    except PackageNotFoundError:
-        lines = []
-    named = (line.partition(";")[0].strip() for line in lines)
-    return next((line for line in named if re.split(r"[^\w.-]", line)[0].lower() == package), package)
+    lines = (line.partition(";")[0].strip() for line in requires("sftcore") or ())
+    return next((line for line in lines if re.split(r"[^\w.-]", line)[0].lower() == package), package)

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ _STOP, _ALIVE, _EXIT = "stop", "alive", "exit-"
 _POLL_SECONDS = 0.2
 
 
-class LaunchedProcess:
+class LaunchedProcess(AbstractContextManager["LaunchedProcess"]):
     """A launcher or a rank that this process started, and can ask to stop.
 
     If this process ends, for whatever reason, the ranks are asked to stop too. A context manager: leave it only after
@@ -58,13 +58,9 @@ class LaunchedProcess:
             alive = FileLock(self._folder / _ALIVE)
             alive.acquire()
             stack.callback(alive.release)
-            self.process = subprocess.Popen(
-                command, env={**environ, LAUNCH_FOLDER_VARIABLE: str(self._folder)}, **options
-            )
+            environ = {**environ, LAUNCH_FOLDER_VARIABLE: str(self._folder)}
+            self.process = subprocess.Popen(command, env=environ, **options)
             self._open = stack.pop_all()
-
-    def __enter__(self) -> LaunchedProcess:
-        return self
 
     def __exit__(self, *exception: object) -> None:
         self._open.close()
@@ -84,15 +80,13 @@ class LaunchedProcess:
         return 128 - launcher if launcher < 0 else launcher
 
 
-def report_exit(code: int, environ: Mapping[str, str]) -> int:
+def report_exit(code: int) -> int:
     """Report to the launcher's parent that this rank ends with *code*; return the exit code for the launcher itself.
 
     For a launcher, a rank that was asked to stop has succeeded: it must neither restart it nor end the others.
     """
-    if LAUNCH_FOLDER_VARIABLE not in environ:
-        return code
-    with suppress(OSError):
-        write_atomically(Path(environ[LAUNCH_FOLDER_VARIABLE]) / f"{_EXIT}{environ.get('RANK', '0')}", str(code))
+    with suppress(KeyError, OSError):  # no launcher's parent; it is gone
+        write_atomically(Path(os.environ[LAUNCH_FOLDER_VARIABLE], f"{_EXIT}{os.environ.get('RANK', '0')}"), str(code))
         return 0 if code == STOPPED_EXIT_CODE else code
     return code
 
@@ -104,11 +98,8 @@ def signal_on_stop_request(folder: Path, finished: threading.Event) -> None:
     alive, stop = FileLock(folder / _ALIVE), folder / _STOP
     with suppress(OSError, ValueError):
         while not finished.wait(_POLL_SECONDS):
-            if stop.exists():
-                os.kill(os.getpid(), signal.Signals[stop.read_text() or "SIGTERM"])
-                return
-            if _is_released(alive):
-                os.kill(os.getpid(), signal.SIGTERM)
+            if stop.exists() or _is_released(alive):
+                os.kill(os.getpid(), signal.Signals[stop.read_text() if stop.exists() else "SIGTERM"])
                 return
 
 

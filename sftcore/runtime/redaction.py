@@ -13,6 +13,7 @@ import json
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -137,7 +138,7 @@ def redact_argument(argument: str) -> str:
 
 def redact_text(text: str) -> str:
     """*text* without what is secret by its place in a URL, its shape, or its registered value."""
-    _register_environment()
+    _register_environment(frozenset(os.environ.items()))
     if pattern := _known_pattern():
         text = pattern.sub(REDACTED, text)
     if "://" in text:
@@ -161,8 +162,6 @@ def describe_error(error: BaseException) -> str:
 
 def print_redacted_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Print the traceback of an uncaught error without secrets; for ``sys.excepthook``."""
-    import traceback
-
     print(redact_text("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr, flush=True)
 
 
@@ -210,17 +209,12 @@ def _is_distinctive(text: str) -> bool:
     return (len(text) >= 8 and text.isdigit()) or 0 < digits < len(text) or mixed
 
 
-def _register_environment() -> None:
+@functools.lru_cache(maxsize=1)
+def _register_environment(variables: frozenset[tuple[str, str]]) -> None:
     """Register the secrets of the environment whenever it has changed: a library may load a file of secrets into it."""
-    global _registered_environment
-    if _registered_environment != (state := hash(frozenset(os.environ.items()))):
-        _registered_environment = state
-        register_secrets(os.environ)
-        values = [value for name, value in os.environ.items() if _ENVIRONMENT_NAME.search(name)]
-        register_secrets({"secret": [value for value in values if not value.startswith(("/", "~", "./"))]})
-
-
-_registered_environment = 0
+    register_secrets(dict(variables))
+    values = [value for name, value in variables if _ENVIRONMENT_NAME.search(name)]
+    register_secrets({"secret": [value for value in values if not value.startswith(("/", "~", "./"))]})
 
 
 @functools.lru_cache(maxsize=1)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -120,17 +121,13 @@ def _force_exit(reader: int, stop: StopRequest) -> None:
             time.sleep(_CLEANUP_SECONDS)
         if stop.interruptible and stop in _active:
             sys.stderr.flush()
-            os._exit(report_exit(STOPPED_EXIT_CODE, os.environ))
+            os._exit(report_exit(STOPPED_EXIT_CODE))
 
 
-def _block_signals() -> None:
+def _mask_signals(how: int) -> None:
+    """Block or unblock the signals in this process, so that a child does not handle one before it ignores them."""
     if _active:
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-
-
-def _unblock_signals() -> None:
-    if _active:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        signal.pthread_sigmask(how, STOP_SIGNALS)
 
 
 def _ignore_in_child() -> None:
@@ -144,4 +141,8 @@ def _ignore_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_block_signals, after_in_parent=_unblock_signals, after_in_child=_ignore_in_child)
+    os.register_at_fork(
+        before=partial(_mask_signals, signal.SIG_BLOCK),
+        after_in_parent=partial(_mask_signals, signal.SIG_UNBLOCK),
+        after_in_child=_ignore_in_child,
+    )

@@ -44,8 +44,8 @@ def test_malformed_rows_are_reported_where_a_run_would_skip_them(preview_rows):
         preview_rows()
     rows = preview_rows(more={"max_bad_rows": 0.01})
     assert lines(rows) == [2, 3, 4, 5]
-    assert [problem.partition(": ")[0].rpartition(":")[2] for problem in rows.malformed] == ["1"]
-    assert len(preview_rows(99, more={"max_bad_rows": 1}).malformed) == 2
+    assert [problem.split(": ")[1].rpartition(":")[2] for problem in rows.skipped] == ["1"]
+    assert len(preview_rows(99, more={"max_bad_rows": 1}).skipped) == 2
 
 
 def test_preview_of_one_source_line_reads_no_other_row(preview_rows):

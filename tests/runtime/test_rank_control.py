@@ -24,7 +24,7 @@ with signals.handle_stop_signals(os.environ) as stop:
     until = time.time() + 20
     while stop.reason is None and time.time() < until: time.sleep(0.01)
 os.environ["RANK"] = "0"
-sys.exit(report_exit({code}, os.environ))
+sys.exit(report_exit({code}))
 """
 
 
@@ -46,7 +46,7 @@ def test_a_launcher_passes_sigint_on_and_ends_with_the_exit_code_of_its_ranks(co
 
 
 def rank_that_writes(reason: Path) -> str:
-    return RANK.replace("sys.exit(report_exit({code}, os.environ))", f"open({str(reason)!r}, 'w').write(stop.reason)")
+    return RANK.replace("sys.exit(report_exit({code}))", f"open({str(reason)!r}, 'w').write(stop.reason)")
 
 
 def wait_for(reason: Path) -> str:

@@ -31,7 +31,7 @@ HEX = "0123456789abcdef" * 3
 def forget(monkeypatch):
     """Let a test register secrets for itself alone."""
     monkeypatch.setattr(redaction, "_known", set())
-    monkeypatch.setattr(redaction, "_registered_environment", 0)
+    redaction._register_environment.cache_clear()
     redaction._known_pattern.cache_clear()
     yield
     redaction._known_pattern.cache_clear()
