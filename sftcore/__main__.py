@@ -6,6 +6,7 @@ import atexit
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
 from sftcore.cli.main import main
@@ -43,10 +44,8 @@ def _leave(code: int) -> NoReturn:
     """
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        try:
+        with suppress(OSError, ValueError):  # the reader has gone
             stream.flush()
-        except (OSError, ValueError):  # the reader has gone
-            continue
     os._exit(code)
 
 

@@ -29,10 +29,7 @@ _ODD_VALUES: tuple[Any, ...] = (None, True, -1, 0.5, "", "text", [], [[]], [None
 
 
 def check_options(component: Component) -> None:
-    """Check the options of *component*: they are documented, typed, and the same after they were written and read.
-
-    The other checks include this one.
-    """
+    """Check that the options of *component* are documented, typed, and the same when read again; all checks do this."""
     cls = type(component)
     kinds = [kind for kind in KINDS.values() if isinstance(component, kind)]
     names = [kind.__name__ for kind in KINDS.values()]
@@ -139,9 +136,7 @@ def check_tracker(tracker: Tracker, run: Mapping[str, Any]) -> None:
 def check_backend(backend: Backend, environ: Mapping[str, str]) -> None:
     """Check the answers of *backend*, and that :meth:`sftcore.Backend.command` changes nothing.
 
-    Args:
-        environ: the environment of a process that its launcher has started; :meth:`sftcore.Backend.start` is called
-            with it, and with that of a process alone if the backend starts none.
+    *environ* is the environment of a process that its launcher has started, or of a process alone if it starts none.
     """
     import transformers
 

@@ -3,8 +3,3 @@
 In: files that each rank writes, random states. Out: verified checkpoint folders, and the exported model.
 It must not know the Trainer, the data or the configuration; only ``training`` knows what a run needs to resume.
 """
-
-from sftcore.checkpoint.manifest import Manifest
-from sftcore.checkpoint.store import Checkpoint, CheckpointStore
-
-__all__ = ["Checkpoint", "CheckpointStore", "Manifest"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from sftcore.checkpoint.manifest import flush_file
 from sftcore.distributed.ranks import Ranks
 from sftcore.runtime.console import write_error_reason
 from sftcore.runtime.file_io import fsync_folder
-from sftcore.runtime.paths import earlier_folder
+from sftcore.runtime.paths import move_to_earlier
 
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "adapter_config.json")
 """Files by which loaders find weights: those of an earlier run would be loaded with, or instead of, the new ones."""
@@ -30,15 +31,13 @@ def export_model(trainer: Any, tokenizer: Any, folder: Path, ranks: Ranks) -> No
     def describe(error: Exception) -> str:
         return f"the trained model cannot be written to {folder}: {write_error_reason(folder, error)}"
 
-    def clear() -> None:
-        shutil.rmtree(staged, ignore_errors=True)
-
     def write() -> None:
         trainer.save_model(str(staged))
         if ranks.is_writer:
             tokenizer.save_pretrained(str(staged))
             trainer.accelerator.unwrap_model(trainer.model).generation_config.save_pretrained(str(staged))
 
+    clear = partial(shutil.rmtree, staged, ignore_errors=True)
     ranks.run_on_writers(clear, describe)
     try:
         ranks.run_on_all(write, describe)
@@ -55,9 +54,6 @@ def _publish(staged: Path, folder: Path) -> None:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (staged / name).replace(folder / name)
-    earlier = earlier_folder(folder)
     weights = (path for pattern in _WEIGHTS for path in folder.glob(pattern))
-    for path in [path for path in weights if path.relative_to(folder) not in names]:
-        earlier.mkdir(parents=True, exist_ok=True)
-        path.rename(earlier / path.name)
+    move_to_earlier(folder, [path for path in weights if path.relative_to(folder) not in names])
     fsync_folder(folder)

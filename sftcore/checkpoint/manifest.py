@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from sftcore.runtime.file_io import file_sha256, fsync_file, fsync_folder
 
@@ -18,7 +16,8 @@ MANIFEST_FILE = "manifest.json"
 _THREADS = 4
 
 
-class ManifestEntry(NamedTuple):
+@dataclass(frozen=True)
+class ManifestEntry:
     """Size of a file in bytes, and SHA-256 of its content in hexadecimal."""
 
     size: int
@@ -60,11 +59,8 @@ def write_manifest(folder: Path, step: int, world_size: int, written: str, versi
         names = (path.relative_to(folder).as_posix() for path in paths)
         files = dict(zip(names, threads.map(_flushed_entry, paths), strict=True))
     content = asdict(Manifest(step, world_size, written, versions, files))
-    content["files"] = {name: entry._asdict() for name, entry in files.items()}
-    with (folder / MANIFEST_FILE).open("w", encoding="utf-8") as stream:
-        stream.write(json.dumps(content, indent=1) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
+    (folder / MANIFEST_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    fsync_file(folder / MANIFEST_FILE)
     for subfolder in {folder, *(path.parent for path in paths)}:
         fsync_folder(subfolder)
 
@@ -77,14 +73,8 @@ def read_manifest(folder: Path) -> Manifest:
     """
     try:
         content = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
-        files = content["files"].items()
-        return Manifest(
-            step=int(content["step"]),
-            world_size=int(content["world_size"]),
-            written=str(content["written"]),
-            versions=dict(content["versions"]),
-            files={str(name): ManifestEntry(int(entry["size"]), str(entry["sha256"])) for name, entry in files},
-        )
+        files = {name: ManifestEntry(**entry) for name, entry in content["files"].items()}
+        return Manifest(**{**content, "files": files})
     except FileNotFoundError:
         if not folder.is_dir():
             raise ValueError("it is not a folder") from None

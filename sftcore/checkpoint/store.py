@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sftcore.checkpoint.manifest import Manifest, find_damage, read_manifest, write_manifest
 from sftcore.runtime.file_io import fsync_folder
+from sftcore.runtime.paths import move_to_earlier
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)$")
 _LEFTOVER = re.compile(r"checkpoint-\d+\.(writing|old)$")
@@ -65,11 +66,7 @@ class CheckpointStore:
         return sorted((int(match[1]) for match in matches if match), reverse=True)
 
     def checkpoints(self, read_content: bool = True) -> Iterator[Checkpoint]:
-        """Yield all checkpoints, newest first; each is read when it is requested.
-
-        Args:
-            read_content: compare the SHA-256 of each file, and not only its size.
-        """
+        """Yield all checkpoints, newest first, each as :meth:`Checkpoint.from_folder` has it when it is requested."""
         for step in self.steps():
             yield Checkpoint.from_folder(self.path(step), read_content)
 
@@ -102,10 +99,6 @@ class CheckpointStore:
         staged.rename(path)
         fsync_folder(self.folder)
 
-    def discard_staging(self, step: int) -> None:
-        """Remove files written for *step* that were not committed."""
-        shutil.rmtree(self.staging_path(step), ignore_errors=True)
-
     def rotate(self, limit: int | None, best: str | None = None) -> None:
         """Remove the oldest complete checkpoints, so that *limit* remain, among them the one at the path *best*."""
         if limit is None or limit <= 0:
@@ -118,15 +111,13 @@ class CheckpointStore:
             if path not in remaining:
                 _remove(path)
 
-    def move_later(self, step: int, target: Path) -> None:
-        """Move all checkpoints after *step* into the folder *target*.
+    def move_later(self, step: int) -> None:
+        """Move all checkpoints after *step* to ``earlier/``.
 
         Raises:
             OSError: one cannot be moved.
         """
-        for path in [self.path(other) for other in self.steps() if other > step]:
-            target.mkdir(parents=True, exist_ok=True)
-            path.rename(target / path.name)
+        move_to_earlier(self.folder, [self.path(other) for other in self.steps() if other > step])
 
     def remove_leftovers(self) -> None:
         """Remove folders that were never committed or only half removed; for the run that holds the folder."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from sftcore.checkpoint.store import Checkpoint, CheckpointStore
 from sftcore.core.errors import ConfigError, SftError
 from sftcore.distributed.ranks import Ranks
 from sftcore.runtime.console import status, utc_now, write_error_reason
-from sftcore.runtime.paths import earlier_folder
 
 RUN_STATE = "run_state.json"
 """The state of the run as a whole; a checkpoint of weights only has none, and cannot be resumed from."""
@@ -24,13 +25,8 @@ class CheckpointWriter:
     """
 
     def __init__(self, folder: Path, ranks: Ranks, versions: Mapping[str, str]) -> None:
-        self.ranks = ranks
-        self._store = CheckpointStore(folder)
+        self.ranks, self.store = ranks, CheckpointStore(folder)
         self._versions = versions
-
-    def path(self, step: int) -> Path:
-        """Path of the checkpoint of *step*."""
-        return self._store.path(step)
 
     def start_from(self, step: int) -> None:
         """Prepare the folder for a run that resumes from the checkpoint of *step*, or starts from scratch (-1).
@@ -42,8 +38,8 @@ class CheckpointWriter:
         """
 
         def clear() -> None:
-            self._store.remove_leftovers()
-            self._store.move_later(step, earlier_folder(self._store.folder))
+            self.store.remove_leftovers()
+            self.store.move_later(step)
 
         self.ranks.run_on_writers(clear, lambda error: f"the output folder cannot be cleared: {error}")
 
@@ -58,32 +54,27 @@ class CheckpointWriter:
         Raises:
             SftError: on all ranks, if it cannot be written; earlier checkpoints are unchanged.
         """
-
-        def describe(error: Exception) -> str:
-            return self._describe_failure(step, error)
-
+        staged, describe = self.store.staging_path(step), partial(self._describe_failure, step)
         try:
-            self.ranks.run_on_writers(lambda: self._store.create_staging(step), describe)
-            self.ranks.run_on_all(lambda: write_files(self._store.staging_path(step)), describe)
-            self.ranks.run_on_writers(lambda: self._commit(step), describe)
-            self.ranks.run_on_writers(lambda: self._store.rotate(limit, best), describe)
+            self.ranks.run_on_writers(lambda: self.store.create_staging(step), describe)
+            self.ranks.run_on_all(lambda: write_files(staged), describe)
+            self.ranks.run_on_writers(
+                lambda: self.store.commit(step, self.ranks.size, utc_now(), self._versions), describe
+            )
+            self.ranks.run_on_writers(lambda: self.store.rotate(limit, best), describe)
         except SftError:
             if self.ranks.is_writer:
-                self._store.discard_staging(step)
+                shutil.rmtree(staged, ignore_errors=True)
             raise
-
-    def _commit(self, step: int) -> None:
-        self._store.commit(step, self.ranks.size, utc_now(), self._versions)
 
     def newest_complete(self) -> Checkpoint | None:
         """The newest checkpoint that is complete on all disks, or None; skipped ones are reported."""
-        steps = self._store.steps() if self.ranks.is_writer else []
-        for step in sorted(set().union(*self.ranks.gather(steps)), reverse=True):
-            path = self.path(step)
-            problems = [f"(rank {rank}) {text}" if rank else text for rank, text in self._problems(path)]
-            if not problems:
+        steps = self.store.steps() if self.ranks.is_writer else []
+        for path in map(self.store.path, sorted(set().union(*self.ranks.gather(steps)), reverse=True)):
+            problem = self._problem(path)
+            if problem is None:
                 return Checkpoint.from_folder(path, read_content=False)
-            status("resume", f"{path.name} is skipped: {problems[0]}")
+            status("resume", f"{path.name} is skipped: {problem}")
         return None
 
     def checkpoint_at(self, path: Path) -> Checkpoint:
@@ -92,24 +83,24 @@ class CheckpointWriter:
         Raises:
             ConfigError: it is not complete on all disks.
         """
-        for _, problem in self._problems(path):
+        if problem := self._problem(path):
             raise ConfigError(f"training_args.resume_from_checkpoint: {path} cannot be resumed from: {problem}")
         return Checkpoint.from_folder(path, read_content=False)
 
-    def _problems(self, path: Path) -> list[tuple[int, str]]:
-        """Why the checkpoint at *path* cannot be resumed from, with the rank that found it."""
-        problem = _problem(Checkpoint.from_folder(path)) if self.ranks.is_writer else None
-        return [(rank, text) for rank, text in enumerate(self.ranks.gather(problem)) if text]
+    def _problem(self, path: Path) -> str | None:
+        """Why the checkpoint at *path* cannot be resumed from, on the first disk where it cannot."""
+        problem: str | None = None
+        if self.ranks.is_writer:
+            checkpoint = Checkpoint.from_folder(path)
+            problem = checkpoint.problem
+            if checkpoint.manifest and not problem and RUN_STATE not in checkpoint.manifest.files:
+                problem = "it holds the weights only (training_args.save_only_model)"
+        problems = enumerate(self.ranks.gather(problem))
+        return next((f"(rank {rank}) {text}" if rank else text for rank, text in problems if text), None)
 
     def _describe_failure(self, step: int, error: Exception) -> str:
-        complete = (each.path.name for each in self._store.checkpoints(read_content=False) if not each.problem)
-        newest, folder = next(complete, None), self._store.folder
+        complete = (each.path.name for each in self.store.checkpoints(read_content=False) if not each.problem)
+        newest, folder = next(complete, None), self.store.folder
         reason = write_error_reason(folder, error)
         advice = f"the run can be resumed from {newest} (--resume auto)" if newest else "there is no earlier one"
         return f"the checkpoint of step {step} cannot be written to {folder}: {reason}; {advice}"
-
-
-def _problem(checkpoint: Checkpoint) -> str | None:
-    if checkpoint.problem is None and checkpoint.manifest and RUN_STATE not in checkpoint.manifest.files:
-        return "it holds the weights only (training_args.save_only_model)"
-    return checkpoint.problem

@@ -17,7 +17,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def execute(options: Namespace) -> int:
-    from sftcore.checkpoint import CheckpointStore
+    from sftcore.checkpoint.store import CheckpointStore
     from sftcore.runtime.console import count, format_bytes
 
     folder = Path(options.folder)

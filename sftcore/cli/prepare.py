@@ -19,6 +19,6 @@ def execute(options: Namespace) -> int:
     loaded, registry = load(options)
     prepared = pack_if_configured(loaded, prepare_and_report(loaded, registry))
     report_sets(prepared)
-    for folder in dict.fromkeys(str(cached.folder) for cached, _ in prepared.cached):
+    for folder in dict.fromkeys(str(item.cached.folder) for item in prepared.sources):
         status("cached", folder)
     return 0

@@ -17,11 +17,13 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def execute(options: Namespace) -> int:
+    from sftcore.config.loader import load_trackers
     from sftcore.core.registry import Registry
-    from sftcore.tracking.sync import MetricsSync
+    from sftcore.tracking.sync import read_run, send_metrics
 
-    sync = MetricsSync(Path(options.folder))
+    folder = Path(options.folder)
+    record, document = read_run(folder)
     if options.trace is not None:
-        override_trackers(sync.document, options.trace.split(","))
-    sync.send(Registry.discover())
+        override_trackers(document, options.trace.split(","))
+    send_metrics(folder, record, load_trackers(document, Registry.discover()))
     return 0

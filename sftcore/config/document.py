@@ -61,8 +61,7 @@ class Document:
         self.data = data
         self.name = name
         self.folder = folder
-        self._lines: dict[Keys, int] = {}
-        self._overridden: dict[Keys, str] = {}
+        self._places: dict[Keys, str] = {}  # file:line, or the command-line argument
 
     @classmethod
     def load(cls, path: Path) -> Document:
@@ -75,10 +74,8 @@ class Document:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise ConfigError(f"the configuration file {path} does not exist; name one with --config PATH") from None
-        except OSError as error:
-            raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"{path} cannot be read: {error}") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', error)}") from None
         document = cls({}, str(path), path.resolve().parent)
         try:
             loader = _YamlLoader(text)
@@ -97,21 +94,20 @@ class Document:
 
     def _construct(self, loader: _YamlLoader, node: yaml.Node, keys: Keys, above: tuple[int, ...]) -> Any:
         """Return the value of *node*, and record the line of everything in it."""
-        line = node.start_mark.line + 1
-        self._lines.setdefault(keys, line)
+        place = f"{self.name}:{node.start_mark.line + 1}"
+        self._places.setdefault(keys, place)
         if id(node) in above:
-            raise ConfigError(f"{self.name}:{line}: an alias that contains itself")
+            raise ConfigError(f"{place}: an alias that contains itself")
         above = (*above, id(node))
         if isinstance(node, yaml.MappingNode):
             loader.flatten_mapping(node)  # puts merged keys first, so that the mapping's own keys win
             values: dict[str, Any] = {}
             for key_node, value_node in node.value:
-                key, place = loader.construct_object(key_node), key_node.start_mark.line + 1
+                key, place = loader.construct_object(key_node), f"{self.name}:{key_node.start_mark.line + 1}"
                 if not isinstance(key, str):
-                    raise ConfigError(f"{self.name}:{place}: the key {key!r} must be a string; put it in quotes")
-                way = (*keys, key)
-                self._lines[way] = place
-                values[key] = self._construct(loader, value_node, way, above)
+                    raise ConfigError(f"{place}: the key {key!r} must be a string; put it in quotes")
+                self._places[*keys, key] = place
+                values[key] = self._construct(loader, value_node, (*keys, key), above)
             return values
         if isinstance(node, yaml.SequenceNode):
             return [self._construct(loader, item, (*keys, index), above) for index, item in enumerate(node.value)]
@@ -160,18 +156,13 @@ class Document:
             at[key] = below
             at = below
         self.data = data
-        self._lines = {way: line for way, line in self._lines.items() if way[: len(keys)] != keys}
-        self._overridden = {way: text for way, text in self._overridden.items() if way[: len(keys)] != keys}
-        self._overridden.update(dict.fromkeys(created, place))
+        places = {way: text for way, text in self._places.items() if way[: len(keys)] != keys}
+        self._places = places | dict.fromkeys(created, place)
 
     def where(self, keys: Keys) -> str:
         """Return the place of the value at *keys*: ``file:line``, or the command-line argument that set it."""
-        for end in range(len(keys), -1, -1):
-            if keys[:end] in self._overridden:
-                return self._overridden[keys[:end]]
-            if keys[:end] in self._lines:
-                return f"{self.name}:{self._lines[keys[:end]]}"
-        return self.name
+        above = (keys[:end] for end in range(len(keys), -1, -1))
+        return next((self._places[way] for way in above if way in self._places), self.name)
 
     def error(self, keys: Keys, problem: str) -> ConfigError:
         """Return an error with the place and the name of *keys*, and the *problem*."""

@@ -55,11 +55,7 @@ def load_config(document: Document, registry: Registry, environ: Mapping[str, st
 
 
 def load_trackers(document: Document, registry: Registry) -> list[tuple[str, Tracker]]:
-    """Return name and instance of each tracker in the key ``trackers`` of *document*.
-
-    Raises:
-        ConfigError, PluginError: as in :func:`load_config`.
-    """
+    """Return name and instance of each tracker in the key ``trackers`` of *document*; raise as :func:`load_config`."""
     loader = _Loader(document, registry, {})
     trackers = cast("list[Tracker]", loader.trackers(document.data.get("trackers")))
     return [(loader.selected[f"trackers.{index}"].name, tracker) for index, tracker in enumerate(trackers)]
@@ -68,8 +64,7 @@ def load_trackers(document: Document, registry: Registry) -> list[tuple[str, Tra
 def load_format(name: str, source: Keys, loaded: LoadedConfig, registry: Registry) -> Format:
     """Return the format *name* with default options, and note in *loaded* that the source at the keys *source* uses it.
 
-    Raises:
-        ConfigError, PluginError: as in :func:`load_config`.
+    It raises what :func:`load_config` raises.
     """
     loader = _Loader(loaded.document, registry, loaded.selected)
     return cast("Format", loader.component("format", name, (*source, "format")))

@@ -43,10 +43,8 @@ RESERVED = frozenset(
 def further_options(target: str) -> Any:
     """Declare a field that collects the options of another dataclass in a dict, checked against its annotations.
 
-    With it a component offers all options of a library's configuration class without copying them.
-
-    Args:
-        target: ``"package.module:Class"`` of that dataclass, imported when a run selects the component.
+    With it a component offers all options of a library's configuration class without copying them. The *target*,
+    ``"package.module:Class"``, is imported when a run selects the component.
     """
     return field(default_factory=dict, metadata={FURTHER: target})
 

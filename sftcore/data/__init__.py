@@ -12,8 +12,7 @@ from sftcore.data.preparation.progress import PreparationProgress
 from sftcore.data.sources.formats import sample_sources
 from sftcore.data.streaming.setup import prepare_stream
 from sftcore.data.tables.examples import Examples
-from sftcore.data.tables.summary import Summary
-from sftcore.data.training_set import RowOrder, TrainingSet
+from sftcore.data.training_set import RowOrder
 
 __all__ = [
     "Collator",
@@ -23,8 +22,6 @@ __all__ = [
     "PreparationProgress",
     "Prepared",
     "RowOrder",
-    "Summary",
-    "TrainingSet",
     "join",
     "pack",
     "prepare",

@@ -23,16 +23,10 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True)
 class Example:
-    """One labelled training row.
-
-    ``input_ids`` and ``labels`` have the same length (tokens); a label is its token, or ``IGNORE_INDEX`` where the
-    token is not trained. ``lengths`` are those of its documents in tokens, in order: one, unless rows were packed.
-    ``weights``, as long as ``labels``, are the weights of the tokens in the loss (0 where nothing is trained); None
-    where each trained token weighs 1.
-    """
+    """One labelled training row; ``input_ids``, ``labels`` and ``weights`` have an item for each token."""
 
     input_ids: Sequence[int] | NDArray[np.int32]
-    labels: Sequence[int] | NDArray[np.int32]
-    lengths: Sequence[int]
+    labels: Sequence[int] | NDArray[np.int32]  # the token, or IGNORE_INDEX where it is not trained
+    lengths: Sequence[int]  # of its documents in tokens, in order: one, unless rows were packed
     origins: Sequence[Origin]
-    weights: Sequence[float] | NDArray[np.float64] | None = None
+    weights: Sequence[float] | NDArray[np.float64] | None = None  # in the loss; None where each trained token weighs 1

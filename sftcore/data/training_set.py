@@ -30,8 +30,7 @@ class StreamOutcome(NamedTuple):
 class TrainingSet(ABC):
     """The rows that a run trains."""
 
-    streaming: ClassVar[bool] = False
-    """Whether rows are read while others are trained: how many there are is known only when the run ends."""
+    streaming: ClassVar[bool] = False  # whether rows are read while others are trained, and counted when the run ends
 
     @property
     @abstractmethod
@@ -45,13 +44,10 @@ class TrainingSet(ABC):
 
     @abstractmethod
     def to_dataset(self, pad_token_id: int, order: RowOrder, steps: int) -> Any:
-        """The dataset that the Trainer gets.
+        """The dataset that the Trainer gets for a run of this many optimizer *steps*; only a stream has to know these.
 
         It has ``weighted`` as this has, ``callbacks`` for the Trainer, and ``rows_per_step``, which is set to the rows
         that all ranks train in an optimizer step.
-
-        Args:
-            steps: optimizer steps of the run; only a stream has to know them.
         """
 
     def start(self) -> None:  # noqa: B027  # only a stream has anything to start

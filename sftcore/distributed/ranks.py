@@ -18,9 +18,7 @@ from sftcore.core.errors import SftError
 
 T = TypeVar("T")
 
-_VISIBLE_WITHIN = 5.0
-"""Seconds within which a shared file system shows a file of one machine to another."""
-
+_VISIBLE_WITHIN = 5.0  # seconds in which a shared file system shows a file of one machine to another
 _CONNECTION_LOST = re.compile(
     r"closed by peer|reset by peer|broken pipe|read error|connection refused|timed out|socket|nccl", re.IGNORECASE
 )
@@ -44,13 +42,14 @@ class Ranks:
 
     Attributes:
         is_writer: whether this rank writes to a disk: rank 0, or the first of its node (see :meth:`find_writers`).
+        separate_disks: whether the nodes do not share a disk.
     """
 
     def __init__(self, timeout: float) -> None:
         initialized = _is_initialized()
         self.rank = torch.distributed.get_rank() if initialized else 0
         self.size = torch.distributed.get_world_size() if initialized else 1
-        self.is_writer = self.rank == 0
+        self.is_writer, self.separate_disks = self.rank == 0, False
         self._group = None
         if self.size > 1:
             self._group = torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
@@ -71,41 +70,29 @@ class Ranks:
         torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX, group=self._group)
         return bool(flags.item())
 
-    def run_on_writers(self, action: Callable[[], T], describe: Callable[[Exception], str]) -> T | None:
-        """Run *action* on the ranks that write, and wait for all; its result on this rank, None if it does not write.
+    def run_on_writers(self, action: Callable[[], object], describe: Callable[[Exception], str]) -> None:
+        """Run *action* on the ranks that write to a disk, and wait for all; otherwise as :meth:`run_on_all`."""
+        self.run_on_all(action if self.is_writer else lambda: None, describe)
+
+    def run_on_all(self, action: Callable[[], object], describe: Callable[[Exception], str]) -> None:
+        """Run *action* on every rank, and wait for all.
 
         Args:
             describe: the message for an error of *action*.
 
         Raises:
-            SftError: *action* failed on any rank; all ranks raise it.
-        """
-        return self._run(action, describe, here=self.is_writer)
-
-    def run_on_all(self, action: Callable[[], T], describe: Callable[[Exception], str]) -> T | None:
-        """Run *action* on every rank, and wait for all; its result on this rank.
-
-        Raises:
             SftError: *action* failed on any rank; all ranks raise it. If it was a :class:`LocalFailureError`, this rank
                 raises it at once, and the others notice that this rank has ended.
         """
-        return self._run(action, describe, here=True)
-
-    def _run(self, action: Callable[[], T], describe: Callable[[Exception], str], here: bool) -> T | None:
-        result: T | None = None
         problem: str | None = None
         try:
-            result = action() if here else None
+            action()
         except LocalFailureError as error:
             if caused_by_another_rank(error.cause):
                 raise error.cause from None
             raise SftError(_message(error.cause, describe)) from None
         except Exception as error:  # any error: the other ranks wait for this one
             problem = _message(error, describe)
-        self._raise_first(problem)
-        return result
-
-    def _raise_first(self, problem: str | None) -> None:
         for rank, message in enumerate(self.gather(problem)):
             if message is not None:
                 raise SftError(message if self.size == 1 else f"{message} (rank {rank})")
@@ -122,14 +109,9 @@ class Ranks:
         first_of_node = int(os.environ.get("LOCAL_RANK", self.rank)) == 0
         self.run_on_writers(probe.touch, lambda error: f"{folder} cannot be written: {error}")
         self.is_writer = self.rank == 0 or (first_of_node and not _appears(probe))
-        self.gather(0)
+        self.separate_disks = self.gather(self.is_writer).count(True) > 1
         if self.rank == 0:
             probe.unlink()
-
-    @property
-    def separate_disks(self) -> bool:
-        """Whether the nodes do not share a disk; a collective."""
-        return self.gather(self.is_writer).count(True) > 1
 
 
 def _appears(path: Path) -> bool:

@@ -17,13 +17,9 @@ from torch.distributed import distributed_c10d
 
 from sftcore.core.errors import RankError
 from sftcore.distributed.ranks import Ranks
-from sftcore.runtime.private_api import PrivateNames
 from sftcore.runtime.signals import Stopped
 
-PRIVATE_NAMES = PrivateNames(distributed_c10d, calls={"_get_default_store": ()})
-
-FINISHED, FAILED, STOPPED = -1, -2, -3
-"""The last heartbeat of a rank: how it ended."""
+FINISHED, FAILED, STOPPED = -1, -2, -3  # the last heartbeat of a rank: how it ended
 
 
 class Watchdog:
@@ -48,6 +44,7 @@ class Watchdog:
         self._over, self._ending_published = threading.Event(), threading.Event()
         self._store: Any = None
         self._states: list[Any] = []  # of each rank: heartbeat, progress, phase
+        self._changes: dict[tuple[str, int], tuple[object, float]] = {}  # values, and when they last changed
         self._last_contact = 0.0
         self._ending = FINISHED
 
@@ -105,19 +102,31 @@ class Watchdog:
 
     def _check_ranks(self) -> None:
         """Check what the ranks have published, and when that last changed."""
-        heartbeats, progress = _Changes(self._ranks.size), _Changes(self._ranks.size)
         while not self._over.wait(self._interval):
             silent = time.monotonic() - self._last_contact
             if silent > self._heartbeat_timeout:
                 self._abort(f"rank 0, or the network to it, has not answered for {silent:.0f} s")
             if not (states := self._states):
                 continue
-            if self._run_is_over({state[0] for state in states}, states):
+            if self._run_is_over([state[0] for state in states]):
                 return
-            self._check_heartbeats(heartbeats.ages([state[0] for state in states]), states)
-            self._check_progress(progress.ages([state[1:] for state in states]), states)
+            for rank, (heartbeat, _, phase) in enumerate(states):
+                if (seconds := self._age(("heartbeat", rank), heartbeat)) > self._heartbeat_timeout:
+                    self._abort(f"rank {rank} has sent no heartbeat for {seconds:.0f} s; it was {phase}")
+            seconds = min(self._age(("progress", rank), state[1:]) for rank, state in enumerate(states))
+            if seconds > self._progress_timeout:
+                least = min(state[1] for state in states)
+                behind = [f"rank {rank} is {state[2]}" for rank, state in enumerate(states) if state[1] == least]
+                self._abort(f"no rank has made progress for {seconds:.0f} s; behind the others: {', '.join(behind)}")
 
-    def _run_is_over(self, heartbeats: set[int], states: Sequence[Any]) -> bool:
+    def _age(self, key: tuple[str, int], value: object) -> float:
+        """Seconds since the *value* of *key* last changed."""
+        now = time.monotonic()
+        if key not in self._changes or self._changes[key][0] != value:
+            self._changes[key] = value, now
+        return now - self._changes[key][1]
+
+    def _run_is_over(self, heartbeats: Sequence[int]) -> bool:
         """Whether a rank has ended, so that this one will too; one that failed must take this one with it."""
         if FINISHED in heartbeats:
             return True
@@ -125,38 +134,11 @@ class Watchdog:
             os.kill(os.getpid(), signal.SIGTERM)
             return True
         if FAILED in heartbeats and not self._over.wait(self._heartbeat_timeout):
-            failed = [str(rank) for rank, state in enumerate(states) if state[0] == FAILED]
+            failed = [str(rank) for rank, heartbeat in enumerate(heartbeats) if heartbeat == FAILED]
             self._abort(f"rank {', '.join(failed)} has ended with an error")
         return False
-
-    def _check_heartbeats(self, ages: Sequence[float], states: Sequence[Any]) -> None:
-        for rank, seconds in enumerate(ages):
-            if seconds > self._heartbeat_timeout:
-                self._abort(f"rank {rank} has sent no heartbeat for {seconds:.0f} s; it was {states[rank][2]}")
-
-    def _check_progress(self, ages: Sequence[float], states: Sequence[Any]) -> None:
-        if min(ages) > self._progress_timeout:
-            least = min(state[1] for state in states)
-            behind = [f"rank {rank} is {state[2]}" for rank, state in enumerate(states) if state[1] == least]
-            self._abort(f"no rank has made progress for {min(ages):.0f} s; behind the others: {', '.join(behind)}")
 
     def _abort(self, reason: str) -> None:
         self._on_failure(f"[rank {self._ranks.rank}] {reason}; the run ends, and --resume auto resumes it")
         sys.stderr.flush()
         os._exit(RankError.exit_code)
-
-
-class _Changes:
-    """When the values of the ranks last changed."""
-
-    def __init__(self, size: int) -> None:
-        self._values: list[Any] = [None] * size
-        self._times = [0.0] * size
-
-    def ages(self, values: Sequence[Any]) -> list[float]:
-        """Seconds since the value of each rank last changed."""
-        now = time.monotonic()
-        for rank, value in enumerate(values):
-            if value != self._values[rank]:
-                self._values[rank], self._times[rank] = value, now
-        return [now - changed for changed in self._times]

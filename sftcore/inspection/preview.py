@@ -174,19 +174,15 @@ def _extends_character(text: str, start: int) -> bool:
 
 def example_headers(examples: SourcedExamples) -> Iterator[list[str]]:
     """Yield the parts of each example's header: its source, and the numbers of its messages and tokens."""
-    examples_of_row = Counter(origin for _, origin in examples)
+    of_row = Counter(origin for _, origin in examples)
     seen: Counter[Origin] = Counter()
     for example, origin in examples:
         seen[origin] += 1
+        place = [f"example {seen[origin]} of {of_row[origin]}"] if of_row[origin] > 1 else []
+        skipped = f" ({example.skipped:,} skipped)" if example.skipped else ""
         turns = ", ".join(str(turn + 1) for turn in example.turns)
-        yield [
-            escape_line(str(origin)),
-            *([f"example {seen[origin]} of {examples_of_row[origin]}"] if examples_of_row[origin] > 1 else []),
-            count(example.messages, "message")
-            + (f" ({example.skipped:,} skipped)" if example.skipped else "")
-            + (f", trained: {turns}" if turns else ""),
-            _count_tokens([example]),
-        ]
+        messages = count(example.messages, "message") + skipped + (f", trained: {turns}" if turns else "")
+        yield [escape_line(str(origin)), *place, messages, _count_tokens([example])]
 
 
 def count_all(examples: SourcedExamples) -> str:

@@ -16,7 +16,6 @@ from sftcore.data import sample_sources
 from sftcore.data.row_types import Origin
 from sftcore.data.sources.rejected import rejected_rows
 from sftcore.data.tables.label_batch import label_row
-from sftcore.data.tables.summary import warning_texts
 from sftcore.labelling import LabelledExample, LabelWarning, TooLongError
 from sftcore.models.chat_template import set_up_model
 
@@ -76,7 +75,8 @@ def label_preview_rows(loaded: LoadedConfig, registry: Registry, number: int, pl
             untrained.append(f"dropped, because none of its tokens is trained, or none within max_length: {row.origin}")
     malformed = [f"skipped, because the row is malformed: {problem}" for problem in bad]
     skipped = [*malformed, *unlabelled, *untrained]
-    return PreviewRows(examples, skipped, list(warning_texts(warnings, {})), tokenizer, template.reason)
+    messages = [warning.message(times) for warning, times in warnings.items() if times]
+    return PreviewRows(examples, skipped, messages, tokenizer, template.reason)
 
 
 def _is_at(place: str) -> Callable[[Origin], bool]:

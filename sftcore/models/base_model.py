@@ -16,11 +16,8 @@ from sftcore.core.errors import ConfigError, SftError
 from sftcore.models.gguf import convert_gguf
 from sftcore.runtime.console import count, first_line
 
-_HASHED_BYTES = 64 << 20
-"""Bytes of each file that are hashed: of larger files both ends."""
-
-_HUB_TIMEOUT = 10
-"""Seconds that the hub may take to answer whether it has a model."""
+_HASHED_BYTES = 64 << 20  # of each file; of larger ones both ends
+_HUB_TIMEOUT = 10  # seconds for the hub to answer whether it has a model
 
 
 @dataclass(frozen=True)
@@ -123,7 +120,7 @@ class BaseModel:
             return None
         folder = Path(self.location)
         classes = {cls for item in (model, model.config, *others) for cls in type(item).__mro__}
-        modules = sorted({cls.__module__ for cls in classes if _is_remote(cls)})
+        modules = sorted({cls.__module__ for cls in classes if cls.__module__.startswith("transformers_modules.")})
         if not folder.is_dir():
             return {"commit": self._commit(model), "modules": modules}
         return {"sha256": _files_sha256(folder, folder.rglob("*.py")), "modules": modules}
@@ -141,11 +138,6 @@ def _files_sha256(folder: Path, paths: Iterable[Path]) -> str:
                 data.seek(-_HASHED_BYTES // 2, os.SEEK_END)
                 digest.update(data.read())
     return digest.hexdigest()
-
-
-def _is_remote(cls: type) -> bool:
-    """Whether *cls* came with a model: transformers names its module after the commit."""
-    return cls.__module__.startswith("transformers_modules.")
 
 
 def resolve_base_model(config: ModelConfig, document: Document) -> BaseModel:
@@ -178,16 +170,15 @@ def _check_hub(config: ModelConfig, document: Document) -> None:
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
-    name, keys = config.name_or_path, ("model", "name_or_path")
+    name = config.name_or_path
     try:
-        if isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json", revision=config.revision), str):
-            return
-        huggingface_hub.HfApi().model_info(name, timeout=_HUB_TIMEOUT)
+        if not isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json", revision=config.revision), str):
+            huggingface_hub.HfApi().model_info(name, timeout=_HUB_TIMEOUT)
+        return
     except HFValidationError:
-        raise document.error(keys, f"the folder {name} does not exist, and this is not a hub id") from None
+        problem = "this is not a hub id"
     except RepositoryNotFoundError:
-        problem = f"the folder {name} does not exist, and the hub has no such model, or none that you may access"
-        raise document.error(keys, problem) from None
+        problem = "the hub has no such model, or none that you may access"
     except Exception as error:  # network, hub or client: they share no base class
-        problem = f"the folder {name} does not exist, and the hub cannot be reached: {first_line(error)}"
-        raise document.error(keys, problem) from None
+        problem = f"the hub cannot be reached: {first_line(error)}"
+    raise document.error(("model", "name_or_path"), f"the folder {name} does not exist, and {problem}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from sftcore.config.loader import LoadedConfig, load_template
@@ -15,8 +14,7 @@ from sftcore.labelling import Labeller
 from sftcore.models.base_model import BaseModel, resolve_base_model
 
 
-@dataclass(frozen=True)
-class SelectedTemplate:
+class SelectedTemplate(NamedTuple):
     """The chat template of a run.
 
     Attributes:
@@ -116,19 +114,12 @@ def _stop_tokens(tokenizer: Any, base: BaseModel) -> list[str]:
         ids = [eos] if isinstance(eos, int) else list(eos or ())
     except (OSError, json.JSONDecodeError):  # many models come without one
         pass
-    texts = [tokenizer.eos_token] if tokenizer.eos_token else []
-    return [*texts, *(text for text in tokenizer.convert_ids_to_tokens(list(ids)) if text)]
+    return [text for text in (tokenizer.eos_token, *tokenizer.convert_ids_to_tokens(list(ids))) if text]
 
 
 def split_stops(tokenizer: Any, stops: Sequence[str]) -> tuple[list[int], list[str]]:
     """The ids of those *stops* that are a single special token, and the others, which are text to the model."""
-    ids: list[int] = []
-    texts: list[str] = []
     vocabulary = tokenizer.get_vocab()
-    markers = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
-    for stop in stops:
-        if vocabulary.get(stop) in markers:  # an ordinary token may also be part of a text
-            ids.append(vocabulary[stop])
-        else:
-            texts.append(stop)
-    return list(dict.fromkeys(ids)), texts
+    markers = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}  # others may also be part of a text
+    ids = {stop: vocabulary[stop] for stop in stops if vocabulary.get(stop) in markers}
+    return list(dict.fromkeys(ids.values())), [stop for stop in stops if stop not in ids]

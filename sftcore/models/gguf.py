@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -27,19 +26,15 @@ def convert_gguf(path: Path) -> Path:
     if (folder / "config.json").is_file():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
     status("model", f"de-quantizing {path.name}, once; it is cached in {folder.parent}")
-    try:
-        _dequantize(path, staging)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as temporary:
+        staging = Path(temporary, "model")
         try:
+            _dequantize(path, staging)
             staging.rename(folder)
-        except OSError:  # another process was faster; its folder is the same
-            if not (folder / "config.json").is_file():
-                raise
-    except Exception as error:
-        raise ConfigError(f"the GGUF file {path} cannot be converted: {first_line(error)}") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        except Exception as error:
+            if not (folder / "config.json").is_file():  # otherwise another process was faster; its folder is the same
+                raise ConfigError(f"the GGUF file {path} cannot be converted: {first_line(error)}") from error
     return folder
 
 

@@ -9,11 +9,11 @@ from sftcore.core.registry import Registry
 from sftcore.data import PreparationProgress, Prepared, pack, prepare, prepare_stream
 from sftcore.data.sources.rejected import RejectedRow
 from sftcore.data.sources.source_rows import find_files
+from sftcore.data.tables.account import rejected_at
 from sftcore.models.chat_template import ModelSetup, set_up_model
 from sftcore.runtime.console import count, status
 
-_SHOWN = 5
-"""Rejected rows shown per source, where a run continues without them."""
+_SHOWN = 5  # rejected rows shown per source, where a run continues without them
 
 
 def prepare_data(loaded: LoadedConfig, registry: Registry) -> tuple[ModelSetup, Prepared]:
@@ -44,13 +44,15 @@ def pack_if_configured(loaded: LoadedConfig, prepared: Prepared) -> Prepared:
 
 def report_sources(prepared: Prepared) -> None:
     """Print how many rows were read from each source, with the first rejected ones, and how they are used."""
-    for source in prepared.sources:
-        rejected = f", {source.bad:,} rejected:" if source.bad else ""
-        status("data", f"{source.path}: {count(source.rows, 'row')}, format {source.format}{rejected}")
-        _report_rejected(source.first_bad, source.bad)
-        if source.unlabelled:
-            status("data", f"{count(source.unlabelled, 'row')} cannot be labelled with certainty, and skipped:")
-            _report_rejected(source.first_unlabelled, source.unlabelled)
+    for item in prepared.sources:
+        source, totals = item.source, item.cached.totals
+        bad, unlabelled = sum(totals.bad.values()), sum(totals.unlabelled.values())
+        rejected = f", {bad:,} rejected:" if bad else ""
+        status("data", f"{source.config.path}: {count(totals.read, 'row')}, format {source.format_name}{rejected}")
+        _report_rejected(rejected_at(totals.first_bad, item.names), bad)
+        if unlabelled:
+            status("data", f"{count(unlabelled, 'row')} cannot be labelled with certainty, and skipped:")
+            _report_rejected(rejected_at(totals.first_unlabelled, item.names), unlabelled)
     for note in prepared.notes:
         status("data", note)
 
@@ -73,12 +75,4 @@ def report_sets(prepared: Prepared) -> None:
         for note in summary.notes:
             status(name, note)
     if not prepared.train.streaming:  # the account of a stream is known when the run ends
-        status("rows", str(prepared.account))
-
-
-def report_stream(prepared: Prepared) -> None:
-    """Print the notes and the account of a stream, at the end of a run."""
-    if prepared.train.streaming:
-        for note in prepared.train_summary.notes:
-            status("train", note)
         status("rows", str(prepared.account))

@@ -17,23 +17,12 @@ from sftcore import __version__
 from sftcore.config.loader import LoadedConfig
 from sftcore.runtime.console import utc_now
 from sftcore.runtime.file_io import write_atomically
-from sftcore.runtime.paths import earlier_folder
+from sftcore.runtime.paths import move_to_earlier
 from sftcore.runtime.rank_control import LAUNCH_ID_VARIABLE
 from sftcore.runtime.redaction import redact, redact_argv
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors")
 """Libraries whose versions are recorded, besides those that components require."""
-
-
-def library_versions(loaded: LoadedConfig) -> dict[str, str]:
-    """The versions of sftcore, of Python and of the libraries that the run uses."""
-    packages = [*LIBRARIES, *(name for entry in loaded.selected.values() for name in entry.component_class().requires)]
-    versions = {"sftcore": __version__, "python": platform.python_version()}
-    for package in packages:
-        with suppress(PackageNotFoundError):
-            versions[package] = version(package)
-    return versions
-
 
 LAUNCHER_VARIABLES = (
     LAUNCH_ID_VARIABLE,
@@ -47,6 +36,16 @@ LAUNCHER_VARIABLES = (
 """Environment variables that show how the run was launched."""
 
 
+def library_versions(loaded: LoadedConfig) -> dict[str, str]:
+    """The versions of sftcore, of Python and of the libraries that the run uses."""
+    packages = [*LIBRARIES, *(name for entry in loaded.selected.values() for name in entry.component_class().requires)]
+    versions = {"sftcore": __version__, "python": platform.python_version()}
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions
+
+
 class RunRecord:
     """The record of a run; written when it starts, and again whenever more is known."""
 
@@ -55,7 +54,7 @@ class RunRecord:
         self.path = folder / "run.json"
         self.started = False
         self.content: dict[str, Any] = {
-            "id": new_run_id(),
+            "id": secrets.token_hex(8),  # every tracker accepts it, and the random state of the run is not used
             "status": "running",
             "started": utc_now(),
             "command": [Path(sys.executable).name, "-m", "sftcore", *redact_argv(argv)],
@@ -73,7 +72,14 @@ class RunRecord:
     def is_relaunch(self) -> bool:
         """Whether ranks of this launch have started this run before, so that their launcher has restarted them."""
         launch = self.content["launcher"].get(LAUNCH_ID_VARIABLE)
-        return launch is not None and launch == _read_record(self.path).get("launcher", {}).get(LAUNCH_ID_VARIABLE)
+        return launch is not None and launch == self._read().get("launcher", {}).get(LAUNCH_ID_VARIABLE)
+
+    def _read(self) -> dict[str, Any]:
+        """The record that the folder has; empty if it cannot be read."""
+        try:
+            return dict(json.loads(self.path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return {}
 
     def start(self, resuming: bool) -> None:
         """Write the record for the first time; files of an earlier run in this folder are moved to ``earlier/``.
@@ -84,16 +90,10 @@ class RunRecord:
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
             if resuming:
-                self.content["id"] = read_run_id(self.path) or self.content["id"]
-            self._move_to_earlier(self.path.name, "quarantine.jsonl", *(() if resuming else ("metrics.jsonl",)))
+                self.content["id"] = self._read().get("id") or self.content["id"]
+            names = (self.path.name, "quarantine.jsonl", *(() if resuming else ("metrics.jsonl",)))
+            move_to_earlier(self.folder, [self.folder / name for name in names])
         self.update()
-
-    def _move_to_earlier(self, *names: str) -> None:
-        earlier = earlier_folder(self.folder)
-        earlier.mkdir(parents=True, exist_ok=True)
-        for name in names:
-            if (self.folder / name).exists():
-                (self.folder / name).rename(earlier / name)
 
     def update(self, **fields: Any) -> None:
         """Add *fields* to the record and write it without secrets, completely or not at all."""
@@ -104,23 +104,3 @@ class RunRecord:
     def finish(self, status: str, **fields: Any) -> None:
         """Write how the run ended: ``finished``, ``failed`` or ``interrupted``."""
         self.update(status=status, ended=utc_now(), **fields)
-
-
-def new_run_id() -> str:
-    """A unique id, of letters and digits that every tracker accepts; the random state of the run is not used."""
-    return secrets.token_hex(8)
-
-
-def read_run_id(path: Path) -> str | None:
-    """The id of the run whose record is at *path*, if it can be read and has one."""
-    run_id = _read_record(path).get("id")
-    return run_id if isinstance(run_id, str) else None
-
-
-def _read_record(path: Path) -> dict[str, Any]:
-    """The record at *path*; empty if it cannot be read."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 
 from sftcore.config.document import Document
-from sftcore.config.loader import LoadedConfig, load_config
+from sftcore.config.loader import load_config
 from sftcore.core.errors import SftError
 from sftcore.core.registry import Registry
-from sftcore.data import Prepared
-from sftcore.models.chat_template import ModelSetup
 from sftcore.runs.preparation import pack_if_configured, prepare_data, report_sets, report_sources
 from sftcore.runtime.console import quiet_libraries, status
 from sftcore.runtime.rank_control import LAUNCH_FOLDER_VARIABLE
@@ -20,15 +18,12 @@ from sftcore.runtime.redaction import redact_argv
 from sftcore.runtime.signals import StopRequest
 
 
-def run(document: Document, registry: Registry, argv: Sequence[str], stop: StopRequest) -> int:
-    """Fine-tune as *document* says.
+def run(document: Document, registry: Registry, argv: Sequence[str], stop: StopRequest) -> None:
+    """Fine-tune as *document* says; where the backend starts processes, this process becomes their launcher.
 
     Args:
         argv: the command-line arguments, for the processes that a backend starts.
         stop: whether the run was asked to stop.
-
-    Returns:
-        The exit code; where the backend starts processes, this process becomes its launcher.
 
     Raises:
         SftError: the user can fix it; the message says how.
@@ -38,10 +33,15 @@ def run(document: Document, registry: Registry, argv: Sequence[str], stop: StopR
     loaded = load_config(document, registry, os.environ)
     status("config", document.name)
     stop.set_deadline(loaded.config.max_hours)
-    _check_libraries_and_arguments(loaded)
+    from sftcore.runs.session import RunSession  # imports torch, so not before the configuration is checked
+    from sftcore.training.arguments import check_training_args
+    from sftcore.training.private_names import check_private_names_of_libraries
+
+    check_private_names_of_libraries()
+    check_training_args(loaded)
     setup, prepared = prepare_data(loaded, registry)
-    command = None if _is_launched(os.environ) else loaded.config.backend.command(argv)
-    if command is not None:
+    is_launched = "RANK" in os.environ and "WORLD_SIZE" in os.environ  # every launcher sets them
+    if not is_launched and (command := loaded.config.backend.command(argv)) is not None:
         _become_launcher(command)
     status("template", setup.template.reason)
     report_sources(prepared)
@@ -49,35 +49,7 @@ def run(document: Document, registry: Registry, argv: Sequence[str], stop: StopR
     report_sets(prepared)
     with closing(prepared.train) as rows:
         rows.start()
-        _train(loaded, setup, prepared, argv, stop)
-    return 0
-
-
-def _check_libraries_and_arguments(loaded: LoadedConfig) -> None:
-    from sftcore.training.arguments import check_training_args
-    from sftcore.training.private_names import check_private_names_of_libraries
-
-    check_private_names_of_libraries()
-    check_training_args(loaded)
-
-
-def _train(loaded: LoadedConfig, setup: ModelSetup, prepared: Prepared, argv: Sequence[str], stop: StopRequest) -> None:
-    """Train, and leave the model and the record of the run in the output folder."""
-    from sftcore.runs.session import RunSession
-
-    with RunSession(loaded, setup, prepared, argv) as session:
-        with session.exclusive_folder():
-            checkpoint = session.find_checkpoint()
-            session.build_job(stop)
-            session.start_from(checkpoint)
-            session.train(checkpoint)
-            session.export_model()
-        session.finish()
-
-
-def _is_launched(environ: Mapping[str, str]) -> bool:
-    """Whether a launcher started this process: all of them set the rendezvous variables of torch."""
-    return "RANK" in environ and "WORLD_SIZE" in environ
+        RunSession(loaded, setup, prepared, argv).train(stop)
 
 
 def _become_launcher(command: Sequence[str]) -> None:

@@ -5,44 +5,38 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
 import transformers
 
-from sftcore.checkpoint import Checkpoint
 from sftcore.checkpoint.export import export_model
-from sftcore.checkpoint.folder_lock import exclusive
+from sftcore.checkpoint.store import Checkpoint
 from sftcore.checkpoint.writer import CheckpointWriter
 from sftcore.config.loader import LoadedConfig
 from sftcore.core.errors import RankError, SftError
 from sftcore.data import Prepared
-from sftcore.data.tables import quarantine
+from sftcore.data.sources.rejected import QUARANTINE, write_quarantine
 from sftcore.distributed.ranks import Ranks
 from sftcore.distributed.watchdog import Watchdog
-from sftcore.models.chat_template import ModelSetup, split_stops
-from sftcore.runs.preparation import report_stream
+from sftcore.models.chat_template import ModelSetup
 from sftcore.runs.record import RunRecord
 from sftcore.runtime.console import count, is_main_process, status, warn
+from sftcore.runtime.file_io import FileLock
 from sftcore.runtime.redaction import describe_error, redact
 from sftcore.runtime.signals import Stopped, StopRequest
-from sftcore.tracking.group import TrackerGroup, selected_trackers
+from sftcore.tracking.group import TrackerGroup, describe_run, selected_trackers
 from sftcore.training.arguments import build_training_args
-from sftcore.training.build import TrainingJob, build_job, load_model, set_stop_tokens
+from sftcore.training.build import TrainingJob, build_job
 from sftcore.training.failure import to_user_error
-from sftcore.training.out_of_memory import out_of_memory_message
 from sftcore.training.resume import check_compatible, find_checkpoint
 
 
 class RunSession:
-    """The training of a run; an error that leaves its context is explained, tracked and recorded here, once.
-
-    The methods are called in their order, by all ranks.
-    """
+    """The training of a run, and what it holds for that."""
 
     def __init__(self, loaded: LoadedConfig, setup: ModelSetup, prepared: Prepared, argv: Sequence[str]) -> None:
         cpu = not torch.accelerator.is_available()
@@ -57,97 +51,85 @@ class RunSession:
         self._trackers = TrackerGroup(selected_trackers(loaded) if is_main_process() else [], self._folder)
         self._checkpoints = CheckpointWriter(self._folder, self._ranks, self._record.content["versions"])
         self._job: TrainingJob | None = None
-        self._result: Any = None
 
-    def __enter__(self) -> RunSession:
-        return self
+    def train(self, stop: StopRequest) -> None:
+        """Train to the last step, and leave the model and the record of the run in the output folder.
+
+        All ranks call it. An error is explained, recorded and tracked here, once.
+
+        Raises:
+            SftError: the user can fix it; the message says how.
+            Stopped: the run was asked to stop, and can be resumed.
+        """
+        try:
+            self._train(stop)
+        except BaseException as error:
+            reason = self._explain(error)
+            if self._job:
+                self._job.progress.close()
+            if is_main_process() and self._record.started:
+                self._record_failure(reason)
+            self._trackers.finish(describe_error(reason))  # last: a second signal ends this process in the wait
+            if reason is error:
+                raise
+            raise reason from None
+
+    def _train(self, stop: StopRequest) -> None:
+        args = self._args
+        with self._watchdog, self._exclusive_folder():
+            relaunched = self._ranks.gather(self._record.is_relaunch())[0]
+            checkpoint = find_checkpoint(args, self._checkpoints, relaunched)
+            self._job = job = build_job(
+                self._setup, self._loaded.config, args, self._prepared, self._checkpoints, stop, self._watchdog
+            )
+            self._start_from(checkpoint, job)
+            result = job.trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
+            self._watchdog.report_phase("saving the model")
+            export_model(job.trainer, self._setup.tokenizer, self._folder, self._ranks)
+        self._trackers.finish()
+        data, answers = self._final_data(), job.questions.answers
+        if is_main_process():
+            self._record.finish("finished", data=data, steps=result.global_step, metrics=result.metrics, asked=answers)
+        status("saved", f"{self._folder} ({count(result.global_step, 'step')}, loss {result.training_loss:.4f})")
 
     @contextmanager
-    def exclusive_folder(self) -> Iterator[None]:
-        """Keep the output folder for this run, and watch over the ranks, as long as the context lasts.
+    def _exclusive_folder(self) -> Iterator[None]:
+        """Hold the output folder for this run as long as the context lasts, where its file system has locks."""
+        lock = FileLock(self._folder / ".lock")
 
-        Raises:
-            SftError: another run holds the folder, or it cannot be written.
-        """
-        with self._watchdog, ExitStack() as stack:
+        def acquire() -> None:
+            if not lock.acquire(blocking=False):
+                raise SftError(
+                    f"another run writes into {self._folder}: wait for its end, or give this run an output_dir of its "
+                    "own"
+                )
+
+        try:
             self._ranks.find_writers(self._folder)
-            self._ranks.run_on_writers(lambda: stack.enter_context(exclusive(self._folder)), str)
+            self._ranks.run_on_writers(acquire, str)
             self._args.save_on_each_node = self._ranks.separate_disks
             yield
+        finally:
+            lock.release()
 
-    def find_checkpoint(self) -> Checkpoint | None:
-        """The checkpoint to resume from, or None."""
-        relaunched = self._ranks.gather(self._record.is_relaunch())[0]
-        return find_checkpoint(self._args, self._checkpoints, relaunched)
-
-    def build_job(self, stop: StopRequest) -> None:
-        """Load the model and build its trainer."""
-        base, tokenizer, _, labeller = self._setup
-        model = load_model(base, self._loaded.config, self._args)
-        ids, texts = split_stops(tokenizer, labeller.stops)
-        for text in texts:
-            warn(f"the stop string {text!r} is not a token of this tokenizer: the server has to stop at it")
-        set_stop_tokens(model, ids, tokenizer.pad_token_id)
-        self._job = build_job(
-            model, self._loaded.config, self._args, tokenizer, self._prepared, self._checkpoints, stop, self._watchdog
-        )
-
-    def start_from(self, checkpoint: Checkpoint | None) -> None:
-        """Prepare folder, record and trackers for a run that resumes from *checkpoint*, or starts from scratch.
-
-        Raises:
-            ConfigError: the run may not resume from it.
-        """
-        state = check_compatible(checkpoint, self._built, self._ranks.size) if checkpoint else {}
+    def _start_from(self, checkpoint: Checkpoint | None, job: TrainingJob) -> None:
+        """Prepare folder, record and trackers for a run that resumes from *checkpoint*, or starts from scratch."""
+        state = check_compatible(checkpoint, job.run_state(), self._ranks.size) if checkpoint else {}
         own = checkpoint is not None and checkpoint.path.parent.resolve() == self._folder.resolve()
         self._checkpoints.start_from(checkpoint.step if checkpoint and own else -1)
         if is_main_process():
             self._record.start(resuming=own)
             if own:
-                self._built.metrics.truncate(state["metrics_bytes"])
-            self._built.questions.answers = state.get("asked", self._built.questions.answers)
+                job.metrics.truncate(state["metrics_bytes"])
+            job.questions.answers = state.get("asked", job.questions.answers)
             self._write_quarantine()
-            self._record.update(**self._inputs())
-        self._trackers.start(self._tracked_run())
-
-    def train(self, checkpoint: Checkpoint | None) -> None:
-        """Train to the last step."""
-        path = str(checkpoint.path) if checkpoint else None
-        self._result = self._built.trainer.train(resume_from_checkpoint=path)
-
-    def export_model(self) -> None:
-        """Write the trained model into the output folder."""
-        self._watchdog.report_phase("saving the model")
-        export_model(self._built.trainer, self._setup.tokenizer, self._folder, self._ranks)
-
-    def finish(self) -> None:
-        """End the trackers and the record of a run that is done."""
-        self._trackers.finish()
-        data, result = self._final_data(), self._result
-        if is_main_process():
-            answers = self._built.questions.answers
-            self._record.finish("finished", data=data, steps=result.global_step, metrics=result.metrics, asked=answers)
-        status("saved", f"{self._folder} ({count(result.global_step, 'step')}, loss {result.training_loss:.4f})")
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            return
-        reason = self._explain(error)
-        if self._job:
-            self._job.progress.close()
-        if is_main_process() and self._record.started:
-            self._record_failure(reason)
-        self._trackers.finish(describe_error(reason))  # last: a second signal ends this process in the wait
-        if reason is not error:
-            raise reason from None
+            self._record.update(**self._inputs(job.trainer.model))
+        self._trackers.start(describe_run(self._record.content, self._folder))
 
     def _explain(self, error: BaseException) -> BaseException:
         """The error for the user; Stopped, where another rank has ended because it was asked to stop."""
         shape = self._job.trainer.batch_shape if self._job else None
-        longest = self._loaded.config.data.max_length
-        reason = to_user_error(error, self._folder, lambda: out_of_memory_message(self._args, shape, longest))
+        reason = to_user_error(error, self._args, shape, self._loaded.config.data.max_length)
         if isinstance(reason, RankError) and self._watchdog.another_rank_stopped():
             return Stopped("another rank")
         return reason
@@ -166,22 +148,16 @@ class RunSession:
         if is_main_process() and self._record.started:
             self._record.finish("failed", error=reason)
 
-    @property
-    def _built(self) -> TrainingJob:
-        assert self._job, "build_job comes first"
-        return self._job
-
     def _write_quarantine(self) -> None:
         """Write the rejected rows; those of a stream are appended while it is read."""
-        if written := quarantine.write_quarantine(self._folder, self._prepared.rejected()):
+        if written := write_quarantine(self._folder, self._prepared.rejected()):
             path, rows = written
             status("rejected", f"{count(rows, 'row')}, saved in {path}")
-        self._prepared.train.save_rejected(self._folder / quarantine.FILE)
+        self._prepared.train.save_rejected(self._folder / QUARANTINE)
 
-    def _inputs(self) -> dict[str, Any]:
+    def _inputs(self, model: Any) -> dict[str, Any]:
         """What the record says of arguments, model, data and template."""
         base, tokenizer, template, labeller = self._setup
-        model = self._built.trainer.model
         return {
             "training_args": redact(self._args.to_dict()),
             "base_model": {
@@ -193,22 +169,13 @@ class RunSession:
             "template": {"chosen": template.reason, "fingerprint": template.fingerprint, "stops": labeller.stops},
         }
 
-    def _tracked_run(self) -> dict[str, Any]:
-        """What trackers learn of the run when they start."""
-        content = self._record.content
-        return {
-            "id": content["id"],
-            "name": self._args.run_name or self._folder.name,
-            "command": content["command"][2:],
-            "output_dir": str(self._folder),
-            "config": content["config"],
-            "versions": content["versions"],
-        }
-
     def _final_data(self) -> dict[str, Any]:
-        """What the record says of the data at the end; of a stream only now."""
+        """What the record says of the data at the end; that of a stream is known only now, and reported."""
         prepared = self._prepared.final()
-        report_stream(prepared)
+        if prepared.train.streaming:
+            for note in prepared.train_summary.notes:
+                status("train", note)
+            status("rows", str(prepared.account))
         return _data(prepared)
 
 

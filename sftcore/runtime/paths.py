@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from sftcore.core.errors import ConfigError
@@ -41,6 +42,13 @@ def cache_folder() -> Path:
     return Path(os.environ.get("SFTCORE_CACHE") or Path.home() / ".cache" / "sftcore")
 
 
-def earlier_folder(folder: Path) -> Path:
-    """New folder below *folder* to move the files of an earlier run to; it is not created."""
-    return folder / "earlier" / utc_now().replace(":", "-")
+def move_to_earlier(folder: Path, paths: Iterable[Path]) -> None:
+    """Move those of *paths* that exist, files of an earlier run, into a new folder below ``earlier/`` in *folder*.
+
+    Raises:
+        OSError: one cannot be moved.
+    """
+    target = folder / "earlier" / utc_now().replace(":", "-")
+    for path in [path for path in paths if path.exists()]:
+        target.mkdir(parents=True, exist_ok=True)
+        path.rename(target / path.name)

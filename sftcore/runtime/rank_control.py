@@ -44,11 +44,7 @@ class LaunchedProcess(AbstractContextManager["LaunchedProcess"]):
     """
 
     def __init__(self, command: Sequence[str], environ: Mapping[str, str] = os.environ, **options: Any) -> None:
-        """Start *command*.
-
-        Args:
-            environ: its environment, without :data:`LAUNCH_FOLDER_VARIABLE`, which is added.
-            options: passed on to ``subprocess.Popen``.
+        """Start *command* with *environ*, a variable of ours added, and further *options* of ``subprocess.Popen``.
 
         Raises:
             OSError: it cannot be started.

@@ -28,18 +28,13 @@ from sftcore.tracking.process import EXIT_LIMIT, STARTED
 METRICS = "metrics.jsonl"
 """File in the output folder with the metrics of a run: one JSON object per line, with ``step`` and ``time``."""
 
-START_LIMIT = 60
-"""Seconds that a tracker may take to start, while the run trains."""
+# Time limits, in seconds:
+START_LIMIT = 60  # that a tracker may take to start, while the run trains
+UNSTARTED_LIMIT = 20  # since its start that a tracker gets if it has not started when the run ends
+FINISH_LIMIT = 30  # that a finished run waits for its trackers, all of them together
+STOPPED_LIMIT = 10  # that a run waits for them after it was stopped, or failed: the user is waiting
 
-FINISH_LIMIT = 30
-"""Seconds that a finished run waits for its trackers, all of them together."""
-
-UNSTARTED_LIMIT = 20
-"""Seconds since its start that a tracker gets if it has not started when the run ends."""
-
-STOPPED_LIMIT = 10
-"""Seconds that a run waits for its trackers after it was stopped, or failed: the user is waiting."""
-
+_METHODS = ("start", "log", "finish")  # the tracker `none` overrides none of them
 _COMMAND = (sys.executable, "-m", "sftcore.tracking.process")
 
 
@@ -49,12 +44,26 @@ def selected_trackers(loaded: LoadedConfig) -> list[tuple[str, Tracker]]:
     return [(loaded.selected[f"trackers.{index}"].name, tracker) for index, tracker in enumerate(trackers)]
 
 
+def describe_run(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """What trackers learn of the run with this *record*, the content of its ``run.json``, in *folder*."""
+    return {
+        "id": record.get("id") or folder.name,
+        "name": (record.get("training_args") or {}).get("run_name") or folder.name,
+        "command": record["command"][2:],
+        "output_dir": str(folder),
+        "config": record["config"],
+        "versions": record["versions"],
+    }
+
+
 class TrackerGroup:
     """The trackers of a run. A failure of one is reported once, and changes nothing in training."""
 
     def __init__(self, trackers: Iterable[tuple[str, Tracker]], folder: Path) -> None:
         self._processes = [
-            _TrackerProcess(name, tracker, folder) for name, tracker in trackers if _is_active(type(tracker))
+            _TrackerProcess(name, tracker, folder)
+            for name, tracker in trackers
+            if any(getattr(type(tracker), method) is not getattr(Tracker, method) for method in _METHODS)
         ]
 
     def start(self, run: Mapping[str, Any], all_metrics: bool = False) -> None:
@@ -91,34 +100,28 @@ class TrackerGroup:
         finally:
             for process in processes:
                 process.stop(limit)
-        return [process.name for process in processes if process.failed]
-
-
-def _is_active(cls: type[Tracker]) -> bool:
-    """Whether *cls* overrides any method; ``none`` does not."""
-    return any(getattr(cls, name) is not getattr(Tracker, name) for name in ("start", "log", "finish"))
+        return [process.name for process in processes if "failed" in process.state]
 
 
 class _TrackerProcess:
-    """One tracker in its process. Two threads read its reports and its output."""
+    """One tracker in its process. Two threads read its reports and its output.
+
+    Attributes:
+        state: what it has reached: ``ordered`` (it can read its order), ``started``, ``finished``, ``failed``,
+            ``exited``.
+    """
 
     def __init__(self, name: str, tracker: Tracker, folder: Path) -> None:
         self.name, self._tracker, self._folder = name, tracker, folder
-        self.failed = False
         self._process: subprocess.Popen[bytes]
-        self._lock = threading.Lock()
         self._began = 0.0
-        self._ordered = threading.Event()
-        self._started = threading.Event()
-        self._finished = threading.Event()
-        self._exited = threading.Event()
-        self._exited.set()  # until it is started
+        self.state = {"exited"}  # until it is started
+        self._changed = threading.Condition()
 
     def start(self, run: Mapping[str, Any], all_metrics: bool) -> None:
         cls, metrics = type(self._tracker), self._folder / METRICS
         order = {
-            "module": cls.__module__,
-            "class": cls.__qualname__,
+            "class": f"{cls.__module__}:{cls.__qualname__}",
             "options": to_mapping(self._tracker),
             "run": {**run, "pid": os.getpid()},
             "metrics": str(metrics.absolute()),
@@ -140,15 +143,15 @@ class _TrackerProcess:
         except Exception as error:  # options that are not JSON, too many processes, no memory
             self._fail(f"cannot be started: {describe_error(error)}")
             return
-        self._exited.clear()
+        self.state.remove("exited")
         threading.Thread(target=self._read_reports, args=(self._process, text), daemon=True).start()
         threading.Thread(target=self._show_output, args=(self._process,), daemon=True).start()
 
     def report_end(self, error: str | None, limit: float) -> None:
         """Report the end of the run to the tracker, if that does not block."""
-        if self._exited.is_set() or not self._ordered.wait(1):  # it does not even read its order
+        if not self._wait_for("ordered", time.monotonic() + 1):  # it does not even read its order
             return
-        assert self._process.stdin is not None
+        assert self._process.stdin
         message = {"error": error, "limit": limit + EXIT_LIMIT}
         with contextlib.suppress(OSError, ValueError):  # it has exited
             os.set_blocking(self._process.stdin.fileno(), False)
@@ -156,60 +159,63 @@ class _TrackerProcess:
 
     def wait(self, deadline: float, start_limit: float) -> None:
         """Wait until the tracker has exited, at most until *deadline*, or *start_limit* if it has not even started."""
-        started = self._wait_for(self._started, min(deadline, self._began + start_limit))
-        if started and self._wait_for(self._finished, deadline):
-            self._exited.wait(EXIT_LIMIT)
+        started = self._wait_for("started", min(deadline, self._began + start_limit))
+        if started and self._wait_for("finished", deadline):
+            self._wait_for("exited", time.monotonic() + EXIT_LIMIT)
 
     def stop(self, limit: float) -> None:
         """Kill the process, if it has not exited."""
-        if self._exited.is_set():
+        if "exited" in self.state:
             return
-        if not self._finished.is_set():
-            problem = f"did not finish within {limit:g} s" if self._started.is_set() else "did not start in time"
+        if "finished" not in self.state:
+            problem = f"did not finish within {limit:g} s" if "started" in self.state else "did not start in time"
             self._fail(f"{problem} and is stopped")
         self._kill()
-        self._exited.wait(EXIT_LIMIT)
+        self._wait_for("exited", time.monotonic() + EXIT_LIMIT)
 
-    def _wait_for(self, event: threading.Event, deadline: float) -> bool:
-        """Wait for *event* or the exit of the process. Return True if *event* is set."""
-        while not event.is_set() and not self._exited.is_set() and (left := deadline - time.monotonic()) > 0:
-            event.wait(min(left, 0.05))
-        return event.is_set()
+    def _enter(self, state: str) -> None:
+        with self._changed:
+            self.state.add(state)
+            self._changed.notify_all()
+
+    def _wait_for(self, state: str, deadline: float) -> bool:
+        """Wait until the tracker is in *state*, its process has exited, or it is *deadline*; whether it is."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.state & {state, "exited"}, max(deadline - time.monotonic(), 0))
+            return state in self.state
 
     def _read_reports(self, process: subprocess.Popen[bytes], order: bytes) -> None:
         """Send the *order*, read the reports of the process, and clean up when it has exited."""
-        assert process.stdin is not None
-        assert process.stdout is not None
+        assert process.stdin
+        assert process.stdout
         with contextlib.suppress(OSError):  # it has exited already
             process.stdin.write(order)
             process.stdin.flush()
-            self._ordered.set()
+            self._enter("ordered")
         for line in process.stdout:
             with contextlib.suppress(ValueError):
-                message = json.loads(line)
-                if "started" in message:
-                    self._started.set()
-                elif "finished" in message:
-                    self._finished.set()
-                elif "failed" in message:
-                    self._fail(f"failed in {message['failed']} and is disabled: {message['error']}")
+                report = json.loads(line)
+                if "error" in report:
+                    self._fail(f"failed in {report['call']} and is disabled: {report['error']}")
+                else:
+                    self._enter(report["state"])
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # its pid is not reused until it is reaped
-        if not self._finished.is_set():
+        finished = "finished" in self.state
+        if not finished:
             self._kill()
         code = process.wait()
         for pipe in (process.stdin, process.stdout):
             with contextlib.suppress(OSError):
                 pipe.close()
-        if not self._finished.is_set():
-            if code == -signal.SIGALRM and not self._started.is_set():
-                self._fail(f"has not started within {START_LIMIT} s and is disabled")
-            else:
-                self._fail(f"ended (exit code {code}) and is disabled")
-        self._exited.set()
+        if not finished:
+            late = code == -signal.SIGALRM and "started" not in self.state
+            problem = f"has not started within {START_LIMIT} s" if late else f"ended (exit code {code})"
+            self._fail(f"{problem} and is disabled")
+        self._enter("exited")
 
     def _show_output(self, process: subprocess.Popen[bytes]) -> None:
         """Show what the tracker prints while it starts, such as the address of the run; drop what it prints later."""
-        assert process.stderr is not None
+        assert process.stderr
         starting = True
         with process.stderr as lines:
             for line in lines:
@@ -224,8 +230,9 @@ class _TrackerProcess:
 
     def _fail(self, problem: str) -> None:
         """Report the first *problem* of the tracker, and how its metrics can be sent."""
-        with self._lock:
-            first, self.failed = not self.failed, True
+        with self._changed:
+            first = "failed" not in self.state
+            self.state.add("failed")
         if first:
             warn(
                 f"the tracker {self.name} {problem}\n"

@@ -9,29 +9,25 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-import importlib
 import json
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from sftcore.config.document import Document
+from sftcore.config.fields import from_mapping
 from sftcore.runtime.redaction import describe_error, redact_text, register_secrets
 from sftcore.runtime.signals import STOP_SIGNALS
 
-INTERVAL = 0.5
-"""Seconds between two reads of ``metrics.jsonl``."""
-
-STARTED = b"\0\n"
-"""Separates what the tracker prints while it starts from its later output."""
-
-EXIT_LIMIT = 5
-"""Seconds that this process may take to end after the tracker has finished, or failed."""
-
+INTERVAL = 0.5  # seconds between two reads of metrics.jsonl
+EXIT_LIMIT = 5  # seconds that this process may take to end after the tracker has finished, or failed
+STARTED = b"\0\n"  # separates what the tracker prints while it starts from its later output
 _KILLED = "Killed: the process of the run ended without a report"
 
 
@@ -68,18 +64,12 @@ def _parse_metrics(line: bytes) -> tuple[dict[str, float], int] | None:
 
 
 class _RunEnd:
-    """The last report of the run: its error, and how long the tracker may still take.
-
-    Attributes:
-        reported: set at the end of the run.
-        error: ``Kind: message``, or None.
-    """
+    """The last report of the run: its error as ``Kind: message``, or None; *reported* is set when it comes."""
 
     def __init__(self, start_limit: float, killed_limit: float) -> None:
-        self.reported = threading.Event()
+        self.reported, self._lock = threading.Event(), threading.Lock()
         self.error: str | None = _KILLED
         self._limit = killed_limit
-        self._lock = threading.Lock()
         _exit_after(start_limit)
 
     def lift_start_limit(self) -> None:
@@ -123,16 +113,6 @@ def parse_error(error: str | None) -> BaseException | None:
     return exception
 
 
-def _build_tracker(order: Mapping[str, Any]) -> Any:
-    from sftcore.config.document import Document
-    from sftcore.config.fields import from_mapping
-
-    cls: Any = importlib.import_module(order["module"])
-    for name in order["class"].split("."):
-        cls = getattr(cls, name)
-    return from_mapping(cls, order["options"], Document({}), ())
-
-
 def _redact_git_remotes() -> None:
     """Configure git to report the addresses of remotes without logins: trackers read and send them."""
     command = ["git", "config", "--get-regexp", r"^remote\..*\.url$"]
@@ -173,14 +153,14 @@ def main() -> int:
     threading.Thread(target=end.wait, args=(control,), daemon=True).start()
     call = "start"
     try:
-        tracker = _build_tracker(order)
+        tracker: Any = from_mapping(pkgutil.resolve_name(order["class"]), order["options"], Document({}), ())
         tracker.start(order["run"])
         end.lift_start_limit()
         sys.stdout.flush()
         sys.stderr.flush()
         with contextlib.suppress(OSError):
             os.write(2, STARTED)
-        report(started="")
+        report(state="started")
         call, reader = "log", MetricsReader(Path(order["metrics"]), order["offset"])
         while True:
             last = end.reported.wait(INTERVAL)
@@ -191,10 +171,10 @@ def main() -> int:
         call = "finish"
         tracker.finish(parse_error(end.error))
     except Exception as error:  # of a library that we do not know
-        report(failed=call, error=describe_error(error))
+        report(call=call, error=describe_error(error))
         _exit_after(EXIT_LIMIT)
         return 1
-    report(finished="")
+    report(state="finished")
     return 0
 
 

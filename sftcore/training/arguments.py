@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,9 +13,6 @@ from sftcore.config.loader import LoadedConfig
 from sftcore.config.schema import MISPLACED_KEYS
 from sftcore.core.errors import SftError
 from sftcore.runtime.console import count, warn
-from sftcore.runtime.private_api import PrivateNames
-
-PRIVATE_NAMES = PrivateNames(transformers.TrainingArguments, attributes=("_n_gpu",))
 
 _NOT_ALLOWED = {
     "seed": "it is the top-level key 'seed'",
@@ -56,38 +52,31 @@ def check_training_args(loaded: LoadedConfig) -> dict[str, Any]:
         ConfigError: an unknown name, a wrong value, or an argument that is set elsewhere.
     """
     document, given = loaded.document, loaded.config.training_args
-    for key in given.keys() & _NOT_ALLOWED.keys():
-        raise document.error(("training_args", key), f"cannot be set here: {_NOT_ALLOWED[key]}")
-    if (strategy := given.get("train_sampling_strategy")) not in (None, "random", "sequential"):
-        raise document.error(
-            ("training_args", "train_sampling_strategy"), f"'{strategy}' does not work here; use 'packing'"
-        )
-    if str(optimizer := given.get("optim", "")).endswith(_STEP_IN_BACKWARD):
-        raise document.error(
-            ("training_args", "optim"),
-            f"'{optimizer}' does not work here: it takes each step within the backward pass, so that no step can be "
-            "skipped, and no checkpoint holds its state",
-        )
     checked = check_options(
         transformers.TrainingArguments, given, document, ("training_args",), misplaced=MISPLACED_KEYS
     )
-    if loaded.config.data.streaming:
-        _check_streaming(loaded, checked)
+    for key, problem in _problems(checked, loaded.config.data.streaming):
+        raise document.error(("training_args", key), problem)
     return checked
 
 
-def _check_streaming(loaded: LoadedConfig, given: Mapping[str, Any]) -> None:
-    """Check the arguments of a run whose rows are a stream.
-
-    Raises:
-        ConfigError: ``max_steps`` is not set, or an argument would change which rows are trained.
-    """
-    if given.get("max_steps", -1) <= 0:
-        problem = "must be at least 1 with data.streaming, because the length of a stream is not known"
-        raise loaded.document.error(("training_args", "max_steps"), problem)
-    for key, why in _NOT_STREAMED.items():
-        if given.get(key):
-            raise loaded.document.error(("training_args", key), f"does not work with data.streaming: {why}")
+def _problems(given: Mapping[str, Any], streaming: bool) -> Iterator[tuple[str, str]]:
+    """Yield the arguments that cannot be used, and why."""
+    yield from ((key, f"cannot be set here: {why}") for key, why in _NOT_ALLOWED.items() if key in given)
+    if (strategy := given.get("train_sampling_strategy")) not in (None, "random", "sequential"):
+        yield "train_sampling_strategy", f"'{strategy}' does not work here; use 'packing'"
+    if (optimizer := str(given.get("optim"))).endswith(_STEP_IN_BACKWARD):
+        yield (
+            "optim",
+            f"'{optimizer}' does not work here: it takes each step within the backward pass, so that no step can be "
+            "skipped, and no checkpoint holds its state",
+        )
+    if streaming:
+        if given.get("max_steps", -1) <= 0:
+            yield "max_steps", "must be at least 1 with data.streaming, because the length of a stream is not known"
+        for key, why in _NOT_STREAMED.items():
+            if given.get(key):
+                yield key, f"does not work with data.streaming: {why}"
 
 
 def batch_sizes(loaded: LoadedConfig) -> tuple[int, int]:
@@ -96,10 +85,8 @@ def batch_sizes(loaded: LoadedConfig) -> tuple[int, int]:
     Raises:
         ConfigError: as :func:`check_training_args`.
     """
-    given = check_training_args(loaded)
-    defaults = {field.name: field.default for field in fields(transformers.TrainingArguments)}
-    train, evaluation = (f"per_device_{part}_batch_size" for part in ("train", "eval"))
-    return int(given.get(train, defaults[train])), int(given.get(evaluation, defaults[evaluation]))
+    args = {**vars(transformers.TrainingArguments), **check_training_args(loaded)}  # a dataclass holds its defaults
+    return int(args["per_device_train_batch_size"]), int(args["per_device_eval_batch_size"])
 
 
 def build_training_args(
@@ -125,12 +112,11 @@ def build_training_args(
         raise document.error(("training_args",), f"transformers rejects them: {error}") from None
     _check_world(args, environ)
     if loaded.config.data.streaming:
-        if args.accelerator_config.split_batches or args.accelerator_config.dispatch_batches:
-            problem = (
-                "split_batches and dispatch_batches do not work with data.streaming: each process reads the stream"
-            )
+        batches = args.accelerator_config
+        if batches.split_batches or batches.dispatch_batches:
+            problem = "split_batches and dispatch_batches do not work with data.streaming: each process reads it"
             raise document.error(("training_args", "accelerator_config"), problem)
-        args.accelerator_config.dispatch_batches = False
+        batches.dispatch_batches = False
     return args
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import transformers
 
@@ -14,8 +14,8 @@ from sftcore.config.schema import Config
 from sftcore.data import Collator, Prepared, RowOrder
 from sftcore.distributed.watchdog import Watchdog
 from sftcore.models.base_model import BaseModel
-from sftcore.runtime.console import count, status
-from sftcore.runtime.private_api import PrivateNames
+from sftcore.models.chat_template import ModelSetup, split_stops
+from sftcore.runtime.console import count, status, warn
 from sftcore.runtime.signals import StopRequest
 from sftcore.training.callbacks import MetricsWriter, ProgressBar, SampleQuestions
 from sftcore.training.loss import TokenMeanLoss
@@ -23,15 +23,9 @@ from sftcore.training.non_finite import NonFiniteGuard
 from sftcore.training.packing_check import PackingCheck
 from sftcore.training.trainer import SftTrainer
 
-PRIVATE_NAMES = PrivateNames(transformers.PretrainedConfig, attributes=("_attn_implementation",))
 
-
-def load_model(base: BaseModel, config: Config, args: transformers.TrainingArguments) -> Any:
-    """Load the base model and let the method prepare it for training.
-
-    Raises:
-        ConfigError: the weights cannot be loaded, or the method cannot use them.
-    """
+def _load_model(base: BaseModel, config: Config, args: transformers.TrainingArguments) -> Any:
+    """Load the base model and let the method prepare it for training."""
     transformers.set_seed(config.seed)
     model = config.method.prepare(base.load_model(config.method), args)
     total = sum(_numel(weight) for weight in model.parameters())
@@ -47,61 +41,56 @@ def _numel(weight: Any) -> int:
     return int(getattr(weight, "ds_numel", weight.numel()))
 
 
-@dataclass
-class TrainingJob:
-    """The trainer of a run, and the parts whose state is saved beside the weights.
-
-    Attributes:
-        method: the method with its options, as text.
-        data: the fingerprint of the training data; empty if it is only known at the end.
-        layout: the layout of the state in a checkpoint.
-    """
+class TrainingJob(NamedTuple):
+    """The trainer of a run, the parts whose state is saved beside the weights, and that state, as JSON."""
 
     trainer: SftTrainer
     questions: SampleQuestions
     metrics: MetricsWriter
     progress: ProgressBar
-    method: str
-    data: str
-    layout: str
-
-    def run_state(self) -> dict[str, Any]:
-        """The state of the run as a whole, as a checkpoint holds it."""
-        args = self.trainer.args
-        return {
-            "rows_per_step": self.trainer.get_total_train_batch_size(args),
-            "seed": _data_seed(args),
-            "order": f"{args.train_sampling_strategy}{', whole batches' if args.dataloader_drop_last else ''}",
-            "optim": str(getattr(args.optim, "value", args.optim)),
-            "method": self.method,
-            "data": self.data,
-            "layout": self.layout,
-            "metrics_bytes": self.metrics.sync(),
-            "asked": self.questions.answers,
-        }
+    run_state: Callable[[], dict[str, Any]]
 
 
 def build_job(
-    model: Any,
+    setup: ModelSetup,
     config: Config,
     args: transformers.TrainingArguments,
-    tokenizer: Any,
     prepared: Prepared,
     checkpoint_writer: CheckpointWriter,
     stop: StopRequest,
     watchdog: Watchdog,
 ) -> TrainingJob:
-    """Build the trainer of a run, with its datasets, collator and callbacks."""
+    """Load the model of a run and build its trainer, with datasets, collator and callbacks.
+
+    Raises:
+        ConfigError: the weights cannot be loaded, or the method cannot use them.
+    """
+    base, tokenizer, _, labeller = setup
+    model = _load_model(base, config, args)
+    _set_stop_tokens(model, tokenizer, labeller.stops)
     train, evaluation, pad = prepared.train, prepared.eval, tokenizer.pad_token_id
     questions = SampleQuestions(config.ask.questions, config.ask.max_new_tokens, tokenizer, config.template_kwargs)
     metrics, progress = MetricsWriter(Path(args.output_dir)), ProgressBar()
-    order = RowOrder(_data_seed(args), args.train_sampling_strategy == "sequential")
-    dataset = train.to_dataset(pad, order, args.max_steps)
+    seed = int(args.seed if args.data_seed is None else args.data_seed)
+    dataset = train.to_dataset(pad, RowOrder(seed, args.train_sampling_strategy == "sequential"), args.max_steps)
     weighted = None if train.weighted is None else bool(train.weighted or evaluation.weighted)
     packed = train.packed is not None
-    job: TrainingJob
     collator = Collator(pad, packed, packed and needs_flat_rows(model), weighted)
     checks = [PackingCheck(train.packed, collator)] if train.packed else []
+
+    def run_state() -> dict[str, Any]:
+        return {
+            "rows_per_step": trainer.get_total_train_batch_size(args),
+            "seed": seed,
+            "order": f"{args.train_sampling_strategy}{', whole batches' if args.dataloader_drop_last else ''}",
+            "optim": str(getattr(args.optim, "value", args.optim)),
+            "method": repr(config.method),
+            "data": "" if train.streaming else prepared.fingerprint,  # that of a stream is known at the end
+            "layout": config.backend.layout(checkpoint_writer.ranks.size),
+            "metrics_bytes": metrics.sync(),
+            "asked": questions.answers,
+        }
+
     trainer = SftTrainer(
         loss=TokenMeanLoss(label_smoothing=args.label_smoothing_factor),
         method=config.method,
@@ -110,7 +99,7 @@ def build_job(
         stop=stop,
         non_finite=NonFiniteGuard(config.non_finite, checkpoint_writer.ranks),
         watchdog=watchdog,
-        run_state=lambda: job.run_state(),
+        run_state=run_state,
         model=model,
         args=args,
         train_dataset=dataset,
@@ -122,14 +111,7 @@ def build_job(
     for callback in (transformers.PrinterCallback, transformers.ProgressCallback):
         trainer.remove_callback(callback)
     dataset.rows_per_step = trainer.get_total_train_batch_size(args)
-    data = "" if train.streaming else prepared.fingerprint
-    layout = config.backend.layout(checkpoint_writer.ranks.size)
-    job = TrainingJob(trainer, questions, metrics, progress, repr(config.method), data, layout)
-    return job
-
-
-def _data_seed(args: transformers.TrainingArguments) -> int:
-    return int(args.seed if args.data_seed is None else args.data_seed)
+    return TrainingJob(trainer, questions, metrics, progress, run_state)
 
 
 def needs_flat_rows(model: Any) -> bool:
@@ -137,9 +119,12 @@ def needs_flat_rows(model: Any) -> bool:
     return "flash" in str(getattr(model.config, "_attn_implementation", None))
 
 
-def set_stop_tokens(model: Any, ids: Sequence[int], pad_token_id: int) -> None:
-    """Add *ids* to the tokens at which generation ends, so that it ends where a trained turn ends."""
+def _set_stop_tokens(model: Any, tokenizer: Any, stops: Sequence[str]) -> None:
+    """Add *stops* to the tokens at which generation ends, so that it ends where a trained turn ends."""
+    ids, texts = split_stops(tokenizer, stops)
+    for text in texts:
+        warn(f"the stop string {text!r} is not a token of this tokenizer: the server has to stop at it")
     settings = model.generation_config
     own = settings.eos_token_id
     settings.eos_token_id = list(dict.fromkeys([*ids, *([own] if isinstance(own, int) else own or [])]))
-    settings.pad_token_id = pad_token_id
+    settings.pad_token_id = tokenizer.pad_token_id

@@ -8,22 +8,22 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
 from sftcore.runtime.console import status
+from sftcore.runtime.file_io import fsync_file
 from sftcore.tracking.group import METRICS
 
 
 class MetricsWriter(TrainerCallback):  # type: ignore[misc]
-    """Writes every log to ``metrics.jsonl``, flushed line by line: the trackers read it from there."""
+    """Writes every log to ``metrics.jsonl`` at once: the trackers read it from there."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / METRICS
-        self._file: TextIO | None = None
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if not state.is_world_process_zero or not logs:
@@ -31,26 +31,20 @@ class MetricsWriter(TrainerCallback):  # type: ignore[misc]
         numbers = {key: value for key, value in logs.items() if isinstance(value, (int, float))}
         # JSON has neither NaN nor infinity
         metrics = {key: value if math.isfinite(value) else str(value) for key, value in numbers.items()}
-        if self._file is None:
-            self._file = self.path.open("a", encoding="utf-8")
-        self._file.write(json.dumps({"step": state.global_step, "time": time.time(), **metrics}) + "\n")
-        self._file.flush()
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": state.global_step, "time": time.time(), **metrics}) + "\n")
 
     def sync(self) -> int:
         """Flush all lines to the disk; the size of the file in bytes, 0 if it does not exist."""
-        if self._file is not None:
-            os.fsync(self._file.fileno())
-        return self.path.stat().st_size if self.path.exists() else 0
+        if not self.path.exists():
+            return 0
+        fsync_file(self.path)
+        return self.path.stat().st_size
 
     def truncate(self, size: int) -> None:
         """Remove the lines after the first *size* bytes: a resumed run logs them again."""
         if self.path.exists() and self.path.stat().st_size > size:
             os.truncate(self.path, size)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
 
 
 class ProgressBar(TrainerCallback):  # type: ignore[misc]
@@ -59,27 +53,19 @@ class ProgressBar(TrainerCallback):  # type: ignore[misc]
     def __init__(self) -> None:
         self._bar: Any = None
         self._loss: float | None = None
-        self._started_at = 0.0
-        self._initial_tokens = 0
-        self._initial_step = 0
+        self._started_at, self._initial_tokens, self._initial_step = 0.0, 0, 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._started_at, self._initial_tokens, self._initial_step = 0.0, state.num_input_tokens_seen, state.global_step
+        self._initial_tokens, self._initial_step = state.num_input_tokens_seen, state.global_step
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._started_at:
             return
         self._started_at = time.monotonic()  # not earlier: sample questions and the packing check come before
         if state.is_world_process_zero:
-            hidden = True if args.disable_tqdm else None  # None: shown on a terminal only
-            self._bar = tqdm(
-                total=state.max_steps,
-                initial=state.global_step,
-                desc="training",
-                unit="step",
-                dynamic_ncols=True,
-                disable=hidden,
-            )
+            end, step = state.max_steps, state.global_step
+            hidden = args.disable_tqdm or None  # None: shown on a terminal only
+            self._bar = tqdm(desc="training", total=end, initial=step, dynamic_ncols=True, unit="step", disable=hidden)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._bar is not None:
@@ -91,13 +77,15 @@ class ProgressBar(TrainerCallback):  # type: ignore[misc]
         self._loss = logs.get("loss", self._loss)
         if self._bar is None:
             return
-        step = f"step {state.global_step}/{state.max_steps}"
         if "eval_loss" in logs:
-            self._print(f"{step}: evaluation loss {logs['eval_loss']:.4f}")
+            text = f"evaluation loss {logs['eval_loss']:.4f}"
         elif "loss" in logs and self._bar.disable:
             per_step = (time.monotonic() - self._started_at) / max(state.global_step - self._initial_step, 1)
-            left = per_step * (state.max_steps - state.global_step)
-            self._print(f"{step}: {self._loss_and_speed(state)}, {left:.0f} s left")
+            text = f"{self._loss_and_speed(state)}, {per_step * (state.max_steps - state.global_step):.0f} s left"
+        else:
+            return
+        self._bar.clear()
+        status("train", f"step {state.global_step}/{state.max_steps}: {text}")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.close()
@@ -112,10 +100,6 @@ class ProgressBar(TrainerCallback):  # type: ignore[misc]
         seconds = max(time.monotonic() - self._started_at, 1e-9)
         loss = "" if self._loss is None else f"loss {self._loss:.4f}, "
         return f"{loss}{(state.num_input_tokens_seen - self._initial_tokens) / seconds:,.0f} tokens/s"
-
-    def _print(self, text: str) -> None:
-        self._bar.clear()
-        status("train", text)
 
 
 class SampleQuestions(TrainerCallback):  # type: ignore[misc]

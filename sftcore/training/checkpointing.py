@@ -3,60 +3,34 @@
 from __future__ import annotations
 
 import json
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import transformers
 
-from sftcore.checkpoint import rng_state, safe_pickle
+from sftcore.checkpoint import rng_state
 from sftcore.checkpoint.tensor_tree import load_tree, save_tree
 from sftcore.checkpoint.writer import RUN_STATE, CheckpointWriter
 from sftcore.core.components import Backend
 from sftcore.core.errors import SftError
 from sftcore.distributed.ranks import LocalFailureError
 from sftcore.distributed.watchdog import Watchdog
-from sftcore.runtime.private_api import PrivateNames
 from sftcore.training.non_finite import NonFiniteGuard
 
 OPTIMIZER, SCHEDULER = "optimizer.safetensors", "scheduler.safetensors"
 """The files of a checkpoint with the states of optimizer and learning rate schedule."""
 
-PRIVATE_NAMES = PrivateNames(
-    transformers.Trainer,
-    calls={
-        "_determine_best_metric": ("metrics", "trial"),
-        "_evaluate": ("trial", "ignore_keys_for_eval"),
-        "_save_scaler": ("output_dir",),
-        "save_model": ("output_dir", "_internal_call"),
-    },
-    overrides={
-        "_issue_warnings_after_load": ("load_result",),
-        "_load_best_model": (),
-        "_load_from_checkpoint": ("resume_from_checkpoint", "model"),
-        "_load_optimizer_and_scheduler": ("checkpoint",),
-        "_load_rng_state": ("checkpoint",),
-        "_prepare_for_training": (),
-        "_save": ("output_dir", "state_dict"),
-        "_save_checkpoint": ("model", "trial"),
-        "_save_optimizer_and_scheduler": ("output_dir",),
-    },
-    attributes=("_globalstep_last_logged", "_initial_global_step", "_total_loss_scalar", "_tr_loss"),
-)
-"""Names of the Trainer that this part overrides or uses; a run checks them when it starts."""
-
-MODEL_NAMES = PrivateNames(transformers.PreTrainedModel, attributes=("_tied_weights_keys",))
+_WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 
 class CheckpointingTrainer(transformers.Trainer):  # type: ignore[misc]
     """A Trainer whose checkpoints are complete or absent, hold no pickles of ours, and are resumed from exactly.
 
     Args:
-        backend: knows which rank holds which weights and optimizer states.
-        checkpoint_writer: writes the checkpoints.
-        non_finite: the guard whose counters a checkpoint holds.
-        watchdog: gets the phases of the work.
         run_state: the state of the run as a whole, as JSON; called on rank 0.
     """
 
@@ -76,6 +50,7 @@ class CheckpointingTrainer(transformers.Trainer):  # type: ignore[misc]
         self._step_ended = self._step_saved = -1  # the last steps that ended, and that were saved
         self._evaluation_due = False  # the evaluation of this step was interrupted
         self._resumed_checkpoint: Path | None = None
+        self._weights_folder = ""  # whose weights are being loaded
         self._resumed_state: dict[str, Any] = {}
         self._started_at, self._earlier_seconds = time.time(), 0.0
         self._logged_loss, self._logged_step = 0.0, 0  # sum of all losses and last step when they were logged
@@ -97,8 +72,8 @@ class CheckpointingTrainer(transformers.Trainer):  # type: ignore[misc]
     def _update_best_path(self) -> None:
         """Set the path of the best checkpoint: it may be the one written now, or have been moved with the folder."""
         best = self.state.best_global_step
-        if best and (best == self.state.global_step or self._checkpoint_writer.path(best).is_dir()):
-            self.state.best_model_checkpoint = str(self._checkpoint_writer.path(best))
+        if best and (best == self.state.global_step or self._checkpoint_writer.store.path(best).is_dir()):
+            self.state.best_model_checkpoint = str(self._checkpoint_writer.store.path(best))
 
     def _write_checkpoint_files(self, folder: Path) -> None:
         """Write the files of this rank."""
@@ -167,55 +142,44 @@ class CheckpointingTrainer(transformers.Trainer):  # type: ignore[misc]
 
     # ---- resuming ----
 
-    def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
-        """Train, from a checkpoint if one is given."""
-        self._resumed_checkpoint = Path(resume_from_checkpoint) if resume_from_checkpoint else None
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
-
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
-        with safe_pickle.weights_only():  # the files of an engine, too
+        with _weights_only():  # the files of an engine, too
             return super()._prepare_for_training(*args, **kwargs)
 
     def _load_from_checkpoint(self, checkpoint: str, model: Any = None) -> None:
-        if self._backend.shards_weights:  # the state includes the weights
-            return
-        try:
+        self._weights_folder = checkpoint
+        if not self._backend.shards_weights:  # otherwise the state includes the weights
             super()._load_from_checkpoint(checkpoint, model)
-        except _WeightNamesError:
-            self._load_converted_weights(checkpoint)
+
+    def _load_best_model(self) -> None:
+        self._weights_folder = str(self.state.best_model_checkpoint)
+        if self._backend.shards_weights:
+            self._load_optimizer(Path(self._weights_folder))
+            return
+        with _weights_only():
+            super()._load_best_model()
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Raise where transformers would warn: weights that are not loaded would stay those of the base model."""
-        tied = getattr(self.model, "_tied_weights_keys", None) or ()
-        shared = {*tied, *(tied.values() if isinstance(tied, dict) else ())}
-        if load_result.unexpected_keys or set(load_result.missing_keys) - shared:
-            raise _WeightNamesError
-        super()._issue_warnings_after_load(load_result)
+        """Load weights that a checkpoint stores under other names than the model, such as mixtures of experts.
 
-    def _load_converted_weights(self, checkpoint: str) -> None:
-        """Load weights that a checkpoint stores in another form than the model, such as mixtures of experts.
+        transformers would only warn, and train those of the base model.
 
         Raises:
             SftError: they are not those of this model.
         """
-        model = self.accelerator.unwrap_model(self.model)
-        state = type(model).from_pretrained(checkpoint, dtype=model.dtype).state_dict()
+        tied = getattr(self.model, "_tied_weights_keys", None) or ()
+        shared = {*tied, *(tied.values() if isinstance(tied, dict) else ())}
+        if not load_result.unexpected_keys and not set(load_result.missing_keys) - shared:
+            super()._issue_warnings_after_load(load_result)
+            return
+        folder, model = self._weights_folder, self.accelerator.unwrap_model(self.model)
+        state = type(model).from_pretrained(folder, dtype=model.dtype).state_dict()
         if state.keys() != model.state_dict().keys():
-            raise SftError(f"{checkpoint} does not hold the weights of this model; is the method still the same?")
+            raise SftError(f"{folder} does not hold the weights of this model; is the method still the same?")
         model.load_state_dict(state)
 
-    def _load_best_model(self) -> None:
-        best = str(self.state.best_model_checkpoint)
-        if self._backend.shards_weights:
-            self._load_optimizer(Path(best))
-            return
-        with safe_pickle.weights_only():
-            try:
-                super()._load_best_model()
-            except _WeightNamesError:
-                self._load_converted_weights(best)
-
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        self._resumed_checkpoint = Path(checkpoint) if checkpoint else None
         if checkpoint is None or not (scheduler := Path(checkpoint, SCHEDULER)).is_file():
             super()._load_optimizer_and_scheduler(checkpoint)
             return
@@ -267,10 +231,6 @@ class CheckpointingTrainer(transformers.Trainer):  # type: ignore[misc]
         return {**{key: value for key, value in shared.items() if key != "rng"}, "loss_sum": mean}
 
 
-class _WeightNamesError(Exception):
-    """The weights of a checkpoint have other names than those of the model."""
-
-
 class _ResumeCallback(transformers.TrainerCallback):  # type: ignore[misc]
     """Restores the sums of a checkpoint, once the Trainer has set its own to zero."""
 
@@ -279,6 +239,22 @@ class _ResumeCallback(transformers.TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._trainer.restore_sums()
+
+
+@contextmanager
+def _weights_only() -> Iterator[None]:
+    """Make ``torch.load`` read pickles of other libraries as tensors and plain classes, whatever its arguments.
+
+    Other classes in such files need ``torch.serialization.add_safe_globals``.
+    """
+    before = os.environ.get(_WEIGHTS_ONLY)
+    os.environ[_WEIGHTS_ONLY] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[_WEIGHTS_ONLY]
+        if before is not None:
+            os.environ[_WEIGHTS_ONLY] = before
 
 
 def _rank_state_file(rank: int | str) -> str:

@@ -43,31 +43,23 @@ class TokenMeanLoss:
         """
         logits = outputs["logits"].float()
         targets = pad(labels, (0, 1), value=IGNORE_INDEX)[:, 1:].to(logits.device)
+        total = cross_entropy(
+            logits.flatten(0, 1),
+            targets.flatten(),
+            ignore_index=IGNORE_INDEX,
+            reduction="sum" if weights is None else "none",
+            label_smoothing=self.label_smoothing,
+        )
         if weights is None:
-            total = cross_entropy(
-                logits.flatten(0, 1),
-                targets.flatten(),
-                ignore_index=IGNORE_INDEX,
-                reduction="sum",
-                label_smoothing=self.label_smoothing,
-            )
             weight = float(targets.ne(IGNORE_INDEX).sum())
         else:
             shifted = pad(weights, (0, 1))[:, 1:].to(logits.device)
-            total, weight = (self._token_losses(logits, targets) * shifted).sum(), float(shifted.sum())
+            total, weight = (total * shifted.flatten()).sum(), float(shifted.sum())
         if not torch.is_grad_enabled():
             self.evaluated_sum += float(total)
             self.evaluated_weight += weight
         items = torch.as_tensor(weight if num_items_in_batch is None else num_items_in_batch, device=total.device)
         return total / items.where(items != 0, torch.ones_like(items))  # without trained tokens the loss is 0
-
-    def _token_losses(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The cross entropy of each token, in the shape of *targets*; 0 for tokens that are not trained."""
-        logprobs = logits.log_softmax(-1)
-        losses = -logprobs.gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-        if self.label_smoothing:
-            losses = (1 - self.label_smoothing) * losses - self.label_smoothing * logprobs.mean(-1)
-        return losses.masked_fill(targets.eq(IGNORE_INDEX), 0.0)
 
     def pop_evaluated(self) -> tuple[float, float]:
         """The sums of losses and of token weights evaluated since the last call."""

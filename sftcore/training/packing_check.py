@@ -14,14 +14,9 @@ from sftcore.core.errors import ConfigError
 from sftcore.data import Collator, PackedSet, join
 from sftcore.data.row_types import Example
 
-DOCUMENTS = 4
-"""Documents per row of the check."""
-
-LENGTH = 16
-"""Tokens used of each document, and tokens of each whose logits are compared."""
-
-ROUNDING = 0.02
-"""Relative change of the logits that 16-bit rounding may cause for most tokens of a mixture of experts."""
+DOCUMENTS = 4  # per row of the check
+LENGTH = 16  # tokens used of each document, and tokens of each whose logits are compared
+ROUNDING = 0.02  # relative change of the logits that 16 bits may cause for most tokens of a mixture of experts
 
 _MODEL_INPUTS = ("input_ids", "attention_mask", "position_ids")
 
@@ -42,7 +37,8 @@ class PackingCheck(TrainerCallback):  # type: ignore[misc]
         self._collate_padded = Collator(collator.pad_token_id)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        exact = _computes_in_float32(model, args)
+        rounded = args.bf16 or args.fp16 or model.device.type != "cpu"  # a GPU may use fewer bits than the weights have
+        exact = not rounded and all(weight.dtype is torch.float32 for weight in model.parameters())
         short = [_first_tokens(self._documents[number % len(self._documents)], LENGTH) for number in range(DOCUMENTS)]
         self._check_leaks(model, short, exact)
         self._check_logits(model, self._with_long_document(model, short), exact)
@@ -53,7 +49,8 @@ class PackingCheck(TrainerCallback):  # type: ignore[misc]
             if leaks[0] <= 1e-5:
                 return
             noise = self._influence(model, documents, packed=False)
-        if not _is_rounding(leaks, noise, experts=not exact and _has_experts(model)):
+        experts = not exact and any("expert" in name for name, _ in model.named_modules())
+        if not _is_rounding(leaks, noise, experts):
             _reject(model, f"changing one changes the logits of another, by {leaks[0]:.2g} of their size")
 
     def _check_logits(self, model: Any, documents: list[Example], exact: bool) -> None:
@@ -107,15 +104,11 @@ class PackingCheck(TrainerCallback):  # type: ignore[misc]
                 raise
             _reject(model, f"it cannot take packed rows ({type(error).__name__}: {error})")
         lengths = [len(document.input_ids) for document in documents]
-        width = logits.shape[1]
-        starts = [sum(lengths[:index]) if packed else index * width for index in range(len(documents))]
-        logits = logits.flatten(0, 1)
-        return [
-            torch.cat([logits[start : start + length][:LENGTH], logits[start : start + length][LENGTH:][-LENGTH:]])
-            .float()
-            .cpu()
-            for start, length in zip(starts, lengths, strict=True)
-        ]
+        if packed:
+            separated = logits.flatten(0, 1).split(lengths)
+        else:
+            separated = [row[:length] for row, length in zip(logits, lengths, strict=True)]
+        return [torch.cat([tokens[:LENGTH], tokens[LENGTH:][-LENGTH:]]).float().cpu() for tokens in separated]
 
     def _with_long_document(self, model: Any, short: list[Example]) -> list[Example]:
         """*short*, its second document longer than the attention window of the model if there is such a document."""
@@ -134,12 +127,6 @@ def _reject(model: Any, why: str) -> NoReturn:
         f"data.packing: {type(unwrapped).__name__} with the attention '{kernel}' does not isolate packed "
         f"conversations: {why}; set data.packing to false, or try another model.attn_implementation"
     )
-
-
-def _computes_in_float32(model: Any, args: Any) -> bool:
-    """Whether all computations are in float32: a GPU may use fewer bits than the weights have."""
-    rounded = args.bf16 or args.fp16 or model.device.type != "cpu"
-    return not rounded and all(weight.dtype is torch.float32 for weight in model.parameters())
 
 
 @contextmanager
@@ -168,10 +155,6 @@ def _with_other_tokens(documents: Sequence[Example]) -> list[Example]:
         tokens = sorted({*tokens, 0, 1})
     other = dict(zip(tokens, [*tokens[1:], tokens[0]], strict=True))
     return [replace(document, input_ids=[other[token] for token in document.input_ids]) for document in documents]
-
-
-def _has_experts(model: Any) -> bool:
-    return any("expert" in name for name, _ in model.named_modules())
 
 
 def _is_rounding(leaks: Sequence[float], noise: Sequence[float], experts: bool) -> bool:

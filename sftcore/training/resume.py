@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sftcore.checkpoint import Checkpoint
+from sftcore.checkpoint.store import Checkpoint
 from sftcore.checkpoint.writer import RUN_STATE, CheckpointWriter
 from sftcore.core.errors import ConfigError
 from sftcore.runtime.console import count, status, warn
-
-if TYPE_CHECKING:
-    from sftcore.training.build import TrainingJob
 
 _AUTO = (True, "true", "True", "auto")
 _NEVER = (None, False, "false", "False")
@@ -24,6 +22,7 @@ _MUST_MATCH = (
     ("optim", "optimizer", "set training_args.optim back"),
     ("method", "method", "set it and its options back"),
     ("data", "data", "to train on with other data, name the trained model as model.name_or_path"),
+    ("layout", "layout of its state", "choose backend, its options and number of processes as they were"),
 )
 """Keys of the run state that must not change, with their names in messages, and what to do."""
 
@@ -52,23 +51,21 @@ def find_checkpoint(args: Any, writer: CheckpointWriter, relaunched: bool) -> Ch
     return newest
 
 
-def check_compatible(checkpoint: Checkpoint, job: TrainingJob, world_size: int) -> dict[str, Any]:
-    """Check that the run may resume from *checkpoint*; the run state in it.
+def check_compatible(checkpoint: Checkpoint, now: Mapping[str, Any], world_size: int) -> dict[str, Any]:
+    """Check that a run whose state is *now* may resume from *checkpoint*; the run state in it.
 
     Raises:
         ConfigError: data, order, rows per step, method, optimizer or layout of the state are not the same.
     """
-    before, now = json.loads((checkpoint.path / RUN_STATE).read_text(encoding="utf-8")), job.run_state()
+    before: dict[str, Any] = json.loads((checkpoint.path / RUN_STATE).read_text(encoding="utf-8"))
     for key, name, fix in _MUST_MATCH:
-        if before[key] != now[key] and "" not in (before[key], now[key]):
-            values = "" if key in ("data", "method") else f" ({before[key]} there, {now[key]} here)"
-            raise _incompatible(checkpoint, f"the {name} would not be the same{values}; {fix}")
-    if (layout := before.get("layout", "")) != job.layout:
-        raise _incompatible(
-            checkpoint,
-            f"its state has another layout ({layout or 'whole'} there, {job.layout or 'whole'} here); choose the "
-            "backend, its options and the number of processes as they were",
-        )
+        there, here = before[key], now[key]
+        if there != here and not (key == "data" and "" in (there, here)):  # that of a stream is not known yet
+            values = "" if key in ("data", "method") else f" ({there or 'whole'} there, {here or 'whole'} here)"
+            raise ConfigError(
+                f"{checkpoint.path} cannot be resumed from: the {name} would not be the same{values}; {fix}, or start "
+                "from scratch in another output_dir"
+            )
     assert checkpoint.manifest
     size, written = checkpoint.manifest.world_size, checkpoint.manifest.written
     status("resume", f"{checkpoint.path} (step {checkpoint.step:,}, written {written} on {count(size, 'rank')})")
@@ -77,10 +74,4 @@ def check_compatible(checkpoint: Checkpoint, job: TrainingJob, world_size: int) 
             f"that run had {count(size, 'rank')}, this one has {world_size}: the order of rows continues, but random "
             "numbers, such as those of dropout, do not"
         )
-    return dict(before)
-
-
-def _incompatible(checkpoint: Checkpoint, problem: str) -> ConfigError:
-    return ConfigError(
-        f"{checkpoint.path} cannot be resumed from: {problem}, or start from scratch in another output_dir"
-    )
+    return before

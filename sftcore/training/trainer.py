@@ -7,48 +7,17 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import accelerate
 import torch
-import transformers
 
 from sftcore.checkpoint import rng_state
 from sftcore.core.types import IGNORE_INDEX
-from sftcore.runtime.private_api import PrivateNames
 from sftcore.runtime.signals import Stopped, StopRequest
 from sftcore.training.checkpointing import CheckpointingTrainer
 from sftcore.training.loss import TokenMeanLoss
 
-PRIVATE_NAMES = PrivateNames(
-    transformers.Trainer,
-    overrides={
-        "_finalize_training": ("trial", "num_train_samples", "start_time"),
-        "_get_eval_sampler": ("eval_dataset",),
-        "_get_grad_norm": ("model", "grad_norm"),
-        "_get_train_sampler": ("train_dataset",),
-        "_maybe_log_save_evaluate": ("tr_loss", "grad_norm", "model", "trial", "epoch"),
-        "_run_epoch": (),
-        "compute_loss": ("model", "inputs"),
-        "create_optimizer": (),
-        "evaluation_loop": (),
-        "get_batch_samples": ("epoch_iterator", "num_batches", "device"),
-        "log": ("logs",),
-        "prediction_step": ("model", "inputs"),
-        "training_step": ("model", "inputs"),
-    },
-    attributes=("_globalstep_last_logged", "_initial_global_step", "_total_loss_scalar", "_tr_loss"),
-)
-"""Names of the Trainer that this part overrides or uses, and public methods that it must still call."""
-
-ACCELERATOR_NAMES = PrivateNames(accelerate.Accelerator, attributes=("scaler",))
-
 
 class SftTrainer(CheckpointingTrainer):
     """The Trainer for a loss that is a mean over tokens, and for runs that can stop anywhere.
-
-    Args:
-        loss: the loss of all models.
-        method: may have an optimizer of its own.
-        stop: whether the run was asked to stop.
 
     Attributes:
         batch_shape: rows and tokens per row of the last batch.
@@ -88,10 +57,8 @@ class SftTrainer(CheckpointingTrainer):
         """The batches of a step, and the sum of the weights of the trained tokens over all ranks."""
         self._watchdog.report_phase(f"reading the rows of step {self.state.global_step + 1:,}")
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if self.train_dataset.weighted is None:  # other ranks may have weights in this step, even if this one has none
-            weights = [_sum_of_weights(batch) for batch in batches]
-        else:
-            weights = [_sum_of_weights(batch) for batch in batches if "loss_weights" in batch]
+        unknown = self.train_dataset.weighted is None  # other ranks may have weights in this step, if this one has none
+        weights = [_sum_of_weights(batch) for batch in batches if unknown or "loss_weights" in batch]
         if weights:
             same = self.get_tp_size() * self.get_cp_size() * self.get_sp_size()  # ranks that share their batches
             items = self.accelerator.gather(torch.stack(weights).sum().to(device)).sum() / same
@@ -190,13 +157,10 @@ class SftTrainer(CheckpointingTrainer):
         except EvaluationInterrupted:
             self._evaluation_due = True
         if self._evaluation_due or (not second_follows and step < self.state.max_steps and self._stop_requested()):
-            self._save_and_stop(model, trial)
-
-    def _save_and_stop(self, model: Any, trial: Any) -> None:
-        if self._step_saved != self.state.global_step or self.args.save_only_model:
-            self.args.save_only_model = False  # the run is to be resumed from here
-            self._save_checkpoint(model, trial)
-        raise Stopped(self._stop.reason or "another rank")
+            if self._step_saved != step or self.args.save_only_model:
+                self.args.save_only_model = False  # the run is to be resumed from here
+                self._save_checkpoint(model, trial)
+            raise Stopped(self._stop.reason or "another rank")
 
     def _stop_requested(self) -> bool:
         """Whether any rank was asked to stop; a collective."""

@@ -12,7 +12,7 @@ import pytest
 import torch
 from sft_process import SftProcess
 
-from sftcore.checkpoint import CheckpointStore
+from sftcore.checkpoint.store import CheckpointStore
 from tests.nursery import BACKENDS, outcome
 
 

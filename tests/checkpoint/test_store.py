@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from sftcore.checkpoint import CheckpointStore
+from sftcore.checkpoint.store import CheckpointStore
 from sftcore.cli.main import main
 
 
@@ -79,9 +79,10 @@ def test_rotation_does_not_count_unusable_checkpoints(checkpoints):
 
 
 def test_checkpoints_after_a_step_are_moved(checkpoints, tmp_path):
-    checkpoints.move_later(2, tmp_path / "earlier/now")
+    checkpoints.move_later(2)
     assert steps(checkpoints) == [2]
-    assert steps(CheckpointStore(tmp_path / "earlier/now")) == [10, 4]
+    (earlier,) = (tmp_path / "earlier").iterdir()
+    assert steps(CheckpointStore(earlier)) == [10, 4]
 
 
 def test_the_command_checkpoints_lists_them(checkpoints, capsys):

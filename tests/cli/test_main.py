@@ -48,9 +48,8 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Started:
     """Stand in for the run itself, in a folder with a configuration at its default place."""
     caught = Started()
 
-    def run(document: Document, registry: Registry, argv: list[str], stop: StopRequest) -> int:
+    def run(document: Document, registry: Registry, argv: list[str], stop: StopRequest) -> None:
         caught.document, caught.registry, caught.argv = document, registry, argv
-        return 0
 
     monkeypatch.setattr("sftcore.runs.run.run", run)
     monkeypatch.chdir(tmp_path)
@@ -179,7 +178,7 @@ def test_an_error_names_its_rank(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 
 def test_ctrl_c_ends_with_exit_code_130(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(*_: Any) -> int:
+    def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("sftcore.runs.run.run", stop)

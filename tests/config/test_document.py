@@ -14,13 +14,12 @@ Load = Callable[[str], Document]
 
 
 @pytest.fixture
-def load(tmp_path: Path) -> Load:
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
+    monkeypatch.chdir(tmp_path)
+
     def write_and_load(text: str) -> Document:
-        path = tmp_path / "c.yaml"
-        path.write_text(text, encoding="utf-8")
-        document = Document.load(path)
-        document.name = "c.yaml"
-        return document
+        Path("c.yaml").write_text(text, encoding="utf-8")
+        return Document.load(Path("c.yaml"))
 
     return write_and_load
 
@@ -141,10 +140,10 @@ def test_what_a_file_holds(load: Load, text: str, data: dict[str, Any]) -> None:
         ("a: \x00\n", "c.yaml: not valid YAML: unacceptable character"),
     ],
 )
-def test_an_invalid_yaml_file_is_an_error_with_its_line(load: Load, tmp_path: Path, text: str, problem: str) -> None:
+def test_an_invalid_yaml_file_is_an_error_with_its_line(load: Load, text: str, problem: str) -> None:
     with pytest.raises(ConfigError) as error:
         load(text)
-    assert str(error.value).startswith(f"{tmp_path}/{problem}")
+    assert str(error.value).startswith(problem)
     assert "\n" not in str(error.value)
 
 
@@ -228,10 +227,12 @@ def test_the_place_of_an_overridden_key_is_the_argument(load: Load) -> None:
     assert document.where(("seed",)) == "--seed"
 
 
-def test_relative_paths_are_tried_from_the_file(load: Load, tmp_path: Path) -> None:
+def test_relative_paths_are_tried_from_the_file(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "rows.jsonl").touch()
-    assert load("").locate("rows.jsonl") == tmp_path / "rows.jsonl"
-    assert load("").locate("absent.jsonl") == Path("absent.jsonl")
+    document = load("")
+    monkeypatch.chdir(tmp_path.parent)
+    assert document.locate("rows.jsonl") == tmp_path / "rows.jsonl"
+    assert document.locate("absent.jsonl") == Path("absent.jsonl")
 
 
 def test_an_override_leaves_the_given_mapping_as_it_was() -> None:

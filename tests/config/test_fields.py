@@ -80,7 +80,7 @@ class Wrapper(Component):
 @pytest.fixture
 def document(tmp_path: Path) -> Document:
     document = Document({}, "c.yaml", tmp_path)
-    document._lines = {(): 1, ("o",): 2, ("o", "size"): 3, ("o", "sise"): 4}
+    document._places = {(): "c.yaml:1", ("o",): "c.yaml:2", ("o", "size"): "c.yaml:3", ("o", "sise"): "c.yaml:4"}
     return document
 
 

@@ -522,7 +522,7 @@ def test_a_source_overrides_the_keys_of_data():
 )
 def test_an_error_in_an_override_names_the_override(assignment: str, expected: str) -> None:
     document = Document({"model": {"name_or_path": "x"}, "method": "adapter", "data": {"train": "a"}}, "c.yaml")
-    document._lines = {(): 1, ("data",): 2, ("data", "train"): 3}
+    document._places = {(): "c.yaml:1", ("data",): "c.yaml:2", ("data", "train"): "c.yaml:3"}
     document.override(assignment)
     with pytest.raises(ConfigError) as error:
         load_config(document, REGISTRY, {})

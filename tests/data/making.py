@@ -16,7 +16,7 @@ from sftcore.config.document import Document
 from sftcore.config.loader import LoadedConfig, load_config
 from sftcore.core.registry import Registry
 from sftcore.data.row_types import Origin
-from sftcore.data.selection.key_hash import RowKeys
+from sftcore.data.selection import RowKeys
 from sftcore.data.sources.formats import ParsedRow
 from sftcore.data.tables.examples import SelectedRows
 from sftcore.data.tables.label_batch import label_rows

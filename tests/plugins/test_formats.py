@@ -221,8 +221,8 @@ def test_many_malformed_rows_are_counted_by_reason(tmp_path, read):
 @pytest.mark.parametrize("form", SAME)
 def test_format_auto_goes_by_the_keys_and_reports_its_choice(tmp_path, read, form):
     found = read(write(tmp_path, SAME[form]))
-    assert [source.format for source in found.sources] == [f"{form} (auto)"]
-    assert read(write(tmp_path, SAME[form]), form).sources[0].format == form
+    assert [item.source.format_name for item in found.sources] == [f"{form} (auto)"]
+    assert read(write(tmp_path, SAME[form]), form).sources[0].source.format_name == form
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_format_auto_decides_per_source(tmp_path, tokenizer):
         Document({"model": {"name_or_path": "x"}, "method": "full", "data": {"train": paths}}), REGISTRY, {}
     )
     sources = prepare(loaded, REGISTRY, Labeller(tokenizer, ["<|im_end|>"])).sources
-    assert [source.format for source in sources] == [f"{form} (auto)" for form in SAME]
+    assert [item.source.format_name for item in sources] == [f"{form} (auto)" for form in SAME]
     assert [loaded.selected[f"data.train.{index}.format"].name for index in range(5)] == list(SAME)
 
 

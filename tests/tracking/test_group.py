@@ -162,7 +162,7 @@ def test_a_tracker_that_fails_is_reported_once_and_delays_nothing(
     wanted = {"start": 1, "log": 2, "finish": 4}[at]
     until(lambda: len(notes(tmp_path / "notes")) >= min(wanted, 4) or at == "finish")
     if at == "start":
-        until(lambda: group._processes[0].failed)
+        until(lambda: "failed" in group._processes[0].state)
     elif at == "finish":
         until(lambda: len(notes(tmp_path / "notes")) == 4)
     pid = notes(tmp_path / "notes")[0][4]

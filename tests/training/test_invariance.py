@@ -130,6 +130,7 @@ def trainer_of(model: Path, folder: Path, spread: Spread, train_set: Any, eval_s
     from sftcore.distributed.ranks import Ranks
     from sftcore.distributed.watchdog import Watchdog
     from sftcore.models import base_model
+    from sftcore.models.chat_template import ModelSetup
     from sftcore.runtime.signals import StopRequest
     from sftcore.training import arguments, build
 
@@ -158,10 +159,9 @@ def trainer_of(model: Path, folder: Path, spread: Spread, train_set: Any, eval_s
     assert len(train_set) == spread.batch * spread.accumulation * args.world_size
     ranks = Ranks(args.ddp_timeout)
     trainer = build.build_job(
-        build.load_model(base, loaded.config, args),
+        ModelSetup(base, base.load_tokenizer(), Any, SimpleNamespace(stops=[])),
         loaded.config,
         args,
-        base.load_tokenizer(),
         SimpleNamespace(train=train_set, eval=eval_set, fingerprint=""),
         CheckpointWriter(folder, ranks, {}),
         StopRequest(),

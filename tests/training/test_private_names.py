@@ -1,4 +1,4 @@
-"""Private names of transformers.Trainer: the list beside the trainer is complete, and checked before anything else."""
+"""Private names of transformers.Trainer: the list of them is complete, and checked before anything else."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import transformers
 
-from sftcore.training import checkpointing, trainer
+from sftcore.training import trainer
+from sftcore.training.private_names import TRAINER
 
 ASSIGNED = {
     node.attr
@@ -17,9 +18,6 @@ ASSIGNED = {
     if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
 }
 TRAINERS = {*dir(transformers.Trainer), *ASSIGNED}
-
-
-LISTS = (trainer.PRIVATE_NAMES, checkpointing.PRIVATE_NAMES)
 
 
 def trainer_classes():
@@ -48,11 +46,11 @@ def private(names):
 
 def test_every_method_of_the_trainer_that_is_overridden_is_listed():
     assert len(overridden()) > 20
-    assert overridden() == {name for names in LISTS for name in names.overrides}
+    assert overridden() == set(TRAINER.overrides)
 
 
 def test_every_private_name_of_the_trainer_that_is_used_is_listed():
-    beside_overrides = {name for names in LISTS for name in (*names.calls, *names.attributes)}
+    beside_overrides = {*TRAINER.calls, *TRAINER.attributes}
     assert private(used()) > {"_tr_loss", "_evaluate", "_save_scaler"}
     assert private(used()) <= {*beside_overrides, *overridden()}
     assert private(beside_overrides) <= private(used())
@@ -76,4 +74,4 @@ def test_a_changed_parameter_of_a_private_method_is_reported(monkeypatch):
     def _save_checkpoint(self, trial, model): ...
 
     monkeypatch.setattr(transformers.Trainer, "_save_checkpoint", _save_checkpoint)
-    assert "_save_checkpoint takes (trial, model), not (model, trial, ...)" in checkpointing.PRIVATE_NAMES.problems()
+    assert "_save_checkpoint takes (trial, model), not (model, trial, ...)" in TRAINER.problems()

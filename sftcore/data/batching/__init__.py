@@ -1,5 +1,1 @@
-"""From examples to batches: rows that several examples share, the order of an epoch, and tensors.
-
-In: examples. Out: batches of tensors, the same for any number of ranks.
-Knows nothing of files, templates or how examples were labelled.
-"""
+"""From examples to batches of tensors, the same for any number of ranks; knows nothing of files or templates."""

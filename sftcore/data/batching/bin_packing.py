@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
 
-    Ints: TypeAlias = NDArray[np.int64]
+Ints: TypeAlias = NDArray[np.int64]
 
-Pattern: TypeAlias = "tuple[Pattern, int, int] | None"
-"""The lengths in a row: those of another pattern, then one length a number of times."""
+Pattern: TypeAlias = tuple[tuple[int, int], ...]  # the lengths in a row, each with the number of times
 
 
 class PackedRows(Sequence[tuple[int, ...]]):
@@ -35,20 +33,16 @@ class Bins:
     """Rows of at most ``max_length`` tokens, for documents of these *lengths*.
 
     A row has slots, each for a document of one length. They are found once, by best fit, longest first (Johnson et al.,
-    1974), over all documents. Which documents take the slots follows from seed and epoch alone, so the number of rows
-    is the same in every epoch and on every rank.
+    1974), over all documents. Which documents take the slots follows from seed and epoch alone.
 
-    All documents of a length are placed at once, into all rows that are alike. A row then has less than half of the
-    room it had, so the time grows with the number of different lengths, times the logarithm of ``max_length``; only
-    sorting and counting grow with the number of documents.
+    All documents of a length are placed at once, into all rows that are alike. The time grows with the number of
+    different lengths, times the logarithm of ``max_length``; only sorting and counting grow with that of documents.
 
     Raises:
         ValueError: a length is not between 1 and *max_length*.
     """
 
     def __init__(self, lengths: Sequence[int] | Ints, max_length: int) -> None:
-        import numpy as np
-
         self.max_length = max_length
         self.lengths: Ints = np.asarray(lengths, dtype=np.int64)
         if len(self.lengths) and not 0 < self.lengths.min() <= self.lengths.max() <= max_length:
@@ -57,11 +51,11 @@ class Bins:
         slots: list[int] = []
         sizes: list[int] = []
         for pattern, rows in _best_fit(zip(values[::-1].tolist(), numbers[::-1].tolist(), strict=True), max_length):
-            row = list(_unrolled(pattern))
+            row = [length for length, times in reversed(pattern) for _ in range(times)]
             slots += row * rows
             sizes += [len(row)] * rows
-        self._ends: Ints = np.cumsum(np.asarray(sizes, dtype=np.int64))
-        self._slots: Ints = np.argsort(np.asarray(slots, dtype=np.int64), kind="stable")
+        self._ends: Ints = np.cumsum(sizes, dtype=np.int64)
+        self._slots: Ints = np.argsort(np.array(slots, np.int64), kind="stable")
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -73,40 +67,28 @@ class Bins:
 
     def shuffled(self, seed: int, epoch: int) -> PackedRows:
         """The rows of *epoch*: documents of one length change places, and the rows are in random order."""
-        import numpy as np
-
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed % 2**64, epoch))))
         documents = self._placed(np.lexsort((rng.random(len(self.lengths)), self.lengths)))
         return PackedRows(documents, self._ends, np.argsort(rng.random(len(self)), kind="stable"))
 
     def fixed(self) -> PackedRows:
         """The rows without shuffling, in the order of the first document in each."""
-        import numpy as np
-
         documents = self._placed(np.argsort(self.lengths, kind="stable"))
-        starts = np.concatenate(([0], self._ends[:-1])).astype(np.int64) if len(self) else self._ends
+        starts = np.concatenate(([0], self._ends))[:-1]
         first = np.minimum.reduceat(documents, starts) if len(self) else starts
         return PackedRows(documents, self._ends, np.argsort(first, kind="stable"))
 
     def _placed(self, by_length: Ints) -> Ints:
         """The documents row after row, from documents by length, the shortest first."""
-        import numpy as np
-
         placed: Ints = np.empty_like(by_length)
         placed[self._slots] = by_length
         return placed
 
 
 def _best_fit(lengths: Iterable[tuple[int, int]], max_length: int) -> Iterator[tuple[Pattern, int]]:
-    """Yield the patterns of the rows, each with the number of rows that have it.
-
-    Args:
-        lengths: each length with the number of its documents, the longest first.
-    """
-    alike: dict[int, list[tuple[Pattern, int]]] = {}
-    """Patterns, with the number of their rows, by the tokens that are free in them."""
-    levels: list[int] = []
-    """The keys of ``alike``, sorted."""
+    """Yield the patterns of rows, and how many have each, for *lengths* with their numbers, the longest first."""
+    alike: dict[int, list[tuple[Pattern, int]]] = {}  # patterns with the number of rows, by their free tokens
+    levels: list[int] = []  # the keys of these, sorted
 
     def put(pattern: Pattern, free: int, rows: int) -> None:
         if rows and free in alike:
@@ -125,13 +107,13 @@ def _best_fit(lengths: Iterable[tuple[int, int]], max_length: int) -> Iterator[t
                 if not alike[free]:
                     del alike[free], levels[at]
             else:
-                pattern, rows = None, -(-left // times)
+                pattern, rows = (), -(-left // times)
             full = min(rows, left // times)
-            put((pattern, length, times), free - times * length, full)
+            put((*pattern, (length, times)), free - times * length, full)
             left -= full * times
             if full < rows:
                 if left:
-                    put((pattern, length, left), free - left * length, 1)
+                    put((*pattern, (length, left)), free - left * length, 1)
                     full += 1
                     left = 0
                 put(pattern, free, rows - full)
@@ -139,19 +121,8 @@ def _best_fit(lengths: Iterable[tuple[int, int]], max_length: int) -> Iterator[t
         yield from alike[free]
 
 
-def _unrolled(pattern: Pattern) -> Iterator[int]:
-    while pattern is not None:
-        pattern, length, times = pattern
-        yield from [length] * times
-
-
 def padding_share(lengths: Sequence[int] | Ints, batch_size: int) -> float:
-    """The expected share of padding in batches of *batch_size* documents in random order.
-
-    A batch is as long as its longest document. The expectation is exact, nothing is sampled.
-    """
-    import numpy as np
-
+    """The expected share of padding in batches of *batch_size* documents in random order; exact, not sampled."""
     values, numbers = np.unique(np.asarray(lengths, dtype=np.int64), return_counts=True)
     total = int(numbers.sum())
     up_to = np.cumsum(numbers)

@@ -27,13 +27,9 @@ class Collator:
 
     pad_token_id: int
     packed: bool = False
-    flat: bool = False
-    """Whether the packed rows of a batch are joined into one: flash attention separates documents only in one row."""
-    weighted: bool | None = False
-    """Whether any example of the set has weights: then all batches, on all ranks, have them, or none.
-    None, if that cannot be known: a batch has them if an example in it has."""
-    traced: bool = False
-    """Whether a batch has ``origins``, a list of strings: where its rows were read."""
+    flat: bool = False  # join the packed rows of a batch: flash attention separates documents only in one row
+    weighted: bool | None = False  # whether all batches have weights; None: a batch has them if an example in it has
+    traced: bool = False  # whether a batch has ``origins``, a list of strings: where its rows were read
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         """A batch of tensors, all of shape (batch, length).

@@ -10,11 +10,8 @@ from sftcore.core.types import IGNORE_INDEX
 from sftcore.data.row_types import Example
 from sftcore.data.training_set import RowOrder, TrainingSet
 
-PAD_ROW = -1
-"""The number of the row that trains nothing."""
-
-RowIndex = int | tuple[int, ...]
-"""A row by its number, or by the numbers of its documents."""
+PAD_ROW = -1  # the number of the row that trains nothing
+RowIndex = int | tuple[int, ...]  # a row by its number, or by the numbers of its documents
 
 
 class MapStyleSet(TrainingSet, Sequence[Example]):
@@ -39,10 +36,7 @@ class MapStyleSet(TrainingSet, Sequence[Example]):
 class PaddedDataset(Sequence[Example]):
     """Rows, and one more that trains nothing: it pads a step in which a rank would have less to do than the others.
 
-    Otherwise some rows would be repeated there, and be trained twice.
-
-    Args:
-        pad_token_id: the only token of that row; any will do.
+    Otherwise some rows would be repeated there, and be trained twice. Its only token is *pad_token_id*; any will do.
     """
 
     callbacks: Sequence[Any] = ()
@@ -75,11 +69,7 @@ class PaddedDataset(Sequence[Example]):
 
 
 class PaddedSampler:
-    """The rows of an epoch in their order, and after them pad rows up to a multiple.
-
-    Args:
-        multiple: rows that all ranks take at a time.
-    """
+    """The rows of an epoch in their order, then pad rows up to a *multiple*: the rows that all ranks take at a time."""
 
     def __init__(self, rows: PaddedDataset, multiple: int) -> None:
         self._rows, self._multiple = rows, multiple

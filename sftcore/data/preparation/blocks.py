@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
-from sftcore.data.sources.readers import NumberedRow
+from sftcore.data.sources.readers import LineRange, NumberedRow
 from sftcore.data.sources.source_rows import SourceRows
 
-ROWS = 1024
-"""How many rows a block has, at most."""
-
-BYTES = 1 << 24
-"""Bytes of text that end a block early, so that long rows do not fill the memory."""
-
-
-class BlockRows(Sized, Iterable[NumberedRow], Protocol):
-    """Rows in memory, or lines that are read when they are iterated."""
+ROWS = 1024  # how many rows a block has, at most
+BYTES = 1 << 24  # bytes of text that end a block early, so that long rows do not fill the memory
 
 
 class Block(NamedTuple):
-    """Some rows of one file, in order.
+    """Some rows of one file, in order; a range of lines is read when it is iterated."""
 
-    Attributes:
-        source: number of the source.
-        file: number of the file in it.
-        rows: the line and the content of each row.
-        progress: share of the source that is read with this block, between 0 and 1.
-    """
-
-    source: int
+    source: int  # number of the source, and of the file in it
     file: int
-    rows: BlockRows
-    progress: float
+    rows: Sequence[NumberedRow] | LineRange
+    progress: float  # share of the source that is read with this block, between 0 and 1
+    reading: int = 0  # how often the source was read before
 
 
 def read_blocks(number: int, rows: SourceRows, most: int | None = None) -> Iterator[Block]:
@@ -41,9 +28,8 @@ def read_blocks(number: int, rows: SourceRows, most: int | None = None) -> Itera
     Args:
         most: rows of a block. Without it, the lines of plain JSONL are read by the process that labels their block.
     """
-    if most is None and rows.has_line_ranges:
-        for file, lines in rows.line_ranges(ROWS, BYTES):
-            yield Block(number, file, lines, rows.progress)
+    if most is None and (ranges := rows.line_ranges(ROWS, BYTES)) is not None:
+        yield from (Block(number, file, lines, rows.progress) for file, lines in ranges)
         return
     block: list[NumberedRow] = []
     block_file = size = 0
@@ -53,7 +39,7 @@ def read_blocks(number: int, rows: SourceRows, most: int | None = None) -> Itera
                 yield Block(number, block_file, block, rows.progress)
             block, size, block_file = [], 0, file
         block.append((line, raw))
-        size += len(raw) if isinstance(raw, bytes) else _text_size(raw)
+        size += _text_size(raw)
     if block:
         yield Block(number, block_file, block, 1.0)
 

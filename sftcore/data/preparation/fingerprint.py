@@ -14,12 +14,12 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import cache
-from importlib.metadata import PackageNotFoundError, distribution, version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from sftcore.data.sources.compression import COMPRESSED, plain_suffix
 from sftcore.data.sources.formats import DataSource
+from sftcore.data.sources.readers import COMPRESSED, plain_suffix
 from sftcore.data.sources.source_rows import file_state
 from sftcore.labelling import Labeller
 from sftcore.labelling.rendering.environment import NOW
@@ -29,33 +29,18 @@ from sftcore.runtime.paths import cache_folder
 LIBRARIES = ("transformers", "tokenizers", "jinja2", "pyarrow", "datasets", "sentencepiece", "tiktoken")
 """Libraries that take part in labelling or reading."""
 
-REMOTE = "transformers_modules"
-"""The package of the code that models bring."""
-
-SMALL = 1 << 20
-"""Files of a package that are not source count as its code up to this many bytes."""
-
-LARGE = 1 << 24
-"""The digest of a file of at least this many bytes is cached, as long as nobody touches the file."""
-
-SETTLED = 2.0
-"""How many seconds old a file must be for a later change to show in its times."""
-
-_VERSION = re.compile(r"^Version: (.+)$", re.MULTILINE)
-
-_CLOCK = re.compile(r"%-?[HIMSpfXcsTRrZz]")
-"""A ``strftime`` directive for the time of day."""
+REMOTE = "transformers_modules"  # the package of the code that models bring
+SMALL = 1 << 20  # files of a package that are not source count as its code up to this many bytes
+LARGE = 1 << 24  # the digest of a file of at least this many bytes is cached, as long as nobody touches the file
+SETTLED = 2.0  # how many seconds old a file must be for a later change to show in its times
+_CLOCK = re.compile(r"%-?[HIMSpfXcsTRrZz]")  # a ``strftime`` directive for the time of day
 
 
 def source_key(source: DataSource, digests: Iterable[str], labeller_digest: str) -> str:
     """The key of a source's labelled rows: 32 hexadecimal digits.
 
     It depends on the bytes of the data, the options of the source that matter, and on the code: sftcore's, that of the
-    format, and the versions of the libraries that take part.
-
-    Args:
-        digests: of the files of the source; they may take a while, and are consumed last.
-        labeller_digest: as :func:`digest_labeller` computes it.
+    format, and the versions of the libraries that take part. *digests* are those of its files; they are consumed last.
     """
     config, form, files = source.config, type(source.format), source.rows.files
     code = [code_digest("sftcore"), platform.python_version(), *map(_version, LIBRARIES)]
@@ -117,10 +102,9 @@ def _saved_files(tokenizer: Any) -> list[list[str]]:
 
 
 def _version(library: str) -> str:
-    """The version of *library*, '' if it is not installed; ``version`` parses all its metadata as an e-mail."""
+    """The version of *library*, '' if it is not installed."""
     try:
-        match = _VERSION.search(distribution(library).read_text("METADATA") or "")
-        return match[1] if match else version(library)
+        return version(library)
     except PackageNotFoundError:
         return ""
 

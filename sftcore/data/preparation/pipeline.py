@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -24,54 +25,40 @@ from sftcore.data.preparation.progress import PreparationProgress
 from sftcore.data.preparation.source_cache import Cache, CachedSource, CacheWriter
 from sftcore.data.preparation.worker import LabelledBlock
 from sftcore.data.row_types import Origin
-from sftcore.data.selection.selection import LabelledSource, select
+from sftcore.data.selection import select
 from sftcore.data.sources.formats import DataSource, open_source, sample_sources
-from sftcore.data.sources.rejected import RejectedRow, rejected_rows
-from sftcore.data.tables.account import Account, BadRowLimit, RowTotals, make_account, merge, rejected_at
-from sftcore.data.tables.examples import Examples
+from sftcore.data.tables.account import Account, BadRowLimit, RowTotals, check_usable, make_account, merge
+from sftcore.data.tables.examples import Examples, SelectedRows
 from sftcore.data.tables.summary import Summary, beginning_of, check_template, summarize
 from sftcore.data.training_set import TrainingSet
 from sftcore.labelling import Labeller
-from sftcore.runtime.console import count
 
 
-class SourceReport(NamedTuple):
-    """The rows of one source in numbers, with the first of those that were rejected."""
+class PreparedSource(NamedTuple):
+    """A source and its labelled rows, with the *names* of its files as messages call them."""
 
-    path: str
-    format: str
-    rows: int
-    bad: int
-    first_bad: list[RejectedRow]
-    unlabelled: int
-    first_unlabelled: list[RejectedRow]
+    source: DataSource
+    cached: CachedSource
+    names: Sequence[str]
 
 
 class Prepared(NamedTuple):
-    """What is trained and evaluated, with the account of the rows of all sources.
-
-    Attributes:
-        examples: of the training set before packing; of a stream those of its first rows.
-        notes: status lines about the sources and the selection.
-        fingerprint: SHA-256 over all labelled tokens.
-        cached: the labelled rows, with the names of each source's files.
-    """
+    """What is trained and evaluated, with the account of the rows of all sources."""
 
     train: TrainingSet
     eval: MapStyleSet
-    examples: Examples
+    examples: Examples  # of the training set before packing; of a stream those of its first rows
     train_summary: Summary
     eval_summary: Summary
-    sources: Sequence[SourceReport]
+    sources: Sequence[PreparedSource]  # those of which all rows were prepared, so none that is streamed
     account: Account
-    notes: Sequence[str]
-    fingerprint: str
-    cached: Sequence[tuple[CachedSource, Sequence[str]]]
+    notes: Sequence[str]  # status lines about the sources and the selection
+    fingerprint: str  # SHA-256 over all labelled tokens
 
     def rejected(self) -> Iterator[str]:
         """Yield every rejected row as a line of ``quarantine.jsonl``."""
-        for cached, names in self.cached:
-            yield from cached.rejected(names)
+        for item in self.sources:
+            yield from item.cached.rejected(item.names)
 
     def final(self) -> Prepared:
         """The same, with the account of the rows of a stream, once training is over."""
@@ -98,59 +85,60 @@ def prepare(
         ConfigError: a source renames a column that no row has, or the chat template can label nothing.
         SftError: the labelled rows cannot be cached.
     """
-    config = loaded.config.data
-    train = len(config.train)
-    sources, keys = _open_sources(loaded, registry, labeller)
-    check_template((row for source in sources for row in source.parse_all()), labeller)
-    cached = _labelled(sources, keys, loaded, labeller, progress or PreparationProgress(), cache or Cache())
-    _check_sets(cached, sources, train)
-    labelled = [LabelledSource(item.table, source.rows.names) for item, source in zip(cached, sources, strict=True)]
-    selection = select(labelled[:train], labelled[train:], config, loaded.config.seed)
+    config, tokenizer = loaded.config.data, labeller.tokenizer
+    opened, keys = _open_sources(loaded, registry, labeller)
+    check_template((row for source in opened for row in source.parse_all()), labeller)
+    sources = _labelled(opened, keys, loaded, labeller, progress or PreparationProgress(), cache or Cache())
+    train, evaluation = sources[: len(config.train)], sources[len(config.train) :]
+    for part, prefix in ((train, ""), (evaluation, "data.eval: ")):
+        check_usable([(item.cached.totals, item.names) for item in part], prefix)
+    rows = [SelectedRows.all_of(item.cached.table, item.names) for item in sources]
+    selection = select(rows[: len(train)], rows[len(train) :], config, loaded.config.seed)
 
-    def shown(origins: Sequence[Origin]) -> list[str]:
-        return list(beginnings(origins, loaded, registry))
+    shown = partial(beginnings, loaded=loaded, registry=registry)
 
-    def unlabelled(part: Sequence[CachedSource]) -> int:
-        return sum(sum(item.totals.unlabelled.values()) for item in part)
+    def unlabelled(part: Sequence[PreparedSource]) -> int:
+        return sum(sum(item.cached.totals.unlabelled.values()) for item in part)
 
-    tokenizer = labeller.tokenizer
-    examples, train_summary = summarize(selection.train, "train", tokenizer, shown, unlabelled(cached[:train]))
-    eval_examples, eval_summary = summarize(selection.eval, "eval", tokenizer, shown, unlabelled(cached[train:]))
+    examples, train_summary = summarize(selection.train, "train", tokenizer, shown, unlabelled(train))
+    eval_examples, eval_summary = summarize(selection.eval, "eval", tokenizer, shown, unlabelled(evaluation))
     return Prepared(
         train=examples,
         eval=eval_examples,
         examples=examples,
         train_summary=train_summary,
         eval_summary=eval_summary,
-        sources=[_report(*item) for item in zip(sources, cached, strict=True)],
-        account=make_account([item.totals for item in cached], selection.dropped, train_summary, eval_summary),
+        sources=sources,
+        account=make_account([item.cached.totals for item in sources], selection.dropped, train_summary, eval_summary),
         notes=selection.notes,
         fingerprint=selection.fingerprint(),
-        cached=[(item, source.rows.names) for item, source in zip(cached, sources, strict=True)],
     )
 
 
 def _open_sources(loaded: LoadedConfig, registry: Registry, labeller: Labeller) -> tuple[list[DataSource], list[str]]:
     """All sources, those to train first, and the key of each."""
-    config = loaded.config.data
-    places: list[tuple[SourceConfig, str, int]] = [(source, "train", at) for at, source in enumerate(config.train)]
-    if isinstance(config.eval, list):
-        places += [(source, "eval", at) for at, source in enumerate(config.eval)]
     sources: list[DataSource] = []
     keys: list[str] = []
     with ThreadPoolExecutor(1) as executor:
         labeller_digest = ""
-        for source_config, part, at in places:
-            try:
-                source = open_source(source_config, ("data", part, at), loaded, registry)
-                digests = executor.map(data_digest, source.rows.files)
-                labeller_digest = labeller_digest or digest_labeller(labeller)
-                keys.append(source_key(source, digests, labeller_digest))
-            except OSError as error:
-                name = error.filename or source_config.path
-                raise DataError(f"data source {name} cannot be read: {error.strerror}") from None
-            sources.append(source)
+        for part in ("train", "eval"):
+            for at, config in enumerate(configured_sources(loaded, part)):
+                try:
+                    source = open_source(config, ("data", part, at), loaded, registry)
+                    digests = executor.map(data_digest, source.rows.files)
+                    labeller_digest = labeller_digest or digest_labeller(labeller)
+                    keys.append(source_key(source, digests, labeller_digest))
+                except OSError as error:
+                    name = error.filename or config.path
+                    raise DataError(f"data source {name} cannot be read: {error.strerror}") from None
+                sources.append(source)
     return sources, keys
+
+
+def configured_sources(loaded: LoadedConfig, part: str) -> list[SourceConfig]:
+    """The sources of the *part* ``train`` or ``eval`` of the data."""
+    sources = getattr(loaded.config.data, part)
+    return sources if isinstance(sources, list) else []
 
 
 def _labelled(
@@ -160,30 +148,21 @@ def _labelled(
     labeller: Labeller,
     progress: PreparationProgress,
     cache: Cache,
-) -> list[CachedSource]:
-    """The labelled rows of *sources*; those that are not in *cache* are labelled now."""
+) -> list[PreparedSource]:
+    """*sources* with their labelled rows; those that are not in *cache* are labelled now."""
     limit = BadRowLimit(loaded.config.data.max_bad_rows)
     known: dict[str, CachedSource] = {}
     size = sum(source.rows.size for source in sources)
     with WorkerPool(sources, labeller, size, loaded.config.data.workers) as pool:
         for number, (source, key) in enumerate(zip(sources, keys, strict=True)):
             run = _SourceRun(number, source, pool, limit, progress)
-            about = {"source": source.config.path, "files": list(source.rows.names), "format": source.format_name}
-            cached = known.get(key)
-            if cached is None and limit.is_exceeded():
-                cached = cache.find(key)
-            elif cached is None:
-                with suppress(_LimitExceededError):
-                    cached = cache.get(key, about, run.label, source.rows.check_unchanged)
-            if cached:
+            if cached := known.get(key) or run.cached(key, cache):
                 known[key] = cached
-            elif not run.started:
-                run.check_rows()
             totals = cached.totals if cached else run.totals
             limit.add(totals, source.rows.names)
             source.check_columns(totals.columns, loaded)
     limit.check()
-    return [known[key] for key in keys]
+    return [PreparedSource(source, known[key], source.rows.names) for source, key in zip(sources, keys, strict=True)]
 
 
 class _LimitExceededError(Exception):
@@ -198,17 +177,22 @@ class _SourceRun:
     ) -> None:
         self._number, self._source = number, source
         self._pool, self._limit, self._progress = pool, limit, progress
-        self.started = False
         self.totals = RowTotals()
 
-    def label(self, writer: CacheWriter) -> None:
-        """Write the blocks that *writer* lacks.
+    def cached(self, key: str, cache: Cache) -> CachedSource | None:
+        """The labelled rows of the source; None if there are too many malformed ones, which are all counted then."""
+        if self._limit.is_exceeded():
+            if not (cached := CachedSource.open(cache.folder / key)):
+                deque(self._blocks(0), maxlen=0)
+            return cached
+        source = self._source
+        about = {"source": source.config.path, "files": list(source.rows.names), "format": source.format_name}
+        with suppress(_LimitExceededError):
+            return cache.get(key, about, self._label, source.rows.check_unchanged)
+        return None
 
-        Raises:
-            DataError: as the pool raises it.
-            _LimitExceededError: there are too many malformed rows; all are counted.
-        """
-        self.started = True
+    def _label(self, writer: CacheWriter) -> None:
+        """Write the blocks that *writer* lacks; if there are too many malformed rows, count all, and raise."""
         self.totals = RowTotals()
         self.totals.add(writer.totals)
         complete = True
@@ -219,90 +203,49 @@ class _SourceRun:
         if not complete:
             raise _LimitExceededError
 
-    def check_rows(self) -> None:
-        """Count the malformed rows of the whole source."""
-        for _ in self._blocks(0):
-            pass
-
     def _blocks(self, first: int) -> Iterator[LabelledBlock]:
-        exceeded = partial(self._limit.is_exceeded, self.totals)
+        def is_tolerable() -> bool:
+            return not self._limit.is_exceeded(self.totals)
+
         self._progress.start(self._source.config.path)
         complete = False
         try:
             rest = islice(read_blocks(self._number, self._source.rows), first, None)
-            for block in self._pool.map(rest, lambda: not exceeded()):
+            for block in self._pool.map(rest, is_tolerable):
                 self.totals.add(block.totals)
                 self._progress.update(block.progress, block.totals.read, block.totals.tokens)
                 yield block
-            complete = not exceeded()
+            complete = is_tolerable()
         finally:
             self._progress.finish(complete)
 
 
-def _check_sets(cached: Sequence[CachedSource], sources: Sequence[DataSource], train: int) -> None:
-    """Raise if a set has no row that could be read and labelled."""
-    for prefix, part in (("", slice(None, train)), ("data.eval: ", slice(train, None))):
-        totals = RowTotals()
-        first: list[RejectedRow] = []
-        for item, source in zip(cached[part], sources[part], strict=True):
-            totals.add(item.totals)
-            first += rejected_at([*item.totals.first_bad, *item.totals.first_unlabelled], source.rows.names)
-        rejected = sum(totals.bad.values()) + sum(totals.unlabelled.values())
-        if rejected and rejected == totals.read:
-            raise DataError(prefix + rejected_rows([str(row) for row in first], rejected))
-
-
-def _report(source: DataSource, cached: CachedSource) -> SourceReport:
-    totals, names = cached.totals, source.rows.names
-    return SourceReport(
-        source.config.path,
-        source.format_name,
-        totals.read,
-        sum(totals.bad.values()),
-        rejected_at(totals.first_bad, names),
-        sum(totals.unlabelled.values()),
-        rejected_at(totals.first_unlabelled, names),
-    )
-
-
-def beginnings(origins: Sequence[Origin], loaded: LoadedConfig, registry: Registry) -> Iterator[str]:
-    """Yield the beginnings of the rows at *origins*."""
-    config = loaded.config.data
+def beginnings(origins: Sequence[Origin], loaded: LoadedConfig, registry: Registry) -> list[str]:
+    """The beginnings of the rows at *origins*."""
     wanted = set(origins)
-    for sources, part in ((config.train, "train"), (config.eval, "eval")):
-        if isinstance(sources, list):
-            for sample in sample_sources(sources, ("data", part), loaded, registry, wanted.__contains__, len(wanted)):
-                yield from (f"{row.origin}: {beginning_of(row.conversation)}" for row in sample.rows)
+    return [
+        f"{row.origin}: {beginning_of(row.conversation)}"
+        for part in ("train", "eval")
+        for sample in sample_sources(
+            configured_sources(loaded, part), ("data", part), loaded, registry, wanted.__contains__, len(wanted)
+        )
+        for row in sample.rows
+    ]
 
 
 def pack(prepared: Prepared, max_length: int, batch_sizes: tuple[int, int]) -> Prepared:
-    """*prepared* with its examples in rows that they share, and how full these are.
-
-    Args:
-        batch_sizes: rows of the batches that a device trains and evaluates on.
-    """
-    train = prepared.train
-    if not train.streaming:  # a stream packs what it reads
+    """*prepared* with its examples in shared rows, and how full these are; *batch_sizes* per device: train and eval."""
+    if not prepared.train.streaming:  # a stream packs what it reads
         train = _packed(prepared.examples, max_length, batch_sizes[0], prepared.train_summary)
-    return prepared._replace(
-        train=train, eval=_packed(prepared.eval, max_length, batch_sizes[1], prepared.eval_summary)
-    )
+        prepared = prepared._replace(train=train)
+    return prepared._replace(eval=_packed(prepared.eval, max_length, batch_sizes[1], prepared.eval_summary))
 
 
 def _packed(examples: MapStyleSet, max_length: int, batch_size: int, summary: Summary) -> PackedSet:
     packed = PackedSet(examples, max_length)
     if len(examples):
-        fill, avoided = packed.bins.fill, padding_share(packed.bins.lengths, batch_size)
-        summary.packing = {
-            "rows_before": len(examples),
-            "rows": len(packed),
-            "fill": fill,
-            "padding_avoided": avoided,
-            "padding_batch_size": batch_size,
-        }
+        avoided = padding_share(packed.bins.lengths, batch_size)
         unpacked = f"; batches of {batch_size} unpacked would be {avoided:.1%} padding" if batch_size > 1 else ""
-        summary.notes.append(
-            f"{count(len(examples), 'example')} packed into {count(len(packed), 'row')} of {max_length} tokens, "
-            f"{fill:.2%} full{unpacked}"
-        )
+        padding = {"padding_avoided": avoided, "padding_batch_size": batch_size}
+        summary.add_packing(len(packed), packed.bins.fill, max_length, unpacked, **padding)
     return packed

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from tqdm.auto import tqdm
 
 from sftcore.runtime.console import count, status
 
-INTERVAL = 10.0
-"""Seconds between two lines, where there is no terminal for a bar."""
+INTERVAL = 10.0  # seconds between two lines, where there is no terminal for a bar
 
 
 class PreparationProgress:
@@ -19,36 +17,25 @@ class PreparationProgress:
     The process that prepares prints it, which need not be rank 0.
     """
 
-    def __init__(self) -> None:
-        self._bar: Any = None
-        self._source = ""
-        self._rows = self._tokens = 0
-        self._share = self._first = self._started = self._printed = 0.0
-
     def start(self, source: str) -> None:
         """Start with *source*."""
         self._source = source
         self._rows = self._tokens = 0
-        self._share = 0.0
+        self._share = self._first = 0.0
         self._started = self._printed = time.monotonic()
         tqdm.monitor_interval = 0  # its thread must not exist when processes are forked
-        self._bar = tqdm(
-            total=1.0,
-            desc="preparing",
-            bar_format="{desc} {percentage:3.0f}%|{bar}| {postfix}",
-            dynamic_ncols=True,
-            disable=None,  # shown on a terminal only
-            leave=False,
-        )
+        form = "{desc} {percentage:3.0f}%|{bar}| {postfix}"
+        # disable=None: shown on a terminal only
+        self._bar = tqdm(total=1.0, desc="preparing", bar_format=form, dynamic_ncols=True, disable=None, leave=False)
 
     def update(self, share: float, rows: int, tokens: int) -> None:
         """Count further rows and tokens, with which this *share* of the source is read."""
-        now = time.monotonic()
         self._first = self._first if self._rows else share  # what is before the first was labelled earlier
         self._rows += rows
         self._tokens += tokens
+        now = time.monotonic()
         left = (now - self._started) * (1 - share) / max(share - self._first, 1e-9)
-        text = self._rates(now) + (f", {left:.0f} s left" if share > self._first else "")
+        text = self._rates() + (f", {left:.0f} s left" if share > self._first else "")
         if not self._bar.disable:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(share - self._share)
@@ -61,9 +48,8 @@ class PreparationProgress:
         """End with the source, *complete* or not."""
         self._bar.close()
         if complete and self._rows:
-            rates = self._rates(time.monotonic())
-            status("prepared", f"{self._source}: {count(self._rows, 'row')}, {rates}", all_ranks=True)
+            status("prepared", f"{self._source}: {count(self._rows, 'row')}, {self._rates()}", all_ranks=True)
 
-    def _rates(self, now: float) -> str:
-        seconds = max(now - self._started, 1e-9)
+    def _rates(self) -> str:
+        seconds = max(time.monotonic() - self._started, 1e-9)
         return f"{self._rows / seconds:,.0f} rows/s, {self._tokens / seconds:,.0f} tokens/s"

@@ -1,63 +1,52 @@
 """Labelled rows on disk, by the key of what they depend on: complete, or not there.
 
-A source has a folder, named by its key. While it is written the name ends in ``.part``; it has shards of
-:data:`BLOCKS` blocks each, which stay there if the process ends, and are not written again. A shard counts once its
-``.json`` exists, which is written last; the folder, once it is renamed, which is done last of all.
+A source has a folder, named by its key, with shards of :data:`BLOCKS` blocks. A shard counts once its ``.json`` exists,
+which is written last, and is then not written again; the folder, once its name does not end in ``.part`` any more.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from sftcore.core.errors import DataError, SftError
 from sftcore.data.preparation.worker import LabelledBlock
+from sftcore.data.sources.rejected import to_quarantine_line
 from sftcore.data.tables.account import RowTotals
-from sftcore.data.tables.quarantine import to_quarantine_line
 from sftcore.data.tables.table import SCHEMA, Table, read_table
 from sftcore.runtime.console import count, format_bytes, status
 from sftcore.runtime.file_io import FileLock, write_atomically
 from sftcore.runtime.paths import cache_folder
 
-TABLE, REJECTED = ".arrow", ".rejected"
-"""Suffixes of the files of a shard."""
-
-BLOCKS = 64
-"""How many blocks a shard has."""
+TABLE, REJECTED = ".arrow", ".rejected"  # suffixes of the files of a shard
+BLOCKS = 64  # how many blocks a shard has
 
 TOTALS, ABOUT, PART = "totals.json", "about.json", ".part"
 
-TRIES = 3
-"""How often rows are prepared that are removed before they can be used."""
+TRIES = 3  # how often rows are prepared that are removed before they can be used
 
-RETRY = 0.01
-"""Seconds before a process checks again, after it checked at the same time as others."""
+RETRY = 0.01  # seconds before a process checks again, after it checked at the same time as others
 
 
 @dataclass(frozen=True)
 class CachedSource:
-    """The labelled rows of one source, complete.
-
-    Attributes:
-        totals: the account of all rows that were read.
-        lock: keeps others from removing the folder as long as this is in use.
-    """
+    """The labelled rows of one source, complete."""
 
     folder: Path
     totals: RowTotals
-    lock: FileLock | None = None
+    lock: FileLock | None = None  # keeps others from removing the folder as long as this is in use
 
     @classmethod
     def open(cls, folder: Path, lock: FileLock | None = None) -> CachedSource | None:
@@ -93,38 +82,28 @@ def _write_json(path: Path, values: Any) -> None:
     write_atomically(path, json.dumps(values, ensure_ascii=False))
 
 
-class CacheWriter:
-    """Writes the folder of a source whose rows are being labelled; a context manager.
+class CacheWriter(ExitStack):
+    """Writes the folder of a source whose rows are being labelled; a context manager that closes its files.
 
-    Args:
-        check: called before a shard is finished; raises if the data has changed.
-
-    Attributes:
-        totals: of the rows of the finished shards.
-        blocks: number of blocks in these.
+    ``totals`` and ``blocks`` are those of the finished shards. *check* is called before a shard is finished, and raises
+    if the data has changed.
     """
 
     def __init__(self, folder: Path, check: Callable[[], None]) -> None:
-        self.folder = folder
-        self._check = check
+        super().__init__()
+        self.folder, self._check = folder, check
         folder.mkdir(parents=True, exist_ok=True)
-        self.totals = RowTotals()
-        self._shards = 0
+        self.totals, self._shard = RowTotals(), RowTotals()
+        self._shards = self._written = 0
         while (totals := _read_totals(self._path(".json"))) is not None:
             self.totals.add(totals)
             self._shards += 1
         self.blocks = self._shards * BLOCKS
-        self._shard = RowTotals()
-        self._open: tuple[IO[Any], Any, IO[str]] | None = None
-        self._written = 0
 
-    def __enter__(self) -> CacheWriter:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._open:
-            for file in (self._open[1], self._open[0], self._open[2]):
-                file.close()
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        if isinstance(error[1], DataError):  # the shards may be of other data
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, suffix: str) -> Path:
         """A file of the shard that is written next."""
@@ -132,31 +111,32 @@ class CacheWriter:
 
     def add(self, block: LabelledBlock) -> None:
         """Write the next block."""
-        assert block.table is not None
-        if self._open is None:
-            file = self._path(TABLE).open("wb")
-            self._open = file, pa.ipc.new_file(file, SCHEMA), self._path(REJECTED).open("w", encoding="utf-8")
-            self._shard, self._written = RowTotals(), 0
-        self._open[1].write_batch(block.table)
-        self._open[2].writelines(f"{line}\n" for line in block.rejected)
+        if not self._written:
+            file = self.enter_context(self._path(TABLE).open("wb"))
+            self._table = self.enter_context(pa.ipc.new_file(file, SCHEMA))
+            self._rejected = self.enter_context(self._path(REJECTED).open("w", encoding="utf-8"))
+        self._table.write_batch(block.table)
+        self._rejected.writelines(f"{line}\n" for line in block.rejected)
         self._shard.add(block.totals)
         self._written += 1
         if self._written == BLOCKS:
             self._finish_shard()
 
     def _finish_shard(self) -> None:
-        self.__exit__()
-        self._open = None
+        self.close()
         self._check()
         self._shard.size = sum(self._path(suffix).stat().st_size for suffix in (TABLE, REJECTED))
         _write_json(self._path(".json"), asdict(self._shard))
         self.totals.add(self._shard)
         self._shards += 1
+        self._shard, self._written = RowTotals(), 0
 
-    def finish(self, folder: Path) -> None:
+    def finish(self, folder: Path, about: Mapping[str, Any]) -> None:
         """Finish the last shard, and rename all to *folder*; if that is there and complete, it stays."""
-        if self._open:
+        if self._written:
             self._finish_shard()
+        self._check()
+        _write_json(self.folder / ABOUT, about)
         _write_json(self.folder / TOTALS, asdict(self.totals))
         try:
             self.folder.rename(folder)
@@ -189,16 +169,10 @@ class Cache:
         except OSError as error:
             raise SftError(f"the cache {self.folder} cannot be created: {error.strerror}; set SFTCORE_CACHE") from None
 
-    def find(self, key: str) -> CachedSource | None:
-        """The source with this *key*; None if it is not cached."""
-        return CachedSource.open(self.folder / key)
-
     def get(
         self, key: str, about: Mapping[str, Any], prepare: Callable[[CacheWriter], None], check: Callable[[], None]
     ) -> CachedSource:
-        """The source with this *key*; if it is not cached, *prepare* it.
-
-        Of several processes one prepares it, and the others wait. Nobody removes it as long as the result is in use.
+        """The source with this *key*; one of all processes prepares it, if it is not cached, and the others wait.
 
         Args:
             about: its description in a list of the cache.
@@ -220,11 +194,15 @@ class Cache:
                     time.sleep(RETRY)
                     _wait(lock, about)
                 if cached:
-                    with contextlib.suppress(OSError):
+                    with suppress(OSError):
                         os.utime(folder / ABOUT)
                     return cached
                 if not CachedSource.open(folder):
-                    self._prepare(folder, lock, about, prepare, check)
+                    # where files cannot be locked, each process prepares its own
+                    own = "" if lock.works else f".{platform.node()}-{os.getpid()}"
+                    with CacheWriter(folder.with_name(f"{key}{own}{PART}"), check) as writer:
+                        prepare(writer)
+                        writer.finish(folder, about)
         except OSError as error:
             raise SftError(
                 f"the prepared data cannot be written to {self.folder}: {error.strerror or error}; free space with "
@@ -232,31 +210,11 @@ class Cache:
             ) from None
         raise SftError(f"the prepared data in {folder} was removed again and again; check which program removes it")
 
-    def _prepare(
-        self,
-        folder: Path,
-        lock: FileLock,
-        about: Mapping[str, Any],
-        prepare: Callable[[CacheWriter], None],
-        check: Callable[[], None],
-    ) -> None:
-        # where files cannot be locked, each process prepares its own
-        part = folder.with_name(folder.name + ("" if lock.works else f".{platform.node()}-{os.getpid()}") + PART)
-        try:
-            with CacheWriter(part, check) as writer:
-                prepare(writer)
-                check()
-                _write_json(part / ABOUT, about)
-                writer.finish(folder)
-        except DataError:  # the shards may be of other data
-            shutil.rmtree(part, ignore_errors=True)
-            raise
-
     def entries(self) -> list[CacheEntry]:
         """All folders of the cache, the last used first."""
         entries: list[CacheEntry] = []
         for path in self.folder.iterdir():
-            with contextlib.suppress(OSError):  # it may be removed meanwhile
+            with suppress(OSError):  # it may be removed meanwhile
                 entries += [CacheEntry.from_folder(path)] if path.is_dir() else []
         return sorted(entries, key=lambda entry: entry.used, reverse=True)
 
@@ -283,26 +241,20 @@ def _wait(lock: FileLock, about: Mapping[str, Any]) -> None:
 
 
 class CacheEntry(NamedTuple):
-    """One folder of the cache.
-
-    Attributes:
-        used: when it was last used, in seconds since 1970.
-        size: in bytes.
-        about: its description.
-    """
+    """One folder of the cache."""
 
     folder: Path
     complete: bool
-    used: float
-    size: int
-    about: Mapping[str, Any]
+    used: float  # when it was last used, in seconds since 1970
+    size: int  # in bytes
+    about: Mapping[str, Any]  # its description
 
     @classmethod
     def from_folder(cls, folder: Path) -> CacheEntry:
         """The entry in *folder*."""
         about: dict[str, Any] = {}
         used = folder.stat().st_mtime
-        with contextlib.suppress(OSError, ValueError):
+        with suppress(OSError, ValueError):
             about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
             used = (folder / ABOUT).stat().st_mtime
         cached = CachedSource.open(folder)
@@ -310,7 +262,7 @@ class CacheEntry(NamedTuple):
             about.update(rows=cached.totals.read, tokens=cached.totals.tokens)
         size = 0
         for file in folder.iterdir():
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 size += file.stat().st_size
         return cls(folder, cached is not None and not folder.suffix, used, size, about)
 

@@ -2,51 +2,47 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from mmap import mmap
 from typing import NamedTuple
 
 import pyarrow as pa
 
 from sftcore.core.errors import SftError
 from sftcore.data.preparation.blocks import Block
-from sftcore.data.preparation.shared_memory import TableSlot
 from sftcore.data.row_types import Origin
 from sftcore.data.sources.formats import DataSource
 from sftcore.data.sources.readers import SourceRow, decoded
-from sftcore.data.sources.rejected import RejectedRow
-from sftcore.data.sources.renaming import ColumnRenamer
-from sftcore.data.tables.account import RowTotals
+from sftcore.data.sources.rejected import RejectedRow, recursion_limit
+from sftcore.data.tables.account import RowTotals, count_rejected
 from sftcore.data.tables.label_batch import label_rows
 from sftcore.data.tables.table import flat_values
 from sftcore.labelling import Labeller
 
-MAX_CALLS = 1000
-"""How many calls deep the work on a row may go."""
+MAX_CALLS = 1000  # how many calls deep the work on a row may go
+SLOT_SIZE = 1 << 25  # how many bytes a table in shared memory may have; memory is used only for those that it has
+SCHEMA_SIZE = 1 << 16  # how many of these are reserved for the schema
 
 _PARALLELISM = "TOKENIZERS_PARALLELISM"
 
 
 class LabelledBlock(NamedTuple):
-    """The result of a block: each of its rows is in the table, or is rejected.
-
-    Attributes:
-        source: number of its source.
-        table: the rows that could be read and labelled; None if rows were only checked.
-        totals: the rows in numbers.
-        rejected: all rejected rows, in order, each as the number of its file, its line, and JSON.
-        progress: share of the source that is read with it.
-    """
+    """The result of a block: each of its rows is in the table, or is rejected."""
 
     source: int
-    table: pa.RecordBatch | None
+    table: pa.RecordBatch | None  # None if rows were only checked
     totals: RowTotals
-    rejected: list[str]
+    rejected: list[str]  # in order, each as the number of its file, its line, and JSON
     progress: float
+    reading: int
+    slot: int | None = None  # the number of the slot that has the table, in its place
 
 
 @contextmanager
@@ -63,48 +59,50 @@ def _without_garbage_collection() -> Iterator[None]:
 
 @_without_garbage_collection()
 def label_block(block: Block, sources: Sequence[DataSource], labeller: Labeller, label: bool) -> LabelledBlock:
-    """Label the rows of *block*.
-
-    Args:
-        label: label them, and not only check whether they can be read.
+    """Check whether the rows of *block* can be read, and *label* them.
 
     Raises:
         DataError: a row is too long, and the policy is to end the run.
     """
     source, file = sources[block.source], block.file
     name = source.rows.names[file]
-    renamer = ColumnRenamer(source.config.columns)
     bad: list[RejectedRow] = []
-    with _fixed_stack_depth():
+    columns: dict[str, None] = {}
+    depth = sum(1 for _ in traceback.walk_stack(sys._getframe()))
+    with recursion_limit(depth + MAX_CALLS):  # the same for a row in every process
         rows: list[SourceRow] = [(Origin(name, line), decoded(raw)) for line, raw in block.rows]
-        parsed = list(source.parse(rows, bad, renamer))
+        parsed = list(source.parse(rows, bad, columns))
         table, failed = label_rows(parsed, labeller, source.policy, file) if label else (None, [])
     content = dict(rows) if failed else {}
     unlabelled = [RejectedRow.for_reason(row.origin, str(error), content[row.origin]) for row, error in failed]
     tokens = len(flat_values(table["input_ids"])) if table is not None else 0
-    totals = RowTotals.for_block(len(rows), tokens, bad, unlabelled, file)
-    totals.columns = renamer.seen
+    counts = (*count_rejected(bad, file), *count_rejected(unlabelled, file))
+    totals = RowTotals(len(rows), tokens, *counts, list(columns))
     rejected = sorted([*bad, *unlabelled], key=lambda row: row.origin.line)
     lines = [f"{file} {row.origin.line} {row.to_json()}" for row in rejected]
-    return LabelledBlock(block.source, table, totals, lines, block.progress)
+    return LabelledBlock(block.source, table, totals, lines, block.progress, block.reading)
 
 
-@contextmanager
-def _fixed_stack_depth() -> Iterator[None]:
-    """Let the stack grow equally in every process, so that how deeply a row may be nested does not depend on it."""
-    depth, frame = 0, sys._getframe()
-    while frame := frame.f_back:  # type: ignore[assignment]
-        depth += 1
-    before = sys.getrecursionlimit()
-    sys.setrecursionlimit(depth + MAX_CALLS)
-    try:
-        yield
-    finally:
-        sys.setrecursionlimit(before)
+class TableSlot:
+    """Room for one table in memory that is shared with later forks: a pipe would copy the table six times."""
+
+    def __init__(self) -> None:
+        self._memory = pa.py_buffer(mmap(-1, SLOT_SIZE))
+
+    def write(self, table: pa.RecordBatch) -> bool:
+        """Write *table* in place of another; False if it is too large."""
+        if pa.ipc.get_record_batch_size(table) > SLOT_SIZE - SCHEMA_SIZE:
+            return False
+        with pa.ipc.new_stream(pa.FixedSizeBufferWriter(self._memory), table.schema) as stream:
+            stream.write_batch(table)
+        return True
+
+    def read(self) -> pa.RecordBatch:
+        """The table in the slot; its content changes once another is written."""
+        return pa.ipc.open_stream(self._memory).read_next_batch()
 
 
-_worker: tuple[Sequence[DataSource], Labeller, Sequence[TableSlot]] | None = None
-"""What a worker process labels with."""
+_worker: tuple[Sequence[DataSource], Labeller, Sequence[TableSlot]] | None = None  # what a worker process labels with
 
 
 def init_worker(sources: Sequence[DataSource], labeller: Labeller, slots: Sequence[TableSlot], parent: int) -> None:
@@ -113,18 +111,14 @@ def init_worker(sources: Sequence[DataSource], labeller: Labeller, slots: Sequen
     _worker = sources, labeller, slots
     os.environ[_PARALLELISM] = "false"
     os.environ["RAYON_NUM_THREADS"] = "1"
-    _keep_freed_memory()
+    trim_threshold, mmap_threshold = -1, -3
+    call_libc("mallopt", trim_threshold, 1 << 26)  # keep the memory of one block for the next: 5 % of the time
+    call_libc("mallopt", mmap_threshold, 1 << 25)
     end_with_parent(parent)
 
 
-def label_in_worker(block: Block, label: bool, slot: int | None) -> tuple[LabelledBlock, int | None]:
-    """Label *block* in a worker process.
-
-    Args:
-        slot: number of a free slot for the table; None if there is none, and the table has to be returned.
-
-    Returns:
-        The result, and the slot that has its table.
+def label_in_worker(block: Block, label: bool, slot: int | None) -> LabelledBlock:
+    """Label *block* in a worker process; its table is in *slot*, if there is one and it fits.
 
     Raises:
         SftError, MemoryError: as :func:`label_block`.
@@ -135,8 +129,8 @@ def label_in_worker(block: Block, label: bool, slot: int | None) -> tuple[Labell
     try:
         result = label_block(block, sources, labeller, label)
         if slot is None or result.table is None or not slots[slot].write(result.table):
-            return result, None
-        return result._replace(table=None), slot
+            return result
+        return result._replace(table=None, slot=slot)
     except (SftError, MemoryError):
         raise
     except BaseException as error:
@@ -156,37 +150,17 @@ def single_tokenizer_thread() -> Iterator[None]:
             os.environ[_PARALLELISM] = before
 
 
-def return_freed_memory() -> None:
-    """Return freed memory to the system before a fork, since each child copies where it writes.
-
-    Measured: 62 -> 60 µs of CPU per row over all processes.
-    """
-    import ctypes
-
-    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
-    if malloc_trim:
-        malloc_trim(0)
-
-
-def _keep_freed_memory() -> None:
-    """Keep the memory of one block for the next; to return and request it again took 5 % of the time."""
-    import ctypes
-
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # of glibc
-    if mallopt:
-        trim_threshold, mmap_threshold = -1, -3
-        mallopt(trim_threshold, 1 << 26)
-        mallopt(mmap_threshold, 1 << 25)
+def call_libc(function: str, *arguments: int) -> None:
+    """Call a *function* of the C library, if it has it."""
+    if callable(called := getattr(ctypes.CDLL(None), function, None)):
+        called(*arguments)
 
 
 def end_with_parent(parent: int) -> None:
     """Let the system kill this process when the process *parent* ends; requests to stop go to the parent alone."""
-    import ctypes
-    import signal
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     pr_set_pdeathsig = 1
-    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    call_libc("prctl", pr_set_pdeathsig, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before
         os._exit(1)

@@ -11,11 +11,8 @@ from xxhash import xxh3_128_digest
 from sftcore.core.errors import RowError
 from sftcore.core.types import Conversation, PlainMessages
 
-MAX_DEPTH = 100
-"""How deeply tools, tool calls and template variables may be nested."""
-
-SEPARATOR = b"\xff"
-"""A byte that UTF-8 never has, between two texts in the digest."""
+MAX_DEPTH = 100  # how deeply tools, tool calls and template variables may be nested
+SEPARATOR = b"\xff"  # a byte that UTF-8 never has, between two texts in the digest
 
 
 def content_key(conversation: Conversation) -> bytes:

@@ -1,10 +1,11 @@
-"""From rows to conversations: the format of a source, and the rows that it rejects."""
+"""From rows to conversations: the columns and the format of a source, and the rows that it rejects."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from sftcore.config.document import Keys, dotted
 from sftcore.config.loader import LoadedConfig, load_format
@@ -18,15 +19,12 @@ from sftcore.data.row_types import Origin
 from sftcore.data.sources.content_key import content_key
 from sftcore.data.sources.readers import SourceRow
 from sftcore.data.sources.rejected import RejectedRow, not_an_object, rejected_rows
-from sftcore.data.sources.renaming import ColumnRenamer
 from sftcore.data.sources.source_rows import SourceRows
 from sftcore.labelling import Policy
 
-SAMPLE = 50
-"""How many rows ``format: auto`` looks at; those that are not a mapping do not count."""
-
-UNKNOWN = "unknown (auto)"
-"""The format of a source in which no row could be read."""
+SAMPLE = 50  # how many rows ``format: auto`` looks at; those that are not a mapping do not count
+UNKNOWN = "unknown (auto)"  # the format of a source in which no row could be read
+SHOWN_COLUMNS = 20  # how many columns a message names
 
 
 class ParsedRow(NamedTuple):
@@ -38,33 +36,26 @@ class ParsedRow(NamedTuple):
 
 
 class DataSource(NamedTuple):
-    """A source of the configuration, and how its rows become conversations.
-
-    Attributes:
-        config: the source in the configuration.
-        place: where it stands there.
-        rows: the rows as they are read.
-        format_name: says so if the format was detected.
-        policy: what is trained of its conversations.
-    """
+    """A source of the configuration, and how its rows become conversations."""
 
     config: SourceConfig
-    place: Keys
+    place: Keys  # in the configuration
     rows: SourceRows
-    format_name: str
+    format_name: str  # says so if the format was detected
     format: Format
     policy: Policy
 
     def parse(
-        self, rows: Iterable[SourceRow], rejected: list[RejectedRow], renamer: ColumnRenamer
+        self, rows: Iterable[SourceRow], rejected: list[RejectedRow], columns: dict[str, None]
     ) -> Iterator[ParsedRow]:
-        """Yield the conversations of *rows*; the bad ones among them are added to *rejected*."""
+        """Yield the conversations of *rows*; bad ones are added to *rejected*, and names of columns to *columns*."""
+        names = self.config.columns
         for origin, row in rows:
             if type(row) is not dict and not isinstance(row, Mapping):
                 rejected.append(not_an_object(origin, row))
                 continue
             try:
-                conversation = self.format.read(renamer.rename(row))
+                conversation = self.format.read(rename_columns(row, names, columns))
                 parsed = ParsedRow(conversation, origin, content_key(conversation))
             except RowError as error:
                 rejected.append(RejectedRow.for_reason(origin, str(error), row))
@@ -80,7 +71,7 @@ class DataSource(NamedTuple):
 
     def parse_all(self) -> Iterator[tuple[ParsedRow, Policy]]:
         """Yield the conversations of all rows but the bad ones, with the policy."""
-        for row in self.parse(self.rows.decoded(), [], ColumnRenamer(self.config.columns)):
+        for row in self.parse(self.rows.decoded(), [], {}):
             yield row, self.policy
 
     def check_columns(self, seen: Iterable[str], loaded: LoadedConfig, rows: str = "row") -> None:
@@ -89,12 +80,35 @@ class DataSource(NamedTuple):
         Raises:
             ConfigError: one is not.
         """
-        renamer = ColumnRenamer(self.config.columns)
-        renamer.note(seen)
-        for name, columns in renamer.missing():
+        for name, columns in missing_columns(self.config.columns, list(seen)):
             listed = isinstance(loaded.document.data["data"][self.place[1]], list)
             problem = f"no {rows} of {self.config.path} has this column; there are: {columns}"
             raise loaded.document.error((*(self.place if listed else self.place[:-1]), "columns", name), problem)
+
+
+def rename_columns(row: Mapping[str, Any], names: Mapping[str, str], seen: dict[str, None]) -> Mapping[str, Any]:
+    """*row* with its top-level keys under their new *names*, all at once.
+
+    Its columns are added to *seen*, until each that is renamed is among these.
+
+    Raises:
+        RowError: two of its columns would have one name.
+    """
+    if not names:
+        return row
+    if not names.keys() <= seen.keys():
+        seen.update(dict.fromkeys(map(str, row)))
+    renamed = {names.get(key, key): value for key, value in row.items()}
+    if len(renamed) != len(row):
+        twice = next(new for old, new in names.items() if old in row and new in row and new not in names)
+        raise RowError(f"'columns' renames a column to '{twice}', and the row has one of that name; rename it too")
+    return renamed
+
+
+def missing_columns(names: Iterable[str], seen: Sequence[str]) -> list[tuple[str, str]]:
+    """Those of *names* that no row had, each with the columns that were *seen*; none, if there was no row."""
+    more = f" and {len(seen) - SHOWN_COLUMNS} more" if len(seen) > SHOWN_COLUMNS else ""
+    return [(name, ", ".join(seen[:SHOWN_COLUMNS]) + more) for name in names if name not in seen and seen]
 
 
 def open_source(config: SourceConfig, place: Keys, loaded: LoadedConfig, registry: Registry) -> DataSource:
@@ -110,13 +124,13 @@ def open_source(config: SourceConfig, place: Keys, loaded: LoadedConfig, registr
     rows = SourceRows(config, loaded.document, loaded.config.data.streaming and place[1] == "train")
     if config.format != AUTO:
         return DataSource(config, place, rows, loaded.selected[slot].name, cast("Format", config.format), policy)
-    renamer = ColumnRenamer(config.columns)
-    sample = [(origin, renamer.rename_any(row)) for origin, row in _sampled(rows.decoded())]
+    columns: dict[str, None] = {}
+    sample = _sampled(rows.decoded(), config.columns, columns)
     unknown = DataSource(config, place, rows, UNKNOWN, Format(), policy)
     try:
         detected = detect_format(config.path, sample, registry)
     except DataError:
-        unknown.check_columns(renamer.seen, loaded)
+        unknown.check_columns(columns, loaded)
         raise
     if detected is None:
         return unknown
@@ -148,30 +162,33 @@ def sample_sources(
         limit: of these rows, for each source.
 
     Raises:
-        DataError: a source cannot be read, or its format cannot be detected.
-        ConfigError: it renames a column that no row has.
+        DataError, ConfigError: as :func:`open_source`.
     """
     samples: list[SourceSample] = []
     for index, config in enumerate(sources):
         source = open_source(config, (*keys, index), loaded, registry)
-        renamer = ColumnRenamer(config.columns)
+        columns: dict[str, None] = {}
         rows = source.rows.decoded()
         sample = SourceSample(source, [], [])
         chosen = islice((row for row in rows if wanted(row[0])) if wanted else rows, limit)
-        sample.rows.extend(source.parse(chosen, sample.rejected, renamer))
+        sample.rows.extend(source.parse(chosen, sample.rejected, columns))
         if wanted is None and next(rows, None) is None:  # all rows were parsed
-            source.check_columns(renamer.seen, loaded)
+            source.check_columns(columns, loaded)
         samples.append(sample)
     return samples
 
 
-def _sampled(rows: Iterator[SourceRow]) -> list[SourceRow]:
-    """The first of *rows*, until there are as many mappings among them as ``format: auto`` looks at."""
+def _sampled(rows: Iterator[SourceRow], names: Mapping[str, str], columns: dict[str, None]) -> list[SourceRow]:
+    """The first of *rows* under their new *names*, with as many mappings among them as ``format: auto`` looks at."""
     sample: list[SourceRow] = []
     mappings = 0
-    while mappings < SAMPLE and (row := next(rows, None)) is not None:
-        sample.append(row)
-        mappings += isinstance(row[1], Mapping)
+    while mappings < SAMPLE and (item := next(rows, None)) is not None:
+        origin, row = item
+        if isinstance(row, Mapping):
+            mappings += 1
+            with suppress(RowError):  # reported when the row is parsed
+                row = rename_columns(row, names, columns)
+        sample.append((origin, row))
     return sample
 
 

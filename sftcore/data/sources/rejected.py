@@ -1,27 +1,24 @@
-"""Rows that cannot be used: where each stands, why, and its content; and how many of them a run tolerates."""
+"""Rows that cannot be used: where each stands, why, and its content, as messages and ``quarantine.jsonl`` have them."""
 
 from __future__ import annotations
 
 import json
 import re
 import sys
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from sftcore.core.errors import DataError, json_type
+from sftcore.core.errors import json_type
 from sftcore.data.row_types import Origin
 from sftcore.data.sources.readers import UnreadableError
 from sftcore.runtime.console import count
 
-SHOWN = 10
-"""How many rows, or reasons, a message lists before it only counts."""
-
-MAX_REASON = 500
-"""How many characters a reason may have; a row may bring words of any length into it."""
-
-MAX_DEPTH = 20_000
+SHOWN = 10  # how many rows, or reasons, a message lists before it only counts
+MAX_REASON = 500  # how many characters a reason may have; a row may bring words of any length into it
+MAX_DEPTH = 20_000  # how many calls may write a row: it may be nested as deeply as the JSON decoder allows
+QUARANTINE = "quarantine.jsonl"  # the file of all rejected rows, with origin and reason
 
 _POSITIONS = re.compile(
     r"^(?:message|pair) \d+: |(?<=^message) \d+(?= of )|(?<=^pair) \d+(?= )"
@@ -51,7 +48,7 @@ class RejectedRow(NamedTuple):
     def to_json(self) -> str:
         """The reason and the content of the row as one line of JSON."""
         values = {"reason": self.reason, **({"row": self.row} if self.raw is None else {"raw": self.raw})}
-        with _deep_recursion():
+        with recursion_limit(MAX_DEPTH):
             return to_json(values)
 
 
@@ -66,10 +63,10 @@ def to_json(value: Any) -> str:
 
 
 @contextmanager
-def _deep_recursion() -> Iterator[None]:
-    """Let a row be written that is nested as deeply as the JSON decoder allows."""
+def recursion_limit(calls: int) -> Iterator[None]:
+    """Let the stack be as many *calls* deep."""
     before = sys.getrecursionlimit()
-    sys.setrecursionlimit(max(before, MAX_DEPTH))
+    sys.setrecursionlimit(calls)
     try:
         yield
     finally:
@@ -96,26 +93,21 @@ def kind_of_reason(reason: str) -> str:
     return _POSITIONS.sub("", reason)
 
 
-def check_bad_rows(first: Sequence[RejectedRow], kinds: Mapping[str, int], read: int, most: float) -> None:
-    """End the run if it tolerates only *most* malformed rows: a number, or a share of the rows *read*.
+def to_quarantine_line(text: str, names: Sequence[str]) -> str:
+    """A line of ``LabelledBlock.rejected`` as one of the file, with the *names* of the source's files."""
+    file, line, content = text.split(" ", 2)
+    return f'{{"source": {to_json(f"{names[int(file)]}:{line}")}, {content[1:]}'
 
-    Args:
-        first: the first of the malformed rows, as many as are shown.
-        kinds: the number of malformed rows by kind of reason.
 
-    Raises:
-        DataError: there are more; the first are listed, and all are counted by reason.
-    """
-    number = sum(kinds.values())
-    if number <= (most * read if most < 1 else most):
-        return
-    lines = [rejected_rows([str(row) for row in first], number)]
-    if number > SHOWN:
-        kinds = dict(Counter(kinds).most_common())
-        lines += [f"{rows:>8,} x {kind}" for kind, rows in list(kinds.items())[:SHOWN]]
-        lines += [f"{sum(list(kinds.values())[SHOWN:]):>8,} x other reasons"] if len(kinds) > SHOWN else []
-        lines += ["  data.max_bad_rows lets a run continue without malformed rows"] if not most else []
-    if most:
-        allowed = f"{most:.2%} of {count(read, 'row')}" if most < 1 else f"{most:,.0f}"
-        lines.append(f"  data.max_bad_rows is {allowed}")
-    raise DataError("\n".join(lines))
+def write_quarantine(folder: Path, lines: Iterable[str]) -> tuple[Path, int] | None:
+    """Write *lines* into *folder*: the path of the file and their number, or None, and no file, if there are none."""
+    path, number = folder / QUARANTINE, 0
+    for number, line in enumerate(lines, start=1):
+        if number == 1:
+            file = path.open("w", encoding="utf-8")
+        file.write(line)
+    if not number:
+        path.unlink(missing_ok=True)  # of an earlier run
+        return None
+    file.close()
+    return path, number

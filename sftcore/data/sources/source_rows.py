@@ -13,25 +13,30 @@ from sftcore.config.document import Document
 from sftcore.config.schema import SourceConfig
 from sftcore.core.errors import DataError
 from sftcore.data.row_types import Origin
-from sftcore.data.sources.compression import COMPRESSED, DAMAGED, plain_suffix
-from sftcore.data.sources.lines import LineRange, split_lines
-from sftcore.data.sources.readers import JSONL, READERS, SourceRow, decoded, without_nulls
+from sftcore.data.sources.readers import (
+    COMPRESSED,
+    DAMAGED,
+    JSONL,
+    READERS,
+    LineRange,
+    SourceRow,
+    decoded,
+    plain_suffix,
+    split_lines,
+    without_nulls,
+)
 from sftcore.runtime.console import first_line
 
 _T = TypeVar("_T")
 
-BUFFER = 1 << 17
-"""Bytes of a file that are read at a time: line ends are found in half the time of the default."""
-
-NOT_COMPRESSED = (".parquet",)
-"""Files that are compressed inside, and not as a whole."""
+BUFFER = 1 << 17  # bytes of a file that are read at a time: line ends are found in half the time of the default
 
 _SUFFIXES = f"{', '.join(READERS)}; all but Parquet also with {', '.join(COMPRESSED)} after it"
 
 
 def _is_data(path: Path) -> bool:
     suffix = plain_suffix(path)
-    return suffix in READERS and (suffix == path.suffix or suffix not in NOT_COMPRESSED)
+    return suffix in READERS and (suffix == path.suffix or suffix != ".parquet")  # which is compressed inside
 
 
 def find_files(source: SourceConfig, document: Document) -> list[Path]:
@@ -85,16 +90,11 @@ def file_state(path: Path) -> list[int]:
 class SourceRows:
     """The rows of a source in order, up to its limit; each iteration reads them again.
 
-    Args:
-        streaming: read a hub dataset without downloading it.
-
-    Attributes:
-        files: of the source; none for a hub dataset.
-        names: of the files, or the id of the hub dataset, as messages call them.
-        size: in bytes.
+    ``names`` are those of its ``files``, or the id of the hub dataset; ``size`` is in bytes. *streaming* reads a hub
+    dataset without downloading it.
 
     Raises:
-        DataError: there is no such file or hub dataset.
+        DataError: there is no such file or hub dataset; or, where rows are read, a file cannot be, or is not a list.
     """
 
     def __init__(self, source: SourceConfig, document: Document, streaming: bool = False) -> None:
@@ -103,10 +103,10 @@ class SourceRows:
         self._source = source
         self._hub = None if self.files else _load_hub(source, streaming)
         self._states = [file_state(file) for file in self.files]
-        size = sum(file.stat().st_size for file in self.files)
-        self.size = size if self._hub is None else int(self._hub.dataset_size or 0)
+        self.size = self._total = (
+            sum(file.stat().st_size for file in self.files) if self._hub is None else int(self._hub.dataset_size or 0)
+        )
         self._before = self._taken = 0
-        self._total = self.size
         self._position: Callable[[], int] = lambda: 0
 
     @property
@@ -121,46 +121,30 @@ class SourceRows:
         return "" if self._hub is None else str(self._hub._fingerprint)
 
     def check_unchanged(self) -> None:
-        """Check that the files are as they were when this was created.
-
-        Raises:
-            DataError: one is not.
-        """
+        """Raise DataError unless the files are as they were when this was created."""
         for file, state in zip(self.files, self._states, strict=True):
             if not file.is_file() or file_state(file) != state:
                 raise DataError(f"data source {file}: was changed while it was read; run again")
 
     def __iter__(self) -> Iterator[tuple[int, int, Any]]:
-        """Yield the number of a file, a line in it, and its content as in ``readers.NumberedRow``.
-
-        Raises:
-            DataError: a file cannot be opened, or is not a list of rows.
-        """
+        """Yield the number of a file, a line in it, and its content as in ``readers.NumberedRow``."""
         self._before = self._taken = 0
         for row in islice(self._file_rows() if self._hub is None else self._hub_rows(), self._source.limit):
             self._taken += 1
             yield row
 
     def decoded(self) -> Iterator[SourceRow]:
-        """Yield the rows with their origins.
-
-        Raises:
-            DataError: a file cannot be opened, or is not a list of rows.
-        """
+        """Yield the rows with their origins."""
         for file, line, raw in self:
             yield Origin(self.names[file], line), decoded(raw)
 
-    @property
-    def has_line_ranges(self) -> bool:
-        """Whether :meth:`line_ranges` has all of it: there is no limit, and every file is plain JSONL."""
-        return self._hub is None and self._source.limit is None and {file.suffix for file in self.files} <= {JSONL}
+    def line_ranges(self, most: int, size: int) -> Iterator[tuple[int, LineRange]] | None:
+        """The number of a file, and lines of it: at most *most*, or as many as have *size* bytes.
 
-    def line_ranges(self, most: int, size: int) -> Iterator[tuple[int, LineRange]]:
-        """Yield the number of a file, and lines of it: at most *most*, or as many as have *size* bytes.
-
-        Raises:
-            DataError: a file cannot be opened.
+        None, unless there is no limit, and every file is plain JSONL.
         """
+        if self._hub is not None or self._source.limit is not None or {file.suffix for file in self.files} - {JSONL}:
+            return None
         self._before = self._taken = 0
         return self._of_files(lambda path, file: split_lines(path, file, most, size))
 
@@ -185,17 +169,13 @@ class SourceRows:
     def _hub_rows(self) -> Iterator[tuple[int, int, Any]]:
         assert self._hub is not None
         self._total = _hub_size(self._hub)
-        batches = self._hub.with_format("arrow").iter(batch_size=1024)
-        while True:
-            try:
-                batch = next(batches, None)
-            except Exception as error:  # a stream raises as many kinds as _load_hub
-                raise DataError(f"data source {self._source.path} cannot be read: {first_line(error)}") from None
-            if batch is None:
-                return
-            for row in batch.to_pylist():
-                self._before += 1
-                yield 0, self._before, without_nulls(row)
+        try:
+            for batch in self._hub.with_format("arrow").iter(batch_size=1024):
+                for row in batch.to_pylist():
+                    self._before += 1
+                    yield 0, self._before, without_nulls(row)
+        except Exception as error:  # a stream raises as many kinds as _load_hub
+            raise DataError(f"data source {self._source.path} cannot be read: {first_line(error)}") from None
 
 
 def _load_hub(source: SourceConfig, streaming: bool) -> Any:
@@ -204,10 +184,9 @@ def _load_hub(source: SourceConfig, streaming: bool) -> Any:
     try:
         return datasets.load_dataset(source.path, source.subset, split=source.split, streaming=streaming)
     except Exception as error:  # the hub's client raises many kinds: no network, no such set, no access, ...
-        part = f"subset '{source.subset}', split '{source.split}'" if source.subset else f"split '{source.split}'"
-        raise DataError(
-            f"data source {source.path}: no such file here, and no hub dataset ({part}): {first_line(error)}"
-        ) from None
+        part = (f"subset '{source.subset}', " if source.subset else "") + f"split '{source.split}'"
+        problem = f"no such file here, and no hub dataset ({part}): {first_line(error)}"
+        raise DataError(f"data source {source.path}: {problem}") from None
 
 
 def _hub_size(hub: Any) -> int:

@@ -14,8 +14,7 @@ try:
 except ImportError:
     loads = None
 
-UNSURE = object()
-"""In place of a value that ``orjson`` may have read differently."""
+UNSURE = object()  # in place of a value that ``orjson`` may have read differently
 
 CONTAINERS = 500
 """How many lists and objects a line may have, and so how deeply it may be nested, for ``orjson`` to be trusted."""

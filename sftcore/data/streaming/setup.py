@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain
-
-import numpy as np
+from functools import partial
+from itertools import chain, islice
 
 from sftcore.config.loader import LoadedConfig
 from sftcore.core.errors import DataError
 from sftcore.core.registry import Registry
-from sftcore.data.preparation.blocks import Block
+from sftcore.data.preparation.blocks import Block, read_blocks
 from sftcore.data.preparation.pipeline import Prepared, beginnings, prepare
 from sftcore.data.preparation.progress import PreparationProgress
 from sftcore.data.preparation.source_cache import Cache
 from sftcore.data.preparation.worker import LabelledBlock, label_block
-from sftcore.data.selection.mixing import target_rows
-from sftcore.data.sources.formats import open_source
-from sftcore.data.sources.rejected import rejected_rows
-from sftcore.data.streaming.interleave import ROWS, StreamSource, estimate_rows
-from sftcore.data.streaming.stream import Stream
-from sftcore.data.tables.account import BadRowLimit, rejected_at
+from sftcore.data.selection import target_rows
+from sftcore.data.sources.formats import DataSource, open_source
+from sftcore.data.sources.readers import plain_suffix
+from sftcore.data.sources.rejected import to_json
+from sftcore.data.streaming.stream import ROWS, Stream, StreamSource
+from sftcore.data.tables.account import BadRowLimit, check_usable
 from sftcore.data.tables.examples import SelectedRows
 from sftcore.data.tables.summary import Summary, check_template, summarize
 from sftcore.data.tables.table import Table
 from sftcore.labelling import Labeller
 from sftcore.runtime.console import count
+
+SAMPLED_BLOCKS = 16  # how many blocks are read to estimate the number of rows
 
 
 def prepare_stream(
@@ -48,42 +50,30 @@ def prepare_stream(
     check_template((row for source in sources for row in source.source.parse_all()), labeller)
     first = _first_blocks(sources, loaded, labeller)
     sample, summary = summarize(
-        [_all_rows(block, sources) for block in first],
+        [SelectedRows.all_of(Table([block.table]), sources[block.source].source.rows.names) for block in first],
         "train",
         labeller.tokenizer,
-        lambda origins: list(beginnings(origins, loaded, registry)),
+        partial(beginnings, loaded=loaded, registry=registry),
         sum(sum(block.totals.unlabelled.values()) for block in first),
     )
     eval_only = replace(loaded, config=replace(loaded.config, data=replace(config, train=[])))
     evaluation = prepare(eval_only, registry, labeller, progress, cache)
-
-    def make_limit() -> BadRowLimit:
-        limit = BadRowLimit(config.max_bad_rows)
-        for cached, names in evaluation.cached:  # malformed rows that are evaluated count in each pass
-            limit.add(cached.totals, names)
-        return limit
-
-    keys = frozenset(key for cached, _ in evaluation.cached for key in cached.table.keys.tolist())
-    stream = Stream(sources, labeller, config, loaded.config.seed, keys, make_limit, sample, summary.worked_example)
+    first_example = summary.worked_example
+    stream = Stream(sources, labeller, config, loaded.config.seed, evaluation.sources, sample, first_example)
     share = summary.trained / max(summary.tokens, 1)
     tokens = f"{count(summary.tokens, 'token')}, {summary.trained:,} of them trained ({share:.0%})"
     return evaluation._replace(
         train=stream,
         examples=sample,
         train_summary=Summary(
-            worked_example=summary.worked_example,
-            notes=[f"the first {count(summary.rows, 'row')}: {tokens}", *summary.notes],
+            worked_example=first_example, notes=[f"the first {count(summary.rows, 'row')}: {tokens}", *summary.notes]
         ),
         notes=[*map(_note, sources), *evaluation.notes],
     )
 
 
 def _open_sources(loaded: LoadedConfig, registry: Registry) -> list[StreamSource]:
-    """The sources to train.
-
-    Raises:
-        DataError: one cannot be read, has no rows, or its format cannot be detected.
-    """
+    """The sources to train, each of which has rows."""
     sources: list[StreamSource] = []
     for at, config in enumerate(loaded.config.data.train):
         source = open_source(config, ("data", "train", at), loaded, registry)
@@ -98,13 +88,28 @@ def _open_sources(loaded: LoadedConfig, registry: Registry) -> list[StreamSource
     ]
 
 
-def _first_blocks(sources: Sequence[StreamSource], loaded: LoadedConfig, labeller: Labeller) -> list[LabelledBlock]:
-    """The first block of each source, labelled; or blocks of all, until anything is trained.
+def estimate_rows(source: DataSource) -> int:
+    """About how many rows *source* has, from its first ones and the size of its files: the same in every process."""
+    rest = read_blocks(0, source.rows, ROWS)
+    first = list(islice(rest, SAMPLED_BLOCKS))
+    rows = sum(len(block.rows) for block in first)
+    if len(first) < SAMPLED_BLOCKS or next(rest, None) is None:
+        return rows
+    files, size = source.rows.files, source.rows.size
+    file = files[first[-1].file] if files else None
+    if file is not None and file.suffix == ".parquet":
+        import pyarrow.parquet
 
-    Raises:
-        DataError: there are too many malformed rows among these, or no row of all sources can be labelled.
-        ConfigError: a source renames a column that none of its first rows has.
-    """
+        estimate = float(pyarrow.parquet.read_metadata(file).num_rows * size / file.stat().st_size)
+    elif file is not None and plain_suffix(file) == ".json":  # read at once, so the position in it says nothing
+        estimate = rows * size / sum(len(to_json(row).encode()) + 2 for block in first for _, row in block.rows)
+    else:
+        estimate = rows / max(first[-1].progress, 1e-9)
+    return max(rows, math.ceil(min(estimate, source.config.limit or estimate)))
+
+
+def _first_blocks(sources: Sequence[StreamSource], loaded: LoadedConfig, labeller: Labeller) -> list[LabelledBlock]:
+    """The first block of each source, labelled; or blocks of all, until anything is trained."""
     opened = [source.source for source in sources]
     limit = BadRowLimit(loaded.config.data.max_bad_rows)
 
@@ -126,24 +131,8 @@ def _first_blocks(sources: Sequence[StreamSource], loaded: LoadedConfig, labelle
         first.append(labelled(block))
         if first[-1].totals.tokens:
             return first
-    rejected = sum(len(block.rejected) for block in first)
-    if rejected == sum(block.totals.read for block in first):
-        places = [
-            row
-            for block in first
-            for row in rejected_at(
-                [*block.totals.first_bad, *block.totals.first_unlabelled], opened[block.source].rows.names
-            )
-        ]
-        raise DataError(rejected_rows([str(row) for row in places], rejected))
+    check_usable([(block.totals, opened[block.source].rows.names) for block in first])
     return first
-
-
-def _all_rows(block: LabelledBlock, sources: Sequence[StreamSource]) -> SelectedRows:
-    assert block.table is not None
-    rows = np.arange(block.table.num_rows)
-    names = sources[block.source].source.rows.names
-    return SelectedRows(Table([block.table]), names, rows, np.ones(len(rows), np.int64))
 
 
 def _note(source: StreamSource) -> str:

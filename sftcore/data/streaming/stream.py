@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,38 +18,101 @@ import numpy as np
 from sftcore.config.schema import DataConfig
 from sftcore.core.errors import DataError
 from sftcore.data.batching.packing import PackedSet
-from sftcore.data.preparation.blocks import Block
+from sftcore.data.preparation.blocks import Block, read_blocks
+from sftcore.data.preparation.pipeline import PreparedSource
 from sftcore.data.preparation.pool import WorkerPool, available_cores
 from sftcore.data.preparation.worker import LabelledBlock
 from sftcore.data.row_types import Example
-from sftcore.data.selection.key_hash import uniform
-from sftcore.data.sources.rejected import SHOWN
-from sftcore.data.streaming.interleave import ROWS, StreamSource, interleave
-from sftcore.data.streaming.shuffle_window import ShuffleWindow
-from sftcore.data.tables.account import EVALUATED, NOT_SAMPLED, TOO_LONG, UNTRAINED, Account, BadRowLimit
+from sftcore.data.selection import uniform
+from sftcore.data.sources.formats import DataSource
+from sftcore.data.sources.rejected import SHOWN, to_quarantine_line
+from sftcore.data.tables.account import EVALUATED, NOT_SAMPLED, Account, BadRowLimit, RowTotals, make_account
 from sftcore.data.tables.examples import Examples, SelectedRows
-from sftcore.data.tables.quarantine import to_quarantine_line
-from sftcore.data.tables.summary import Summary, count_warnings, warning_texts
-from sftcore.data.tables.table import Flags, Table
+from sftcore.data.tables.summary import Summary, WarningCounts
+from sftcore.data.tables.table import Table
 from sftcore.data.training_set import RowOrder, StreamOutcome, TrainingSet
-from sftcore.labelling import Labeller, LabelWarning
-from sftcore.runtime.console import count
+from sftcore.labelling import Labeller
 
 if TYPE_CHECKING:
     from sftcore.data.streaming.torch_dataset import StreamDataset
+
+ROWS = 256  # how many rows a block of a stream has, at most: small ones mix better, and the first comes sooner
 
 NOT_REACHED = "read, but not trained before the run ended"
 """Why rows of an account were dropped that were still waiting."""
 
 
+@dataclass(frozen=True)
+class StreamSource:
+    """A source of a stream."""
+
+    source: DataSource
+    expected: int = 1  # about how many rows it has; known exactly only once it was read
+    rate: float = 1.0  # how often one of its rows is trained in a pass over the data
+
+    @property
+    def readings(self) -> int:
+        """How often it is read in a pass."""
+        return math.ceil(self.rate)
+
+    def share_of(self, reading: int) -> float:
+        """The share of its rows that the *reading* of this number trains: all, or in the last one a part."""
+        return min(1.0, self.rate - reading)
+
+    def blocks(self, number: int) -> Iterator[Block]:
+        """Yield all its rows, unless it is changed meanwhile; *number* is its own."""
+        yield from read_blocks(number, self.source.rows, ROWS)
+        self.source.rows.check_unchanged()
+
+
+def interleave(sources: Sequence[StreamSource]) -> Iterator[Block]:
+    """Yield the blocks of a pass; the next always comes from the source of which the smallest part was read."""
+    blocks = [_read_repeatedly(number, source) for number, source in enumerate(sources)]
+    taken = [0] * len(sources)
+    left = list(range(len(sources)))
+    while left:
+        number = min(left, key=lambda at: (taken[at] / (sources[at].expected * sources[at].readings), at))
+        if block := next(blocks[number], None):
+            taken[number] += len(block.rows)
+            yield block
+        else:
+            left.remove(number)
+
+
+def _read_repeatedly(number: int, source: StreamSource) -> Iterator[Block]:
+    for reading in range(source.readings):
+        yield from (block._replace(reading=reading) for block in source.blocks(number))
+
+
+class ShuffleWindow:
+    """Rows that are shuffled or packed together, as items: examples, or rows that several of them share.
+
+    Each window has its own order, by its *number*. ``items`` has the numbers of the examples of each item.
+    """
+
+    def __init__(self, parts: Sequence[SelectedRows], number: int, order: RowOrder, packed_length: int | None) -> None:
+        self.examples = Examples(parts)
+        self._packed = PackedSet(self.examples, packed_length) if packed_length else None
+        self.items: Sequence[tuple[int, ...]]
+        if self._packed:
+            self.items = self._packed.bins.fixed() if order.sequential else self._packed.shuffled(order.seed, number)
+        else:
+            numbers = np.arange(len(self.examples))
+            if not order.sequential:
+                rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((order.seed % 2**64, number))))
+                numbers = rng.permutation(numbers)
+            self.items = [(at,) for at in numbers.tolist()]
+
+    def __iter__(self) -> Iterator[Example]:
+        for item in self.items:
+            yield self._packed[item] if self._packed else self.examples[item[0]]
+
+
 class Stream(TrainingSet):
     """The rows of sources, again and again; the same ones in the same order in every process that reads them.
 
-    Args:
-        evaluated: keys of rows that are evaluated, and so not trained.
-        make_limit: returns the counter of malformed rows for a pass.
-        sample: examples of the first rows.
-        first_example: the first of them, as a person can read it.
+    Rows that are in *evaluation* too are not trained. *sample* has the examples of the first rows, and *first_example*
+    is the first of them as a person can read it.
     """
 
     streaming = True
@@ -58,35 +124,27 @@ class Stream(TrainingSet):
         labeller: Labeller,
         config: DataConfig,
         seed: int,
-        evaluated: frozenset[bytes],
-        make_limit: Callable[[], BadRowLimit],
+        evaluation: Sequence[PreparedSource],
         sample: Examples,
         first_example: dict[str, Any],
     ) -> None:
-        self._sources, self._config, self._seed, self._evaluated = sources, config, seed, evaluated
-        self._make_limit, self._limit = make_limit, make_limit()
-        self._sample = sample
-        processes = config.workers or max(1, available_cores() // _ranks_on_this_machine(os.environ))
+        self._sources, self._config, self._seed, self._sample = sources, config, seed, sample
+        self._evaluation = evaluation
+        self._evaluated = {key for item in evaluation for key in item.cached.table.keys.tolist()}
+        self._limit = self._make_limit()
+        self._packed_length = config.max_length if config.packing else None
+        ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or "1")  # on this machine
+        processes = config.workers or max(1, available_cores() // ranks)
         size = sum(source.source.rows.size for source in sources)
         self._pool = WorkerPool([source.source for source in sources], labeller, size, processes)
-        self._blocks = self._labelled_blocks()
-        self._started: deque[tuple[LabelledBlock, int] | None] = deque()
+        self._labelled = self._labelled_blocks()
+        self._blocks: Iterator[LabelledBlock | None] = self._labelled
         self._quarantine: Path | None = None
         self._iterated = False
         self._windows: deque[ShuffleWindow] = deque()
-        self._read = 0
-        self._rejected: Counter[str] = Counter()
-        self._dropped: Counter[str] = Counter()
-        self._warnings: Counter[LabelWarning] = Counter()
-        self._details: dict[LabelWarning, str] = {}
-        self._summary = Summary(worked_example=first_example)
-        self._passes = 0
-        self._items = self._reached = 0
-        self._digest = hashlib.sha256()
-
-    @property
-    def _packed_length(self) -> int | None:
-        return self._config.max_length if self._config.packing else None
+        self._totals, self._dropped, self._warnings = RowTotals(), Counter[str](), WarningCounts()
+        self._summary, self._digest = Summary(worked_example=first_example), hashlib.sha256()
+        self._passes = self._items = self._reached = 0
 
     @cached_property
     def packed(self) -> PackedSet | None:
@@ -102,11 +160,11 @@ class Stream(TrainingSet):
     def start(self) -> None:
         """Start to label, in processes that are forked now."""
         self._pool.__enter__()
-        self._started.append(next(self._blocks))
+        self._blocks = chain([next(self._labelled)], self._labelled)
 
     def close(self) -> None:
         """Stop labelling."""
-        self._blocks.close()
+        self._labelled.close()
         self._pool.__exit__()
 
     def save_rejected(self, path: Path) -> None:
@@ -122,108 +180,93 @@ class Stream(TrainingSet):
         assert not self._iterated
         self._iterated = True
         for number, parts in enumerate(self._collected()):
-            window = ShuffleWindow(parts, number, order, self._packed_length)
-            self._windows.append(window)
-            yield from window
+            self._windows.append(ShuffleWindow(parts, number, order, self._packed_length))
+            yield from self._windows[-1]
 
-    def _labelled_blocks(self) -> Generator[tuple[LabelledBlock, int] | None, None, None]:
-        """Yield each labelled block, with the number of the reading of its source; None where a pass ends."""
+    def _make_limit(self) -> BadRowLimit:
+        """The counter of malformed rows for a pass; those that are evaluated count in each."""
+        limit = BadRowLimit(self._config.max_bad_rows)
+        for item in self._evaluation:
+            limit.add(item.cached.totals, item.names)
+        return limit
+
+    def _labelled_blocks(self) -> Generator[LabelledBlock | None, None, None]:
+        """Yield each labelled block; None where a pass ends."""
         ahead = -(-self._config.shuffle_buffer // ROWS)
         while True:
-            readings: deque[int] = deque()
-
-            def noted(readings: deque[int] = readings) -> Iterator[Block]:
-                for block, reading in interleave(self._sources):
-                    readings.append(reading)
-                    yield block
-
-            for block in self._pool.map(noted(), lambda: True, ahead):
-                yield block, readings.popleft()
+            yield from self._pool.map(interleave(self._sources), lambda: True, ahead)
             yield None
 
     def _collected(self) -> Iterator[list[SelectedRows]]:
         """Yield the rows that are shuffled together."""
         parts: list[SelectedRows] = []
         rows = in_pass = 0
-        while True:
-            item = self._started.popleft() if self._started else next(self._blocks)
-            if item is None:
+        for block in self._blocks:
+            if block is None:
                 self._limit.check()
                 self._limit = self._make_limit()
                 if not in_pass:
-                    raise DataError(f"no token of any row (of {self._read:,}) is trained: {self._reasons()}")
+                    account = self._account()
+                    reasons = [*account.rejected.items(), *Counter(account.dropped).most_common()][:SHOWN]
+                    shown = ", ".join(f"{number:,} {reason}" for reason, number in reasons)
+                    raise DataError(f"no token of any row (of {account.read:,}) is trained: {shown}")
                 if parts:
                     yield parts
                 self._passes += 1
                 parts, rows, in_pass = [], 0, 0
                 continue
-            part = self._selected(*item)
+            part = self._selected(block)
             in_pass += len(part.rows)
             while len(part.rows):
-                taken, part = _split(part, self._config.shuffle_buffer - rows)
-                parts.append(taken)
-                rows += len(taken.rows)
+                room = self._config.shuffle_buffer - rows
+                parts.append(part[:room])
+                rows += len(parts[-1].rows)
+                part = part[room:]
                 if rows == self._config.shuffle_buffer:
                     yield parts
                     parts, rows = [], 0
 
-    def _selected(self, block: LabelledBlock, reading: int) -> SelectedRows:
+    def _selected(self, block: LabelledBlock) -> SelectedRows:
         """The rows of a block that are trained; all others are counted."""
-        assert block.table is not None
-        source, totals = self._sources[block.source], block.totals
-        names = source.source.rows.names
-        self._read += totals.read
-        if self._quarantine and block.rejected and not self._passes and not reading:
-            with self._quarantine.open("a", encoding="utf-8") as file:
-                file.writelines(f"{to_quarantine_line(line, names)}\n" for line in block.rejected)
-        self._rejected += Counter(totals.bad) + Counter(totals.unlabelled)
-        if not reading:
-            self._limit.add(totals, names)
+        source, names = self._sources[block.source], self._sources[block.source].source.rows.names
+        self._totals.add(block.totals)
+        if not block.reading:
+            if self._quarantine and block.rejected and not self._passes:
+                with self._quarantine.open("a", encoding="utf-8") as file:
+                    file.writelines(f"{to_quarantine_line(line, names)}\n" for line in block.rejected)
+            self._limit.add(block.totals, names)
             if self._limit.is_exceeded():
                 self._limit.check()
-        table = Table([block.table])
-        evaluated = np.fromiter((key in self._evaluated for key in table.keys.tolist()), bool, len(table))
-        sampled = self._is_sampled(table, source.share_of(reading))
-        left = np.flatnonzero(~evaluated & sampled)
+        part = SelectedRows.all_of(Table([block.table]), names)
+        keys, share = part.table.keys, source.share_of(block.reading)
+        evaluated = np.fromiter((key in self._evaluated for key in keys.tolist()), bool, len(keys))
+        sampled = np.ones(len(keys), bool)
+        if share < 1:  # as mixing.sample_times does
+            sampled = uniform(keys, f"draw {self._seed}") < np.uint64(share * 2.0**64)
         self._dropped[EVALUATED] += int(evaluated.sum())
         self._dropped[NOT_SAMPLED] += int((~evaluated & ~sampled).sum())
-        part = SelectedRows(table, names, left, np.ones(len(left), np.int64))
-        empty = table.examples[left] == 0
-        too_long = int((empty & table.too_long[left]).sum())
-        self._dropped[TOO_LONG] += too_long
-        self._dropped[UNTRAINED] += int(empty.sum()) - too_long
-        self._summary.rows += int(empty.sum())
-        self._summary.dropped += int(empty.sum())
-        self._summary.too_long += too_long
-        self._summary.longest = max(self._summary.longest, int(table.longest[left].max(initial=0)))
-        count_warnings(part, self._warnings, self._details)
-        return SelectedRows(table, names, left[~empty], part.times[~empty])
-
-    def _is_sampled(self, table: Table, share: float) -> Flags:
-        """For each row whether it is in the *share* of them that is sampled, as by ``mixing.sample_times``."""
-        if share == 1:
-            return np.ones(len(table), bool)
-        sampled: Flags = uniform(table.keys, f"draw {self._seed}") < np.uint64(share * 2.0**64)
-        return sampled
+        part = part[~evaluated & sampled]
+        self._warnings.add(part)
+        return part[self._summary.add_dropped(part)]
 
     def trained(self, items: int) -> None:
         """Note that *items* are trained by now; a window is counted once all of it is trained."""
         self._reached = items
-        while self._windows and self._items + len(self._windows[0]) <= items:
+        while self._windows and self._items + len(self._windows[0].items) <= items:
             window = self._windows.popleft()
-            self._count(window, len(window))
+            self._count(window, len(window.items))
 
     def _count(self, window: ShuffleWindow, items: int) -> None:
-        first = window.first_items(items)
-        rows = sum(map(len, first.rows))
-        self._items += first.items
-        self._summary.rows += rows
-        self._summary.kept += rows
-        self._summary.examples += first.examples
-        self._summary.tokens += first.tokens
-        self._summary.trained += first.trained_tokens
-        for part, own in zip(window.parts, first.rows, strict=True):
-            self._digest.update(part.table.digests[own].tobytes())
+        """Count the first *items* of *window*."""
+        examples, summary = window.examples, self._summary
+        numbers = np.array([number for at in range(items) for number in window.items[at]], np.int64)
+        self._items += items
+        summary.examples += len(numbers)
+        summary.tokens += int(examples.lengths[numbers].sum())
+        summary.trained += int(examples.trained_tokens[numbers].sum())
+        for part, rows in zip(examples.parts, examples.rows_of(numbers), strict=True):
+            summary.kept += len(rows)
+            self._digest.update(part.table.digests[rows].tobytes())
 
     def outcome(self) -> StreamOutcome:
         """The account of all rows, once the last item is trained."""
@@ -231,32 +274,13 @@ class Stream(TrainingSet):
             self._count(self._windows[0], self._reached - self._items)
         self._windows.clear()
         summary = self._summary
-        summary.warnings = {warning.name.lower(): times for warning, times in self._warnings.items()}
+        summary.rows, summary.warnings = summary.kept + summary.dropped, self._warnings.by_name()
         passes = f"{self._passes:,} complete pass{'' if self._passes == 1 else 'es'} over the data"
-        summary.notes = [passes, *warning_texts(self._warnings, self._details)]
+        summary.notes = [passes, *self._warnings.texts()]
         if self._config.packing and self._items:
             fill = summary.tokens / (self._items * self._config.max_length)
-            summary.packing = {"rows_before": summary.examples, "rows": self._items, "fill": fill}
-            summary.notes.append(
-                f"{count(summary.examples, 'example')} packed into {count(self._items, 'row')} of "
-                f"{self._config.max_length} tokens, {fill:.2%} full"
-            )
-        left = self._read - summary.kept - self._rejected.total() - self._dropped.total()
-        dropped = {why: rows for why, rows in {**self._dropped, NOT_REACHED: left}.items() if rows}
-        account = Account(self._read, summary.kept, 0, dict(self._rejected.most_common()), dropped)
-        return StreamOutcome(account, summary, self._digest.hexdigest())
+            summary.add_packing(self._items, fill, self._config.max_length)
+        return StreamOutcome(self._account(), summary, self._digest.hexdigest())
 
-    def _reasons(self) -> str:
-        reasons = [*self._rejected.most_common(), *self._dropped.most_common()]
-        return ", ".join(f"{rows:,} {why}" for why, rows in reasons[:SHOWN] if rows)
-
-
-def _ranks_on_this_machine(environ: Mapping[str, str]) -> int:
-    """The number of ranks that share the cores of this machine, as launchers report it."""
-    return int(environ.get("LOCAL_WORLD_SIZE") or environ.get("LOCAL_SIZE") or "1")
-
-
-def _split(part: SelectedRows, rows: int) -> tuple[SelectedRows, SelectedRows]:
-    """The first *rows* of *part*, and the rest."""
-    first = SelectedRows(part.table, part.names, part.rows[:rows], part.times[:rows])
-    return first, SelectedRows(part.table, part.names, part.rows[rows:], part.times[rows:])
+    def _account(self) -> Account:
+        return make_account([self._totals], self._dropped, self._summary, Summary(), NOT_REACHED)

@@ -20,15 +20,12 @@ class StreamDataset(IterableDataset):  # type: ignore[misc]
     """As many items of a stream as are trained: to the Trainer they are one epoch, however many passes that takes.
 
     Each process takes its part of every batch from the same items; accelerate sees to that.
-
-    Attributes:
-        rows_per_step: items of an optimizer step, on all ranks together.
     """
 
     weighted = None
 
     def __init__(self, stream: Stream, order: RowOrder, steps: int) -> None:
-        self.rows_per_step = 1
+        self.rows_per_step = 1  # items of an optimizer step, on all ranks together
         self.callbacks = [StreamProgress(self)]
         self.stream = stream
         self._order, self._steps = order, steps

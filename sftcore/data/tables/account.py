@@ -6,75 +6,57 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from sftcore.core.errors import DataError
 from sftcore.data.row_types import Origin
-from sftcore.data.sources.rejected import SHOWN, RejectedRow, check_bad_rows, kind_of_reason
+from sftcore.data.sources.rejected import SHOWN, RejectedRow, kind_of_reason, rejected_rows
 from sftcore.data.tables.summary import Summary
 from sftcore.runtime.console import count
 
 EVALUATED, NOT_SAMPLED = "also in data.eval", "not sampled"
-TOO_LONG, UNTRAINED = "too long", "without a trained token"
-"""Why rows are dropped."""
+TOO_LONG, UNTRAINED = "too long", "without a trained token"  # why rows are dropped
 
 MAX_KINDS, OTHER_KINDS = 200, "other reasons"
 """How many kinds of reasons are counted separately, and the name of the rest."""
 
-RejectedPlace = tuple[int, int, str]
-"""A rejected row: the number of its file, its line, and the reason."""
+RejectedPlace = tuple[int, int, str]  # a rejected row: the number of its file, its line, and the reason
 
 
 @dataclass
 class RowTotals:
     """The account of the rows of a source, or of a part of it, in numbers."""
 
-    read: int = 0
-    """Rows that were read."""
-    tokens: int = 0
-    """Tokens of their examples."""
-    bad: dict[str, int] = field(default_factory=dict)
-    """Rows that could not be read, by kind of reason."""
-    first_bad: list[RejectedPlace] = field(default_factory=list)
-    """The first of them, in order."""
-    unlabelled: dict[str, int] = field(default_factory=dict)
-    """Rows that cannot be labelled, by kind of reason."""
-    first_unlabelled: list[RejectedPlace] = field(default_factory=list)
-    """The first of them, in order."""
-    columns: list[str] = field(default_factory=list)
-    """Columns that rows had, where some are renamed."""
-    size: int = 0
-    """Bytes of the tables, and of the rejected rows."""
-
-    @classmethod
-    def for_block(
-        cls, read: int, tokens: int, bad: Sequence[RejectedRow], unlabelled: Sequence[RejectedRow], file: int
-    ) -> RowTotals:
-        """The totals of some rows of the *file* of this number."""
-        return cls(read, tokens, _kinds(bad), _places(bad, file), _kinds(unlabelled), _places(unlabelled, file))
+    read: int = 0  # rows that were read
+    tokens: int = 0  # tokens of their examples
+    bad: dict[str, int] = field(default_factory=dict)  # rows that could not be read, by kind of reason
+    first_bad: list[RejectedPlace] = field(default_factory=list)  # the first of them, in order
+    unlabelled: dict[str, int] = field(default_factory=dict)  # rows that cannot be labelled, by kind of reason
+    first_unlabelled: list[RejectedPlace] = field(default_factory=list)  # the first of them, in order
+    columns: list[str] = field(default_factory=list)  # columns that rows had, where some are renamed
+    size: int = 0  # bytes of the tables, and of the rejected rows
 
     def add(self, other: RowTotals) -> None:
-        """Add the totals of further rows."""
+        """Add the totals of further rows; of too many kinds of reasons the rest is counted as one."""
         self.read += other.read
         self.tokens += other.tokens
-        _add_kinds(self.bad, other.bad)
+        self.size += other.size
+        for kinds, more in ((self.bad, other.bad), (self.unlabelled, other.unlabelled)):
+            for kind, rows in more.items():
+                known = kind if kind in kinds or len(kinds) < MAX_KINDS else OTHER_KINDS
+                kinds[known] = kinds.get(known, 0) + rows
         self.first_bad = [*self.first_bad, *other.first_bad][:SHOWN]
-        _add_kinds(self.unlabelled, other.unlabelled)
         self.first_unlabelled = [*self.first_unlabelled, *other.first_unlabelled][:SHOWN]
         self.columns = list(dict.fromkeys([*self.columns, *other.columns]))
-        self.size += other.size
+
+    @property
+    def rejected(self) -> Counter[str]:
+        """All rows that are not used, by kind of reason."""
+        return Counter(self.bad) + Counter(self.unlabelled)
 
 
-def _add_kinds(kinds: dict[str, int], more: Mapping[str, int]) -> None:
-    """Add *more* to the numbers by kind; of too many kinds the rest is counted as one."""
-    for kind, rows in more.items():
-        known = kind if kind in kinds or len(kinds) < MAX_KINDS else OTHER_KINDS
-        kinds[known] = kinds.get(known, 0) + rows
-
-
-def _kinds(rejected: Sequence[RejectedRow]) -> dict[str, int]:
-    return dict(Counter(kind_of_reason(row.reason) for row in rejected))
-
-
-def _places(rejected: Sequence[RejectedRow], file: int) -> list[RejectedPlace]:
-    return [(file, row.origin.line, row.reason) for row in rejected[:SHOWN]]
+def count_rejected(rejected: Sequence[RejectedRow], file: int) -> tuple[dict[str, int], list[RejectedPlace]]:
+    """The numbers of rows of a *file* by kind of reason, and the first rows."""
+    kinds = Counter(kind_of_reason(row.reason) for row in rejected)
+    return dict(kinds), [(file, row.origin.line, row.reason) for row in rejected[:SHOWN]]
 
 
 def rejected_at(places: Sequence[RejectedPlace], names: Sequence[str]) -> list[RejectedRow]:
@@ -82,12 +64,20 @@ def rejected_at(places: Sequence[RejectedPlace], names: Sequence[str]) -> list[R
     return [RejectedRow(Origin(names[file], line), reason) for file, line, reason in places]
 
 
-class BadRowLimit:
-    """Counts the malformed rows of all sources against ``data.max_bad_rows``.
+def check_usable(parts: Sequence[tuple[RowTotals, Sequence[str]]], prefix: str = "") -> None:
+    """Check that a row of *parts*, each with the names of its files, could be read and labelled.
 
-    Args:
-        most: the number that is tolerated; below 1 a share of the rows read.
+    Raises:
+        DataError: none could; the message begins with *prefix*.
     """
+    rejected = sum(totals.rejected.total() for totals, _ in parts)
+    if rejected and rejected == sum(totals.read for totals, _ in parts):
+        places = [([*totals.first_bad, *totals.first_unlabelled], names) for totals, names in parts]
+        raise DataError(prefix + rejected_rows([str(row) for item in places for row in rejected_at(*item)], rejected))
+
+
+class BadRowLimit:
+    """Counts the malformed rows of all sources against ``data.max_bad_rows``: *most*, below 1 a share of those read."""
 
     def __init__(self, most: float) -> None:
         self._most = most
@@ -108,9 +98,22 @@ class BadRowLimit:
         """Check that the rows counted are not too many.
 
         Raises:
-            DataError: they are; the message has the first, and the numbers of all.
+            DataError: they are; the first are listed, and all are counted by reason.
         """
-        check_bad_rows(self._first, self._totals.bad, self._totals.read, self._most)
+        kinds, read, most = Counter(self._totals.bad), self._totals.read, self._most
+        number = kinds.total()
+        if number <= (most * read if most < 1 else most):
+            return
+        lines = [rejected_rows([str(row) for row in self._first], number)]
+        if number > SHOWN:
+            lines += [f"{rows:>8,} x {kind}" for kind, rows in kinds.most_common(SHOWN)]
+            others = number - sum(rows for _, rows in kinds.most_common(SHOWN))
+            lines += [f"{others:>8,} x other reasons"] if others else []
+            lines += ["  data.max_bad_rows lets a run continue without malformed rows"] if not most else []
+        if most:
+            allowed = f"{most:.2%} of {count(read, 'row')}" if most < 1 else f"{most:,.0f}"
+            lines.append(f"  data.max_bad_rows is {allowed}")
+        raise DataError("\n".join(lines))
 
 
 @dataclass(frozen=True)
@@ -120,10 +123,9 @@ class Account:
     read: int = 0
     trained: int = 0
     evaluated: int = 0
+    # by reason: malformed rows and those that cannot be labelled; excluded rows and those of which nothing is trained
     rejected: Mapping[str, int] = field(default_factory=dict)
-    """Malformed rows, and rows that the chat template cannot label, by reason."""
     dropped: Mapping[str, int] = field(default_factory=dict)
-    """Rows that a key of the configuration excludes, or of which nothing is trained, by reason."""
 
     def __post_init__(self) -> None:
         total = self.trained + self.evaluated + sum(self.rejected.values()) + sum(self.dropped.values())
@@ -149,16 +151,18 @@ def merge(first: Account, second: Account) -> Account:
 
 
 def make_account(
-    totals: Sequence[RowTotals], dropped: Mapping[str, int], train: Summary, evaluation: Summary
+    totals: Sequence[RowTotals], dropped: Mapping[str, int], train: Summary, evaluation: Summary, rest: str = ""
 ) -> Account:
-    """The account of the rows of *totals*, some of them *dropped* by the selection, the rest in one of the sets."""
-    rejected = Counter[str]()
-    for part in totals:
-        rejected += Counter(part.bad) + Counter(part.unlabelled)
+    """The account of the rows of *totals*, some of them *dropped* by the selection, the others in one of the sets.
+
+    *rest* is the reason of those that are in neither yet, where a stream has ended.
+    """
+    rejected = sum((part.rejected for part in totals), Counter[str]())
     reasons = Counter(dropped)
-    for summary in (train, evaluation):
-        reasons[TOO_LONG] += summary.too_long
-        reasons[UNTRAINED] += summary.dropped - summary.too_long
-    dropped = {reason: rows for reason, rows in reasons.items() if rows}
+    reasons[TOO_LONG] += train.too_long + evaluation.too_long
+    reasons[UNTRAINED] += train.dropped - train.too_long + evaluation.dropped - evaluation.too_long
     read = sum(part.read for part in totals)
+    if rest:
+        reasons[rest] = read - train.kept - evaluation.kept - rejected.total() - reasons.total()
+    dropped = {reason: rows for reason, rows in reasons.items() if rows}
     return Account(read, train.kept, evaluation.kept, dict(rejected.most_common()), dropped)

@@ -7,52 +7,56 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sftcore.data.batching.padded_sampler import MapStyleSet
 from sftcore.data.row_types import Example, Origin
-from sftcore.data.tables.table import Integers, Table
+from sftcore.data.tables.table import Flags, Integers, Table
 
 
 @dataclass(frozen=True, eq=False)
 class SelectedRows:
-    """The rows of one source in a set.
+    """The rows of one source in a set."""
 
-    Attributes:
-        table: all rows of the source.
-        names: of its files, as messages call them.
-        rows: numbers of the rows in the set, in order.
-        times: how often each is in an epoch.
-    """
+    table: Table  # all rows of the source
+    names: Sequence[str]  # of its files, as messages call them
+    rows: Integers  # numbers of the rows in the set, in order
+    times: Integers  # how often each is in an epoch
 
-    table: Table
-    names: Sequence[str]
-    rows: Integers
-    times: Integers
+    @classmethod
+    def all_of(cls, table: Table, names: Sequence[str]) -> SelectedRows:
+        """All rows of *table*, once each."""
+        return cls(table, names, np.arange(len(table)), np.ones(len(table), np.int64))
 
     def origin(self, row: int) -> Origin:
         """The origin of the row of this number in the table."""
         return Origin(self.names[self.table.file[row]], int(self.table.line[row]))
 
+    def __getitem__(self, chosen: slice | Flags) -> SelectedRows:
+        """Some of these rows."""
+        return SelectedRows(self.table, self.names, self.rows[chosen], self.times[chosen])
+
     @property
-    def examples(self) -> tuple[Integers, Integers]:
-        """The numbers of all examples of the rows, in order, and how often each is in an epoch."""
-        counts = self.table.examples[self.rows]
-        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        return np.repeat(self.table.first_example[self.rows], counts) + within, np.repeat(self.times, counts)
+    def keys(self) -> NDArray[np.void]:
+        """Content key of each row."""
+        return self.table.keys[self.rows]
+
+    @property
+    def example_times(self) -> Integers:
+        """How often each example of the table is in an epoch."""
+        times = np.zeros(len(self.table), np.int64)
+        times[self.rows] = self.times
+        return times[self.table.row_of]
 
 
 class Examples(MapStyleSet):
-    """The examples of some sources, those of a row that is repeated each time.
-
-    All of them come once before any comes a second time.
-    """
+    """The examples of some sources, as often as their rows: all of them come once before any comes a second time."""
 
     def __init__(self, parts: Sequence[SelectedRows]) -> None:
         self.parts = parts
-        pairs = [part.examples for part in parts]
-        numbers = _concatenated([numbers for numbers, _ in pairs])
-        times = _concatenated([times for _, times in pairs])
-        owners = np.repeat(np.arange(len(parts)), [len(numbers) for numbers, _ in pairs])
+        sizes = [len(part.table.row_of) for part in parts]
+        numbers, owners = _concatenated([*map(np.arange, sizes)]), np.repeat(np.arange(len(parts)), sizes)
+        times = _concatenated([part.example_times for part in parts])
         rounds = [times > number for number in range(int(times.max(initial=0)))]
         self._numbers = _concatenated([numbers[taken] for taken in rounds])
         self._owners = _concatenated([owners[taken] for taken in rounds])
@@ -61,10 +65,8 @@ class Examples(MapStyleSet):
         return len(self._numbers)
 
     def __getitem__(self, index: int) -> Example:  # type: ignore[override]  # nothing slices
-        number, part = int(self._numbers[index]), self.parts[self._owners[index]]
-        tokens = part.table.tokens(number)
-        origin = part.origin(int(part.table.row_of[number]))
-        return Example(tokens.input_ids, tokens.labels, (len(tokens.labels),), (origin,), tokens.weights)
+        number, part = int(self._numbers[index]), self.parts[int(self._owners[index])]
+        return part.table.example(number, (part.origin(int(part.table.row_of[number])),))
 
     def rows_of(self, examples: Integers) -> list[Integers]:
         """For each part the numbers of the rows of *examples*, each once, in order."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import accumulate, pairwise
-from typing import NamedTuple
+from itertools import chain, pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,15 +14,7 @@ from xxhash import xxh3_128
 from sftcore.core.errors import DataError, RowError
 from sftcore.core.types import IGNORE_INDEX
 from sftcore.data.sources.formats import ParsedRow
-from sftcore.data.tables.arrow_arrays import (
-    bool_array,
-    digest_array,
-    large_list_array,
-    list_array,
-    number_array,
-    string_array,
-)
-from sftcore.data.tables.table import LABEL_WARNINGS, SCHEMA, Flags, Integers
+from sftcore.data.tables.table import LABEL_WARNINGS, SCHEMA, Flags, Integers, to_arrow
 from sftcore.labelling import (
     LabelledConversation,
     Labeller,
@@ -36,6 +28,16 @@ from sftcore.labelling import (
 from sftcore.labelling.token_labels import label_columns
 from sftcore.tokenization import TokenColumns
 
+_Rendered = RenderedConversation | RowError  # a row before it is tokenized
+
+_Special = LabelledConversation | RowError
+"""A row whose examples are not those that were rendered: it was truncated, or cannot be labelled."""
+
+_Warnings = list[tuple[int, int, str | None]]
+"""Warnings about a row: positions in :data:`LABEL_WARNINGS`, each with number of times and detail."""
+
+_TOO_LONG = LABEL_WARNINGS.index(LabelWarning.TOO_LONG)
+
 
 def label_row(row: ParsedRow, labeller: Labeller, policy: Policy) -> LabelledConversation:
     """The examples of *row*, none longer than *policy* says.
@@ -46,94 +48,61 @@ def label_row(row: ParsedRow, labeller: Labeller, policy: Policy) -> LabelledCon
     return truncate(labeller, row.conversation, labeller.label(row.conversation, policy), policy)
 
 
-class _Tokens(NamedTuple):
-    """The tokens of many examples, one after another; ``weights`` is None where each trained one weighs 1."""
+class _Examples(NamedTuple):
+    """The tokens of examples, one after another."""
 
     ids: NDArray[np.int32]
     trained: Flags
-    weights: NDArray[np.float64] | None
+    weights: NDArray[np.float64] | None  # None where each trained token weighs 1
+    offsets: Integers  # where each example begins, and the last ends
+    owner: Integers  # number of the row of each example
 
-    def counts(self, offsets: Integers) -> Integers:
-        """The number of trained tokens between each two of *offsets*."""
-        counts = np.zeros(len(offsets) - 1, np.int64)
-        some = offsets[:-1] < offsets[1:]
-        if some.any():
-            counts[some] = np.add.reduceat(self.trained, offsets[:-1][some], dtype=np.int64)
+    def trained_tokens(self) -> Integers:
+        """The number of trained tokens of each example."""
+        starts, ends = self.offsets[:-1], self.offsets[1:]
+        counts = np.zeros(len(starts), np.int64)
+        if (some := starts < ends).any():
+            counts[some] = np.add.reduceat(self.trained, starts[some], dtype=np.int64)
         return counts
-
-
-_Warnings = list[tuple[int, int, str | None]]
-"""Warnings about a row: positions in :data:`LABEL_WARNINGS`, each with number of times and detail."""
-
-_TOO_LONG = LABEL_WARNINGS.index(LabelWarning.TOO_LONG)
-
-_Rendered = RenderedConversation | RowError
-"""A row before it is tokenized."""
-
-
-class _KeptExamples(NamedTuple):
-    """The tokens of the examples that are kept, their offsets in these, and of each its row and trained tokens."""
-
-    tokens: _Tokens
-    offsets: Integers
-    owner: Integers
-    trained: Integers
-
-
-class _SpecialRow(NamedTuple):
-    """A row whose examples are not those that were rendered: it has an error, or was truncated."""
-
-    error: RowError | None = None
-    truncated: LabelledConversation | None = None
 
 
 def label_rows(
     rows: Sequence[ParsedRow], labeller: Labeller, policy: Policy, file: int = 0
 ) -> tuple[pa.RecordBatch, list[tuple[ParsedRow, RowError]]]:
-    """Label *rows* as :func:`label_row` does.
+    """*rows* of the *file* of this number, labelled as :func:`label_row` does, and those that cannot be labelled.
 
-    Args:
-        file: the number of the file that they come from.
-
-    Returns:
-        A batch with the columns of :data:`SCHEMA`, and the rows that cannot be labelled.
+    The batch has the columns of :data:`SCHEMA`.
 
     Raises:
         DataError: a row is too long, and the policy is to end the run.
     """
     rendered = [_render(row, labeller, policy) for row in rows]
-    examples = RenderedColumns.from_rows(rendered)
-    columns = labeller.encoder.encode(examples.texts)
-    labels = label_columns(labeller.tokenizer, columns, examples.spans, labeller.added_ids)
-    tokens = _Tokens(columns.ids, labels.trained, labels.weights)
-    merged = _merged(columns, examples)
+    texts = RenderedColumns.from_rows(rendered)
+    columns = labeller.encoder.encode(texts.texts)
+    labels = label_columns(labeller.tokenizer, columns, texts.spans, labeller.added_ids)
+    examples = _Examples(columns.ids, labels.trained, labels.weights, columns.text_offsets, texts.owners)
     errors = {**columns.errors, **labels.rejected}
 
-    owner = examples.owners
-    lengths = np.diff(columns.text_offsets)
     longest = np.zeros(len(rows), np.int64)
-    np.maximum.at(longest, owner, lengths)
-    special: dict[int, _SpecialRow] = {
-        at: _SpecialRow(error) for at, error in enumerate(rendered) if isinstance(error, RowError)
-    }
+    np.maximum.at(longest, examples.owner, np.diff(examples.offsets))
+    special: dict[int, _Special] = {at: error for at, error in enumerate(rendered) if isinstance(error, RowError)}
     for example in sorted(errors, reverse=True):
-        special[int(owner[example])] = _SpecialRow(errors[example])
+        special[int(examples.owner[example])] = errors[example]
     for at in np.flatnonzero(longest > (policy.max_length or np.iinfo(np.int64).max)).tolist():
         if at not in special:
             special[at] = _truncated(rows[at], rendered[at], labeller, policy)
-
-    warnings = _warnings(rendered, merged, owner, special)
-    plain = np.ones(len(rows), bool)
-    plain[list(special)] = False
     for at, row in special.items():
-        longest[at] = row.truncated.longest if row.truncated else 0
-    failed = {at: row.error for at, row in sorted(special.items()) if row.error}
+        longest[at] = 0 if isinstance(row, RowError) else row.longest
+
+    merged = np.bincount(texts.owners, _merged(columns, texts), len(rows)).astype(np.int64)
+    warnings = _warnings(rendered, merged, special)
+    failed = {at: row for at, row in sorted(special.items()) if isinstance(row, RowError)}
     labelled = [at for at in range(len(rows)) if at not in failed]
     batch = _batch(
         [rows[at] for at in labelled],
         file,
         longest[labelled],
-        _kept(tokens, columns.text_offsets, owner, plain, special),
+        *_kept(examples, special),
         np.array(labelled, np.int64),
         [warnings[at] for at in labelled],
     )
@@ -147,144 +116,132 @@ def _render(row: ParsedRow, labeller: Labeller, policy: Policy) -> _Rendered:
         return error
 
 
-def _truncated(row: ParsedRow, rendered: _Rendered, labeller: Labeller, policy: Policy) -> _SpecialRow:
-    """The result of truncating a row that is too long.
-
-    Raises:
-        DataError: the policy is to end the run.
-    """
+def _truncated(row: ParsedRow, rendered: _Rendered, labeller: Labeller, policy: Policy) -> _Special:
+    """A row that is too long, truncated; or a DataError, if the policy is to end the run."""
     assert not isinstance(rendered, RowError)
     try:
-        return _SpecialRow(truncated=truncate(labeller, row.conversation, labeller.tokenize(rendered), policy))
+        return truncate(labeller, row.conversation, labeller.tokenize(rendered), policy)
     except TooLongError as error:
         raise DataError(f"{row.origin}: {error}") from None
     except RowError as error:
-        return _SpecialRow(error)
+        return error
 
 
-def _merged(columns: TokenColumns, examples: RenderedColumns) -> Integers:
-    """For each of *examples* the number of turns that begin or end within a token."""
-    crossed = np.zeros(len(examples.turns), bool)
-    for characters in examples.edges.T:
-        after, until = columns.tokens_around(examples.turns, characters)
+def _merged(columns: TokenColumns, texts: RenderedColumns) -> Integers:
+    """For each of *texts* the number of turns that begin or end within a token."""
+    crossed = np.zeros(len(texts.turns), bool)
+    for characters in texts.edges.T:
+        after, until = columns.tokens_around(texts.turns, characters)
         crossed |= after < until
-    return np.bincount(examples.turns[crossed], minlength=len(examples.texts))
+    return np.bincount(texts.turns[crossed], minlength=len(texts.texts))
 
 
-def _warnings(
-    rendered: Sequence[_Rendered], merged: Integers, owner: Integers, special: Mapping[int, _SpecialRow]
-) -> list[_Warnings]:
+def _warnings(rendered: Sequence[_Rendered], merged: Integers, special: Mapping[int, _Special]) -> list[_Warnings]:
     """The warnings on each row."""
     warnings: list[_Warnings] = []
-    times_merged = np.bincount(owner, merged, len(rendered)).astype(np.int64).tolist()
-    for at, row in enumerate(rendered):
-        result = special[at].truncated if at in special else row
+    for at, (row, times_merged) in enumerate(zip(rendered, merged.tolist(), strict=True)):
+        result = special.get(at, row)
         own: _Warnings = []
-        if isinstance(result, (RenderedConversation, LabelledConversation)):
+        if not isinstance(result, RowError):
             own = [
                 (LABEL_WARNINGS.index(warning), times, result.details.get(warning))
                 for warning, times in result.warnings.items()
                 if times
             ]
-        if times_merged[at] and at not in special:
-            own.append((LABEL_WARNINGS.index(LabelWarning.CROSSED_BOUNDARY), times_merged[at], None))
+        if times_merged and at not in special:
+            own.append((LABEL_WARNINGS.index(LabelWarning.CROSSED_BOUNDARY), times_merged, None))
         warnings.append(own)
     return warnings
 
 
-def _kept(
-    tokens: _Tokens, offsets: Integers, owner: Integers, plain: Flags, special: Mapping[int, _SpecialRow]
-) -> _KeptExamples:
-    """The examples with a trained token: of *plain* rows as they are, of others truncated."""
-    trained = tokens.counts(offsets)
-    kept = (trained > 0) & plain[owner]
+def _kept(examples: _Examples, special: Mapping[int, _Special]) -> tuple[_Examples, Integers]:
+    """The examples with a trained token, those of *special* rows as truncated; and the trained tokens of each."""
+    ids, trained, weights, offsets, owner = examples
+    trained_tokens = examples.trained_tokens()
+    kept = (trained_tokens > 0) & ~np.isin(owner, list(special))
     truncated = [
         (at, example)
         for at, row in special.items()
-        if row.truncated
-        for example in row.truncated.examples
+        if isinstance(row, LabelledConversation)
+        for example in row.examples
         if example.trained
     ]
     if not truncated and kept.all():
-        return _KeptExamples(tokens, offsets, owner, trained)
-    weighted = tokens.weights is not None or any(example.weights is not None for _, example in truncated)
+        return examples, trained_tokens
+    weighted = weights is not None or any(example.weights is not None for _, example in truncated)
     pieces = [
         (
             int(owner[at]),
-            tokens.ids[first:last],
-            mask := tokens.trained[first:last],
-            mask.astype(np.float64) if tokens.weights is None else tokens.weights[first:last],
+            ids[first:last],
+            mask := trained[first:last],
+            mask.astype(np.float64) if weights is None else weights[first:last],
         )
         for at in np.flatnonzero(kept).tolist()
         for first, last in [offsets[at : at + 2]]
     ]
     for at, example in truncated:
         mask = np.asarray(example.labels, np.int64) != IGNORE_INDEX
-        weights = mask.astype(np.float64) if example.weights is None else np.asarray(example.weights, np.float64)
-        pieces.append((at, np.asarray(example.input_ids, np.int32), mask, weights))
+        own_weights = mask.astype(np.float64) if example.weights is None else np.asarray(example.weights, np.float64)
+        pieces.append((at, np.asarray(example.input_ids, np.int32), mask, own_weights))
     pieces.sort(key=lambda piece: piece[0])
-    rows, ids, masks, all_weights = zip(*pieces, strict=True) if pieces else ((), (), (), ())
-    remaining = _Tokens(
-        np.concatenate([np.empty(0, np.int32), *ids]),
+    rows, all_ids, masks, all_weights = zip(*pieces, strict=True) if pieces else ((), (), (), ())
+    remaining = _Examples(
+        np.concatenate([np.empty(0, np.int32), *all_ids]),
         np.concatenate([np.empty(0, bool), *masks]),
         np.concatenate([np.empty(0), *all_weights]) if weighted else None,
+        np.cumsum([0, *map(len, all_ids)]),
+        np.array(rows, np.int64),
     )
-    new_offsets = np.array([0, *accumulate(map(len, ids))], np.int64)
-    return _KeptExamples(remaining, new_offsets, np.array(rows, np.int64), remaining.counts(new_offsets))
+    return remaining, remaining.trained_tokens()
 
 
 def _batch(
     rows: Sequence[ParsedRow],
     file: int,
     longest: Integers,
-    kept: _KeptExamples,
+    examples: _Examples,
+    trained_tokens: Integers,
     row_numbers: Integers,
     warnings: list[_Warnings],
 ) -> pa.RecordBatch:
-    """A batch with the columns of :data:`SCHEMA`.
-
-    Args:
-        row_numbers: of *rows* in *kept*, which has no others.
-    """
-    tokens, offsets, owner, trained = kept
+    """A batch with the columns of :data:`SCHEMA`; *examples* has *rows* by their *row_numbers*, and no others."""
+    ids, trained, weights, offsets, owner = examples
     first = np.append(np.searchsorted(owner, row_numbers), len(owner))
     lengths = np.diff(offsets).astype(np.int32)
-    too_long = [any(kind == _TOO_LONG for kind, _, _ in row) for row in warnings]
-    weights = SCHEMA.field("weights").type
+    tokens_of_rows = offsets[first]
+    kinds, times, details = zip(*chain.from_iterable(warnings), strict=True) if any(warnings) else ((),) * 3
+    warning_type = SCHEMA.field("warnings").type.value_type
+    columns: list[tuple[Any, ...]] = [  # values, and offsets of lists
+        (np.full(len(rows), file),),
+        ([row.origin.line for row in rows],),
+        ([row.key for row in rows],),
+        (_digests(examples, lengths, first),),
+        ([any(kind == _TOO_LONG for kind, _, _ in row) for row in warnings],),
+        (longest,),
+        (lengths, first),
+        (trained_tokens, first),
+        (ids, tokens_of_rows),
+        (trained, tokens_of_rows),
+        (weights, tokens_of_rows),
+        (
+            pa.StructArray.from_arrays(
+                map(to_arrow, (field.type for field in warning_type), (kinds, times, details)),
+                fields=list(warning_type),
+            ),
+            np.cumsum([0, *map(len, warnings)]),
+        ),
+    ]
     arrays = [
-        number_array(np.full(len(rows), file), pa.int32()),
-        number_array([row.origin.line for row in rows], pa.int64()),
-        digest_array([row.key for row in rows]),
-        digest_array(_digests(tokens, lengths, offsets, first)),
-        bool_array(too_long),
-        number_array(longest, pa.int32()),
-        list_array(first, number_array(lengths, pa.int32())),
-        list_array(first, number_array(trained, pa.int32())),
-        large_list_array(offsets[first], number_array(tokens.ids, pa.int32())),
-        large_list_array(offsets[first], bool_array(tokens.trained)),
-        pa.nulls(len(rows), weights)
-        if tokens.weights is None
-        else large_list_array(offsets[first], number_array(tokens.weights, pa.float64())),
-        _warning_array(warnings),
+        pa.nulls(len(rows), field.type) if values is None else to_arrow(field.type, values, *offsets)
+        for field, (values, *offsets) in zip(SCHEMA, columns, strict=True)
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
 
 
-def _warning_array(warnings: list[_Warnings]) -> pa.Array:
-    kinds, times, details = (
-        zip(*(warning for row in warnings for warning in row), strict=True) if any(warnings) else ((),) * 3
-    )
-    fields = list(SCHEMA.field("warnings").type.value_type)
-    structs = pa.StructArray.from_arrays(
-        [number_array(kinds, pa.int8()), number_array(times, pa.int32()), string_array(details)], fields=fields
-    )
-    return list_array(np.cumsum([0, *map(len, warnings)]), structs)
-
-
-def _digests(tokens: _Tokens, lengths: NDArray[np.int32], offsets: Integers, first: Integers) -> list[bytes]:
+def _digests(examples: _Examples, lengths: NDArray[np.int32], first: Integers) -> list[bytes]:
     """The digest of the tokens of each row, their labels and weights, and the lengths of its examples."""
+    ids, trained, weights, offsets, _ = examples
     digests: list[bytes] = []
-    ids, trained, weights = tokens
     labelled = ids * np.int32(2)
     labelled += trained
     view = labelled.data

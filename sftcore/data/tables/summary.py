@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from typing import Any
@@ -15,42 +15,77 @@ from sftcore.core.types import IGNORE_INDEX, Conversation
 from sftcore.data.row_types import Example, Origin
 from sftcore.data.sources.formats import ParsedRow
 from sftcore.data.tables.examples import Examples, SelectedRows
-from sftcore.data.tables.table import LABEL_WARNINGS
+from sftcore.data.tables.table import LABEL_WARNINGS, Flags
 from sftcore.labelling import Labeller, LabelWarning, Policy
 from sftcore.runtime.console import count
 
-TRIED = 20
-"""How many rows are tried with a template that labels no sample conversation."""
+TRIED = 20  # how many rows are tried with a template that labels no sample conversation
 
 
 @dataclass
 class Summary:
-    """Summary of the rows of one set; ``rows`` is the sum of ``kept`` and ``dropped``."""
+    """Summary of the rows of one set, without those that were rejected, or are in neither set."""
 
-    rows: int = 0
-    """Rows of the set, each counted once: without those that were rejected, or are in neither set."""
-    kept: int = 0
-    """Rows of which at least one example is trained or evaluated."""
-    dropped: int = 0
-    """Rows in which no token is trained, or none is left within ``max_length``."""
-    too_long: int = 0
-    """Rows among the dropped of which an example was longer than ``max_length``."""
-    examples: int = 0
-    """Examples of the kept rows, before packing; those of a row that is repeated count each time."""
-    tokens: int = 0
-    """Tokens of the examples."""
-    trained: int = 0
-    """Trained tokens among them."""
-    longest: int = 0
-    """Tokens of the longest example, before truncation."""
-    warnings: dict[str, int] = field(default_factory=dict)
-    """What else there is to know of the rows, counted; docs/labelling.md explains the names."""
-    worked_example: dict[str, Any] = field(default_factory=dict)
-    """The first example: the origin of its row, its text, and the trained parts."""
-    packing: dict[str, Any] = field(default_factory=dict)
-    """Rows before and after packing, how full they are, and the padding they save; empty without packing."""
-    notes: list[str] = field(default_factory=list)
-    """Status lines about these rows."""
+    rows: int = 0  # kept and dropped, each counted once
+    kept: int = 0  # rows of which at least one example is trained or evaluated
+    dropped: int = 0  # rows in which no token is trained, or none is left within ``max_length``
+    too_long: int = 0  # rows among the dropped of which an example was longer than ``max_length``
+    examples: int = 0  # examples of the kept rows, before packing; those of a row that is repeated count each time
+    tokens: int = 0  # tokens of the examples
+    trained: int = 0  # trained tokens among them
+    longest: int = 0  # tokens of the longest example, before truncation
+    warnings: dict[str, int] = field(default_factory=dict)  # by the names that docs/labelling.md explains
+    worked_example: dict[str, Any] = field(default_factory=dict)  # the first: origin, text and trained parts
+    packing: dict[str, Any] = field(default_factory=dict)  # rows before and after, fill and padding; {} without packing
+    notes: list[str] = field(default_factory=list)  # status lines about these rows
+
+    def add_dropped(self, part: SelectedRows) -> Flags:
+        """Count the rows of *part* of which nothing is trained, and its longest example: the flags of the others."""
+        table = part.table
+        empty: Flags = table.examples[part.rows] == 0
+        self.dropped += int(empty.sum())
+        self.too_long += int((empty & table.too_long[part.rows]).sum())
+        self.longest = max(self.longest, int(table.longest[part.rows].max(initial=0)))
+        return ~empty
+
+    def add_packing(self, rows: int, fill: float, max_length: int, unpacked: str = "", **more: Any) -> None:
+        """Note that the examples share *rows* of *max_length* tokens, of which *fill* is their share."""
+        self.packing = {"rows_before": self.examples, "rows": rows, "fill": fill, **more}
+        packed = f"{count(self.examples, 'example')} packed into {count(rows, 'row')} of {max_length} tokens"
+        self.notes.append(f"{packed}, {fill:.2%} full{unpacked}")
+
+
+class WarningCounts(Counter[LabelWarning]):
+    """The number of times of each warning; ``details`` has the first detail of some."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.details: dict[LabelWarning, str] = {}
+
+    def add(self, part: SelectedRows) -> None:
+        """Add the warnings on the rows of *part*."""
+        table = part.table.warnings
+        if not len(table):
+            return
+        row, kind = table["row"].to_numpy(), table["warning"].to_numpy()
+        chosen = np.isin(row, part.rows)
+        sums = np.bincount(kind[chosen], weights=table["times"].to_numpy()[chosen], minlength=len(LABEL_WARNINGS))
+        detailed = chosen & table["detail"].is_valid().to_numpy()
+        for number in np.flatnonzero(sums).tolist():
+            warning = LABEL_WARNINGS[number]
+            self[warning] += int(sums[number])
+            first = np.flatnonzero(detailed & (kind == number))
+            if warning not in self.details and len(first):
+                self.details[warning] = f"{part.origin(row[first[0]])}: {table['detail'][int(first[0])].as_py()}"
+
+    def by_name(self) -> dict[str, int]:
+        """The numbers by name, as ``run.json`` has them."""
+        return {warning.name.lower(): times for warning, times in self.items()}
+
+    def texts(self) -> list[str]:
+        """The text of each, with its first detail."""
+        details = {warning: f"; {detail}" for warning, detail in self.details.items()}
+        return [warning.message(times) + details.get(warning, "") for warning, times in self.items() if times]
 
 
 def summarize(
@@ -60,57 +95,30 @@ def summarize(
     shown: Callable[[Sequence[Origin]], Sequence[str]],
     unlabelled: int = 0,
 ) -> tuple[Examples, Summary]:
-    """The examples of a set, and the summary of its rows.
+    """The examples of the set of this *name*, and the summary of its rows.
 
     Args:
-        name: of the set, as messages call it.
-        tokenizer: decodes the tokens of the first example.
         shown: returns the beginnings of rows, for the message about a set of which nothing is trained.
         unlabelled: number of rows of its sources that cannot be labelled, for that message too.
 
     Raises:
         DataError: nothing is left to train.
     """
-    examples = Examples(parts)
-    rows = sum(len(part.rows) for part in parts)
-    summary = Summary(rows=rows, examples=len(examples))
-    warnings: Counter[LabelWarning] = Counter()
-    details: dict[LabelWarning, str] = {}
+    examples, summary, warnings = Examples(parts), Summary(), WarningCounts()
     for part in parts:
-        table, chosen = part.table, part.rows
-        empty = table.examples[chosen] == 0
-        summary.kept += int((~empty).sum())
-        summary.dropped += int(empty.sum())
-        summary.too_long += int((empty & table.too_long[chosen]).sum())
-        summary.longest = max(summary.longest, int(table.longest[chosen].max(initial=0)))
-        count_warnings(part, warnings, details)
+        summary.kept += int(summary.add_dropped(part).sum())
+        warnings.add(part)
+    summary.rows, summary.examples = summary.kept + summary.dropped, len(examples)
     summary.tokens, summary.trained = int(examples.lengths.sum()), int(examples.trained_tokens.sum())
-    summary.warnings = {warning.name.lower(): times for warning, times in warnings.items()}
-    summary.notes = list(_notes(summary, warnings, details))
+    summary.warnings, summary.notes = warnings.by_name(), warnings.texts()
+    if empty := summary.dropped - summary.too_long:
+        summary.notes.append(f"{count(empty, 'row')} without a trained token")
     if len(examples):
         summary.worked_example = _readable(examples[0], tokenizer)
-    elif rows:
-        raise DataError(
-            ("" if name == "train" else f"data.{name}: ") + _nothing_left(summary, parts, shown, unlabelled)
-        )
+    elif summary.rows:
+        place = "" if name == "train" else f"data.{name}: "
+        raise DataError(place + _nothing_left(summary, parts, shown, unlabelled))
     return examples, summary
-
-
-def count_warnings(part: SelectedRows, warnings: Counter[LabelWarning], details: dict[LabelWarning, str]) -> None:
-    """Add the warnings on the rows of *part*, and the first detail of each warning."""
-    table = part.table.warnings
-    if not len(table):
-        return
-    row, kind = table["row"].to_numpy(), table["warning"].to_numpy()
-    chosen = np.isin(row, part.rows)
-    sums = np.bincount(kind[chosen], weights=table["times"].to_numpy()[chosen], minlength=len(LABEL_WARNINGS))
-    detailed = chosen & table["detail"].is_valid().to_numpy()
-    for number in np.flatnonzero(sums).tolist():
-        warning = LABEL_WARNINGS[number]
-        warnings[warning] += int(sums[number])
-        first = np.flatnonzero(detailed & (kind == number))
-        if warning not in details and len(first):
-            details[warning] = f"{part.origin(row[first[0]])}: {table['detail'][int(first[0])].as_py()}"
 
 
 def check_template(rows: Iterable[tuple[ParsedRow, Policy]], labeller: Labeller) -> None:
@@ -152,21 +160,6 @@ def _readable(example: Example, tokenizer: Any) -> dict[str, Any]:
         "tokens": len(ids),
         "trained_tokens": sum(map(len, runs)),
     }
-
-
-def warning_texts(warnings: Mapping[LabelWarning, int], details: Mapping[LabelWarning, str]) -> Iterator[str]:
-    """Yield the texts of *warnings*, each with its first detail."""
-    for warning, times in warnings.items():
-        if times:
-            yield warning.message(times) + (f"; {details[warning]}" if warning in details else "")
-
-
-def _notes(
-    summary: Summary, warnings: Mapping[LabelWarning, int], details: Mapping[LabelWarning, str]
-) -> Iterator[str]:
-    yield from warning_texts(warnings, details)
-    if empty := summary.dropped - summary.too_long:
-        yield f"{count(empty, 'row')} without a trained token"
 
 
 def _nothing_left(

@@ -1,4 +1,4 @@
-"""Labelled rows as Arrow: the columns of a table, and reading them as arrays."""
+"""Labelled rows as Arrow: the columns of a table, how they are built, and reading them as numpy arrays."""
 
 from __future__ import annotations
 
@@ -6,23 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from sftcore.core.types import IGNORE_INDEX
+from sftcore.data.row_types import Example, Origin
 from sftcore.labelling import LabelWarning
 
 Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
-DIGEST = 16
-"""Bytes of a digest."""
-
-LABEL_WARNINGS = tuple(LabelWarning)
-"""A warning is stored as its position in these."""
+DIGEST = 16  # bytes of a digest
+LABEL_WARNINGS = tuple(LabelWarning)  # a warning is stored as its position in these
 
 SCHEMA = pa.schema(
     [
@@ -43,31 +41,68 @@ SCHEMA = pa.schema(
 """A table has a row for each that could be read and labelled, also if nothing of it is trained."""
 
 
+def to_arrow(kind: pa.DataType, values: Any, offsets: ArrayLike | None = None) -> pa.Array:
+    """*values* as an array of *kind*; of a list *kind*, the first has those from the first of *offsets* to the second.
+
+    ``pyarrow.array`` would import pandas, which takes longer than labelling a thousand rows.
+    """
+    if offsets is not None:
+        items = values if isinstance(values, pa.Array) else to_arrow(kind.value_type, values)
+        if pa.types.is_large_list(kind):
+            return pa.LargeListArray.from_arrays(to_arrow(pa.int64(), offsets), items)
+        return pa.ListArray.from_arrays(to_arrow(pa.int32(), offsets), items)
+    if kind == pa.binary(DIGEST):
+        return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(b"".join(values))])
+    if kind == pa.string():
+        texts = [(value or "").encode() for value in values]
+        valid = to_arrow(pa.bool_(), [value is not None for value in values]).buffers()[1]
+        ends = np.cumsum([0, *map(len, texts)]).astype(np.int32)
+        return pa.Array.from_buffers(kind, len(texts), [valid, pa.py_buffer(ends), pa.py_buffer(b"".join(texts))])
+    items = np.ascontiguousarray(values, kind.to_pandas_dtype())
+    data = np.packbits(items, bitorder="little") if kind == pa.bool_() else items
+    return pa.Array.from_buffers(kind, len(items), [None, pa.py_buffer(data)])
+
+
 def flat_values(lists: Any) -> Any:
     """The values of all *lists*, an array of lists, one after another; ``flatten`` imports more than it does."""
     first, last = lists.offsets[0].as_py(), lists.offsets[-1].as_py()
     return lists.values.slice(first, last - first)
 
 
-class ExampleTokens(NamedTuple):
-    """The tokens of one example; ``weights`` as in :class:`~sftcore.core.types.Example`."""
+def _to_numpy(column: Any) -> NDArray[Any]:
+    """The values of *column*; those of all its lists, one after another."""
+    if column.type == pa.binary(DIGEST):
+        return np.frombuffer(column.buffers()[1], f"V{DIGEST}", len(column), column.offset * DIGEST)
+    values = flat_values(column) if pa.types.is_nested(column.type) else column
+    return np.asarray(values.to_numpy(zero_copy_only=False))
 
-    input_ids: NDArray[np.int32]
-    labels: NDArray[np.int32]
-    weights: NDArray[np.float64] | None
+
+def _concatenated(parts: list[Any], dtype: str) -> NDArray[Any]:
+    return np.concatenate([np.empty(0, dtype), *parts]).astype(dtype, copy=False)
+
+
+def _column(name: str, dtype: str = "i8") -> cached_property[NDArray[Any]]:
+    """The values of a column of a table, read when it is first accessed."""
+    return cached_property(lambda table: _concatenated([_to_numpy(batch[name]) for batch in table.batches], dtype))
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Labelled rows of one source, in order.
-
-    Attributes:
-        batches: the rows; those of files are mapped into memory, and read when they are used.
-        files: the Arrow files, if they are in files.
-    """
+    """Labelled rows of one source, in order; those of *files* are mapped into memory, and read when they are used."""
 
     batches: Sequence[pa.RecordBatch]
     files: Sequence[Path] = ()
+
+    # of each row, as SCHEMA describes them
+    keys = _column("key", f"V{DIGEST}")
+    digests = _column("digest", f"V{DIGEST}")
+    file = _column("file")
+    line = _column("line")
+    longest = _column("longest")
+    too_long = _column("too_long", "?")
+    # of each example
+    lengths = _column("lengths")
+    trained_tokens = _column("trained_tokens")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let a copy in another process map the files itself, and not carry their content."""
@@ -76,63 +111,10 @@ class Table:
     def __len__(self) -> int:
         return sum(batch.num_rows for batch in self.batches)
 
-    def _concatenated(self, parts: list[Any], dtype: str) -> NDArray[Any]:
-        return np.concatenate([np.empty(0, dtype), *parts]).astype(dtype, copy=False)
-
-    def _numbers(self, name: str, dtype: str) -> NDArray[Any]:
-        return self._concatenated([batch.column(name).to_numpy(zero_copy_only=False) for batch in self.batches], dtype)
-
-    def _items(self, name: str) -> Integers:
-        """The values of all lists in a column, one after another."""
-        return self._concatenated([flat_values(batch.column(name)).to_numpy() for batch in self.batches], "i8")
-
-    def _digests(self, name: str) -> NDArray[np.void]:
-        columns = [batch.column(name) for batch in self.batches]
-        dtype = f"V{DIGEST}"
-        return self._concatenated(
-            [np.frombuffer(column.buffers()[1], dtype, len(column), column.offset * DIGEST) for column in columns],
-            dtype,
-        )
-
-    @cached_property
-    def keys(self) -> NDArray[np.void]:
-        """Key of the content of each row."""
-        return self._digests("key")
-
-    @cached_property
-    def digests(self) -> NDArray[np.void]:
-        """Digest of the labelled tokens of each row."""
-        return self._digests("digest")
-
-    @cached_property
-    def file(self) -> Integers:
-        """Number of the file of each row."""
-        return self._numbers("file", "i8")
-
-    @cached_property
-    def line(self) -> Integers:
-        """Line of each row in its file, from 1."""
-        return self._numbers("line", "i8")
-
-    @cached_property
-    def longest(self) -> Integers:
-        """Tokens of the longest example of each row, before truncation."""
-        return self._numbers("longest", "i8")
-
-    @cached_property
-    def too_long(self) -> Flags:
-        """For each row, whether an example was dropped for its length."""
-        return self._numbers("too_long", "?")
-
     @cached_property
     def examples(self) -> Integers:
         """Number of examples of each row."""
-        return self._concatenated([np.diff(batch.column("lengths").offsets.to_numpy()) for batch in self.batches], "i8")
-
-    @cached_property
-    def first_example(self) -> Integers:
-        """Number of the first example of each row."""
-        return np.cumsum(self.examples) - self.examples
+        return _concatenated([np.diff(batch["lengths"].offsets.to_numpy()) for batch in self.batches], "i8")
 
     @cached_property
     def row_of(self) -> Integers:
@@ -140,19 +122,9 @@ class Table:
         return np.repeat(np.arange(len(self)), self.examples)
 
     @cached_property
-    def lengths(self) -> Integers:
-        """Tokens of each example."""
-        return self._items("lengths")
-
-    @cached_property
-    def trained_tokens(self) -> Integers:
-        """Trained tokens of each example."""
-        return self._items("trained_tokens")
-
-    @cached_property
     def weighted(self) -> bool:
         """Whether any trained token weighs other than 1."""
-        return any(batch.column("weights").null_count < batch.num_rows for batch in self.batches)
+        return any(batch["weights"].null_count < batch.num_rows for batch in self.batches)
 
     @cached_property
     def warnings(self) -> pa.Table:
@@ -161,7 +133,7 @@ class Table:
         parts: list[Any] = []
         before = 0
         for batch in self.batches:
-            column = batch.column("warnings")
+            column = batch["warnings"]
             counts = np.diff(column.offsets.to_numpy())
             if counts.any():
                 rows = np.repeat(np.arange(before, before + len(counts)), counts)
@@ -173,20 +145,22 @@ class Table:
     @cached_property
     def _places(self) -> tuple[Integers, Integers]:
         """For each example the number of its batch, and where its tokens start in it."""
-        lengths = [flat_values(batch.column("lengths")).to_numpy().astype(np.int64) for batch in self.batches]
+        lengths = [flat_values(batch["lengths"]).to_numpy().astype(np.int64) for batch in self.batches]
         numbers = [np.full(len(part), number) for number, part in enumerate(lengths)]
-        return self._concatenated(numbers, "i8"), self._concatenated([np.cumsum(part) - part for part in lengths], "i8")
+        return _concatenated(numbers, "i8"), _concatenated([np.cumsum(part) - part for part in lengths], "i8")
 
-    def tokens(self, example: int) -> ExampleTokens:
-        """The tokens of the example of this number."""
+    def example(self, number: int, origins: Sequence[Origin] = ()) -> Example:
+        """The example of this *number*, with its row's *origins*."""
         batches, starts = self._places
-        batch, start, length = self.batches[batches[example]], starts[example], self.lengths[example]
-        ids, trained, weights = (batch.column(name) for name in ("input_ids", "trained", "weights"))
+        batch, start, length = self.batches[batches[number]], starts[number], self.lengths[number]
+        ids, trained, weights = (batch[name] for name in ("input_ids", "trained", "weights"))
         input_ids = flat_values(ids).slice(start, length).to_numpy()
         mask = flat_values(trained).slice(start, length).to_numpy(zero_copy_only=False)
-        return ExampleTokens(
+        return Example(
             input_ids,
             np.where(mask, input_ids, np.int32(IGNORE_INDEX)),
+            (int(length),),
+            origins,
             flat_values(weights).slice(start, length).to_numpy() if weights.null_count == 0 else None,
         )
 

@@ -88,7 +88,7 @@ def test_evaluation_sources(tmp_path):
     train, held_out = write(tmp_path / "t.jsonl", ["a", "b"]), write(tmp_path / "e.jsonl", ["c"])
     found = prepared(loaded(train, eval=held_out))
     assert (questions(found.train), questions(found.eval)) == (["a", "b"], ["c"])
-    assert [source.path for source in found.sources] == [train, held_out]
+    assert [item.source.config.path for item in found.sources] == [train, held_out]
 
 
 def test_the_fingerprint_is_of_the_content_in_order(tmp_path):
@@ -304,7 +304,8 @@ def qa(number):
 def test_the_format_is_found_behind_rows_that_cannot_be_read(tmp_path):
     path = making.write(tmp_path / "t.jsonl", [*["nonsense"] * 60, *map(qa, range(1000))])
     found = prepared(loaded(path, max_bad_rows=0.1))
-    assert (len(found.train), found.sources[0].bad, found.sources[0].format) == (1000, 60, "qa (auto)")
+    [(source, cached, _)] = found.sources
+    assert (len(found.train), sum(cached.totals.bad.values()), source.format_name) == (1000, 60, "qa (auto)")
     with pytest.raises(DataError) as raised:
         prepared(loaded(path, max_bad_rows=9))
     assert str(raised.value).startswith("60 rows cannot be used")
@@ -315,7 +316,8 @@ def test_a_source_without_a_row_that_can_be_read_is_counted_with_the_others(tmp_
     bad = making.write(tmp_path / "bad.jsonl", ["nonsense"] * 60)
     good = making.write(tmp_path / "good.jsonl", map(qa, range(100)))
     found = prepared(loaded([bad, good], max_bad_rows=0.5))
-    assert (len(found.train), found.sources[0].bad, found.sources[0].format) == (100, 60, "unknown (auto)")
+    (source, cached, _), *_ = found.sources
+    assert (len(found.train), sum(cached.totals.bad.values()), source.format_name) == (100, 60, "unknown (auto)")
     with pytest.raises(DataError, match=r"^60 rows cannot be used(.*\n){12} +60 x not valid JSON"):
         prepared(loaded([bad, good]))
     with pytest.raises(DataError, match=r"^60 rows cannot be used"):

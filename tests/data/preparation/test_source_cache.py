@@ -74,7 +74,7 @@ def configured(data, **options):
 def made(folder, data, serving, **options):
     """Return the prepared data, and the bytes of all files that hold rows."""
     done = prepare(configured(data, **options), REGISTRY, serving, cache=Cache(folder))
-    [(cached, _)] = done.cached
+    [(_, cached, _)] = done.sources
     return done, {path.name: path.read_bytes() for path in cached.folder.iterdir() if path.name != ABOUT}
 
 
@@ -223,7 +223,7 @@ def test_a_preparation_resumed_after_sigkill_has_the_same_rows(tmp_path, data, s
         os.waitpid(child, 0)
         parts = list(folder.glob("*.part/*.json"))
         done = Counting()
-        rows = prepare(configured(data), REGISTRY, serving, done, Cache(folder)).cached[0][0]
+        rows = prepare(configured(data), REGISTRY, serving, done, Cache(folder)).sources[0].cached
         assert {path.name: path.read_bytes() for path in rows.folder.iterdir() if path.name != ABOUT} == right
         assert not list(folder.glob("*.part"))
         resumed += bool(parts) and done.rows < ROWS
@@ -275,7 +275,7 @@ def test_without_file_locks_each_process_prepares_and_one_copy_stays(tmp_path, d
 
 def test_a_truncated_shard_is_prepared_again(tmp_path, data, serving, right):
     done, _ = made(tmp_path, data, serving)
-    [(cached, _)] = done.cached
+    [(_, cached, _)] = done.sources
     shard = cached.folder / "00003.arrow"
     shard.write_bytes(shard.read_bytes()[:-100])
     del done, cached
@@ -461,7 +461,7 @@ def test_a_table_sent_to_another_process_maps_the_files_again(tmp_path, data, se
     sent = pickle.dumps(train.parts[0].table)
     assert len(sent) < 2000
     copied = pickle.loads(sent)
-    assert copied.tokens(7).input_ids.tolist() == train.parts[0].table.tokens(7).input_ids.tolist()
+    assert copied.example(7).input_ids.tolist() == train.parts[0].table.example(7).input_ids.tolist()
 
 
 def test_kinds_of_reasons_do_not_grow_without_end():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sftcore.core.errors import DataError
-from sftcore.data.selection.holdout import exclude, holdout
+from sftcore.data.selection import exclude, holdout
 
 from ..making import keys, said
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sftcore.data.selection.key_hash import uniform
+from sftcore.data.selection import uniform
 from sftcore.data.tables.table import DIGEST
 
 from ..making import keys

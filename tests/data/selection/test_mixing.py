@@ -7,7 +7,7 @@ import random
 import pytest
 
 from sftcore.config.schema import SourceConfig
-from sftcore.data.selection.mixing import sample_times, target_rows
+from sftcore.data.selection import sample_times, target_rows
 
 from ..making import keys
 

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 
 from sftcore.core.errors import DataError
-from sftcore.data.selection.selection import LabelledSource, select
+from sftcore.data.selection import select
+from sftcore.data.tables.examples import SelectedRows
 from sftcore.data.tables.table import SCHEMA, Table
 
 from ..making import key, loaded, said
@@ -26,7 +27,7 @@ def source(texts, digests=None, name="f"):
         {**zero, **empty, "lengths": [], "too_long": False, "key": key(text), "digest": key(digest)}
         for text, digest in zip(texts, digests or texts, strict=True)
     ]
-    return LabelledSource(Table([pa.RecordBatch.from_pylist(rows, SCHEMA)]), [name])
+    return SelectedRows.all_of(Table([pa.RecordBatch.from_pylist(rows, SCHEMA)]), [name])
 
 
 def selected(train, held_out=(), seed=42, options=({},), more=({},), **data):

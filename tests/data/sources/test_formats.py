@@ -14,7 +14,6 @@ from sftcore.data.row_types import Origin
 from sftcore.data.sources.formats import SAMPLE, DataSource, detect_format
 from sftcore.data.sources.readers import UnreadableError
 from sftcore.data.sources.rejected import rejected_rows
-from sftcore.data.sources.renaming import ColumnRenamer
 from sftcore.labelling import Policy
 
 
@@ -89,7 +88,7 @@ def test_a_format_that_fails_names_the_row():
     rejected = []
     rows = sample({"lines": 3}, {})
     source = DataSource(SourceConfig("f"), (), None, "lines", Lines(), Policy())
-    assert not list(source.parse(rows, rejected, ColumnRenamer({})))
+    assert not list(source.parse(rows, rejected, {}))
     assert str(rejected[0]).startswith("f:1: the format Lines failed: TypeError")
     assert str(rejected[1]) == "f:2: the format Lines failed: KeyError: 'lines'"
     assert [bad.row for bad in rejected] == [row for _, row in rows]

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from sftcore.core.errors import DataError
-from sftcore.data.sources.lines import LineRange, split_lines
-from sftcore.data.sources.readers import read_jsonl
+from sftcore.data.sources.readers import LineRange, read_jsonl, split_lines
 
 PIECES = [b"", b" \t ", b"{}", b"\r", b"\x0b{}\x0c", b"a b", "é你".encode(), b"\xff", b"x" * 300]
 

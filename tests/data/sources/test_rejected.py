@@ -1,4 +1,4 @@
-"""Rejected rows: how they are reported, counted and written, and how many a run tolerates."""
+"""Rejected rows: how they are reported, counted and written."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from collections import Counter
 
 import pytest
 
-from sftcore.core.errors import DataError
 from sftcore.data.row_types import Origin
 from sftcore.data.sources.readers import UnreadableError
-from sftcore.data.sources.rejected import MAX_REASON, SHOWN, RejectedRow, check_bad_rows, kind_of_reason, not_an_object
+from sftcore.data.sources.rejected import MAX_REASON, RejectedRow, kind_of_reason, not_an_object
 
 
 def rejected(line, reason="x", **more):
@@ -88,47 +87,3 @@ def test_one_line_of_json(more, written):
 def test_a_deep_row_can_be_written():
     line = rejected(3, row=nested(1500)).to_json()
     assert line.count("[") == line.count("]") == 1500
-
-
-def checked(number, read, most):
-    """Check that many malformed rows, of which 20 each have one reason; the rarest stand first among the reasons."""
-    found = [rejected(line, f"x {line // 20}") for line in range(number)]
-    kinds = Counter(kind_of_reason(bad.reason) for bad in found)
-    check_bad_rows(found[:SHOWN], dict(sorted(kinds.items(), key=lambda item: item[1])), read, most)
-
-
-@pytest.mark.parametrize(
-    ("number", "read", "most"), [(0, 0, 0), (0, 9, 0), (3, 9, 3), (1, 1, 1), (3, 9, 1 / 3), (10, 1000, 0.01)]
-)
-def test_bad_rows_up_to_the_limit_are_tolerated(number, read, most):
-    checked(number, read, most)
-
-
-@pytest.mark.parametrize(("number", "read", "most"), [(1, 9, 0), (4, 9, 3), (2, 2, 1), (4, 9, 1 / 3), (11, 1000, 0.01)])
-def test_one_bad_row_above_the_limit_ends_the_run(number, read, most):
-    with pytest.raises(DataError, match=f"^{number} rows? cannot be used"):
-        checked(number, read, most)
-
-
-def test_a_few_bad_rows_are_all_listed():
-    with pytest.raises(DataError) as raised:
-        checked(2, 9, 0)
-    assert str(raised.value) == "2 rows cannot be used; fix or remove:\n  f:0: x 0\n  f:1: x 0"
-
-
-@pytest.mark.parametrize(("most", "told"), [(0.001, "0.10% of 4,000 rows"), (12, "12")])
-def test_of_many_bad_rows_the_first_are_listed_and_all_are_counted(most, told):
-    with pytest.raises(DataError) as raised:
-        checked(230, 4000, most)
-    head, *lines = str(raised.value).splitlines()
-    assert head == "230 rows cannot be used; fix or remove:"
-    assert lines[: SHOWN + 1] == [*(f"  f:{line}: x 0" for line in range(SHOWN)), "  ... and 220 more"]
-    assert lines[SHOWN + 1 : -1] == [*(f"      20 x x {kind}" for kind in range(SHOWN)), "      30 x other reasons"]
-    assert lines[-1] == f"  data.max_bad_rows is {told}"
-
-
-def test_the_message_names_max_bad_rows():
-    with pytest.raises(
-        DataError, match=r"\n      11 x x 0\n  data.max_bad_rows lets a run continue without malformed rows$"
-    ):
-        checked(11, 11, 0)

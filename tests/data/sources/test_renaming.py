@@ -13,7 +13,8 @@ from sftcore.config.loader import load_config
 from sftcore.core.errors import DataError
 from sftcore.core.registry import Registry
 from sftcore.data import prepare, sample_sources
-from sftcore.data.sources.renaming import ColumnRenamer
+from sftcore.data.row_types import Origin
+from sftcore.data.sources.formats import _sampled, missing_columns, rename_columns
 from sftcore.labelling import Labeller
 
 REGISTRY = Registry.discover()
@@ -32,32 +33,32 @@ REGISTRY = Registry.discover()
 )
 def test_top_level_keys_are_renamed_all_at_once(names, row, renamed):
     before = dict(row)
-    assert ColumnRenamer(names).rename(row) == renamed
+    assert rename_columns(row, names, {}) == renamed
     assert row == before
 
 
 def test_no_column_hides_another():
-    renamer = ColumnRenamer({"a": "b"})
     with pytest.raises(RowError, match="renames a column to 'b', and the row has one of that name"):
-        renamer.rename({"a": 1, "b": 2})
-    assert renamer.rename_any({"a": 1, "b": 2}) == {"a": 1, "b": 2}
-    assert renamer.rename_any(3) == 3
+        rename_columns({"a": 1, "b": 2}, {"a": "b"}, {})
+    rows = iter([(Origin("f", 1), {"a": 1, "b": 2}), (Origin("f", 2), 3)])
+    assert [row for _, row in _sampled(rows, {"a": "b"}, {})] == [{"a": 1, "b": 2}, 3]
 
 
 def test_a_column_that_some_row_has_is_not_missing():
-    renamer = ColumnRenamer({"a": "b", "x": "y"})
-    assert list(renamer.missing()) == []  # no row was seen
+    names = {"a": "b", "x": "y"}
+    seen = {}
+    assert missing_columns(names, list(seen)) == []  # no row was seen
     for row in ({"c": 1}, {"a": 1}, {"d": 1}):
-        renamer.rename(row)
-    assert list(renamer.missing()) == [("x", "c, a, d")]
-    renamer.rename({"x": 1})
-    assert list(renamer.missing()) == []
+        rename_columns(row, names, seen)
+    assert missing_columns(names, list(seen)) == [("x", "c, a, d")]
+    rename_columns({"x": 1}, names, seen)
+    assert missing_columns(names, list(seen)) == []
 
 
 def test_of_many_columns_the_first_are_reported():
-    renamer = ColumnRenamer({"x": "y"})
-    renamer.rename({str(number): 1 for number in range(25)})
-    assert list(renamer.missing()) == [("x", ", ".join(map(str, range(20))) + " and 5 more")]
+    seen = {}
+    rename_columns({str(number): 1 for number in range(25)}, {"x": "y"}, seen)
+    assert missing_columns(["x"], list(seen)) == [("x", ", ".join(map(str, range(20))) + " and 5 more")]
 
 
 ROWS = [{"prompt": f"Is {number}?", "completion": "yes", "output": "other", "n": number} for number in range(60)]

@@ -18,7 +18,8 @@ from sftcore.core.errors import DataError
 from sftcore.data.sources.formats import DataSource
 from sftcore.data.sources.source_rows import SourceRows
 from sftcore.data.streaming import setup
-from sftcore.data.streaming.interleave import ROWS, SAMPLED_BLOCKS, estimate_rows, interleave
+from sftcore.data.streaming.setup import SAMPLED_BLOCKS, estimate_rows
+from sftcore.data.streaming.stream import ROWS, interleave
 from sftcore.labelling import Policy
 
 from ..making import REGISTRY, loaded
@@ -52,7 +53,7 @@ def stream_sources(*train, **data):
 
 def places(made):
     """Return of each block its source, the reading, and its lines."""
-    return [(block.source, reading, [line for line, _ in block.rows]) for block, reading in interleave(made)]
+    return [(block.source, block.reading, [line for line, _ in block.rows]) for block in interleave(made)]
 
 
 def test_every_row_comes_once_and_sources_end_together(tmp_path):

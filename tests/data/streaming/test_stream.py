@@ -20,7 +20,7 @@ from sftcore.core.errors import DataError
 from sftcore.data import RowOrder, prepare, prepare_stream
 from sftcore.data.batching.bin_packing import Bins
 from sftcore.data.streaming import setup
-from sftcore.data.streaming.interleave import ROWS
+from sftcore.data.streaming.stream import ROWS
 
 from ..making import REGISTRY, loaded, make_labeller, write
 

@@ -1,10 +1,14 @@
-"""The account of all rows adds up."""
+"""The account of all rows adds up, and a run tolerates malformed ones up to a limit."""
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
-from sftcore.data.tables.account import Account, RowTotals, make_account
+from sftcore.core.errors import DataError
+from sftcore.data.sources.rejected import SHOWN
+from sftcore.data.tables.account import Account, BadRowLimit, RowTotals, make_account
 from sftcore.data.tables.summary import Summary
 
 
@@ -33,3 +37,49 @@ def test_the_most_frequent_reason_is_the_first():
         [RowTotals(2, bad={"a": 1, "b": 1}), RowTotals(4, bad={"b": 2, "c": 2})], {}, Summary(), Summary()
     )
     assert list(became.rejected.items()) == [("b", 3), ("c", 2), ("a", 1)]
+
+
+def checked(number, read, most):
+    """Check that many malformed rows, of which 20 each have one reason; the rarest stand first among the reasons."""
+    kinds = Counter(f"x {line // 20}" for line in range(number))
+    first = [(0, line, f"x {line // 20}") for line in range(number)][:SHOWN]
+    limit = BadRowLimit(most)
+    limit.add(RowTotals(read, bad=dict(sorted(kinds.items(), key=lambda item: item[1])), first_bad=first), ["f"])
+    limit.check()
+
+
+@pytest.mark.parametrize(
+    ("number", "read", "most"), [(0, 0, 0), (0, 9, 0), (3, 9, 3), (1, 1, 1), (3, 9, 1 / 3), (10, 1000, 0.01)]
+)
+def test_bad_rows_up_to_the_limit_are_tolerated(number, read, most):
+    checked(number, read, most)
+
+
+@pytest.mark.parametrize(("number", "read", "most"), [(1, 9, 0), (4, 9, 3), (2, 2, 1), (4, 9, 1 / 3), (11, 1000, 0.01)])
+def test_one_bad_row_above_the_limit_ends_the_run(number, read, most):
+    with pytest.raises(DataError, match=f"^{number} rows? cannot be used"):
+        checked(number, read, most)
+
+
+def test_a_few_bad_rows_are_all_listed():
+    with pytest.raises(DataError) as raised:
+        checked(2, 9, 0)
+    assert str(raised.value) == "2 rows cannot be used; fix or remove:\n  f:0: x 0\n  f:1: x 0"
+
+
+@pytest.mark.parametrize(("most", "told"), [(0.001, "0.10% of 4,000 rows"), (12, "12")])
+def test_of_many_bad_rows_the_first_are_listed_and_all_are_counted(most, told):
+    with pytest.raises(DataError) as raised:
+        checked(230, 4000, most)
+    head, *lines = str(raised.value).splitlines()
+    assert head == "230 rows cannot be used; fix or remove:"
+    assert lines[: SHOWN + 1] == [*(f"  f:{line}: x 0" for line in range(SHOWN)), "  ... and 220 more"]
+    assert lines[SHOWN + 1 : -1] == [*(f"      20 x x {kind}" for kind in range(SHOWN)), "      30 x other reasons"]
+    assert lines[-1] == f"  data.max_bad_rows is {told}"
+
+
+def test_the_message_names_max_bad_rows():
+    with pytest.raises(
+        DataError, match=r"\n      11 x x 0\n  data.max_bad_rows lets a run continue without malformed rows$"
+    ):
+        checked(11, 11, 0)

@@ -123,7 +123,7 @@ def test_a_batch_of_rows_is_labelled_as_each_row_alone(labeller, alone, per_bloc
     examples = [[one for one in labelling.examples if one.trained] for _, labelling in kept]
     assert table.examples.tolist() == list(map(len, examples))
     for number, one in enumerate(one for part in examples for one in part):
-        tokens = table.tokens(number)
+        tokens = table.example(number)
         assert (tokens.input_ids.tolist(), tokens.labels.tolist()) == (one.input_ids, one.labels)
         plain = [float(label != IGNORE_INDEX) for label in one.labels]
         weights = plain if tokens.weights is None else tokens.weights.tolist()

@@ -10,6 +10,7 @@ from sftcore.core.errors import DataError
 from sftcore.core.types import IGNORE_INDEX
 from sftcore.data import prepare
 from sftcore.data.row_types import Origin
+from sftcore.data.tables.account import rejected_at
 from sftcore.data.tables.label_batch import label_rows
 from sftcore.data.tables.summary import TRIED, Summary, beginning_of, check_template, summarize
 from sftcore.labelling import Labeller, Policy
@@ -107,9 +108,11 @@ def test_rejected_rows_are_counted_by_reason_and_listed_with_file_and_line(label
     surrogate = "the text has the lone surrogate '\\ud83d', which is not a character"
     assert found.account.rejected == {told.format(2): 1, told.format(3): 1, surrogate: 1}
     [source] = found.sources
-    assert (source.rows, source.bad, source.unlabelled) == (9, 1, 2)
-    assert list(map(str, source.first_bad)) == [f"{path}:5: {surrogate}"]
-    assert list(map(str, source.first_unlabelled)) == [f"{path}:2: {told.format(2)}", f"{path}:7: {told.format(3)}"]
+    totals = source.cached.totals
+    assert (totals.read, sum(totals.bad.values()), sum(totals.unlabelled.values())) == (9, 1, 2)
+    assert list(map(str, rejected_at(totals.first_bad, source.names))) == [f"{path}:5: {surrogate}"]
+    first = list(map(str, rejected_at(totals.first_unlabelled, source.names)))
+    assert first == [f"{path}:2: {told.format(2)}", f"{path}:7: {told.format(3)}"]
     assert found.train_summary.notes == ["1 row without a trained token"]
     preparation.report_sources(found)
     said = capsys.readouterr().err
@@ -122,8 +125,8 @@ def test_one_reason_is_one_whatever_message_it_is_about(tmp_path):
     found = prepared(tmp_path, [row("q", "x"), row("q", "a", "r", "x"), row("q", "a")], labeller)
     reason = "the template prints nothing of what the assistant wrote"
     assert found.account.rejected == {reason: 2}
-    first = found.sources[0].first_unlabelled
-    assert [row.reason for row in first] == [f"message 2: {reason}", f"message 4: {reason}"]
+    first = found.sources[0].cached.totals.first_unlabelled
+    assert [reason for _, _, reason in first] == [f"message 2: {reason}", f"message 4: {reason}"]
 
 
 def test_the_first_rejected_rows_are_shown(labeller, tmp_path, capsys):

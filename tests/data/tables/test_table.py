@@ -85,7 +85,6 @@ def test_rows(table):
     assert table.longest.tolist() == [6, 0, 12, 8, 6, 35, 41]
     assert table.too_long.tolist() == [False] * 5 + [True, False]
     assert table.examples.tolist() == [1, 0, 2, 1, 1, 0, 1]
-    assert table.first_example.tolist() == [0, 1, 1, 3, 4, 5, 5]
 
 
 def test_rows_of_one_content_have_one_digest(table):
@@ -101,7 +100,7 @@ def test_examples(table):
 
 
 def test_tokens(table):
-    found = [table.tokens(number) for number in range(6)]
+    found = [table.example(number) for number in range(6)]
     assert [LABELLER.tokenizer.decode(tokens.input_ids) for tokens in found] == TEXTS
     for tokens, trained in zip(found, table.trained_tokens, strict=True):
         labels = tokens.labels.tolist()
@@ -109,7 +108,7 @@ def test_tokens(table):
 
 
 def test_weights(table):
-    found = [table.tokens(number) for number in range(6)]
+    found = [table.example(number) for number in range(6)]
     assert table.weighted
     assert found[3].weights.tolist() == [0.0] * 4 + [0.5] * 4
     for tokens in [*found[:3], *found[4:]]:
@@ -118,7 +117,7 @@ def test_weights(table):
 
 def test_only_a_batch_with_weights_has_any():
     table = labelled(1)
-    assert [number for number in range(6) if table.tokens(number).weights is not None] == [3]
+    assert [number for number in range(6) if table.example(number).weights is not None] == [3]
     assert not table_of(ROWS[:3], LABELLER).weighted
 
 
@@ -153,7 +152,7 @@ def test_every_row_has_the_file_it_comes_from():
 def test_a_table_may_be_empty(batches):
     table = Table(batches)
     assert (len(table), len(table.warnings), table.weighted) == (0, 0, False)
-    for name in ("keys", "digests", "file", "line", "longest", "too_long", "examples", "first_example", "row_of"):
+    for name in ("keys", "digests", "file", "line", "longest", "too_long", "examples", "row_of"):
         assert getattr(table, name).tolist() == []
     assert table.lengths.tolist() == table.trained_tokens.tolist() == []
 
@@ -162,4 +161,4 @@ def test_empty_batches_lie_between_others():
     empty = label_rows([], LABELLER, Policy())[0]
     table = Table([empty, *table_of(ROWS[:1], LABELLER).batches, empty, *table_of(ROWS[3:4], LABELLER).batches])
     assert table.line.tolist() == [1, 6]
-    assert [LABELLER.tokenizer.decode(table.tokens(number).input_ids) for number in (0, 1)] == [TEXTS[0], TEXTS[3]]
+    assert [LABELLER.tokenizer.decode(table.example(number).input_ids) for number in (0, 1)] == [TEXTS[0], TEXTS[3]]

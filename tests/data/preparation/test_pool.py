@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from sftcore.core.errors import DataError
-from sftcore.data.preparation import blocks, pool, shared_memory
+from sftcore.data.preparation import blocks, pool, worker
 from sftcore.data.preparation.worker import label_block
 from sftcore.data.streaming import setup
 from sftcore.data.tables.label_batch import label_rows
@@ -26,15 +26,15 @@ def table(*values):
 
 
 def test_a_table_slot_has_the_table_written_last():
-    slot = shared_memory.TableSlot()
+    slot = worker.TableSlot()
     for values in ([1, 2, 3], [], [None, 5]):
         assert slot.write(table(*values))
         assert slot.read().equals(table(*values))
 
 
 def test_a_table_slot_rejects_tables_that_are_too_large(monkeypatch):
-    monkeypatch.setattr(shared_memory, "SIZE", shared_memory.SCHEMA_SIZE + 1000)
-    slot = shared_memory.TableSlot()
+    monkeypatch.setattr(worker, "SLOT_SIZE", worker.SCHEMA_SIZE + 1000)
+    slot = worker.TableSlot()
     assert slot.write(table(1))
     assert not slot.write(table(*range(1000)))
     assert slot.read().equals(table(1))
@@ -64,7 +64,7 @@ def received(found):
 @pytest.mark.parametrize("room", [1 << 20, 0])
 @pytest.mark.parametrize("ahead", [0, 3])
 def test_tables_are_the_same_whichever_way_they_come(source, monkeypatch, room, ahead):
-    monkeypatch.setattr(shared_memory, "SIZE", shared_memory.SCHEMA_SIZE + room)
+    monkeypatch.setattr(worker, "SLOT_SIZE", worker.SCHEMA_SIZE + room)
     right = received(label_block(block, [source], LABELLER, True) for block in given(30))
     with pool.WorkerPool([source], LABELLER, 1 << 30, 2) as several:
         assert received(several.map(given(30), lambda: True, ahead)) == right

@@ -14,7 +14,7 @@ from sftcore.core.errors import DataError
 from sftcore.data import prepare
 from sftcore.data.preparation import blocks
 from sftcore.data.preparation.source_cache import Cache
-from sftcore.data.tables import quarantine
+from sftcore.data.sources.rejected import write_quarantine
 from sftcore.labelling import Labeller
 
 from ..making import REGISTRY, loaded, write
@@ -117,7 +117,7 @@ def test_quarantine_of_a_thousand_broken_rows_among_a_thousand_good_ones(
     assert sum(became.rejected.values()) == 1000
     assert became.dropped == {}
 
-    path, number = quarantine.write_quarantine(tmp_path, prepared.rejected())
+    path, number = write_quarantine(tmp_path, prepared.rejected())
     found = [json.loads(line) for line in path.read_bytes().splitlines()]
     assert len(found) == number == 1000
     raw = content.split(b"\n")
@@ -175,7 +175,7 @@ def test_each_row_is_accounted_for(tmp_path, labeller):
         "too long": 1,
         "without a trained token": 1,
     }
-    path, number = quarantine.write_quarantine(tmp_path, prepared.rejected())
+    path, number = write_quarantine(tmp_path, prepared.rejected())
     found = [json.loads(line) for line in path.read_text().splitlines()]
     assert number == sum(prepared.account.rejected.values()) == len(found)
     assert [line["source"].rpartition("/")[2] for line in found] == ["t.jsonl:21", "t.jsonl:22", "u.csv:3", "e.jsonl:7"]
@@ -184,7 +184,7 @@ def test_each_row_is_accounted_for(tmp_path, labeller):
 
 
 def test_no_quarantine_file_without_rejected_rows(tmp_path):
-    assert quarantine.write_quarantine(tmp_path, []) is None
+    assert write_quarantine(tmp_path, []) is None
     assert list(tmp_path.iterdir()) == []
 
 
@@ -192,7 +192,7 @@ def test_no_quarantine_file_without_rejected_rows(tmp_path):
 def test_a_file_may_have_any_name(tmp_path, labeller, name):
     path = write(tmp_path / name, [good(1), "{"])
     prepared = prepare(loaded(path, max_bad_rows=1), REGISTRY, labeller)
-    path, _ = quarantine.write_quarantine(tmp_path, prepared.rejected())
+    path, _ = write_quarantine(tmp_path, prepared.rejected())
     assert [json.loads(line)["source"] for line in path.read_text().splitlines()] == [f"{tmp_path}/{name}:2"]
 
 
