@@ -5,10 +5,9 @@ It knows neither files nor the configuration nor the model.
 """
 
 from sftcore.core.labelling_policy import Policy
-from sftcore.labelling.labelled import LabelledConversation, LabelledExample
 from sftcore.labelling.labeller import Labeller
-from sftcore.labelling.rendered import RenderedConversation
-from sftcore.labelling.rendered_columns import RenderedColumns
+from sftcore.labelling.rendered import RenderedColumns, RenderedConversation
+from sftcore.labelling.token_labels import LabelledConversation, LabelledExample
 from sftcore.labelling.truncation import TooLongError, truncate
 from sftcore.labelling.warnings import LabelWarning
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -12,23 +11,15 @@ from sftcore.core.errors import RowError
 from sftcore.core.labelling_policy import Policy
 from sftcore.core.types import IGNORE_INDEX, Conversation, Message
 from sftcore.labelling.fast_path.planner import Planner
-from sftcore.labelling.labelled import LabelledConversation, LabelledExample
 from sftcore.labelling.layout import Layout
-from sftcore.labelling.rendered import Boundaries, Place, RenderedConversation, RenderedExample
+from sftcore.labelling.rendered import Boundaries, RenderedConversation, RenderedExample
 from sftcore.labelling.rendering.renderer import ChatTemplate
 from sftcore.labelling.spans import Span, merge_spans, reasoning_range
 from sftcore.labelling.template_profile import CALLING, SAMPLES, learn_profile
-from sftcore.labelling.templated_conversation import TemplatedConversation
-from sftcore.labelling.token_labels import label_tokens, tokens_in
-from sftcore.labelling.turns import (
-    PromptMatch,
-    TrainedRendering,
-    Turn,
-    locate_turn,
-    lost_characters,
-)
-from sftcore.labelling.warning_checks import crosses_token, warn_of_marks, warn_of_turn, warn_of_unprinted
-from sftcore.labelling.warnings import LabelWarning
+from sftcore.labelling.templated_conversation import TemplatedConversation, to_template_fields
+from sftcore.labelling.token_labels import LabelledConversation, LabelledExample, crosses_token, label_tokens, tokens_in
+from sftcore.labelling.turns import PromptMatch, TrainedRendering, Turn, locate_turn, lost_characters
+from sftcore.labelling.warnings import LabelWarning, warn_of_marks, warn_of_turn, warn_of_unprinted
 from sftcore.tokenization import Encoder, EquivalenceCache, encode_text
 
 DEFAULT = Policy()
@@ -71,11 +62,8 @@ class Labeller:
         specials -= {tokenizer.bos_token} - set(stops)
         self.added_ids = frozenset(added)
         self._constant_prompts: dict[str, str] = {}
-        samples = [([to_template_fields(message) for message in turns], tools) for turns, tools in SAMPLES]
-        self._profile, self.stops = learn_profile(
-            self.template, samples, self.variables, list(dict.fromkeys(stops)), specials
-        )
         self._text_arguments = self._needs_text_arguments()
+        self._profile, self.stops = learn_profile(map(self._served, SAMPLES), list(dict.fromkeys(stops)), specials)
         self._profile = self._profile._replace(last_turn=self._profile_last_turn())
         self.planner = Planner(self.template, self.render)
         self.problem = self._find_problem()
@@ -90,16 +78,12 @@ class Labeller:
         """The encoder of many texts, created on first access."""
         return Encoder(self.tokenizer, cache=EquivalenceCache(lambda _: self.serialized))
 
-    def _fields(self, message: Message) -> dict[str, Any]:
-        return to_template_fields(message, self._text_arguments)
-
     def _profile_last_turn(self) -> tuple[bool, int] | None:
         """``TemplateProfile.last_turn``, from a small conversation."""
-        for messages, tools in SAMPLES:
-            fields = [to_template_fields(message) for message in messages]
-            served = TemplatedConversation(self.template, fields, tools, self.variables, self._constant_prompts)
+        for served in map(self._served, SAMPLES):
+            last = len(served.messages) - 1
             try:
-                turn = locate_turn(served, served.layout(len(fields)), len(fields) - 1, self._profile)
+                turn = locate_turn(served, served.layout(last + 1), last, self._profile)
             except RowError:
                 continue
             return turn.stop is None, int(turn.match)
@@ -108,9 +92,9 @@ class Labeller:
     def _needs_text_arguments(self) -> bool:
         """Whether the template prints a tool call only if its arguments are JSON text, as in the OpenAI API."""
         for text_arguments in (False, True):
-            messages = [to_template_fields(message, text_arguments) for message in CALLING[0]]
+            messages = [to_template_fields(message, text_arguments) for message in CALLING.messages]
             try:
-                self.template.render(messages, CALLING[1], **self.variables)
+                self.template.render(messages, list(CALLING.tools), **self.variables)
             except RowError:
                 continue
             return text_arguments
@@ -119,9 +103,9 @@ class Labeller:
     def _find_problem(self) -> str:
         """The reason why no small conversation can be labelled; '' if one can."""
         reasons: list[str] = []
-        for messages, tools in SAMPLES:
+        for sample in SAMPLES:
             try:
-                done = self.label(Conversation(messages, tuple(tools or ())))
+                done = self.label(sample)
             except RowError as error:
                 reasons.append(str(error))
                 continue
@@ -131,11 +115,7 @@ class Labeller:
         return Counter(reasons).most_common(1)[0][0]
 
     def examples(self, conversation: Conversation, policy: Policy = DEFAULT) -> list[LabelledExample]:
-        """The examples of *conversation*; none if nothing in it is trained.
-
-        Raises:
-            RowError: the conversation cannot be labelled with certainty.
-        """
+        """The examples of :meth:`label`; none if nothing in *conversation* is trained."""
         return self.label(conversation, policy).examples
 
     def label(self, conversation: Conversation, policy: Policy = DEFAULT) -> LabelledConversation:
@@ -179,10 +159,10 @@ class Labeller:
         weights = _trained_weights(conversation.messages, policy)
         served = self._served(conversation, template)
         done = RenderedConversation()
-        parts = self._plan(served, conversation.messages, weights, policy, done.warnings)
+        parts = self._plan(served, weights, policy, done.warnings)
         for part in parts:
             served.verify(part.layout, part.messages)
-            spans = self._spans(served, part, conversation.messages, weights, policy, whole=part is parts[0])
+            spans = self._spans(served, part, weights, policy)
             if not spans:
                 continue
             begins = [(turn.message, turn.spans[0][0]) for turn in part.turns]
@@ -192,25 +172,22 @@ class Labeller:
                     for index in weights
                     if conversation.messages[index].role != "assistant" and part.layout.own[index]
                 ]
-            boundaries = Boundaries(
-                [((0, start), (0, end), weight) for start, end, weight in spans],
-                [(message, (0, start)) for message, start in sorted(begins)],
-                [_as_places(*turn.stop) for turn in part.turns if turn.stop and policy.train_on_stop],
-                [_as_places(turn.spans[0][0], turn.spans[-1][1]) for turn in part.turns],
+            positions = Boundaries(
+                spans,
+                sorted(begins),
+                [turn.stop for turn in part.turns if turn.stop and policy.train_on_stop],
+                [(turn.spans[0][0], turn.spans[-1][1]) for turn in part.turns],
             )
+            boundaries = positions.map(lambda position: (0, position))
             done.examples.append(RenderedExample(part.layout.text, part.messages, boundaries))
-            warn_of_marks(part, done)
+            warn_of_marks(part, done.warnings, done.details)
         done.examples.reverse()
         done.warnings[LabelWarning.OWN_EXAMPLE] += max(len(done.examples) - 1, 0)
         warn_of_unprinted(served, conversation, parts, done.warnings)
         return done
 
     def render_with_plan(self, conversation: Conversation, policy: Policy = DEFAULT) -> RenderedConversation:
-        """As :meth:`render`, from a plan if conversations of this shape were rendered before.
-
-        Raises:
-            RowError: the conversation cannot be labelled with certainty.
-        """
+        """As :meth:`render`, from a plan if conversations of this shape were rendered before."""
         return self.planner.render(conversation, policy) or self.render(conversation, policy)
 
     def messages_begun(self, conversation: Conversation, messages: int, end: int) -> int:
@@ -220,7 +197,7 @@ class Labeller:
     def _served(self, conversation: Conversation, template: ChatTemplate | None = None) -> TemplatedConversation:
         return TemplatedConversation(
             template or self.template,
-            [self._fields(message) for message in conversation.messages],
+            [to_template_fields(message, self._text_arguments) for message in conversation.messages],
             list(conversation.tools) or None,
             {**self.variables, **conversation.template_kwargs},
             self._constant_prompts,
@@ -229,15 +206,15 @@ class Labeller:
     def _plan(
         self,
         served: TemplatedConversation,
-        messages: Sequence[Message],
         weights: Mapping[int, float],
         policy: Policy,
         warnings: Counter[LabelWarning],
     ) -> list[TrainedRendering]:
         """The renderings that are needed, the whole conversation first, with each trained turn in one of them."""
-        parts = [TrainedRendering(len(messages), served.layout(len(messages)), [])]
+        count = len(served.messages)
+        parts = [TrainedRendering(count, served.layout(count), [])]
         for index in sorted(weights, reverse=True):
-            if messages[index].role != "assistant":
+            if served.messages[index]["role"] != "assistant":
                 continue
             if not index:
                 warnings[LabelWarning.NO_PROMPT] += 1
@@ -294,29 +271,20 @@ class Labeller:
         return plain and self._profile.last_turn is not None and rank <= (False, 0, *self._profile.last_turn)
 
     def _spans(
-        self,
-        served: TemplatedConversation,
-        part: TrainedRendering,
-        messages: Sequence[Message],
-        weights: Mapping[int, float],
-        policy: Policy,
-        whole: bool,
+        self, served: TemplatedConversation, part: TrainedRendering, weights: Mapping[int, float], policy: Policy
     ) -> list[Span]:
         """The trained ranges of a rendering, in order."""
         spans: list[Span] = []
-        if whole and policy.train_on == "all":
-            spans.append(Span(0, len(part.layout.text), policy.weight))
-            here = {turn.message for turn in part.turns}
-            for index, message in enumerate(messages):
-                if message.role != "assistant" and weights.get(index) != policy.weight:
-                    own = part.layout.own[index]
-                    spans += [Span(piece.start, piece.end, weights.get(index, 0.0)) for piece in own]
-                elif message.role == "assistant" and index not in here:
-                    spans += [Span(start, end, 0.0) for start, end in self._own_ranges(served, part.layout, index)]
-        elif whole:
-            for index, weight in weights.items():
-                if messages[index].role != "assistant":
+        if part.messages == len(served.messages):
+            base = policy.weight if policy.train_on == "all" else 0.0
+            spans.append(Span(0, len(part.layout.text), base))
+            trained = {turn.message for turn in part.turns}
+            for index, fields in enumerate(served.messages):
+                weight = weights.get(index, 0.0)
+                if fields["role"] != "assistant" and weight != base:
                     spans += [Span(piece.start, piece.end, weight) for piece in part.layout.own[index]]
+                elif fields["role"] == "assistant" and base and index not in trained:
+                    spans += [Span(start, end, 0.0) for start, end in self._own_ranges(served, part.layout, index)]
         for turn in part.turns:
             spans += [Span(start, end, weights[turn.message]) for start, end in turn.spans]
             if policy.reasoning == "mask" and (masked := reasoning_range(part.layout.text, turn)):
@@ -340,7 +308,7 @@ class Labeller:
             text=text,
             input_ids=encoded.ids,
             labels=labels,
-            weights=weights if rendered.is_weighted else None,
+            weights=weights if any(weight != 1 for _, _, weight in positions.spans) else None,
             offsets=encoded.offsets,
             stops=[at for at in tokens_in(encoded.offsets, positions.stops) if labels[at] != IGNORE_INDEX],
             messages=rendered.messages,
@@ -366,24 +334,3 @@ def _trained_weights(messages: Sequence[Message], policy: Policy) -> dict[int, f
         if train and message.weight * policy.weight > 0:
             chosen[index] = message.weight * policy.weight
     return chosen
-
-
-def to_template_fields(message: Message, text_arguments: bool = False) -> dict[str, Any]:
-    """The fields of *message* as ``apply_chat_template`` passes them to a template."""
-    fields = message.to_dict()
-    if text_arguments and "tool_calls" in fields:
-        fields["tool_calls"] = [_with_text_arguments(call) for call in fields["tool_calls"]]
-    if "reasoning_content" in fields:  # transformers fills the name that gpt-oss templates read
-        fields = {"thinking": fields["reasoning_content"], **fields}
-    return fields
-
-
-def _with_text_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
-    function = call["function"]
-    if isinstance(function["arguments"], str):
-        return dict(call)
-    return {**call, "function": {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}}
-
-
-def _as_places(start: int, end: int) -> tuple[Place, Place]:
-    return (0, start), (0, end)

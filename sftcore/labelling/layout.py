@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -105,7 +105,7 @@ class Layout:
 
     def next_other(self, message: int, at: int, headers: bool = True) -> int:
         """Start of the next text of another message at or after *at*; *headers* count."""
-        for owner, piece in self._printed_from(at):
+        for owner, piece in islice(self.printed, bisect_left(self._starts, at), None):
             if owner != message and (headers or owner < 0 or piece.tag & 7 != HEADER):
                 return piece.start
         return len(self.text)
@@ -127,6 +127,3 @@ class Layout:
             if piece.end <= at and (owner < 0 or piece.tag & 7 != HEADER):
                 return owner, piece
         return None
-
-    def _printed_from(self, at: int) -> Iterator[tuple[int, Piece]]:
-        return islice(self.printed, bisect_left(self._starts, at), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import chain, pairwise
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -32,21 +32,13 @@ class SpanColumns(NamedTuple):
     Attributes:
         owners: int64, index of the text of each span.
         starts, ends: int64, as in :class:`Span`.
-        weights: float64, likewise.
+        weights: float64, likewise; the spans of a text are in order and disjoint.
     """
 
     owners: NDArray[np.int64]
     starts: NDArray[np.int64]
     ends: NDArray[np.int64]
     weights: NDArray[np.float64]
-
-    @classmethod
-    def from_spans(cls, spans: Sequence[Sequence[Span]]) -> SpanColumns:
-        """Columns of the *spans* of each text."""
-        owners = np.repeat(np.arange(len(spans)), np.fromiter(map(len, spans), np.int64, len(spans)))
-        flat = np.fromiter(chain.from_iterable(chain.from_iterable(spans)), np.float64, 3 * len(owners))
-        starts, ends, weights = flat.reshape(-1, 3).T
-        return cls(owners, starts.astype(np.int64), ends.astype(np.int64), weights)
 
     def text_spans(self, text: int) -> list[Span]:
         """The spans of one text."""

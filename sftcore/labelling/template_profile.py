@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
 
 from sftcore.core.errors import RowError
-from sftcore.core.types import Message
+from sftcore.core.types import Conversation, Message
 from sftcore.labelling.layout import Layout
-from sftcore.labelling.rendering.renderer import ChatTemplate, Piece
+from sftcore.labelling.rendering.renderer import CALL, TOOL, Piece
+from sftcore.labelling.templated_conversation import TemplatedConversation
 
 OPEN_TAG = re.compile(r"[<\[][^<>\[\]\s]*$")
 """A marker that is not closed."""
@@ -44,38 +45,25 @@ _TURNS = (
 )
 
 
-def _call(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    return {"type": "function", "function": {"name": name, "arguments": arguments}}
-
-
-_TOOL = {
-    "type": "function",
-    "function": {
-        "name": "add",
-        "description": "Add two numbers.",
-        "parameters": {"type": "object", "properties": {"a": {"type": "number", "description": "A number."}}},
-    },
-}
-
-SAMPLES: tuple[tuple[tuple[Message, ...], list[Mapping[str, Any]] | None], ...] = (
-    (_TURNS, None),
-    ((_SYSTEM, *_TURNS), None),
-    (_TURNS[:2], None),
-    ((_SYSTEM, *_TURNS[:2]), None),
-    (_TURNS, [_TOOL]),
-    ((_SYSTEM, *_TURNS), [_TOOL]),
+SAMPLES = (
+    Conversation(_TURNS),
+    Conversation((_SYSTEM, *_TURNS)),
+    Conversation(_TURNS[:2]),
+    Conversation((_SYSTEM, *_TURNS[:2])),
+    Conversation(_TURNS, (TOOL,)),
+    Conversation((_SYSTEM, *_TURNS), (TOOL,)),
 )
-"""Conversations and tools that a template is tried with; some templates reject some of them."""
+"""Conversations that a template is tried with; some templates reject some of them."""
 
 
-CALLING: tuple[tuple[Message, ...], list[Mapping[str, Any]]] = (
+CALLING = Conversation(
     (
         _TURNS[0],
-        Message("assistant", "", tool_calls=({"id": "callone12", **_call("add", {"a": 1})},)),
+        Message("assistant", "", tool_calls=(CALL,)),
         Message("tool", "3", name="add", tool_call_id="callone12"),
         _TURNS[1],
     ),
-    [_TOOL],
+    (TOOL,),
 )
 """A conversation with a tool call."""
 
@@ -86,24 +74,21 @@ def any_of(texts: Collection[str]) -> re.Pattern[str]:
 
 
 def learn_profile(
-    template: ChatTemplate,
-    samples: Iterable[tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]] | None]],
-    variables: Mapping[str, Any],
-    stops: Sequence[str],
-    specials: Collection[str],
+    samples: Iterable[TemplatedConversation], stops: Sequence[str], specials: Collection[str]
 ) -> tuple[TemplateProfile, list[str]]:
-    """The profile of *template*, and its stop strings.
+    """The profile of a template, and its stop strings.
 
     Args:
-        samples: conversations and tools, in the order in which they are tried.
+        samples: conversations under it, in the order in which they are tried.
         stops: the strings that end a turn, as the files of the model declare. If the template prints none of them
             after a turn, the text that it prints there is used.
         specials: the special tokens of the tokenizer, but for the one that begins a text.
     """
-    for messages, tools in samples:
+    for served in samples:
+        last = len(served.messages) - 1
         try:
-            layout = Layout(template.trace(messages, tools, **variables), messages)
-            prompt, bare = (template.render(messages[:-1], tools, add, **variables) for add in (True, False))
+            layout = served.layout(last + 1)
+            prompt, bare = (served.render(last, add) for add in (True, False))
         except RowError:
             continue
         found = list(stops)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sftcore.core.errors import RowError
+from sftcore.core.types import Message
 from sftcore.labelling.layout import Layout
 from sftcore.labelling.rendering.renderer import ChatTemplate
 
@@ -17,7 +19,7 @@ class TemplatedConversation:
     """One conversation under one template: its renderings and the prompts of its turns.
 
     Args:
-        messages: as the template gets them.
+        messages: as the template gets them, of :func:`to_template_fields`.
         variables: further variables of the template.
         constant_prompts: generation prompts that are the same for all turns, by variables; filled here.
     """
@@ -37,23 +39,23 @@ class TemplatedConversation:
         self._constant_prompts = constant_prompts
         self._prompts: dict[tuple[int, str], str | None] = {}
 
-    def layout(self, messages: int) -> Layout:
-        """The rendering of the first *messages* messages.
+    def render(self, messages: int, add_generation_prompt: bool = False, switch: str = "") -> str:
+        """The first *messages* messages as text, with a *switch* of :meth:`switches`.
 
         Raises:
             RowError: the template rejects them.
         """
-        return Layout(
-            self.template.trace(self.messages[:messages], self.tools, **self.variables), self.messages[:messages]
-        )
+        given = self.messages[:messages]
+        return self.template.render(given, self.tools, add_generation_prompt, **self._switched(switch))
+
+    def layout(self, messages: int, add_generation_prompt: bool = False, switch: str = "") -> Layout:
+        """As :meth:`render`, with the origin of each part."""
+        given = self.messages[:messages]
+        return Layout(self.template.trace(given, self.tools, add_generation_prompt, **self._switched(switch)), given)
 
     def verify(self, layout: Layout, messages: int) -> None:
-        """Check that *layout*, of the first *messages* messages, has the same text as a plain rendering.
-
-        Raises:
-            RowError: it has not.
-        """
-        if layout.text != self.template.render(self.messages[:messages], self.tools, **self.variables):
+        """Raise :class:`RowError` if *layout*, of the first *messages* messages, differs from a plain rendering."""
+        if layout.text != self.render(messages):
             raise RowError("the template prints tracked text differently from plain text, so its labels are uncertain")
 
     def prompt(self, message: int, switch: str = "") -> str | None:
@@ -61,17 +63,10 @@ class TemplatedConversation:
         key = (message, switch)
         if key not in self._prompts:
             try:
-                self._prompts[key] = self.template.render(
-                    self.messages[:message], self.tools, True, **self._switched(switch)
-                )
+                self._prompts[key] = self.render(message, True, switch)
             except RowError:
                 self._prompts[key] = None
         return self._prompts[key]
-
-    def prompt_layout(self, message: int, switch: str = "") -> Layout:
-        """The prompt of *message* with the origin of its parts."""
-        before = self.messages[:message]
-        return Layout(self.template.trace(before, self.tools, True, **self._switched(switch)), before)
 
     def reads_tools(self, text: str) -> bool:
         """Whether *text*, the rendering of the conversation, depends on the tools."""
@@ -113,3 +108,20 @@ class TemplatedConversation:
     def _switched(self, switch: str) -> Mapping[str, Any]:
         name, _, value = switch.partition("=")
         return {**self.variables, name: value == "true"} if name else self.variables
+
+
+def to_template_fields(message: Message, text_arguments: bool = False) -> dict[str, Any]:
+    """The fields of *message* as ``apply_chat_template`` passes them to a template."""
+    fields = message.to_dict()
+    if text_arguments and "tool_calls" in fields:
+        fields["tool_calls"] = [_with_text_arguments(call) for call in fields["tool_calls"]]
+    if "reasoning_content" in fields:  # transformers fills the name that gpt-oss templates read
+        fields = {"thinking": fields["reasoning_content"], **fields}
+    return fields
+
+
+def _with_text_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = call["function"]
+    if isinstance(function["arguments"], str):
+        return dict(call)
+    return {**call, "function": {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,33 +13,73 @@ from numpy.typing import NDArray
 
 from sftcore.core.errors import RowError
 from sftcore.core.types import IGNORE_INDEX
-from sftcore.labelling.spans import Span, SpanColumns
+from sftcore.labelling.spans import SpanColumns
+from sftcore.labelling.warnings import LabelWarning
 from sftcore.tokenization import EncodedText, TokenColumns, count_prefix_tokens
+
+
+@dataclass(frozen=True)
+class LabelledExample:
+    """One training example: a conversation, or its first messages, as labelled tokens.
+
+    Attributes:
+        text: the rendering by the chat template.
+        input_ids: its tokens, as ``apply_chat_template`` gives them.
+        labels: the token itself, or ``IGNORE_INDEX`` where it is not trained.
+        weights: the weight of each token in the loss, 0 where it is not trained; None if all trained tokens have 1.
+        offsets: the range of each token in *text*, in characters; empty for a slow tokenizer.
+        stops: positions of trained stop tokens.
+        messages: number of messages in it, from its first message.
+        turns: indices in the conversation of the messages that are trained in it.
+        begins: position of the first trained token of each of *turns*.
+        skipped: number of messages dropped after the system prompt to fit the length.
+    """
+
+    text: str
+    input_ids: list[int]
+    labels: list[int]
+    weights: list[float] | None
+    offsets: list[tuple[int, int]]
+    stops: list[int]
+    messages: int
+    turns: tuple[int, ...]
+    begins: tuple[int, ...] = ()
+    skipped: int = 0
+
+    @property
+    def trained(self) -> int:
+        """Number of trained tokens."""
+        return sum(label != IGNORE_INDEX for label in self.labels)
+
+
+@dataclass
+class LabelledConversation:
+    """The examples of one conversation, and its warnings."""
+
+    examples: list[LabelledExample] = field(default_factory=list)
+    warnings: Counter[LabelWarning] = field(default_factory=Counter)
+    details: dict[LabelWarning, str] = field(default_factory=dict)
+    """The first case of some warnings."""
+    longest: int = 0
+    """Number of tokens of the longest example before truncation."""
 
 
 class LabelColumns(NamedTuple):
     """Labels and weights of the tokens of many texts.
 
     Attributes:
-        ids: int32, the tokens, as ``TokenColumns.ids`` has them.
         trained: bool, whether each is trained.
         weights: float64, the weight of each, 0 where it is not trained; None if all trained tokens have 1.
         rejected: errors of the texts that cannot be labelled, by position; none of their tokens is trained.
     """
 
-    ids: NDArray[np.int32]
     trained: NDArray[np.bool_]
     weights: NDArray[np.float64] | None
     rejected: dict[int, RowError]
 
-    @property
-    def labels(self) -> NDArray[np.int32]:
-        """int32, the token itself, or ``IGNORE_INDEX`` where it is not trained."""
-        return np.where(self.trained, self.ids, np.int32(IGNORE_INDEX))
-
 
 def label_tokens(
-    tokenizer: Any, encoded: EncodedText, text: str, spans: Sequence[Span], added: Collection[int]
+    tokenizer: Any, encoded: EncodedText, text: str, spans: Sequence[tuple[int, int, float]], added: Collection[int]
 ) -> tuple[list[int], list[float]]:
     """Labels and weights of the tokens of *text*, of which *spans*, in order and disjoint, are trained.
 
@@ -67,16 +109,9 @@ def label_tokens(
     return labels, weights
 
 
-def label_columns(
-    tokenizer: Any, columns: TokenColumns, spans: Sequence[Sequence[Span]] | SpanColumns, added: Collection[int]
-) -> LabelColumns:
-    """Labels and weights of the tokens of many texts, by the rule of :func:`label_tokens`.
-
-    Args:
-        spans: the trained ranges of each text, in order and disjoint.
-    """
-    every = spans if isinstance(spans, SpanColumns) else SpanColumns.from_spans(spans)
-    placed = every.select(~np.isin(every.owners, list(columns.singles))) if columns.singles else every
+def label_columns(tokenizer: Any, columns: TokenColumns, spans: SpanColumns, added: Collection[int]) -> LabelColumns:
+    """Labels and weights of the tokens of many texts, by the rule of :func:`label_tokens`."""
+    placed = spans.select(~np.isin(spans.owners, list(columns.singles))) if columns.singles else spans
     first, last = _touched(columns, placed, added)
     edges = np.stack([first, last], axis=1).ravel()
     runs = np.diff(edges, prepend=0, append=len(columns.ids))
@@ -84,7 +119,7 @@ def label_columns(
     heads = columns.text_offsets[:-1][columns.text_offsets[:-1] < columns.text_offsets[1:]]
     trained[heads] = False
     weights: NDArray[np.float64] | None = None
-    if not np.all(every.weights == 1):
+    if not np.all(spans.weights == 1):
         alternating = np.zeros(len(runs), np.float64)
         alternating[1::2] = placed.weights
         weights = np.repeat(alternating, runs)
@@ -93,14 +128,14 @@ def label_columns(
     for row, encoded in columns.singles.items():
         here = slice(columns.text_offsets[row], columns.text_offsets[row + 1])
         try:
-            labels, each = label_tokens(tokenizer, encoded, columns.texts[row], every.text_spans(row), added)
+            labels, each = label_tokens(tokenizer, encoded, columns.texts[row], spans.text_spans(row), added)
         except RowError as error:
             rejected[row] = error
             continue
         trained[here] = np.array(labels) != IGNORE_INDEX
         if weights is not None:
             weights[here] = each
-    return LabelColumns(columns.ids, trained, weights, rejected)
+    return LabelColumns(trained, weights, rejected)
 
 
 def _touched(
@@ -129,3 +164,12 @@ def tokens_in(offsets: Sequence[tuple[int, int]], ranges: Sequence[tuple[int, in
         first = bisect_right(offsets, start, key=lambda offset: offset[1])
         last = bisect_left(offsets, end, key=lambda offset: offset[0])
         yield from range(first, last)
+
+
+def crosses_token(turn: tuple[int, int], offsets: Sequence[tuple[int, int]]) -> bool:
+    """Whether a token extends across the start or the end of a *turn*."""
+    return any(
+        offsets[at][0] < boundary < offsets[at][1]
+        for boundary in turn
+        for at in tokens_in(offsets, [(boundary, boundary + 1)])
+    )

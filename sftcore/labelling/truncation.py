@@ -9,8 +9,8 @@ from functools import cache
 from sftcore.core.errors import RowError
 from sftcore.core.labelling_policy import Policy
 from sftcore.core.types import IGNORE_INDEX, Conversation
-from sftcore.labelling.labelled import LabelledConversation, LabelledExample
 from sftcore.labelling.labeller import Labeller
+from sftcore.labelling.token_labels import LabelledConversation, LabelledExample
 from sftcore.labelling.warnings import LabelWarning
 
 

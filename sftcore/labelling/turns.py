@@ -76,7 +76,7 @@ def locate_turn(served: TemplatedConversation, layout: Layout, message: int, pro
     start, match = _start(served, layout, message, profile)
     own = layout.own_from(message, start)
     fields = served.messages[message]
-    if not own and _has_text(fields):
+    if not own and (str(fields.get("content") or "").strip() or fields.get("tool_calls")):
         raise RowError(f"message {message + 1}: the template prints nothing of what the assistant wrote")
     _check_calls(layout, message, fields, own)
     spans: list[tuple[int, int]] = []
@@ -103,11 +103,7 @@ def locate_turn(served: TemplatedConversation, layout: Layout, message: int, pro
 
 
 def _check_calls(layout: Layout, message: int, fields: Mapping[str, Any], own: Sequence[Piece]) -> None:
-    """Check that the template prints the names and arguments of all calls of a turn.
-
-    Raises:
-        RowError: it does not.
-    """
+    """Raise :class:`RowError` unless the template prints the names and arguments of all calls of a turn."""
     texts = [layout.text[piece.start : piece.end] for piece in own]
     for call in fields.get("tool_calls") or ():
         function = call.get("function", call)
@@ -118,10 +114,6 @@ def _check_calls(layout: Layout, message: int, fields: Mapping[str, Any], own: S
         printed = any(piece.tag & 7 == CALL for piece in own) if isinstance(arguments, str) else True
         if not printed or any(not any(key in text for text in texts) for key in keys):
             raise RowError(f"message {message + 1}: the template does not print the arguments of the call of '{name}'")
-
-
-def _has_text(fields: Mapping[str, Any]) -> bool:
-    return bool(str(fields.get("content") or "").strip() or fields.get("tool_calls"))
 
 
 # where it begins
@@ -152,13 +144,13 @@ def _start(
     rewritten = not prompt.startswith(layout.text[:anchor])
     tail = prompt[anchor:]
     if rewritten:
-        tail, anchor = _tail(served.prompt_layout(message), layout, here)
+        tail, anchor = _tail(served.layout(message, True), layout, here)
     start = anchor + len(tail) if layout.text.startswith(tail, anchor) else None
     for switch in switches:
         other = served.prompt(message, switch)
         if start is not None or other is None or (not rewritten and other.startswith(layout.text[:anchor])):
             continue  # one that agrees up to the turn would have fitted above
-        other, place = _tail(served.prompt_layout(message, switch), layout, here)
+        other, place = _tail(served.layout(message, True, switch), layout, here)
         if layout.text.startswith(other, place):
             start = place + len(other)
     match = PromptMatch.REWRITTEN_HISTORY if rewritten else PromptMatch.OTHER_PROMPT
@@ -237,9 +229,6 @@ def _cut(
     """Where the model stops before *piece* of its message, and where it continues; None if it does not stop.
 
     The second is None if the piece is a copy of a field that was *seen*, printed after the stop token.
-
-    Raises:
-        RowError: other messages are printed before *piece*, and no stop token.
     """
     if others := layout.others_between(message, start, piece.start):
         if stop := profile.stops.search(layout.text, start, others[0].start):

@@ -4,14 +4,11 @@ In: texts and a tokenizer of transformers. Out: ids, and which tokens lie around
 Knows nothing of conversations, templates or labels.
 """
 
-from sftcore.tokenization.accelerator import Accelerator, find_accelerator
+from sftcore.tokenization.accelerator import EquivalenceCache, find_accelerator
 from sftcore.tokenization.encoder import Encoder
-from sftcore.tokenization.equivalence_cache import EquivalenceCache
-from sftcore.tokenization.single_text import EncodedText, count_prefix_tokens, encode_text
-from sftcore.tokenization.token_columns import TokenColumns
+from sftcore.tokenization.token_columns import EncodedText, TokenColumns, count_prefix_tokens, encode_text
 
 __all__ = [
-    "Accelerator",
     "EncodedText",
     "Encoder",
     "EquivalenceCache",

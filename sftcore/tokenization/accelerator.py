@@ -1,16 +1,21 @@
-"""Libraries that encode faster than ``tokenizers``, and their comparison with it."""
+"""Libraries that encode faster than ``tokenizers``, their comparison with it, and the cache of its results."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib.metadata import version
 from itertools import chain
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sftcore.runtime.file_io import write_atomically
+from sftcore.runtime.paths import cache_folder
 from sftcore.runtime.signals import Stopped
 
 CACHE_BYTES = 1 << 23
@@ -23,24 +28,8 @@ Tokens = tuple[NDArray[np.int32], NDArray[np.int64]]
 """The ids of many texts, one after another, and the ``len(texts) + 1`` offsets of the texts in them."""
 
 
-class Accelerator(Protocol):
-    """Encodes many texts at once; :class:`CheckedAccelerator` finds its errors.
-
-    Attributes:
-        name: of the library, as messages call it.
-        version: of the library; an equivalence check is cached for this version, and for '' not at all.
-    """
-
-    name: str
-    version: str
-
-    def encode(self, texts: list[str]) -> Tokens:
-        """The ids of all *texts*, without special tokens around them, and the offsets of the texts."""
-        ...
-
-
 class Fastokens:
-    """The library of this name: byte-pair encoding in Rust.
+    """The library of this name, byte-pair encoding in Rust: the only accelerator; others need the same members.
 
     It works in the calling thread, so that processes can be forked after it was used: a forked process would lack its
     threads, and wait for them forever.
@@ -67,7 +56,7 @@ class Fastokens:
         self._caches = self._tokenizer.segment_cache_stats() is not None  # not for models that sample their tokens
 
     def encode(self, texts: list[str]) -> Tokens:
-        """The ids of all *texts* and the offsets of the texts."""
+        """The ids of all *texts*, without special tokens around them, and the offsets of the texts."""
         ids, offsets = self._tokenizer.encode_batch_flat(texts, split_special_tokens=self._split)
         if self._caches:
             self._close_useless_cache()
@@ -81,7 +70,7 @@ class Fastokens:
             self._caches = False
 
 
-def find_accelerator(tokenizer: Any) -> Accelerator | None:
+def find_accelerator(tokenizer: Any) -> Fastokens | None:
     """An accelerator that is installed and supports *tokenizer*."""
     try:
         return Fastokens(tokenizer)
@@ -101,8 +90,9 @@ class CheckedAccelerator:
         max_id: the greatest id of its vocabulary.
     """
 
-    def __init__(self, accelerator: Accelerator, backend: Callable[[], Any], max_id: int) -> None:
+    def __init__(self, accelerator: Fastokens, backend: Callable[[], Any], max_id: int) -> None:
         self.name = accelerator.name
+        self.versioned_name = f"{accelerator.name} {accelerator.version}"
         self._accelerator, self._backend, self._max_id = accelerator, backend, max_id
 
     def encode(self, texts: list[str], compared: Sequence[int]) -> Tokens:
@@ -123,11 +113,7 @@ class CheckedAccelerator:
         return tokens
 
     def compare(self, texts: list[str], tokens: Tokens, rows: Sequence[int]) -> None:
-        """Compare *tokens* with those of ``tokenizers`` for the texts *rows*.
-
-        Raises:
-            AcceleratorError: they differ.
-        """
+        """Raise :class:`AcceleratorError` if *tokens* of the texts *rows* differ from those of ``tokenizers``."""
         ids, offsets = tokens
         encodings = self._backend().encode_batch_fast([texts[row] for row in rows], add_special_tokens=False)
         for row, encoding in zip(rows, encodings, strict=True):
@@ -145,6 +131,41 @@ class CheckedAccelerator:
             and bool(np.all(offsets[1:] >= offsets[:-1]))
             and (not len(ids) or bool(ids.min() >= 0 and ids.max() <= self._max_id))
         )
+
+
+class EquivalenceCache:
+    """The results of equivalence checks: a small file for each tokenizer, as the code and the libraries are now.
+
+    Args:
+        serialized: returns the ``tokenizer.json`` of a ``tokenizers.Tokenizer``.
+        folder: where; by default in the cache.
+    """
+
+    def __init__(
+        self, serialized: Callable[[Any], str] = lambda backend: str(backend.to_str()), folder: Path | None = None
+    ) -> None:
+        self._serialized = serialized
+        self._folder = folder or cache_folder() / "equivalence"
+
+    def verified(self, backend: Any) -> Collection[str]:
+        """Name and version of the accelerators verified for *backend*, a ``tokenizers.Tokenizer``."""
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            return self._path(backend).read_text().splitlines()
+        return ()
+
+    def add(self, backend: Any, accelerator: str) -> None:
+        """Note that *accelerator* is verified for *backend*; where nothing can be written, nothing happens."""
+        path = self._path(backend)
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, "\n".join({*self.verified(backend), accelerator}))
+
+    def _path(self, backend: Any) -> Path:
+        hashed = hashlib.sha256(self._serialized(backend).encode())
+        hashed.update(f"{backend.encode_special_tokens} {version('tokenizers')}".encode())
+        for file in sorted(Path(__file__).parent.glob("*.py")):
+            hashed.update(file.read_bytes())
+        return self._folder / hashed.hexdigest()[:32]
 
 
 def concatenated(lists: Sequence[Sequence[int]]) -> Tokens:

@@ -13,18 +13,17 @@ from numpy.typing import NDArray
 from sftcore.core.errors import RowError
 from sftcore.runtime.console import warn
 from sftcore.tokenization.accelerator import (
-    Accelerator,
     AcceleratorError,
     CheckedAccelerator,
+    EquivalenceCache,
+    Fastokens,
     Tokens,
     concatenated,
     find_accelerator,
 )
 from sftcore.tokenization.byte_lengths import byte_lengths, trims_offsets
-from sftcore.tokenization.equivalence_cache import EquivalenceCache, versioned_name
 from sftcore.tokenization.equivalence_texts import character_texts, evenly_sampled, hard_texts, vocabulary_texts
-from sftcore.tokenization.single_text import EncodedText, encode_text, to_utf8
-from sftcore.tokenization.token_columns import TokenColumns, TokenEnds
+from sftcore.tokenization.token_columns import EncodedText, TokenColumns, TokenEnds, encode_text, to_utf8
 
 VERIFY_AFTER = 5_000_000
 """Characters to encode before an accelerator is tried: the equivalence check takes about as long as these."""
@@ -42,13 +41,9 @@ VERIFY_EVERY = 256
 class Encoder:
     """Encodes many texts at once, into the ids that ``tokenizer(text, add_special_tokens=False)`` has for each.
 
-    An accelerator is used from the batch on with which :data:`VERIFY_AFTER` characters are reached, if it gives the ids
-    of ``tokenizers`` for every entry of the vocabulary, for texts of many kinds, and for a sample of that batch. While
-    it runs, every :data:`VERIFY_EVERY`-th text is encoded by ``tokenizers`` too, and so is every text whose tokens do
-    not add up to its bytes. After a difference ``tokenizers`` encodes that batch and all others, and a warning says so.
-    A text with a byte that the vocabulary lacks is left to ``tokenizers``.
-
-    Only byte-level vocabularies are accelerated: others need ``tokenizers`` for the positions of their tokens.
+    An accelerator is verified before it is used and while it is (see docs/design.md); after a difference ``tokenizers``
+    encodes that batch and all others, and a warning says so. A text with a byte that the vocabulary lacks is left to
+    ``tokenizers``, and so are vocabularies that are not byte-level: these need it for the positions of their tokens.
 
     Args:
         tokenizer: a tokenizer of transformers, which is not changed from then on.
@@ -60,12 +55,12 @@ class Encoder:
     def __init__(
         self,
         tokenizer: Any,
-        find: Callable[[Any], Accelerator | None] = find_accelerator,
+        find: Callable[[Any], Fastokens | None] = find_accelerator,
         verify_after: int = VERIFY_AFTER,
         cache: EquivalenceCache | None = None,
     ) -> None:
         self._tokenizer = tokenizer
-        self._find: Callable[[Any], Accelerator | None] | None = find
+        self._find: Callable[[Any], Fastokens | None] | None = find
         self._accelerator: CheckedAccelerator | None = None
         self._verify_after = verify_after
         self._cache = cache
@@ -106,11 +101,12 @@ class Encoder:
             return
         accelerator = self._find(self._tokenizer)
         self._find = lambda _: accelerator
-        if accelerator and versioned_name(accelerator) in self._verified():
-            self._find, self._accelerator = None, self._checked(accelerator)
+        checked = accelerator and self._checked(accelerator)
+        if checked and checked.versioned_name in self._verified():
+            self._find, self._accelerator = None, checked
             with self._dropping_accelerator():
                 texts = [text for text in ("a", "b") if self._lengths.covers(text)]
-                self._accelerator.encode(texts, range(len(texts)))  # loads what it needs
+                checked.encode(texts, range(len(texts)))  # loads what it needs
 
     @contextmanager
     def _dropping_accelerator(self) -> Iterator[None]:
@@ -136,7 +132,7 @@ class Encoder:
         backend.encode_special_tokens = self._tokenizer.split_special_tokens
         return backend
 
-    def _checked(self, accelerator: Accelerator) -> CheckedAccelerator:
+    def _checked(self, accelerator: Fastokens) -> CheckedAccelerator:
         assert self._lengths
         return CheckedAccelerator(accelerator, self._backend, len(self._lengths.table) - 1)
 
@@ -144,11 +140,7 @@ class Encoder:
         return self._cache.verified(self._backend()) if self._cache else ()
 
     def _is_accelerated(self, texts: list[str]) -> bool:
-        """Whether there is an accelerator for *texts*; it is verified first, if it is time to.
-
-        Raises:
-            AcceleratorError: it is wrong.
-        """
+        """Whether there is an accelerator for *texts*; it is verified first, if it is time to."""
         if self._lengths is None:
             return False
         if self._find:
@@ -158,11 +150,11 @@ class Encoder:
                 accelerator, self._find = self._find(self._tokenizer), None
                 if accelerator:
                     self._accelerator = self._checked(accelerator)
-                    if versioned_name(accelerator) not in cached:
-                        self._verify(accelerator, self._accelerator, texts)
+                    if self._accelerator.versioned_name not in cached:
+                        self._verify(self._accelerator, texts)
         return self._accelerator is not None
 
-    def _verify(self, accelerator: Accelerator, checked: CheckedAccelerator, texts: list[str]) -> None:
+    def _verify(self, checked: CheckedAccelerator, texts: list[str]) -> None:
         """Compare the accelerator with ``tokenizers`` on all that may differ, and on some of *texts*."""
         assert self._lengths
         backend = self._backend()
@@ -171,14 +163,10 @@ class Encoder:
         probes = [text for text in probes if self._lengths.covers(text)]
         checked.encode(probes, range(len(probes)))
         if self._cache:
-            self._cache.add(backend, accelerator)
+            self._cache.add(backend, checked.versioned_name)
 
     def _accelerated(self, texts: list[str], wide: dict[int, bytes], errors: dict[int, RowError]) -> TokenColumns:
-        """The columns that the accelerator gives.
-
-        Raises:
-            AcceleratorError: it is wrong.
-        """
+        """The columns that the accelerator gives."""
         assert self._accelerator
         uncovered = self._uncovered(texts, wide)
         given = texts

@@ -36,11 +36,7 @@ _WRITTEN = [
 
 
 def hard_texts(backend: Any) -> list[str]:
-    """Some hundred texts on which tokenizers tend to differ, the same for the same *backend*.
-
-    Args:
-        backend: a ``tokenizers.Tokenizer``.
-    """
+    """Some hundred texts on which tokenizers tend to differ, the same for the same ``tokenizers.Tokenizer``."""
     texts = ["", *_WRITTEN, "".join(_WRITTEN)]
     for filler in (" ", "\n", "\t", "\r\n", " \n", "\u00a0", "\u3000"):
         texts += [f"a{filler * times}b{filler * times}" for times in (1, 2, 3, 4, 5, 8, 15, 16, 17, 31, 64, 130, 1000)]

@@ -1,4 +1,4 @@
-"""The tokens of many texts, as columns."""
+"""The tokens of one text, as the tokenizer itself encodes it, and of many texts, as columns."""
 
 from __future__ import annotations
 
@@ -6,17 +6,56 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sftcore.core.errors import RowError
-from sftcore.tokenization.single_text import EncodedText
 
 Integers = NDArray[np.int64]
 TokenEnds = NDArray[np.int32] | NDArray[np.int64]
 """Running sums of lengths; of 32 bits where these suffice: half as much to search."""
+
+
+class EncodedText(NamedTuple):
+    """The tokens of a text, and the range of characters of each; empty for a tokenizer without offsets."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+
+
+def encode_text(tokenizer: Any, text: str) -> EncodedText:
+    """The tokens of *text*, as ``apply_chat_template`` gives them; raises as :func:`to_utf8`."""
+    to_utf8(text)
+    if getattr(tokenizer, "is_fast", False):
+        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return EncodedText(encoded["input_ids"], encoded["offset_mapping"])
+    return EncodedText(_plain(tokenizer, text), [])
+
+
+def to_utf8(text: str) -> bytes:
+    """The bytes of *text*; raises :class:`RowError` if it has a lone surrogate."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise RowError(f"the text has the lone surrogate {text[error.start]!r}, which is not a character") from None
+
+
+def count_prefix_tokens(tokenizer: Any, ids: list[int], prefix: str) -> int:
+    """The number of *ids* that the text *prefix* has, for a tokenizer without offsets.
+
+    Raises:
+        RowError: a token crosses the end of *prefix*.
+    """
+    head = _plain(tokenizer, prefix)
+    if ids[: len(head)] != head:
+        raise RowError("a token crosses the boundary of a trained span, and this tokenizer has no offsets")
+    return len(head)
+
+
+def _plain(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,11 +151,11 @@ class TokenColumns:
             offsets = self.singles[row].offsets
             if not offsets and last > first:
                 return -1, -1
-            after = bisect_right(offsets, character, key=lambda offset: offset[1])
-            return first + after, first + bisect_left(offsets, character, key=lambda offset: offset[0])
-        if row in self._encodings:
-            chars = self._encodings[row].token_to_chars  # all offsets as a list cost a third of the encoding
-            numbers = range(last - first)
-            after = bisect_right(numbers, character, key=lambda number: chars(number)[1])
-            return first + after, first + bisect_left(numbers, character, key=lambda number: chars(number)[0])
-        return None
+            offset = offsets.__getitem__
+        elif row in self._encodings:
+            offset = self._encodings[row].token_to_chars  # all offsets as a list cost a third of the encoding
+        else:
+            return None
+        numbers = range(last - first)
+        after = bisect_right(numbers, character, key=lambda number: offset(number)[1])
+        return first + after, first + bisect_left(numbers, character, key=lambda number: offset(number)[0])

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
+
+from sftcore.core.errors import RowError
+from sftcore.core.types import IGNORE_INDEX
+from sftcore.labelling.spans import Span, SpanColumns
+from sftcore.labelling.token_labels import label_columns
+from sftcore.tokenization import TokenColumns
 
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -111,3 +118,23 @@ KINDS: dict[str, Callable[[], Any]] = {
 }
 BY_BYTES = {"bytes", "bytes, no flags", "NFC", "not all bytes"}
 """Those whose tokens have lengths in bytes."""
+
+
+class Labels(NamedTuple):
+    """Labels of the tokens of many texts, as numbers."""
+
+    labels: Any
+    weights: Any
+    rejected: dict[int, RowError]
+
+
+def label_lists(
+    tokenizer: Any, columns: TokenColumns, spans: Sequence[Sequence[Span]], added: Collection[int]
+) -> Labels:
+    """Return the labels of the tokens of many texts, of the spans of each."""
+    flat = [(text, *span) for text, row in enumerate(spans) for span in row]
+    owners, starts, ends, weights = np.array(flat, np.float64).reshape(-1, 4).T
+    texts, begins, stops = (numbers.astype(np.int64) for numbers in (owners, starts, ends))
+    found = label_columns(tokenizer, columns, SpanColumns(texts, begins, stops, weights), added)
+    labels = np.where(found.trained, columns.ids, np.int32(IGNORE_INDEX))
+    return Labels(labels, found.weights, found.rejected)

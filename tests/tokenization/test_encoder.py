@@ -14,13 +14,12 @@ import pytest
 from transformers import AutoTokenizer
 
 from sftcore.labelling.spans import Span
-from sftcore.labelling.token_labels import label_columns
 from sftcore.runtime.signals import Stopped
 from sftcore.tokenization import Encoder, EquivalenceCache, TokenColumns
 from sftcore.tokenization.accelerator import Fastokens
 from sftcore.tokenization.encoder import VERIFY_EVERY, _running_sums
 
-from .kinds import KINDS, PIECES, byte_level
+from .kinds import KINDS, PIECES, byte_level, label_lists
 
 RARE = "the one text that is encoded wrongly"
 
@@ -280,7 +279,7 @@ def test_a_slow_tokenizer_rejects_a_boundary_within_a_token(tokenizer: Any) -> N
     columns = Encoder(own).encode(["a the", "a the", "a the"])
     spans = [[Span(1, 5, 1)], [Span(3, 5, 1)], []]
     assert [len(each) for each in lists(columns)] == [2, 2, 2]
-    found = label_columns(own, columns, spans, set())
+    found = label_lists(own, columns, spans, set())
     assert list(found.rejected) == [1]
     assert str(found.rejected[1]).startswith("a token crosses the boundary")
     assert found.labels.tolist() == [-100, columns.ids[1], -100, -100, -100, -100]
@@ -294,7 +293,7 @@ def test_a_lone_surrogate_is_an_error_and_the_others_are_encoded(kind: str) -> N
     assert {row: str(error) for row, error in columns.errors.items()} == {
         1: "the text has the lone surrogate '\\ud83d', which is not a character"
     }
-    found = label_columns(made, columns, [[Span(0, 1, 1)], [Span(0, 2, 1)], []], set())
+    found = label_lists(made, columns, [[Span(0, 1, 1)], [Span(0, 2, 1)], []], set())
     assert len(found.labels) == len(columns.ids)
 
 
@@ -302,9 +301,9 @@ def test_no_texts(tokenizer: Any) -> None:
     for encoder in (Encoder(tokenizer), Encoder(Own(tokenizer, False)), encoder_with(tokenizer, bool)[0]):
         columns = encoder.encode([])
         assert (columns.ids.tolist(), columns.text_offsets.tolist()) == ([], [0])
-        found = label_columns(tokenizer, columns, [], set())
+        found = label_lists(tokenizer, columns, [], set())
         assert (found.labels.tolist(), found.weights, found.rejected) == ([], None, {})
-        assert label_columns(tokenizer, encoder.encode([""]), [[Span(0, 0, 1)]], set()).labels.tolist() == []
+        assert label_lists(tokenizer, encoder.encode([""]), [[Span(0, 0, 1)]], set()).labels.tolist() == []
 
 
 def real_texts(tokenizer: Any, rows: Path) -> list[str]:
@@ -326,7 +325,7 @@ def test_fastokens_gives_the_same(
         columns, others = fast.encode(texts), plain.encode(texts)
         assert np.array_equal(columns.ids, others.ids)
         assert np.array_equal(columns.text_offsets, others.text_offsets)
-        found, right = (label_columns(made, each, spans, set()) for each in (columns, others))
+        found, right = (label_lists(made, each, spans, set()) for each in (columns, others))
         assert np.array_equal(found.labels, right.labels)
         assert found.weights is not None
         assert right.weights is not None

@@ -6,7 +6,7 @@ import pytest
 
 from sftcore import RowError
 from sftcore.tokenization import EncodedText, count_prefix_tokens, encode_text
-from sftcore.tokenization.single_text import to_utf8
+from sftcore.tokenization.token_columns import to_utf8
 
 from .kinds import byte_level
 

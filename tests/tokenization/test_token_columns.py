@@ -17,11 +17,11 @@ from transformers import AutoTokenizer
 
 from sftcore.core.types import IGNORE_INDEX
 from sftcore.labelling.spans import Span
-from sftcore.labelling.token_labels import label_columns, label_tokens, tokens_in
+from sftcore.labelling.token_labels import label_tokens, tokens_in
 from sftcore.tokenization import EncodedText, Encoder, TokenColumns, encode_text
 
 from ..sizes import examples
-from .kinds import BY_BYTES, KINDS, PIECES, texts
+from .kinds import BY_BYTES, KINDS, PIECES, label_lists, texts
 
 
 @cache
@@ -56,7 +56,7 @@ def check(tokenizer: Any, encoder: Encoder, drawn: list[tuple[str, list[Span]]])
     added = frozenset(tokenizer.added_tokens_decoder)
     columns = encoder.encode([text for text, _ in drawn])
     assert (columns.ids.dtype, columns.text_offsets.dtype, len(columns)) == (np.int32, np.int64, len(drawn))
-    found = label_columns(tokenizer, columns, [spans for _, spans in drawn], added)
+    found = label_lists(tokenizer, columns, [spans for _, spans in drawn], added)
     assert found.labels.dtype == np.int32
     assert len(found.labels) == len(columns.ids)
     assert (found.weights is None) == all(span.weight == 1 for _, spans in drawn for span in spans)
@@ -144,7 +144,7 @@ def test_any_ranges_in_order(starts: list[int], ends: list[int], added: set[int]
     columns = TokenColumns(
         ["x" * 12], np.array(ids, np.int32), np.array([0, len(ids)]), {}, {}, {0: Ranges(offsets)}, {}, nothing
     )
-    found = label_columns(None, columns, [spans], added)
+    found = label_lists(None, columns, [spans], added)
     labels, weights = label_tokens(None, EncodedText(ids, offsets), "", spans, added)
     assert found.labels.tolist() == labels
     assert found.weights is None or found.weights.tolist() == weights

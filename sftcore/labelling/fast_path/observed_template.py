@@ -1,9 +1,7 @@
-"""A chat template that records what it finds out about the contents of messages.
+"""A chat template that records what it finds out about the contents of messages; see docs/design.md.
 
-Rendering is deterministic. If a template only prints, joins and trims the contents of one conversation, it does the
-same with all others. If it looks for certain words in a content, that holds for contents without these words. Any
-other use is an inspection. :class:`ObservedText` records operators and methods, :class:`ObservingSandbox` everything
-that may read a string without calling its methods: functions, filters, tests, formats and ``in``.
+:class:`ObservedText` records operators and methods, :class:`ObservingSandbox` everything that may read a string
+without calling its methods: functions, filters, tests, formats and ``in``.
 """
 
 from __future__ import annotations
@@ -170,9 +168,10 @@ class ObservingSandbox(TracingSandbox):
     def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         owner = getattr(function, "__self__", None)
         if not (
-            isinstance(function, (Macro, environment.Dict))
-            or function is environment.Namespace
-            or isinstance(owner, (ObservedText, dict, environment.Dict, ObservingSandbox))
+            isinstance(function, Macro)
+            or function in (dict, environment.Namespace)
+            or owner is dict
+            or isinstance(owner, (ObservedText, dict, ObservingSandbox))
             or (isinstance(owner, str) and function.__name__ == "join")
         ):
             self._inspect(*args, *(value for name, value in kwargs.items() if not name.startswith("_")))
@@ -239,7 +238,7 @@ class ObservedTemplate(ChatTemplate):
     def __init__(self, source: str) -> None:
         super().__init__(source)
         self._sandbox = ObservingSandbox()
-        self._compiled = compile_template(source, self._sandbox, self._sandbox)
+        self._plain, self._tracing, _ = compile_template(source, self._sandbox, self._sandbox)
 
     def observe(self) -> Observations:
         """Start a new record, and return it."""

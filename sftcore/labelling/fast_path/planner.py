@@ -1,14 +1,10 @@
-"""Conversations of one shape, rendered from one plan.
-
-A template that does not inspect contents prints all conversations with the same roles alike, but for the contents. So
-one of them is labelled with placeholders, and its plan holds for the others.
-"""
+"""Conversations of one shape, rendered from one plan: that of a conversation with placeholders for contents."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import cast
 
@@ -16,11 +12,29 @@ from sftcore.core.errors import RowError
 from sftcore.core.labelling_policy import Policy
 from sftcore.core.types import Conversation, Message, PlainMessages
 from sftcore.labelling.fast_path.observed_template import ObservedTemplate
-from sftcore.labelling.fast_path.plan import PLACEHOLDER, Plan, make_plan
-from sftcore.labelling.rendered import Boundaries, RenderedConversation
-from sftcore.labelling.rendering.renderer import ChatTemplate
+from sftcore.labelling.rendered import Boundaries, Place, RenderedConversation, RenderedExample
+from sftcore.labelling.rendering.limits import CHARACTERS
+from sftcore.labelling.rendering.provenance import CONTENT, split_tag
+from sftcore.labelling.rendering.renderer import ChatTemplate, Rendering
 from sftcore.labelling.warnings import LabelWarning
 from sftcore.runtime.console import warn
+
+PLACEHOLDER = "\n\n\u2003\n\n\n\u27e6{}\u27e7\n\n\u2003\n\n\n"
+"""Text in place of a content: each way to trim it gives another text, and no template prints its white space itself."""
+
+_Trim = Callable[[str], str]
+_TRIMS: Sequence[_Trim] = (
+    str,
+    lambda text: text.lstrip("\n"),
+    lambda text: text.rstrip("\n"),
+    lambda text: text.strip("\n"),
+    str.lstrip,
+    lambda text: text.lstrip().rstrip("\n"),
+    str.rstrip,
+    lambda text: text.lstrip("\n").rstrip(),
+    str.strip,
+)
+"""All ways to trim a text at its start and at its end: not at all, of line feeds, or of all white space."""
 
 VERIFY_EVERY = 1024
 """One in this many conversations with a plan is rendered too, and compared; so is the first of each plan."""
@@ -52,6 +66,99 @@ _Part = str | tuple[str, bool | None, float]
 """A message in a shape: its role, with whether it is trained and its weight where these are not the usual ones."""
 
 _Shape = tuple[_Part, ...]
+
+
+@dataclass(eq=False)
+class Plan:
+    """How all conversations of one shape are rendered, if the plan holds for their contents.
+
+    Attributes:
+        words: strings that no content may have.
+        fixed: what is printed before, between and after the contents, with '' in place of each.
+        printed: for each printed content, the index of its message and how it is trimmed.
+        boundaries: what is trained; the printed contents are the inserted texts.
+        messages: number of messages.
+        warnings: the warnings of each conversation.
+        is_verified: whether the plan was compared with a rendering.
+    """
+
+    words: Collection[str]
+    fixed: Sequence[str]
+    printed: Sequence[tuple[int, _Trim]]
+    boundaries: Boundaries[Place]
+    messages: int
+    warnings: Counter[LabelWarning]
+    is_verified: bool = False
+
+    @cached_property
+    def _is_verbatim(self) -> bool:
+        """Whether each content is printed once, in order, as it is."""
+        return [*self.printed] == [(message, str) for message in range(self.messages)]
+
+    def render(self, contents: Sequence[str]) -> RenderedConversation | None:
+        """Return the conversation of this shape with *contents*; None if the plan does not hold for them."""
+        length = 0
+        for content in contents:
+            if not content or content.isspace():
+                return None
+            length += len(content)
+        for words in self.words:
+            for content in contents:
+                if words in content:
+                    return None
+        if length > CHARACTERS // 4:  # the template may exceed a limit
+            return None
+        texts = contents if self._is_verbatim else [trim(contents[message]) for message, trim in self.printed]
+        parts = [*self.fixed]
+        parts[1::2] = texts
+        example = RenderedExample("".join(parts), self.messages, self.boundaries, texts)
+        return RenderedConversation([example], self.warnings)
+
+
+def make_plan(
+    conversation: RenderedConversation,
+    renderings: Sequence[Rendering],
+    placeholders: Sequence[str],
+    words: Collection[str],
+) -> Plan | None:
+    """The plan of a shape, from its *conversation* with *placeholders* and its *renderings*; None if uncertain."""
+    (example,) = conversation.examples
+    rendering = next((rendering for rendering in renderings if rendering.text == example.text), None)
+    if rendering is None or example.messages != len(placeholders):
+        return None
+    fixed: list[str] = []
+    printed: list[tuple[int, _Trim]] = []
+    ranges: list[tuple[int, int]] = []
+    end_of_last = 0
+    for start, end, tag in rendering.pieces:
+        if tag < 0 and start < end:  # text of several messages
+            return None
+        message, field = split_tag(tag)
+        if tag < 0 or field != CONTENT:
+            continue
+        trim = next((trim for trim in _TRIMS if trim(placeholders[message]) == rendering.text[start:end]), None)
+        if trim is None or start < end_of_last:
+            return None
+        fixed += (rendering.text[end_of_last:start], "")
+        printed.append((message, trim))
+        ranges.append((start, end))
+        end_of_last = end
+    fixed.append(rendering.text[end_of_last:])
+    if any("\u27e6" in text or "\u27e7" in text for text in fixed):
+        return None
+
+    def place(at: int) -> Place:
+        if any(start < at < end for start, end in ranges):
+            raise ValueError("a boundary is within a content")
+        before = [end - start for start, end in ranges if end <= at]
+        return len(before), at - sum(before)
+
+    try:
+        boundaries = example.positions.map(place)
+    except ValueError:
+        return None
+    return Plan(words, fixed, printed, boundaries, len(placeholders), +conversation.warnings)
+
 
 _NEVER, _ONCE = (Plan((), [""], [], Boundaries([], [], [], []), 0, Counter()) for _ in range(2))
 """In place of the plan of a shape that never appeared, or once. A plan is made for its second conversation."""
@@ -116,11 +223,7 @@ class Planner:
     def _verified(
         self, by_plan: RenderedConversation, conversation: Conversation, policy: Policy
     ) -> RenderedConversation:
-        """Return *conversation* as rendered without a plan; no more plans are used if it differs from *by_plan*.
-
-        Raises:
-            RowError: as without a plan.
-        """
+        """The *conversation* as rendered without a plan; no more plans are used if it differs from *by_plan*."""
         rendered = self._render(conversation, policy, self._template)
         if rendered != by_plan:
             warn("a plan labelled a conversation differently from its rendering; from here on each is rendered")

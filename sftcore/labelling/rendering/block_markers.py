@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 from jinja2 import nodes
 from jinja2.visitor import NodeTransformer
-
-MakeNode = Callable[[], nodes.Expr]
 
 
 class _Concatenations(NodeTransformer):
@@ -23,30 +19,30 @@ def concatenations_called(tree: nodes.Template) -> None:
     _Concatenations().visit(tree)
 
 
-def with_block_markers(body: list[nodes.Node], leaving: list[MakeNode]) -> list[nodes.Node]:
+def with_block_markers(body: list[nodes.Node], leaving: list[nodes.Expr]) -> list[nodes.Node]:
     """Add marks to the loops of *body* where the printing of a message begins, and where it ends.
 
     Args:
-        leaving: make the expressions that are left on ``continue`` and ``break``: messages of the loop around.
+        leaving: the expressions that are left on ``continue`` and ``break``: messages of the loop around.
     """
     marked: list[nodes.Node] = []
     for node in body:
         if isinstance(node, nodes.For):
             entering, names = _entered(node)
-            left: list[MakeNode] = [*(functools.partial(nodes.Name, name, "load") for name in names), *entering]
+            left: list[nodes.Expr] = [*(nodes.Name(name, "load") for name in names), *entering]
             inner: list[nodes.Node] = []
             for statement in with_block_markers(node.body, left):
                 inner.append(statement)
                 if isinstance(statement, nodes.Assign) and (name := getattr(statement.target, "name", None)) in names:
                     inner.append(_mark("enter", nodes.Name(name, "load")))
             node.body = [
-                *(_mark("enter", make()) for make in entering),
+                *(_mark("enter", value) for value in entering),
                 *inner,
-                *(_mark("exit", make()) for make in left),
+                *(_mark("exit", value) for value in left),
             ]
             node.else_ = with_block_markers(node.else_, leaving)
         elif isinstance(node, (nodes.Continue, nodes.Break)):
-            marked.extend(_mark("exit", make()) for make in leaving)
+            marked.extend(_mark("exit", value) for value in leaving)
         elif isinstance(node, nodes.If):
             for branch in (node, *node.elif_):
                 branch.body = with_block_markers(branch.body, leaving)
@@ -57,7 +53,7 @@ def with_block_markers(body: list[nodes.Node], leaving: list[MakeNode]) -> list[
     return marked
 
 
-def _entered(loop: nodes.For) -> tuple[list[MakeNode], list[str]]:
+def _entered(loop: nodes.For) -> tuple[list[nodes.Expr], list[str]]:
     """Expressions that may be a message from the beginning of an iteration of *loop*, and names that are set in it.
 
     These are the loop's variable, what is set from an item of a list (``set message = messages[i]``), or,
@@ -73,7 +69,7 @@ def _entered(loop: nodes.For) -> tuple[list[MakeNode], list[str]]:
         and isinstance(statement.target, nodes.Name)
         and isinstance(statement.node, nodes.Getitem)
     ]
-    entering: list[MakeNode] = [functools.partial(nodes.Name, target, "load")]
+    entering: list[nodes.Expr] = [nodes.Name(target, "load")]
     items = (item for statement in loop.body for item in statement.find_all(nodes.Getitem))
     for item in items if not names else ():
         if (
@@ -81,13 +77,10 @@ def _entered(loop: nodes.For) -> tuple[list[MakeNode], list[str]]:
             and "messages" in item.node.name
             and getattr(item.arg, "name", "") == target
         ):
-            entering.append(functools.partial(_item, item.node.name, target))
+            of, number = nodes.Name(item.node.name, "load"), nodes.Name(target, "load")
+            entering.append(nodes.Getitem(of, number, "load"))
             break
     return entering, list(dict.fromkeys(names))
-
-
-def _item(of: str, number: str) -> nodes.Expr:
-    return nodes.Getitem(nodes.Name(of, "load"), nodes.Name(number, "load"), "load")
 
 
 def _mark(name: str, value: nodes.Expr) -> nodes.Node:

@@ -1,12 +1,12 @@
-"""Static analysis of templates: whether the generation prompt is the same for every turn.
+"""Static analysis of templates: whether the generation prompt is the same for every turn, and need not be rendered.
 
-Most templates are one loop over the messages, followed by the generation prompt. If nothing after the loop depends on
-the messages, the prompt is constant and is not rendered for each turn, so that labelling takes linear time.
+It is if the template is one loop over the messages, and nothing after the loop depends on them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 from jinja2 import nodes
 
@@ -112,32 +112,29 @@ def _is_messages(expression: nodes.Node, tree: nodes.Template) -> bool:
 
 def names_in(node: nodes.Node) -> set[str]:
     """Names in *node*, including itself."""
-    found = {name.name for name in node.find_all(nodes.Name)}
-    return found | ({node.name} if isinstance(node, (nodes.Name, nodes.NSRef)) else set())
+    return {name.name for name in _within(node, nodes.Name, nodes.NSRef)}
+
+
+def _within(node: nodes.Node, *kinds: type[nodes.Node]) -> Iterator[Any]:
+    """Yield the nodes of these *kinds* in *node*, including itself."""
+    if isinstance(node, kinds):
+        yield node
+    yield from node.find_all(kinds)
 
 
 def _is_constant(node: nodes.Node, assigned: set[str]) -> bool:
     """Whether *node* prints the same for all conversations with the same variables."""
     if isinstance(node, nodes.If):
-        branches: Iterable[nodes.Node] = (
-            *node.body,
-            *node.else_,
-            *(inner for other in node.elif_ for inner in other.body),
-        )
-        tests = (node.test, *(other.test for other in node.elif_))
-        return all(_is_free(test, assigned) for test in tests) and all(
-            _is_constant(inner, assigned) for inner in branches
-        )
+        branches = (*node.body, *node.elif_, *node.else_)
+        return _is_free(node.test, assigned) and all(_is_constant(inner, assigned) for inner in branches)
     return isinstance(node, nodes.Output) and all(_is_free(inner, assigned) for inner in node.nodes)
 
 
 def _is_free(expression: nodes.Node, assigned: set[str]) -> bool:
     """Whether *expression* depends on nothing but its names: it has no calls and no random choice."""
-    if names_in(expression) & (assigned | _NOT_CONSTANT) or isinstance(expression, nodes.Call):
+    if names_in(expression) & (assigned | _NOT_CONSTANT) or any(_within(expression, nodes.Call, nodes.CallBlock)):
         return False
-    filters = [*expression.find_all(nodes.Filter), *([expression] if isinstance(expression, nodes.Filter) else [])]
-    calls = next(expression.find_all((nodes.Call, nodes.CallBlock)), None)
-    return calls is None and all(used.name in _SAME_FOR_SAME for used in filters)
+    return all(used.name in _SAME_FOR_SAME for used in _within(expression, nodes.Filter))
 
 
 def _loop_attributes(loop: nodes.For) -> Iterator[str]:

@@ -69,37 +69,22 @@ def safe(value: Any) -> Any:
     return value if type(value) is Tracked else Markup(value)  # noqa: S704 - the plain filter does
 
 
-class Dict:
-    """``dict(...)`` in a template, without the methods of the type."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
-        return dict(*args, **kwargs)
-
-    def fromkeys(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
-        return dict.fromkeys(*args, **kwargs)
-
-
 class Namespace(jinja2.utils.Namespace):
     """``namespace(...)`` in a template, without private attributes."""
 
     def __init__(*args: Any, **kwargs: Any) -> None:
         self, *rest = args
-        values = dict(*rest, **kwargs)
-        for name in values:
-            _check_name(name)
-        jinja2.utils.Namespace.__init__(self, values)
+        jinja2.utils.Namespace.__init__(self)
+        for name, value in dict(*rest, **kwargs).items():
+            self[name] = value
 
     def __setitem__(self, name: str, value: Any) -> None:
-        _check_name(name)
+        if isinstance(name, str) and name.startswith("_"):
+            raise SecurityError(f"a namespace takes no private attribute such as {name!r}")
         super().__setitem__(name, value)
 
     def __repr__(self) -> str:
         return "<Namespace>"  # its values may be too large to print
-
-
-def _check_name(name: object) -> None:
-    if isinstance(name, str) and name.startswith("_"):
-        raise SecurityError(f"a namespace takes no private attribute such as {name!r}")
 
 
 class Generation(jinja2.ext.Extension):

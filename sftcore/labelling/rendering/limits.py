@@ -6,6 +6,7 @@ takes too much; a timer ends a rendering that takes too long for other reasons, 
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
@@ -13,6 +14,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -24,9 +26,6 @@ MEMORY = 1 << 28
 
 CHARACTERS = 1 << 22
 """Length of the longest text or list that a template may make; its output may be four times as long."""
-
-SOURCE = 1 << 17
-"""Length of the longest template, in characters."""
 
 _BITS = 1024
 """Size of the largest product or power."""
@@ -54,21 +53,13 @@ class LimitError(Exception):
 
 
 def check_length(length: int, limit: int = CHARACTERS) -> None:
-    """Check the *length* of a text or list.
-
-    Raises:
-        LimitError: it is above *limit*.
-    """
+    """Raise :class:`LimitError` if the *length* of a text or list is above *limit*."""
     if length > limit:
         raise LimitError(f"it exceeds the limit of {limit:,} characters or items")
 
 
 def check_product(operator: str, left: Any, right: Any) -> None:
-    """Check the size of ``left * right`` or ``left ** right`` before it is computed.
-
-    Raises:
-        LimitError: it is too large.
-    """
+    """Raise :class:`LimitError` if ``left * right`` or ``left ** right`` would be too large."""
     if isinstance(left, int) and isinstance(right, int):
         bits = left.bit_length() * right if operator == "**" else left.bit_length() + right.bit_length()
         if bits > _BITS:
@@ -80,11 +71,7 @@ def check_product(operator: str, left: Any, right: Any) -> None:
 
 
 def check_text_call(text: str, name: str, arguments: Sequence[Any]) -> None:
-    """Check the arguments of the method or filter *name* of *text* that may make a far longer text.
-
-    Raises:
-        LimitError: a number, or the text that would be made, is too large.
-    """
+    """Raise :class:`LimitError` if the method or filter *name* of *text* would make a text that is too long."""
     for number in arguments:
         if isinstance(number, int):
             check_length(abs(number))
@@ -97,21 +84,13 @@ def check_text_call(text: str, name: str, arguments: Sequence[Any]) -> None:
 
 
 def check_format(template: str) -> None:
-    """Check the widths in a format string.
-
-    Raises:
-        LimitError: one is too large, or is taken from a value.
-    """
+    """Raise :class:`LimitError` if a width in a format string is too large, or taken from a value."""
     if _WIDE.search(template):
         raise LimitError("it formats with a width that is too large, or taken from a value")
 
 
-_NEVER = float("inf")
-
-_until = _NEVER
+_until = math.inf
 """CPU time of the main thread at which its rendering ends."""
-
-_is_installed = False
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -125,33 +104,28 @@ def timed(render: Callable[[], _Result]) -> _Result:
     Raises:
         LimitError: the time is up.
     """
-    global _until, _is_installed
+    global _until
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         return render()
-    if not _is_installed:
+    if signal.getsignal(signal.SIGPROF) is not _interrupt:
         signal.signal(signal.SIGPROF, _interrupt)
-        _is_installed = True
     _until = time.thread_time() + SECONDS
     signal.setitimer(signal.ITIMER_PROF, SECONDS, _INTERVAL)
     try:
         return render()
     finally:
-        _until = _NEVER  # first, and no call: a signal that is handled after this raises nothing
+        _until = math.inf  # first, and no call: a signal that is handled after this raises nothing
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def limit_memory(more: int) -> None:
-    """Let this process take no more than *more* bytes beyond its present address space, where the system tells it."""
+def _limit_memory() -> None:
+    """Let this process take no more than :data:`MEMORY` beyond its present address space, where the system tells it."""
     import resource  # not on Windows
 
-    try:
-        with open("/proc/self/statm", "rb") as file:
-            size = int(file.read().split()[0]) * resource.getpagesize()
-    except OSError:
-        return
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = size + more if hard == resource.RLIM_INFINITY else min(size + more, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    with suppress(OSError, ValueError), open("/proc/self/statm", "rb") as file:  # a ValueError where less is allowed
+        size = int(file.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, hard))
 
 
 def try_in_child(steps: Callable[[], Iterator[None]]) -> None:
@@ -186,7 +160,7 @@ def _run_child(steps: Callable[[], Iterator[None]]) -> None:
         for number in (signal.SIGALRM, signal.SIGPROF):
             signal.signal(number, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, _DEADLINE)
-        limit_memory(MEMORY)
+        _limit_memory()
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
         for _ in steps():
             signal.setitimer(signal.ITIMER_PROF, SECONDS)

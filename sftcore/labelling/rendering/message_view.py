@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 from sftcore.labelling.rendering.provenance import (
@@ -19,14 +19,8 @@ from sftcore.labelling.rendering.provenance import (
 )
 
 _FIELDS = {
-    "role": HEADER,
-    "name": HEADER,
-    "tool_call_id": HEADER,
-    "id": HEADER,
-    "recipient": HEADER,
-    "reasoning_content": REASONING,
-    "reasoning": REASONING,
-    "thinking": REASONING,
+    **dict.fromkeys(("role", "name", "tool_call_id", "id", "recipient"), HEADER),
+    **dict.fromkeys(("reasoning_content", "reasoning", "thinking"), REASONING),
 }
 """Kinds of fields other than content: headers, which no model writes, and reasoning."""
 
@@ -54,22 +48,20 @@ class AccessLog:
 
     Attributes:
         printed: number of characters printed so far; the renderer updates it.
-        known: *printed* at the first access of each message, or at which its existence was known, in order.
-        by_loop: whether each access was by a loop over the messages.
+        known: *printed* at the first access of each message, or at which its existence was known, in order; None if
+            that was not by a loop over the messages.
         loops: number of such loops.
     """
 
     def __init__(self) -> None:
         self.printed = 0
-        self.known: list[int] = []
-        self.by_loop: list[bool] = []
+        self.known: list[int | None] = []
         self.loops = 0
 
     def record(self, index: int, by_loop: bool = False) -> None:
         """Record that the existence of the messages up to *index* is known."""
         while len(self.known) <= index:
-            self.known.append(self.printed)
-            self.by_loop.append(by_loop)
+            self.known.append(self.printed if by_loop else None)
 
 
 class Messages(Sequence[TemplateMessage]):
@@ -79,24 +71,24 @@ class Messages(Sequence[TemplateMessage]):
     """
 
     __slots__ = ("_items", "_log", "_offset")
+    __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, items: Sequence[TemplateMessage], log: AccessLog, offset: int = 0) -> None:
         self._items = items
         self._log = log
         self._offset = offset
 
-    def _record_all(self) -> None:
+    def copy(self) -> list[Any]:
+        """The messages in a list, as ``list.copy``."""
         self._log.record(self._offset + len(self._items))
+        return [*self._items]
 
     def __len__(self) -> int:
-        self._record_all()
+        self._log.record(self._offset + len(self._items))
         return len(self._items)
 
     def __bool__(self) -> bool:
-        if self._items:
-            self._log.record(self._offset)
-        else:
-            self._record_all()
+        self._log.record(self._offset)
         return bool(self._items)
 
     @overload
@@ -108,13 +100,10 @@ class Messages(Sequence[TemplateMessage]):
             if (key.start or 0) >= 0 and key.stop is None and key.step in (None, 1):
                 start = min(key.start or 0, len(self._items))
                 return Messages(self._items[start:], self._log, self._offset + start)
-            self._record_all()
-            return self._items[key]
-        if key < 0 or key >= len(self._items):
-            self._record_all()
-        else:
+        elif 0 <= key < len(self._items):
             self._log.record(self._offset + key)
-        return self._items[key]
+            return self._items[key]
+        return self.copy()[key]
 
     def __iter__(self) -> Iterator[TemplateMessage]:
         self._log.loops += 1
@@ -123,59 +112,23 @@ class Messages(Sequence[TemplateMessage]):
             yield item
         self._log.record(self._offset + len(self._items), by_loop=True)
 
-    def __reversed__(self) -> Iterator[TemplateMessage]:
-        self._record_all()
-        return reversed(self._items)
-
-    def __contains__(self, item: object) -> bool:
-        self._record_all()
-        return item in self._items
-
-    def __eq__(self, other: object) -> bool:
-        self._record_all()
-        return bool(list(self._items) == _as_list(other))
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __add__(self, other: Any) -> list[Any]:
-        self._record_all()
-        return [*self._items, *other]
-
     def __radd__(self, other: Any) -> list[Any]:
-        self._record_all()
-        return [*other, *self._items]
-
-    def __mul__(self, times: int) -> list[Any]:
-        self._record_all()
-        return [*self._items] * times
-
-    __rmul__ = __mul__
-
-    def __lt__(self, other: Any) -> Any:
-        return self.copy() < _as_list(other)
-
-    def __le__(self, other: Any) -> Any:
-        return self.copy() <= _as_list(other)
-
-    def __gt__(self, other: Any) -> Any:
-        return self.copy() > _as_list(other)
-
-    def __ge__(self, other: Any) -> Any:
-        return self.copy() >= _as_list(other)
-
-    def copy(self) -> list[Any]:
-        """The messages in a list, as ``list.copy``."""
-        self._record_all()
-        return [*self._items]
-
-    def __repr__(self) -> str:
-        return repr(self.copy())
-
-    __str__ = __repr__
+        return [*other, *self.copy()]
 
 
-def _as_list(value: Any) -> Any:
-    return value.copy() if isinstance(value, Messages) else value
+def _method_of_list(name: str) -> Callable[..., Any]:
+    """The method *name* of a list, which reads all messages."""
+
+    def method(self: Messages, *args: Any) -> Any:
+        return getattr(list, name)(self.copy(), *(arg.copy() if isinstance(arg, Messages) else arg for arg in args))
+
+    return method
+
+
+for _name in ("add", "contains", "eq", "ge", "gt", "le", "lt", "mul", "ne", "repr", "reversed", "rmul"):
+    setattr(Messages, f"__{_name}__", _method_of_list(f"__{_name}__"))
+for _name in ("count", "index"):
+    setattr(Messages, _name, _method_of_list(_name))
 
 
 def tag_messages(messages: Sequence[Mapping[str, Any]]) -> list[TemplateMessage]:
@@ -203,10 +156,9 @@ def _call(call: Any, index: int) -> Any:
             tagged[key] = _call(value, index)
         elif key == "type":
             tagged[key] = value
-        elif key in ("name", "id"):
-            tagged[key] = _texts(value, tag_of(index, CALL_NAME if key == "name" else CALL_ID))
         else:
-            tagged[key] = _texts(value, tag_of(index, CALL), keys=True)
+            kind = {"name": CALL_NAME, "id": CALL_ID}.get(key, CALL)
+            tagged[key] = _texts(value, tag_of(index, kind), keys=kind == CALL)
     return tagged
 
 

@@ -134,10 +134,6 @@ class _Walk:
         return tuple(kept)
 
 
-def _cut(runs: tuple[Run, ...], start: int, end: int) -> tuple[Run, ...]:
-    return _Walk(runs).cut(start, end)
-
-
 class Tracked(str):
     """A string with the origin of its characters."""
 
@@ -145,7 +141,7 @@ class Tracked(str):
     _runs: tuple[Run, ...]
 
     def _part(self, start: int, end: int) -> Tracked:
-        return tracked(str.__getitem__(self, slice(start, end)), _cut(self._runs, start, end))
+        return tracked(str.__getitem__(self, slice(start, end)), _Walk(self._runs).cut(start, end))
 
     def _parts(self, texts: Iterable[str], gap: int | None) -> list[str]:
         """*texts* as parts of this string, *gap* characters apart, or to be searched if that is None."""
@@ -188,7 +184,7 @@ class Tracked(str):
             at = operator.index(key)
             text = str.__getitem__(self, at)
             at %= len(self)
-            return tracked(text, _cut(self._runs, at, at + 1))
+            return tracked(text, _Walk(self._runs).cut(at, at + 1))
         start, end, step = key.indices(len(self))
         if step != 1:
             return whole(str.__getitem__(self, key), self)
@@ -222,25 +218,15 @@ class Tracked(str):
         return self._parts(str.rsplit(self, sep, maxsplit), None if sep is None else len(sep))
 
     def splitlines(self, keepends: bool = False) -> list[str]:
-        parts: list[str] = []
-        walk = _Walk(self._runs)
-        at = 0
-        for line, shown in zip(str.splitlines(self, True), str.splitlines(self, keepends), strict=True):
-            parts.append(tracked(shown, walk.cut(at, at + len(shown))))
-            at += len(line)
-        return parts
+        return self._parts(str.splitlines(self, keepends), None)
 
     def partition(self, sep: str, /) -> tuple[str, str, str]:
-        return self._around(str.find(self, sep), sep) or (self, "", "")
+        before, found, after = self._parts(str.partition(self, sep), 0)
+        return before, found, after
 
     def rpartition(self, sep: str, /) -> tuple[str, str, str]:
-        return self._around(str.rfind(self, sep), sep) or ("", "", self)
-
-    def _around(self, at: int, sep: str) -> tuple[str, str, str] | None:
-        if not sep:
-            raise ValueError("empty separator")
-        end = at + len(sep)
-        return None if at < 0 else (self._part(0, at), self._part(at, end), self._part(end, len(self)))
+        before, found, after = self._parts(str.rpartition(self, sep), 0)
+        return before, found, after
 
     def replace(self, old: str, new: str, count: SupportsIndex = -1, /) -> str:
         if not old:
@@ -265,28 +251,20 @@ class Tracked(str):
         return join(parts, self)
 
 
-def _same_length(name: str) -> Callable[..., str]:
-    plain = getattr(str, name)
-
-    def method(self: Tracked, *args: Any) -> str:
-        text = plain(self, *args)
-        return tracked(text, self._runs) if len(text) == len(self) else whole(text, self)
-
-    method.__name__ = name
-    return method
-
-
-def _as_a_whole(name: str) -> Callable[..., str]:
+def _method(name: str, by_character: bool) -> Callable[..., str]:
+    """The method *name*; *by_character* if it changes characters one by one, unless their number changes."""
     plain = getattr(str, name)
 
     def method(self: Tracked, *args: Any, **kwargs: Any) -> str:
-        return whole(plain(self, *args, **kwargs), self, args, kwargs)
+        text = plain(self, *args, **kwargs)
+        is_followed = by_character and len(text) == len(self)
+        return tracked(text, self._runs) if is_followed else whole(text, self, args, kwargs)
 
     method.__name__ = name
     return method
 
 
 for _name in ("upper", "lower", "title", "capitalize", "swapcase", "casefold"):
-    setattr(Tracked, _name, _same_length(_name))
+    setattr(Tracked, _name, _method(_name, by_character=True))
 for _name in ("expandtabs", "translate", "ljust", "rjust", "center", "zfill"):
-    setattr(Tracked, _name, _as_a_whole(_name))
+    setattr(Tracked, _name, _method(_name, by_character=False))

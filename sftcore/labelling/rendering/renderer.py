@@ -13,9 +13,9 @@ from jinja2.meta import find_undeclared_variables
 
 from sftcore.core.errors import RowError
 from sftcore.labelling.rendering.constant_prompt import has_constant_prompt
-from sftcore.labelling.rendering.limits import CHARACTERS, SOURCE, LimitError, check_length, timed, try_in_child
+from sftcore.labelling.rendering.limits import CHARACTERS, LimitError, check_length, timed, try_in_child
 from sftcore.labelling.rendering.message_view import AccessLog, Messages, TemplateMessage, tag_messages
-from sftcore.labelling.rendering.provenance import LITERAL, Tracked
+from sftcore.labelling.rendering.provenance import LITERAL, Tracked, runs_of
 from sftcore.labelling.rendering.sandbox import PRIVATE, Sandbox, TracingSandbox
 from sftcore.runtime.private_api import check_private_names
 
@@ -26,16 +26,17 @@ _PLAIN, _TRACING = Sandbox(), TracingSandbox()
 _SHOWN = 500
 """How much of a template's own error message is shown, in characters."""
 
-_SYNTAX: tuple[tuple[type[nodes.Node] | tuple[type[nodes.Node], ...], int, str], ...] = (
-    (nodes.Node, 7000, "parts"),
-    (nodes.For, 128, "loops"),
-    ((nodes.Macro, nodes.CallBlock), 64, "macros"),
-    ((nodes.Assign, nodes.AssignBlock), 400, "assignments"),
-)
-"""How much of each a template may have, about five times what any of the 300 that are known has."""
+CALL = {"id": "callone12", "type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "add",
+        "description": "Add two numbers.",
+        "parameters": {"type": "object", "properties": {"a": {"type": "number", "description": "A number."}}},
+    },
+}
+"""A call and the tool, as templates get them."""
 
-_CALL = {"id": "callone12", "type": "function", "function": {"name": "add", "arguments": {"a": 1, "b": [2]}}}
-_TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
 _SAMPLES: tuple[tuple[list[Mapping[str, Any]], list[Mapping[str, Any]] | None], ...] = (
     (
         [
@@ -50,10 +51,10 @@ _SAMPLES: tuple[tuple[list[Mapping[str, Any]], list[Mapping[str, Any]] | None], 
         [
             {"role": "system", "content": "Be brief."},
             {"role": "user", "content": "What is the sum of one and two?"},
-            {"role": "assistant", "content": "", "tool_calls": [_CALL]},
+            {"role": "assistant", "content": "", "tool_calls": [CALL]},
             {"role": "tool", "content": "3", "name": "add", "tool_call_id": "callone12"},
         ],
-        [_TOOL],
+        [TOOL],
     ),
 )
 """Conversations and tools with which a template is tried."""
@@ -99,8 +100,7 @@ class ChatTemplate:
 
     def __init__(self, source: str) -> None:
         self.source = source
-        self._compiled = _checked(source)
-        self.tree = self._compiled.tree
+        self._plain, self._tracing, self.tree = _checked(source)
         self.constant_prompt = has_constant_prompt(self.tree)
         self.variables = frozenset(find_undeclared_variables(self.tree))
 
@@ -116,7 +116,7 @@ class ChatTemplate:
         Raises:
             RowError: the template rejects them, fails, or exceeds a limit.
         """
-        return _run(partial(self._compiled.render, messages, tools, add_generation_prompt, kwargs))
+        return _run(partial(_render, self._plain, messages, tools, add_generation_prompt, kwargs))
 
     def trace(
         self,
@@ -125,82 +125,43 @@ class ChatTemplate:
         add_generation_prompt: bool = False,
         **kwargs: Any,
     ) -> Rendering:
-        """The text of *messages*, with the origin of its characters.
-
-        Raises:
-            RowError: as :meth:`render`.
-        """
-        return _run(partial(self._compiled.trace, messages, tools, add_generation_prompt, kwargs))
+        """As :meth:`render`, with the origin of the characters."""
+        return _run(partial(_trace, self._tracing, messages, tools, add_generation_prompt, kwargs))
 
 
-class Compiled(NamedTuple):
-    """A template, ready to be rendered; *tree* is its syntax tree as it was written."""
-
-    plain: jinja2.Template
-    tracing: jinja2.Template
-    tree: nodes.Template
-
-    def render(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        tools: Sequence[Mapping[str, Any]] | None,
-        add_generation_prompt: bool,
-        variables: Mapping[str, Any],
-    ) -> str:
-        """See :meth:`ChatTemplate.render`; raises what Jinja and the template raise."""
-        texts: list[str] = []
-        length = 0
-        given = _variables(list(messages), tools, add_generation_prompt, variables)
-        for text in self.plain.root_render_func(self.plain.new_context(given)):
-            texts.append(text)
-            length += len(text)
-            check_length(length, 4 * CHARACTERS)
-        return "".join(texts)
-
-    def trace(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        tools: Sequence[Mapping[str, Any]] | None,
-        add_generation_prompt: bool,
-        variables: Mapping[str, Any],
-    ) -> Rendering:
-        """See :meth:`ChatTemplate.trace`; raises what Jinja and the template raise."""
-        log = AccessLog()
-        texts: list[str] = []
-        pieces: list[Piece] = []
-        at = 0
-        given = _variables(Messages(tag_messages(messages), log), tools, add_generation_prompt, variables)
-        for text in self.tracing.root_render_func(self.tracing.new_context(given)):
-            texts.append(text)
-            if isinstance(text, Tracked):
-                for length, tag in text._runs:
-                    if tag != LITERAL:
-                        pieces.append(Piece(at, at + length, tag))
-                    at += length
-            else:
-                at += len(text)
-            check_length(at, 4 * CHARACTERS)
-            log.printed = at
-        if log.loops == 1:
-            known = [at if by_loop else None for at, by_loop in zip(log.known, log.by_loop, strict=True)]
-        else:
-            known = [None] * len(log.known)
-        return Rendering("".join(texts), pieces, known)
-
-
-def _variables(
+def _printed(
+    template: jinja2.Template,
     messages: object,
     tools: Sequence[Mapping[str, Any]] | None,
     add_generation_prompt: bool,
     further: Mapping[str, Any],
-) -> dict[str, Any]:
-    return {
-        "documents": None,
-        **further,
-        "messages": messages,
-        "tools": tools,
-        "add_generation_prompt": add_generation_prompt,
-    }
+) -> Iterator[str]:
+    """Yield what *template* prints, in parts; raises what Jinja and the template raise."""
+    given = {"messages": messages, "tools": tools, "add_generation_prompt": add_generation_prompt}
+    length = 0
+    for text in template.root_render_func(template.new_context({"documents": None, **further, **given})):
+        length += len(text)
+        check_length(length, 4 * CHARACTERS)
+        yield text
+
+
+def _render(template: jinja2.Template, messages: Sequence[Mapping[str, Any]], *given: Any) -> str:
+    return "".join(_printed(template, list(messages), *given))
+
+
+def _trace(template: jinja2.Template, messages: Sequence[Mapping[str, Any]], *given: Any) -> Rendering:
+    log = AccessLog()
+    texts: list[str] = []
+    pieces: list[Piece] = []
+    at = 0
+    for text in _printed(template, Messages(tag_messages(messages), log), *given):
+        texts.append(text)
+        for length, tag in runs_of(text):
+            if tag != LITERAL:
+                pieces.append(Piece(at, at + length, tag))
+            at += length
+        log.printed = at
+    return Rendering("".join(texts), pieces, log.known if log.loops == 1 else [None] * len(log.known))
 
 
 def _run(render: Callable[[], _Result]) -> _Result:
@@ -233,13 +194,15 @@ def _check_jinja() -> None:
     check_private_names("jinja2", *PRIVATE)
 
 
+_Compiled = tuple[jinja2.Template, jinja2.Template, nodes.Template]
+"""A template for the plain and for the tracing environment, and its syntax tree as it was written."""
+
+
 @lru_cache(maxsize=64)
-def _checked(source: str) -> Compiled:
+def _checked(source: str) -> _Compiled:
     """The compiled template, once it was tried."""
     _check_jinja()
     try:
-        if len(source) > SOURCE:
-            raise LimitError(f"it is longer than {SOURCE:,} characters")
         try_in_child(partial(_try, source))
         return compile_template(source)
     except LimitError as error:
@@ -250,25 +213,17 @@ def _checked(source: str) -> Compiled:
         raise ValueError(str(error) or type(error).__name__) from None
 
 
-def compile_template(source: str, plain: Sandbox = _PLAIN, tracing: Sandbox = _TRACING) -> Compiled:
-    """Compile a template for two environments.
-
-    Raises:
-        LimitError: it is too large.
-        jinja2.TemplateSyntaxError: it is not valid.
-    """
-    tree = _PLAIN.parse(source)
-    for kind, limit, name in _SYNTAX:
-        if sum(1 for _ in tree.find_all(kind)) > limit:
-            raise LimitError(f"it has more than {limit:,} {name}")
-    return Compiled(plain.load(source), tracing.load(source), tree)
+def compile_template(source: str, plain: Sandbox = _PLAIN, tracing: Sandbox = _TRACING) -> _Compiled:
+    """Compile a template for two environments; raises as :meth:`Sandbox.load`."""
+    return plain.load(source), tracing.load(source), _PLAIN.parse(source)
 
 
 def _try(source: str) -> Iterator[None]:
-    """Render a template with small conversations, and continue after errors other than of memory."""
-    compiled = compile_template(source)
+    """Analyse a template, and render it with small conversations; continue after errors other than of memory."""
+    plain, tracing, tree = compile_template(source)
+    has_constant_prompt(tree)
     for messages, tools in _SAMPLES:
-        for render in (compiled.render, compiled.trace):
+        for render in (partial(_render, plain), partial(_trace, tracing)):
             yield
             try:
                 render(messages, tools, True, {})

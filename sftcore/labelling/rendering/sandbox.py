@@ -8,7 +8,9 @@ character, and let a template reach and change nothing. The tracing one keeps th
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from string import Formatter
 from typing import Any
 
 import jinja2
@@ -22,7 +24,6 @@ from markupsafe import Markup
 
 from sftcore.labelling.rendering import environment
 from sftcore.labelling.rendering.block_markers import concatenations_called, with_block_markers
-from sftcore.labelling.rendering.format_strings import format_parts, percent_parts
 from sftcore.labelling.rendering.limits import check_format, check_length, check_product, check_text_call
 from sftcore.labelling.rendering.message_view import Messages, TemplateMessage, message_index
 from sftcore.labelling.rendering.provenance import (
@@ -39,6 +40,7 @@ from sftcore.labelling.rendering.provenance import (
 )
 from sftcore.runtime.private_api import PrivateNames
 
+_PERCENT = re.compile(r"%(?:\((\w+)\))?(.)", re.DOTALL)
 _OF_DICT = frozenset(dir(dict))
 _OF_LOOP = frozenset(name for name in dir(LoopContext) if not name.startswith("_"))
 _OF_STR = frozenset(name for name in dir(str) if not name.startswith("_")) - {"format", "format_map"}
@@ -76,7 +78,6 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.globals.update(
             raise_exception=environment.raise_exception,
             strftime_now=environment.strftime_now,
-            dict=environment.Dict(),
             namespace=environment.Namespace,
         )
         self.filters.update(format=self._format, join=self._join, tojson=environment.tojson)
@@ -84,18 +85,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
             self.filters[name] = _checked_filter(name, self.filters[name])
 
     def load(self, source: str) -> jinja2.Template:
-        """Compile a template.
-
-        Raises:
-            jinja2.TemplateSyntaxError: *source* is not valid.
-        """
+        """Compile a template; raises ``jinja2.TemplateSyntaxError`` if *source* is not valid."""
         tree = self.parse(source)
         concatenations_called(tree)
         return self.from_string(tree)
 
     def concatenated(self, *values: object) -> str:
         """``a ~ b``, which compiled templates call."""
-        return self._joined([str(self._printable(value)) for value in values])
+        return self._joined([str(_printable(value)) for value in values])
 
     def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         owner = getattr(function, "__self__", None)
@@ -105,6 +102,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
             given = (value for name, value in kwargs.items() if not name.startswith("_"))  # Jinja adds its own
             check_text_call(owner, function.__name__, [*args, *given])
         return super().call(context, function, *args, **kwargs)
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        return super().is_safe_attribute(obj, attr, value) and (obj is not dict or attr == "fromkeys")
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """``obj.attribute``; a faster way for what templates read most, with the same result."""
@@ -122,10 +122,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "%" and isinstance(left, str):
-            if not isinstance(left, Markup) and (parts := percent_parts(left, right)) is not None:
+            if not isinstance(left, Markup) and (parts := _percent_parts(left, right)) is not None:
                 return self._joined(parts)
             check_format(left)
-            return self._formatted(left % right, left, right)
+            return blurred(left % right, left, right)
         if operator in ("*", "**"):
             check_product(operator, left, right)
         result = super().call_binop(context, operator, left, right)
@@ -144,10 +144,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
         def method(*args: Any, **kwargs: Any) -> str:
             given = {name: item for name, item in kwargs.items() if not name.startswith("_")}  # Jinja adds its own
             fields = args[0] if value.__name__ == "format_map" and len(args) == 1 else given
-            if (parts := format_parts(owner, () if fields is not given else args, fields)) is not None:
-                return self._joined([str(self._printable(part)) for part in parts])
+            if (parts := _format_parts(owner, () if fields is not given else args, fields)) is not None:
+                return self._joined([str(_printable(part)) for part in parts])
             check_format(owner)
-            return self._formatted(wrapped(*args, **given), owner, args, given)
+            return blurred(wrapped(*args, **given), owner, args, given)
 
         return method
 
@@ -159,20 +159,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def _join(self, value: Iterable[Any], d: str = "", attribute: Any = None) -> str:
         if attribute is not None:
             value = map(jinja2.filters.make_attrgetter(self, attribute), value)
-        return self._joined([str(self._printable(item)) for item in value], str(d))
+        return self._joined([str(_printable(item)) for item in value], str(d))
 
     def _format(self, value: Any, *args: Any, **kwargs: Any) -> str:
         if args and kwargs:
             raise FilterArgumentError("can't handle positional and keyword arguments at the same time")
         return str(self.call_binop(None, "%", str(value), kwargs or args))
-
-    def _printable(self, value: Any) -> Any:
-        """*value*, which is about to become a string."""
-        return value
-
-    def _formatted(self, text: str, *sources: object) -> str:
-        """*text*, which was formatted of *sources*."""
-        return text
 
 
 class TracingSandbox(Sandbox):
@@ -180,13 +172,8 @@ class TracingSandbox(Sandbox):
 
     def __init__(self) -> None:
         super().__init__()
-        self.finalize = self._printable
-        own = {
-            "pprint": environment.pprint,
-            "replace": _replace,
-            "safe": environment.safe,
-            "title": environment.title,
-        }
+        self.finalize = _printable
+        own = {"pprint": environment.pprint, "replace": _replace, "safe": environment.safe, "title": environment.title}
         self.filters = {name: _tagging(function) for name, function in {**self.filters, **own}.items()}
 
     def load(self, source: str) -> jinja2.Template:
@@ -221,11 +208,12 @@ class TracingSandbox(Sandbox):
         check_length(sum(map(len, parts)) + len(separator) * len(parts))
         return join(parts, separator)
 
-    def _printable(self, value: Any) -> Any:
-        return whole(str(value), value) if isinstance(value, (list, dict, tuple, Messages)) else value
 
-    def _formatted(self, text: str, *sources: object) -> str:
-        return blurred(text, *sources)
+def _printable(value: Any) -> Any:
+    """*value*, which is about to be printed, with the tags of what it holds."""
+    if isinstance(value, str):  # nearly all are, and the check below takes longer
+        return value
+    return whole(str(value), value) if isinstance(value, (list, dict, tuple, Messages)) else value
 
 
 def _checked_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -258,3 +246,54 @@ def _replace(s: Any, old: Any, new: Any, count: int | None = None) -> str:
     if type(text) is str and type(new) is Tracked:
         text = tracked(text, runs_of(text))
     return text.replace(str(old), new, -1 if count is None else count)
+
+
+def _percent_parts(template: str, values: Any) -> list[str] | None:
+    """Parts of ``template % values``; None if it has more than ``%s``, ``%(name)s`` and ``%%``."""
+    items = list(values) if isinstance(values, tuple) else [values]
+    parts: list[str] = []
+    at = taken = 0
+    for found in _PERCENT.finditer(template):
+        name, kind = found.groups()
+        parts.append(template[at : found.start()])
+        at = found.end()
+        if kind == "%" and name is None:
+            parts.append("%")
+        elif kind != "s":
+            return None
+        elif name is not None:
+            if not isinstance(values, Mapping) or name not in values:
+                return None
+            parts.append(str(values[name]))
+        elif taken < len(items):
+            parts.append(str(items[taken]))
+            taken += 1
+        else:
+            return None
+    used_up = taken == len(items) or isinstance(values, Mapping)
+    return [*parts, template[at:]] if used_up and "%" not in template[at:] else None
+
+
+def _format_parts(template: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any] | None:
+    """Parts of ``template.format(*args, **kwargs)``; None if it has more than plain fields."""
+    parts: list[Any] = []
+    automatic, numbered = 0, False
+    try:
+        for text, name, spec, conversion in Formatter().parse(str.__str__(template)):
+            parts.append(text)
+            if name is None:
+                continue
+            if spec or conversion:
+                return None
+            numbered = numbered or name.isdigit()
+            if not name:
+                name, automatic = str(automatic), automatic + 1
+            if name.isdigit():
+                parts.append(args[int(name)])
+            elif name.isidentifier():
+                parts.append(kwargs[name])
+            else:
+                return None
+    except (ValueError, LookupError, TypeError):
+        return None
+    return None if (automatic and numbered) or type(template) is not str else parts

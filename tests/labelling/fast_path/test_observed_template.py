@@ -8,7 +8,7 @@ import pytest
 
 from sftcore import RowError
 from sftcore.labelling.fast_path.observed_template import Observations, ObservedTemplate
-from sftcore.labelling.fast_path.plan import PLACEHOLDER
+from sftcore.labelling.fast_path.planner import PLACEHOLDER
 
 PROMPT = "{% if add_generation_prompt %}[assistant]{% endif %}"
 

@@ -274,13 +274,13 @@ TIME = {
     "pieces of many messages": Hostile("nothing", OF_TWO + "{{ x.replace('_', '--').split('-') | length }}", "64001"),
     "loops and macros": Hostile(
         "nothing",
-        "".join("{%macro m" + str(number) + "()%}{%endmacro%}" for number in range(1500))
-        + "{%for m in messages%}{{m.a}}{%endfor%}" * 1500,
+        "".join("{%macro m" + str(number) + "()%}{%endmacro%}" for number in range(4000))
+        + "{%for m in messages%}{{m.a}}{%endfor%}" * 4000,
     ),
     "chain of assignments": Hostile(
         "nothing",
-        "".join("{%set a" + str(number) + "=a" + str(number + 1) + "%}" for number in range(600))
-        + "{%set a600=messages%}{%for m in a0%}{%endfor%}",
+        "".join("{%set a" + str(number) + "=a" + str(number + 1) + "%}" for number in range(6000))
+        + "{%set a6000=messages%}{%for m in a0%}{%endfor%}",
     ),
     "assignments by twos": Hostile(
         "nothing",
@@ -289,7 +289,7 @@ TIME = {
         + "{%for m in a60%}x{%endfor%}",
         "xxxx",
     ),
-    "many branches": Hostile("nothing", "{%if messages%}{{messages}}{%endif%}" * 3500),
+    "many branches": Hostile("nothing", "{%if messages%}{{messages}}{%endif%}" * 9000),
     "long source": Hostile("time", "{{ x }}" * 100000),
 }
 

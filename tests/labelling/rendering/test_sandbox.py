@@ -187,7 +187,7 @@ def test_a_template_that_fails_is_a_bad_row(source: str, reason: str, way: str) 
         ("\n\n{% endfor %}", "line 3: .*endfor"),
         ("a\n{{ x | nothing }}", "line 2: No filter named 'nothing'"),
         ("{% generation %}", "line 1: .*end of template"),
-        ("x" * (1 << 21), "longer than .* characters"),
+        ("{{ x }}" * 100_000, "exceeds the limit of 1 s of CPU time"),
     ],
 )
 def test_an_invalid_template_says_where(source: str, reason: str) -> None:
@@ -396,7 +396,7 @@ def test_a_template_that_always_takes_too_long_is_rejected(monkeypatch: pytest.M
 def test_a_template_that_takes_too_much_memory_is_rejected() -> None:
     with pytest.raises(ValueError, match="exceeds the limit of 256 MiB of memory"):
         ChatTemplate(
-            "{% set ns = namespace(x=0) %}{% for i in range(99) %}"
+            "{% set ns = namespace(x=0) %}{% for i in range(999) %}"
             "{% set ns.x = [ns.x, 'a' * 4000000 ~ i] %}{% endfor %}"
         )
 
