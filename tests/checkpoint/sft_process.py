@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
@@ -11,10 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-
-def die_with_parent() -> None:
-    """Have this process killed when its parent ends, so that a failed test leaves no process behind."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+from tests.nursery import die_with_parent
 
 
 class SftProcess:

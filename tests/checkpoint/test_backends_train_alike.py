@@ -6,8 +6,9 @@ import json
 import shutil
 
 import pytest
-from nursery import BACKENDS, row_order
 from sft_process import SftProcess
+
+from tests.nursery import BACKENDS, row_order
 
 STEPS = 12
 """Two epochs: the last step of each has 2 rows of 4, and one rank of two none."""

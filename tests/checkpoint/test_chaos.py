@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from nursery import BACKENDS, Kill, Nursery, outcome
 
+from tests.nursery import BACKENDS, Kill, Nursery, outcome
 from tests.sizes import generator
 
 KILLS, STOPS = int(os.environ.get("SFTCORE_KILLS", "60")), int(os.environ.get("SFTCORE_STOPS", "20"))

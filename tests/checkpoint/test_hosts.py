@@ -10,7 +10,8 @@ import sys
 import time
 
 import pytest
-from nursery import outcome
+
+from tests.nursery import outcome
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 

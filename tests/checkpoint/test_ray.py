@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from nursery import BACKENDS, outcome
 from sft_process import SftProcess
+
+from tests.nursery import BACKENDS, outcome
 
 pytest.importorskip("ray", reason="needs the extra ray")
 

@@ -7,14 +7,14 @@ import signal
 
 import pytest
 import torch
-from nursery import BACKENDS, Kill, outcome
 from safetensors.torch import load_file
 
 from sftcore.checkpoint.tensor_tree import load_tree
+from tests.nursery import BACKENDS, Kill, outcome
 from tests.sizes import generator
 
-FAST = [("fsdp", "lora"), ("zero-3", "full")]
-SLOW = [("sharded", "full"), ("zero-2", "lora")]
+FAST = [("fsdp", "lora")]
+SLOW = [("zero-3", "full"), ("sharded", "full"), ("zero-2", "lora")]
 CHAOS = [("fsdp", "full"), ("sharded", "lora"), ("zero-2", "full"), ("zero-3", "lora"), ("ddp", "full")]
 SENT = {"torch.distributed.distributed_c10d"}
 """Modules that unpickle messages of other ranks, which are not files."""

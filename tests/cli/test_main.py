@@ -159,13 +159,16 @@ def test_a_wrong_command_line_is_one_error_line_and_exit_code_2(
         ),
     ],
 )
-def test_an_invalid_configuration_ends_a_run_with_2_and_no_traceback(tmp_path: Path, text: str, problem: str) -> None:
-    (tmp_path / "bad.yaml").write_text(text)
-    done = sft("run", "--config", "bad.yaml", cwd=tmp_path)
-    assert done.returncode == 2
-    assert re.search(problem, done.stderr)
-    assert done.stderr.splitlines()[-1].startswith("sft: error: ")
-    assert "Traceback" not in done.stderr
+def test_an_invalid_configuration_ends_a_run_with_2_and_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str, problem: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bad.yaml").write_text(text)
+    assert ends("run", "--config", "bad.yaml") == 2
+    said = capsys.readouterr().err
+    assert re.search(problem, said)
+    assert said.splitlines()[-1].startswith("sft: error: ")
+    assert "Traceback" not in said
 
 
 def test_an_error_names_its_rank(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -94,7 +94,7 @@ def test_sft_stats(sft, capsys):
     found = json.loads(capsys.readouterr().out)
     assert (found["examples"], found["costs"][0]["too_long"]) == (40, 0)
     assert sum(bar["examples"] for bar in found["lengths"]) == 40
-    assert main(["stats", "--config", str(sft.write()), "data.max_length=50"]) == 0
+    assert main(["stats", "--config", str(sft.write()), "data.max_length=63"]) == 0
     shown = capsys.readouterr().out
-    assert f"\n  *{50:>11}  {'30 (75.0%)':>18}  " in shown
+    assert f"\n  *{63:>11}  {'30 (75.0%)':>18}  " in shown
     assert f"40 examples, {found['tokens']:,} tokens" in shown

@@ -42,7 +42,7 @@ def start(sft, batch, **config):
 def alone(make_sft, tmp_path_factory):
     """The losses of one process."""
     sft = start(make_sft(tmp_path_factory.mktemp("alone")), 8)
-    sft.train_apart(CUDA_VISIBLE_DEVICES="")
+    sft.train("training_args.use_cpu=true")
     return sft.losses()
 
 
@@ -113,7 +113,7 @@ def test_backend_none_under_a_launcher_is_an_error(sft):
 def test_malformed_rows_are_reported_before_any_process_starts(sft, tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"messages": 3}\n')
     sft.config |= {"backend": {"name": "torchrun", "nproc_per_node": 2}, "data": {"train": "bad.jsonl"}}
-    done = sft.run()
+    done = sft.run_here()
     assert done.code == 2
     assert "bad.jsonl:1: 'messages' must be a list, not a number" in done.said
     assert "launch" not in done.said

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 import re
-import subprocess
-import sys
 from copy import copy
 from dataclasses import FrozenInstanceError, asdict, replace
 
@@ -19,6 +17,7 @@ from sftcore_plugins.formats.sharegpt import ShareGPT
 from transformers import AutoTokenizer
 
 from sftcore import Message, RowError
+from sftcore.cli.main import main
 from sftcore.config.document import Document
 from sftcore.config.loader import load_config
 from sftcore.core.errors import DataError
@@ -194,19 +193,17 @@ def test_each_of_five_malformed_rows_is_reported_with_line_and_reason(tmp_path, 
     assert len(told) == 5
 
 
-def test_the_command_line_reports_every_malformed_row_and_exits_with_2(tmp_path, smollm2):
+def test_the_command_line_reports_every_malformed_row_and_exits_with_2(tmp_path, smollm2, capsys):
     bad = ["{", {"messages": [{"role": "user"}]}, {"messages": "x"}, chat("visitor"), {"messages": []}]
     path = write(tmp_path, [chat(), *bad])
     config = tmp_path / "c.yaml"
     config.write_text(json.dumps({"model": {"name_or_path": str(smollm2)}, "method": "full", "data": {"train": path}}))
-    done = subprocess.run(
-        [sys.executable, "-m", "sftcore", "run", "--config", config], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
+    assert main(["run", "--config", str(config)]) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
     reasons = ["not valid JSON", "'content' is missing", "must be a list", "unknown role 'visitor'", "is empty"]
     for number, reason in enumerate(reasons, start=2):
-        assert re.search(rf"{re.escape(path)}:{number}: .*{reason}", done.stderr), done.stderr
+        assert re.search(rf"{re.escape(path)}:{number}: .*{reason}", said), said
 
 
 def test_many_malformed_rows_are_counted_by_reason(tmp_path, read):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 
 import pytest
 
@@ -11,7 +12,7 @@ SECRET = "canary-4711"
 
 
 @pytest.fixture(scope="module")
-def tracked(make_sft, tmp_path_factory):
+def tracked(make_sft, nursery, tmp_path_factory):
     """A run that all trackers followed."""
     sft = make_sft(tmp_path_factory.mktemp("tracked"))
     sft.config["trackers"] = [
@@ -21,7 +22,8 @@ def tracked(make_sft, tmp_path_factory):
         "none",
     ]
     sft.config["training_args"] |= {"max_steps": 5, "hub_token": SECRET, "run_name": "named"}
-    sft.said = sft.train_apart()
+    code, sft.said = sft.run_forked(nursery)
+    assert code == 0, sft.said
     return sft
 
 
@@ -86,6 +88,9 @@ def test_an_error_reaches_the_tracker(sft):
     tracker.log({"loss": 1.0}, 1)
     tracker.finish(RuntimeError("out of luck"))
     (file,) = sft.folder.glob("wandb/offline-run-*/*.wandb")
+    deadline = time.monotonic() + 30  # wandb's own process writes it, some time after it has answered
+    while b"out of luck" not in file.read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert b"out of luck" in file.read_bytes()
 
 

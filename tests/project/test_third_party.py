@@ -25,17 +25,16 @@ def run(*command: object, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False, **options)
 
 
-def build_and_install(source: Path, target: Path) -> Path:
-    """Build a wheel of the project in *source*, install it in *target*, and return it."""
-    wheels = target.parent / f"{source.name}-wheels"
+def build_and_install(target: Path, *sources: Path) -> None:
+    """Build wheels of the projects in *sources* beside *target*, and install them in it."""
+    wheels = target.parent / f"{target.name}-wheels"
+    names = [source.name for source in sources]
     for command in (
-        (*PIP, "wheel", "--no-build-isolation", "--no-deps", "--no-index", "--wheel-dir", wheels, source),
-        (*PIP, "install", "--no-deps", "--no-index", "--target", target, "--find-links", wheels, source.name),
+        (*PIP, "wheel", "--no-build-isolation", "--no-deps", "--no-index", "--wheel-dir", wheels, *sources),
+        (*PIP, "install", "--no-deps", "--no-index", "--target", target, "--find-links", wheels, *names),
     ):
         done = run(*command)
         assert done.returncode == 0, done.stdout + done.stderr
-    (wheel,) = wheels.glob("*.whl")
-    return wheel
 
 
 def write(folder: Path, files: dict[str, str]) -> None:
@@ -85,8 +84,8 @@ import os, time
 with open(os.environ["IMPORTED"], "a") as file:
     print(__name__, file=file)
 """
-SLOW = TRACE + "time.sleep(1)\nraise RuntimeError('imported')\n"
-"""A module that leaves a trace, takes a second, and fails."""
+SLOW = TRACE + "time.sleep(0.2)\nraise RuntimeError('imported')\n"
+"""A module that leaves a trace, takes a while, and fails."""
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +105,8 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
     slow |= {"sft_slow/__init__.py": HOOKS, "sft_slow/parts/__init__.py": TRACE}
     pyproject = project("sft-slow", "sft_slow", "packages").replace('["sft_slow"]', '["sft_slow", "sft_slow.parts"]')
     write(folder / "sft-slow", {"pyproject.toml": pyproject, **slow})
-    for name in ("sft-plugin-xyz", "sft-broken", "sft-clash", "sft-slow"):
-        build_and_install(folder / name, folder / "target")
+    names = ("sft-plugin-xyz", "sft-broken", "sft-clash", "sft-slow")
+    build_and_install(folder / "target", *(folder / name for name in names))
     return folder / "target"
 
 
@@ -131,7 +130,7 @@ CONFIG: dict[str, Any] = {"model": {"name_or_path": "./no-model"}, "method": "sf
 
 
 def test_the_wheel_holds_the_template(target: Path) -> None:
-    (wheel,) = target.parent.glob("sft-plugin-xyz-wheels/*.whl")
+    (wheel,) = target.parent.glob("target-wheels/sft_plugin_xyz-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert "sft_plugin_xyz/templates/xyz_chat.json" in names
 

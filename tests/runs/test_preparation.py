@@ -75,7 +75,7 @@ def test_the_launcher_labels_the_data_and_its_ranks_find_it_in_the_cache(sft, ca
 
 
 def test_sft_prepare_fills_the_cache_for_a_run(sft, cached, capsys):
-    sft.config["data"]["packing"] = True
+    sft.config["data"] |= {"packing": True, "max_length": 200}
     assert main(["prepare", "--config", str(sft.write())]) == 0
     said = capsys.readouterr().err
     [item] = Cache().entries()

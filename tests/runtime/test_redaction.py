@@ -279,8 +279,8 @@ def sft_here(careless, monkeypatch, capfd):
     logging.disable(logging.NOTSET)
 
 
-def test_redaction_leaves_no_secret_in_the_output_and_files_of_a_run(careless):
-    code, said = careless.run(*WORDS, **careless.env)
+def test_redaction_leaves_no_secret_in_the_output_and_files_of_a_run(careless, nursery):
+    code, said = careless.run_forked(nursery, *WORDS, **careless.env)
     assert code == 0, said
     assert leaks(said) == []
     assert "the tracker leaky failed in log and is disabled: ConnectionError: Leaky(" in said

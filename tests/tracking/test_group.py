@@ -322,7 +322,7 @@ def runs(make_sft, odd, tmp_path_factory):
         {**note, "file": str(tracked.folder / "spin"), "doing": "spin"},
     ]
     with dead_end() as address, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "UNSTARTED_LIMIT", 6)
+        patch.setattr(module, "UNSTARTED_LIMIT", 9)
         patch.setattr(module, "FINISH_LIMIT", 6)
         patch.setenv("WANDB_BASE_URL", address)
         patch.setenv("WANDB_API_KEY", "0123456789" * 4)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -171,19 +170,11 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[Seen]]]:
+def two_ranks(nursery: Any, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[Seen]]]:
     """What each of two real ranks was given."""
     folder = tmp_path_factory.mktemp("ranks")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = subprocess.run(
-        [*launcher, __file__, str(folder)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    codes = nursery.run_program(Path(__file__), str(folder), folder=folder, ranks=2)
+    assert codes == [0, 0], [path.read_text() for path in folder.glob("log-*.txt")]
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -247,19 +246,11 @@ def expected(model: Path) -> dict[str, Step]:
 
 
 @pytest.fixture(scope="module")
-def two_ranks(model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[str, str], Step]]:
+def two_ranks(model: Path, nursery: Any, tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[str, str], Step]]:
     """What each of two real ranks saw."""
     folder = tmp_path_factory.mktemp("ranks")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = subprocess.run(
-        [*launcher, __file__, str(model), str(folder)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    codes = nursery.run_program(Path(__file__), str(model), str(folder), folder=folder, ranks=2)
+    assert codes == [0, 0], [path.read_text() for path in folder.glob("log-*.txt")]
     ranks = [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
     return [{key: Step(*values) for key, values in rank.items()} for rank in ranks]
 

@@ -246,8 +246,15 @@ def leaking(model: Any, source: int, target: int, share: float, only_in: Callabl
 FIVES = (5,) * 4
 
 
-@pytest.mark.parametrize("flat", [False, True], ids=["rows", "flat"])
-@pytest.mark.parametrize(("dtype", "share"), [(torch.float32, 1e-3), (torch.bfloat16, 0.05)], ids=["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("dtype", "share", "flat"),
+    [
+        pytest.param(torch.float32, 1e-3, False, id="fp32-rows"),
+        pytest.param(torch.bfloat16, 0.05, True, id="bf16-flat"),
+        pytest.param(torch.float32, 1e-3, True, id="fp32-flat", marks=pytest.mark.slow),
+        pytest.param(torch.bfloat16, 0.05, False, id="bf16-rows", marks=pytest.mark.slow),
+    ],
+)
 def test_the_packing_check_finds_a_leak_between_any_two_documents(dtype, share, flat, device):
     """In both directions, between neighbours and others, within a row and from row to row."""
     given = documents(FIVES)

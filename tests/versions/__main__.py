@@ -65,7 +65,8 @@ def overlay(which: str) -> Path:
     """Return the interpreter of an environment that has this one's packages below its own few."""
     python = environment(which)
     (folder,) = (python.parents[1] / "lib").glob("python*/site-packages")
-    (folder / "below.pth").write_text(sysconfig.get_path("purelib"))
+    below = sysconfig.get_path("purelib")
+    (folder / "below.pth").write_text(f"import site; site.addsitedir({below!r})")  # with its editable installs
     install(python, "--no-deps", *pinned(which))
     return python
 

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import importlib
 import json
 import os
+import runpy
 import signal
 import socket
 import subprocess
@@ -19,8 +21,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from sft_process import die_with_parent
 
 IMPORTED = (
     "sftcore.cli.main",
@@ -72,6 +72,11 @@ class Kill:
     rank: int = 0
 
 
+def die_with_parent() -> None:
+    """Have this process killed when its parent ends, so that a failed test leaves no process behind."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 class Nursery:
     """Starts runs and waits for them."""
 
@@ -90,6 +95,15 @@ class Nursery:
         """Start ``sft run`` in *folder*; the process ids of the ranks."""
         self._send(start=[*args], folder=str(folder), ranks=ranks, kill=kill and vars(kill), env=env)
         return list(self._read_answer()["pids"])
+
+    def run_program(self, program: Path | str, *args: str, folder: Path, ranks: int = 1, **env: str) -> list[int]:
+        """Run a script, or a module by its name, in *folder* as ``python`` would; the exit codes.
+
+        The environment is that of the caller with *env*, and ``folder/log-RANK.txt`` has what a rank printed.
+        """
+        env = {**os.environ, **env, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        self._send(start=[*args], program=str(program), folder=str(folder), ranks=ranks, env=env)
+        return self.wait(list(self._read_answer()["pids"]))
 
     def wait(self, pids: Sequence[int], seconds: float = 120) -> list[int]:
         """The exit codes; when one rank fails, the others have some seconds left, as with launchers."""
@@ -178,6 +192,8 @@ def _start(request: Mapping[str, Any]) -> list[int]:
             os.setpgid(0, 0)
             if request["ranks"] > 1:
                 env |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            if "program" in request:
+                _run_program(Path(request["folder"]), request["program"], request["start"], rank, env)
             _run_rank(Path(request["folder"]), request["start"], rank, request["kill"], env)
         pids.append(pid)
     return pids
@@ -202,6 +218,29 @@ def _wait(pids: Sequence[int], seconds: float) -> list[int]:
     return [codes[pid] for pid in pids]
 
 
+def _enter(folder: Path, rank: int) -> None:
+    """Make *folder* the current one, and write what is printed to a file in it."""
+    os.chdir(folder)
+    log = os.open(folder / f"log-{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+
+
+def _run_program(folder: Path, program: str, args: list[str], rank: int, env: dict[str, str]) -> None:
+    """Be a process with that program; never return."""
+    os.environ.clear()
+    os.environ.update(env)
+    _enter(folder, rank)
+    sys.path[:0] = filter(None, env.get("PYTHONPATH", "").split(os.pathsep))
+    sys.argv = [program, *args]
+    if program.endswith(".py"):
+        runpy.run_path(program, run_name="__main__")
+    else:
+        runpy.run_module(program, run_name="__main__", alter_sys=True)
+    sys.exit()
+
+
 def _run_rank(folder: Path, args: list[str], rank: int, kill: Mapping[str, Any] | None, env: dict[str, str]) -> None:
     """Be a rank; never return. With SEPARATE_DISKS each rank is a node, in a folder of its own."""
     if env.get("SEPARATE_DISKS"):
@@ -209,12 +248,8 @@ def _run_rank(folder: Path, args: list[str], rank: int, kill: Mapping[str, Any] 
         folder.mkdir(exist_ok=True)
         (folder / "finetune.yaml").write_bytes((folder.parent / "finetune.yaml").read_bytes())
         env |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
-    os.chdir(folder)
     os.environ.update(env)
-    log = os.open(folder / f"log-{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    _enter(folder, rank)
     if (place := env.get("STOP_IN")) and rank == int(env.get("STOP_RANK", "0")):
         _stop_in(*place.split(":"))
     if (limit := env.get("LARGEST_FILE")) and rank == 1:
