@@ -241,7 +241,7 @@ class Stream(TrainingSet):
         keys, share = part.table.keys, source.share_of(block.reading)
         evaluated = np.fromiter((key in self._evaluated for key in keys.tolist()), bool, len(keys))
         sampled = np.ones(len(keys), bool)
-        if share < 1:  # as mixing.sample_times does
+        if share < 1:  # as selection.sample_times does
             sampled = uniform(keys, f"draw {self._seed}") < np.uint64(share * 2.0**64)
         self._dropped[EVALUATED] += int(evaluated.sum())
         self._dropped[NOT_SAMPLED] += int((~evaluated & ~sampled).sum())
