@@ -83,7 +83,7 @@ def test_a_resumed_streaming_run_continues_with_the_next_rows(stream, packing):
     }
     stream.train()
     whole, out, record = stream.losses(), stream.out, stream.record()["data"]
-    assert record["train"]["notes"][0].startswith("3 complete passes" if packing else "1 complete pass")
+    assert record["train"]["notes"][0].startswith("2 complete passes" if packing else "1 complete pass")
     stream.config["training_args"]["output_dir"] = f"{out}-2"
     said = stream.train(f"training_args.resume_from_checkpoint={out}/checkpoint-{steps - 3}")
     assert stream.losses() == whole[-3:]
