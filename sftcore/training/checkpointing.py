@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +17,17 @@ from sftcore.core.components import Backend
 from sftcore.core.errors import SftError
 from sftcore.distributed.ranks import LocalFailureError
 from sftcore.distributed.watchdog import Watchdog
+from sftcore.runtime.variables import environment_variable
 from sftcore.training.non_finite import NonFiniteGuard
 
 OPTIMIZER, SCHEDULER = "optimizer.safetensors", "scheduler.safetensors"
 """The files of a checkpoint with the states of optimizer and learning rate schedule."""
 
-_WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+_WEIGHTS_ONLY = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
+"""Makes ``torch.load`` read pickles of other libraries as tensors and plain classes, whatever its arguments.
+
+Other classes in such files need ``torch.serialization.add_safe_globals``.
+"""
 
 
 class CheckpointingTrainer(transformers.Trainer):  # type: ignore[misc]
@@ -143,7 +146,7 @@ class CheckpointingTrainer(transformers.Trainer):  # type: ignore[misc]
     # ---- resuming ----
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
-        with _weights_only():  # the files of an engine, too
+        with environment_variable(*_WEIGHTS_ONLY):  # the files of an engine, too
             return super()._prepare_for_training(*args, **kwargs)
 
     def _load_from_checkpoint(self, checkpoint: str, model: Any = None) -> None:
@@ -156,7 +159,7 @@ class CheckpointingTrainer(transformers.Trainer):  # type: ignore[misc]
         if self._backend.shards_weights:
             self._load_optimizer(Path(self._weights_folder))
             return
-        with _weights_only():
+        with environment_variable(*_WEIGHTS_ONLY):
             super()._load_best_model()
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
@@ -239,22 +242,6 @@ class _ResumeCallback(transformers.TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._trainer.restore_sums()
-
-
-@contextmanager
-def _weights_only() -> Iterator[None]:
-    """Make ``torch.load`` read pickles of other libraries as tensors and plain classes, whatever its arguments.
-
-    Other classes in such files need ``torch.serialization.add_safe_globals``.
-    """
-    before = os.environ.get(_WEIGHTS_ONLY)
-    os.environ[_WEIGHTS_ONLY] = "1"
-    try:
-        yield
-    finally:
-        del os.environ[_WEIGHTS_ONLY]
-        if before is not None:
-            os.environ[_WEIGHTS_ONLY] = before
 
 
 def _rank_state_file(rank: int | str) -> str:

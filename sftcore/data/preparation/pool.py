@@ -18,20 +18,20 @@ from pathlib import Path
 from sftcore.core.errors import SftError
 from sftcore.data.preparation.blocks import Block
 from sftcore.data.preparation.worker import (
+    SINGLE_THREAD,
     LabelledBlock,
     TableSlot,
     call_libc,
     init_worker,
     label_block,
     label_in_worker,
-    single_tokenizer_thread,
 )
 from sftcore.data.sources.formats import DataSource
 from sftcore.labelling import Labeller
+from sftcore.runtime.variables import environment_variable
 
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # the processor time of a container, and the period for it
 FEW_BLOCKS = 6  # how many blocks are labelled in this process: starting others takes longer
-
 FEW_BYTES = 1 << 22  # how many bytes of data are labelled in this process if they are few blocks
 AHEAD = 2  # how many blocks wait for each process
 
@@ -136,7 +136,7 @@ class WorkerPool:
         """Label *block* in this process; its error is raised in its turn, like those of other processes."""
         future: Future[LabelledBlock] = Future()
         try:
-            with single_tokenizer_thread() if self._pool else nullcontext():
+            with environment_variable(*SINGLE_THREAD) if self._pool else nullcontext():
                 future.set_result(label_block(block, self._sources, self._labeller, label))
         except (SftError, MemoryError) as error:
             future.set_exception(error)

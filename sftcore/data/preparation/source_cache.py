@@ -32,11 +32,8 @@ from sftcore.runtime.paths import cache_folder
 
 TABLE, REJECTED = ".arrow", ".rejected"  # suffixes of the files of a shard
 BLOCKS = 64  # how many blocks a shard has
-
 TOTALS, ABOUT, PART = "totals.json", "about.json", ".part"
-
 TRIES = 3  # how often rows are prepared that are removed before they can be used
-
 RETRY = 0.01  # seconds before a process checks again, after it checked at the same time as others
 
 

@@ -30,7 +30,7 @@ MAX_CALLS = 1000  # how many calls deep the work on a row may go
 SLOT_SIZE = 1 << 25  # how many bytes a table in shared memory may have; memory is used only for those that it has
 SCHEMA_SIZE = 1 << 16  # how many of these are reserved for the schema
 
-_PARALLELISM = "TOKENIZERS_PARALLELISM"
+SINGLE_THREAD = ("TOKENIZERS_PARALLELISM", "false")  # lets ``tokenizers`` leave the other cores to other processes
 
 
 class LabelledBlock(NamedTuple):
@@ -109,7 +109,7 @@ def init_worker(sources: Sequence[DataSource], labeller: Labeller, slots: Sequen
     """Set up this process, which was forked as a worker: it ends with its parent, and leaves signals to it."""
     global _worker
     _worker = sources, labeller, slots
-    os.environ[_PARALLELISM] = "false"
+    os.environ.update([SINGLE_THREAD])
     os.environ["RAYON_NUM_THREADS"] = "1"
     trim_threshold, mmap_threshold = -1, -3
     call_libc("mallopt", trim_threshold, 1 << 26)  # keep the memory of one block for the next: 5 % of the time
@@ -135,19 +135,6 @@ def label_in_worker(block: Block, label: bool, slot: int | None) -> LabelledBloc
         raise
     except BaseException as error:
         raise RuntimeError("".join(traceback.format_exception(error))) from None
-
-
-@contextmanager
-def single_tokenizer_thread() -> Iterator[None]:
-    """Let ``tokenizers`` leave the other cores to the worker processes."""
-    before = os.environ.get(_PARALLELISM)
-    os.environ[_PARALLELISM] = "false"
-    try:
-        yield
-    finally:
-        del os.environ[_PARALLELISM]
-        if before is not None:
-            os.environ[_PARALLELISM] = before
 
 
 def call_libc(function: str, *arguments: int) -> None:

@@ -27,7 +27,6 @@ SourceRow = tuple[Origin, Any]
 NumberedRow = tuple[int, Any]
 """The line or number of a row in its file, from 1, and its content; as bytes, if it is still to be decoded."""
 
-
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 """Suffixes of compressed files, after the suffix of their content: ``rows.jsonl.gz``."""
 
