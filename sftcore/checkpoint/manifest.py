@@ -73,8 +73,10 @@ def read_manifest(folder: Path) -> Manifest:
     """
     try:
         content = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
-        files = {name: ManifestEntry(**entry) for name, entry in content["files"].items()}
-        return Manifest(**{**content, "files": files})
+        listed = content["files"].items()
+        files = {name: ManifestEntry(int(entry["size"]), str(entry["sha256"])) for name, entry in listed}
+        step, world_size = int(content["step"]), int(content["world_size"])
+        return Manifest(step, world_size, str(content["written"]), dict(content["versions"]), files)
     except FileNotFoundError:
         if not folder.is_dir():
             raise ValueError("it is not a folder") from None

@@ -8,7 +8,7 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import requires, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from types import CodeType, ModuleType
 from typing import Any
 
@@ -33,9 +33,11 @@ class PrivateNames:
 
     def problems(self) -> Iterator[str]:
         """Yield one text for each name that is missing or has changed."""
+        named = {*self.overrides, *self.attributes}
         steps = {
             (step.opname, step.argval)
             for code in _code_of(self.owner)
+            if not named.isdisjoint(code.co_names)  # the others name none, and take nearly all the time
             for step in dis.get_instructions(code)
             if step.opname in ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR")
         }
@@ -82,5 +84,8 @@ def _code_of(owner: object) -> Iterator[CodeType]:
 
 def _requirement(package: str) -> str:
     """The versions of *package* that sftcore requires, as in its metadata: ``transformers<6,>=5.20``."""
-    lines = (line.partition(";")[0].strip() for line in requires("sftcore") or ())
+    try:
+        lines = [line.partition(";")[0].strip() for line in requires("sftcore") or ()]
+    except PackageNotFoundError:  # it runs from its sources
+        return package
     return next((line for line in lines if re.split(r"[^\w.-]", line)[0].lower() == package), package)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -67,6 +66,10 @@ def _peak(device: torch.device) -> str:
     if device.type == "cuda":
         peak, total = torch.cuda.max_memory_allocated(device), torch.cuda.mem_get_info(device)[1]
         return f"the peak was {format_bytes(peak)} of {format_bytes(total)} on the GPU"
+    try:
+        import resource
+    except ImportError:  # Windows
+        return "the peak is not known"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return f"the peak was {format_bytes(peak)}, and the machine has {format_bytes(total)}"

@@ -44,7 +44,11 @@ def test_a_changed_file_of_the_same_size_is_only_seen_by_reading_it(folder):
     assert manifest.find_damage(folder, manifest.read_manifest(folder), read_content=False) is None
 
 
-@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"files": 3}', '{"files": {"a": {}}}'])
+NO_SIZE = '{"step": 1, "world_size": 1, "written": "", "versions": {}, "files": {"a": {"size": "x", "sha256": ""}}}'
+NO_STEP = '{"step": "x", "world_size": 1, "written": "", "versions": {}, "files": {}}'
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"files": 3}', '{"files": {"a": {}}}', NO_SIZE, NO_STEP])
 def test_a_missing_or_invalid_manifest_is_an_error(folder, content):
     path = folder / manifest.MANIFEST_FILE
     path.unlink()
@@ -52,6 +56,13 @@ def test_a_missing_or_invalid_manifest_is_an_error(folder, content):
         path.write_text(content)
     with pytest.raises(ValueError, match="cannot be read" if content is not None else "not written to its end"):
         manifest.read_manifest(folder)
+
+
+def test_a_manifest_may_have_further_keys(folder):
+    path = folder / manifest.MANIFEST_FILE
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "further": 1}))
+    assert manifest.read_manifest(folder).step == content["step"]
 
 
 def test_a_manifest_is_json(folder):
