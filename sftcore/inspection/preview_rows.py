@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable
 from itertools import chain, islice, zip_longest
 from pathlib import Path
@@ -16,7 +15,8 @@ from sftcore.data import sample_sources
 from sftcore.data.row_types import Origin
 from sftcore.data.sources.rejected import rejected_rows
 from sftcore.data.tables.label_batch import label_row
-from sftcore.labelling import LabelledExample, LabelWarning, TooLongError
+from sftcore.data.tables.summary import WarningCounts
+from sftcore.labelling import LabelledExample, TooLongError
 from sftcore.models.chat_template import set_up_model
 
 
@@ -59,7 +59,7 @@ def label_preview_rows(loaded: LoadedConfig, registry: Registry, number: int, pl
     examples: list[tuple[LabelledExample, Origin]] = []
     unlabelled: list[str] = []
     untrained: list[str] = []
-    warnings: Counter[LabelWarning] = Counter()
+    warnings = WarningCounts()
     for row, policy in islice(rows, number):
         try:
             row_labels = label_row(row, labeller, policy)
@@ -75,8 +75,7 @@ def label_preview_rows(loaded: LoadedConfig, registry: Registry, number: int, pl
             untrained.append(f"dropped, because none of its tokens is trained, or none within max_length: {row.origin}")
     malformed = [f"skipped, because the row is malformed: {problem}" for problem in bad]
     skipped = [*malformed, *unlabelled, *untrained]
-    messages = [warning.message(times) for warning, times in warnings.items() if times]
-    return PreviewRows(examples, skipped, messages, tokenizer, template.reason)
+    return PreviewRows(examples, skipped, warnings.texts(), tokenizer, template.reason)
 
 
 def _is_at(place: str) -> Callable[[Origin], bool]:

@@ -99,10 +99,8 @@ class RunSession:
 
         def acquire() -> None:
             if not lock.acquire(blocking=False):
-                raise SftError(
-                    f"another run writes into {self._folder}: wait for its end, or give this run an output_dir of its "
-                    "own"
-                )
+                advice = "wait for its end, or give this run an output_dir of its own"
+                raise SftError(f"another run writes into {self._folder}: {advice}")
 
         try:
             self._ranks.find_writers(self._folder)

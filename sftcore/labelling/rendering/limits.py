@@ -92,6 +92,8 @@ def check_format(template: str) -> None:
 _until = math.inf
 """CPU time of the main thread at which its rendering ends."""
 
+_is_installed = False
+
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     if time.thread_time() >= _until:
@@ -104,11 +106,12 @@ def timed(render: Callable[[], _Result]) -> _Result:
     Raises:
         LimitError: the time is up.
     """
-    global _until
+    global _until, _is_installed
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         return render()
-    if signal.getsignal(signal.SIGPROF) is not _interrupt:
+    if not _is_installed:  # to ask for the handler takes 4 µs
         signal.signal(signal.SIGPROF, _interrupt)
+        _is_installed = True
     _until = time.thread_time() + SECONDS
     signal.setitimer(signal.ITIMER_PROF, SECONDS, _INTERVAL)
     try:

@@ -17,6 +17,8 @@ from ...sizes import SIZE
 from .hostile import ALL, MESSAGES, TOOLS, Hostile
 
 Results = dict[str, dict[str, Any]]
+Once = Callable[[str, Callable[[Path], None]], Path]
+"""The fixture ``once``."""
 
 NAMES = [*ALL][:: 8 if SIZE == "fast" else 1]
 """In the fast tests every eighth."""
@@ -31,19 +33,19 @@ def run(renderer: str) -> Results:
     return dict(results)
 
 
-def results_of(renderer: str, once: Callable[[str, Callable[[Path], None]], Path]) -> Results:
+def results_of(renderer: str, once: Once) -> Results:
     folder = once(f"hostile-{renderer}", lambda part: (part / "results.json").write_text(json.dumps(run(renderer))))
     return dict(json.loads((folder / "results.json").read_text()))
 
 
 @pytest.fixture(scope="module", params=[pytest.param("rendered", marks=pytest.mark.slow), "traced"])
-def ours(request: pytest.FixtureRequest, once: Callable[[str, Callable[[Path], None]], Path]) -> Results:
+def ours(request: pytest.FixtureRequest, once: Once) -> Results:
     """What came of each template in our renderer, alone and as labelling uses it."""
     return results_of(request.param, once)
 
 
 @pytest.fixture(scope="module")
-def unprotected(once: Callable[[str, Callable[[Path], None]], Path]) -> Results:
+def unprotected(once: Once) -> Results:
     """What came of each in plain Jinja."""
     return results_of("unprotected", once)
 
