@@ -71,7 +71,7 @@ def main(sizes: tuple[int, ...]) -> None:
     """Print the table."""
     print(
         "| lengths | row | documents | padding of batches of 8 | fill, each 1,000 | fill, global | rows saved "
-        "| s, each 1,000 | s, global | ratio | s, drawing an epoch |"
+        "| s, each 1,000 | s, global | ratio | s, sampling an epoch |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     for name, (max_length, draw) in DISTRIBUTIONS.items():

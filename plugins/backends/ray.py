@@ -61,7 +61,7 @@ class Ray(Backend):
 
     def start(self, environ: Mapping[str, str], cpu: bool) -> None:
         raise SftError(
-            "the backend 'ray' starts processes itself; under another launcher name the one that they train with"
+            "the backend 'ray' starts the processes itself; under another launcher set the backend that they train with"
         )
 
     def _strategy(self) -> dict[str, Any]:

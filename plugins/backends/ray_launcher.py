@@ -118,7 +118,9 @@ def _run(options: Ray, scaling: Mapping[str, Any], argv: Sequence[str], stop: An
                 return _stopped(stop.reason)
             if idle > IDLE_SECONDS and not (reported or succeeded):
                 reported = True
-                _print_status(f"no worker runs: Ray waits for resources for {scaling['num_workers']}, or restarts them")
+                _print_status(
+                    f"none of {scaling['num_workers']} workers is running: Ray waits for resources, or restarts them"
+                )
             fit.join(ray_worker.POLL_SECONDS)
     except ray.exceptions.RayError as error:
         problem, codes = [error], {}

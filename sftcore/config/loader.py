@@ -103,7 +103,7 @@ class _Loader:
                 problem = f"is set by the backend '{entry.name}': select it under 'backend'"
                 raise self.document.error(("training_args", key), problem)
         for name in config.template_kwargs.keys() & RESERVED:
-            problem = "is an argument of apply_chat_template, which rendering sets"
+            problem = "is an argument of apply_chat_template that sftcore sets itself"
             raise self.document.error(("template_kwargs", name), problem)
         return LoadedConfig(config, self.document, self.selected)
 

@@ -100,7 +100,7 @@ def _template_kwargs(row: Mapping[str, Any]) -> Mapping[str, Any]:
         if not isinstance(name, str):
             raise RowError(f"'chat_template_kwargs' has a name that is not a string: {name!r}")
         if name in RESERVED:
-            raise RowError(f"'chat_template_kwargs' may not have '{name}': rendering sets it itself")
+            raise RowError(f"'chat_template_kwargs' must not have '{name}': sftcore sets it itself")
     return dict(value)
 
 

@@ -75,7 +75,7 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
         if key in _ROLES and "{content}" not in value:
             raise ConfigError(f"template {path}: '{key}' must have {{content}} in it")
         if key in ("begin", "generation_prompt", "end") and "{content}" in value:
-            raise ConfigError(f"template {path}: '{key}' cannot have {{content}} in it; only a role has")
+            raise ConfigError(f"template {path}: '{key}' must not contain {{content}}; only the keys of roles do")
     for key in ("user", "assistant", "generation_prompt"):
         if key not in form:
             raise ConfigError(f"template {path}: '{key}' is missing")

@@ -52,10 +52,10 @@ def holdout(sources: Sequence[RowKeys], fraction: float, seed: int) -> list[Flag
     ordered = np.sort(np.concatenate(numbers))
     if len(ordered) < 2:
         raise DataError(
-            f"data.eval: cannot hold out a share of {len(ordered)} row; give more rows, or evaluation sources"
+            f"data.eval: cannot hold out a fraction of {len(ordered)} row; add rows, or name evaluation sources"
         )
     if ordered[0] == ordered[-1]:
-        raise DataError("data.eval: all rows are equal, so no share of them can be held out")
+        raise DataError("data.eval: all rows are equal, so no fraction of them can be held out")
     last = ordered[max(1, round(len(ordered) * fraction)) - 1]
     if last == ordered[-1]:  # something has to be trained
         last = ordered[ordered < last][-1]

@@ -22,8 +22,8 @@ class LabelWarning(Enum):
         "turn[s] became [an example of its|examples of their] own, because the template prints [it|them] differently "
         "later in the conversation"
     )
-    OTHER_SWITCH = "turn[s] [follows|follow] the prompt of another setting of the template's thinking switch"
-    OTHER_PROMPT = "turn[s] [follows|follow] another generation prompt than the one at inference"
+    OTHER_SWITCH = "turn[s] [follows|follow] the prompt of a different setting of the template's thinking switch"
+    OTHER_PROMPT = "turn[s] [follows|follow] a different generation prompt than at inference"
     REWRITTEN_HISTORY = "turn[s] [follows|follow] earlier messages that the template prints differently at inference"
     NOT_AS_SERVED = (
         "turn[s] [is|are] not trained, because no rendering shows [it|them] as at inference "

@@ -51,7 +51,7 @@ def report_sources(prepared: Prepared) -> None:
         status("data", f"{source.config.path}: {count(totals.read, 'row')}, format {source.format_name}{rejected}")
         _report_rejected(rejected_at(totals.first_bad, item.names), bad)
         if unlabelled:
-            status("data", f"{count(unlabelled, 'row')} cannot be labelled with certainty, and skipped:")
+            status("data", f"{count(unlabelled, 'row')} skipped because of uncertain labels:")
             _report_rejected(rejected_at(totals.first_unlabelled, item.names), unlabelled)
     for note in prepared.notes:
         status("data", note)

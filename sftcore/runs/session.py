@@ -99,7 +99,7 @@ class RunSession:
 
         def acquire() -> None:
             if not lock.acquire(blocking=False):
-                advice = "wait for its end, or give this run an output_dir of its own"
+                advice = "wait for it to end, or give this run its own output_dir"
                 raise SftError(f"another run writes into {self._folder}: {advice}")
 
         try:

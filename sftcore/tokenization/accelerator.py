@@ -79,7 +79,7 @@ def find_accelerator(tokenizer: Any) -> Fastokens | None:
 
 
 class AcceleratorError(Exception):
-    """An accelerator failed, or gave other tokens than ``tokenizers``; the message follows its name."""
+    """An accelerator failed, or returned other tokens than ``tokenizers``; the message follows its name."""
 
 
 class CheckedAccelerator:
@@ -108,7 +108,7 @@ class CheckedAccelerator:
         except BaseException as error:  # a panic in Rust is not an Exception
             raise AcceleratorError(f"failed ({type(error).__name__})") from error
         if not self._is_valid(tokens, len(texts)):
-            raise AcceleratorError("gave no valid tokens")
+            raise AcceleratorError("returned invalid tokens")
         self.compare(texts, tokens, compared)
         return tokens
 
@@ -119,7 +119,7 @@ class CheckedAccelerator:
         for row, encoding in zip(rows, encodings, strict=True):
             if not np.array_equal(ids[offsets[row] : offsets[row + 1]], encoding.ids):
                 text = texts[row]
-                raise AcceleratorError(f"gave other tokens for {text if len(text) <= 60 else f'{text[:57]}...'!r}")
+                raise AcceleratorError(f"encodes differently: {text if len(text) <= 60 else f'{text[:57]}...'!r}")
 
     def _is_valid(self, tokens: Tokens, texts: int) -> bool:
         ids, offsets = tokens

@@ -115,7 +115,7 @@ class Encoder:
             yield
         except AcceleratorError as error:
             assert self._accelerator
-            warn(f"{self._accelerator.name} {error}; from here on tokenizers encodes")
+            warn(f"{self._accelerator.name} {error}; tokenizers encodes from here on")
             self._accelerator = None
 
     def _is_plain(self) -> bool:

@@ -64,7 +64,7 @@ class PackingCheck(TrainerCallback):  # type: ignore[misc]
             if len(tokens):  # rounding may send a token to another expert, but never half of them
                 error = max(error, float(tokens.max() if exact else tokens.median()))
         if not error <= (1e-4 if exact else 0.1):
-            _reject(model, f"one has other logits than alone: they differ by {error:.2g} of their size")
+            _reject(model, f"the logits of one differ from those that it has alone, by {error:.2g} of their size")
 
     def _influence(self, model: Any, documents: list[Example], packed: bool) -> tuple[float, float, float]:
         """The relative change of logits when other documents are changed.

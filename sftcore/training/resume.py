@@ -21,7 +21,7 @@ _MUST_MATCH = (
     ("order", "order of rows", "set it back"),
     ("optim", "optimizer", "set training_args.optim back"),
     ("method", "method", "set it and its options back"),
-    ("data", "data", "to train on with other data, name the trained model as model.name_or_path"),
+    ("data", "data", "to continue with other data, set model.name_or_path to the trained model"),
     ("layout", "layout of its state", "choose backend, its options and number of processes as they were"),
 )
 """Keys of the run state that must not change, with their names in messages, and what to do."""

@@ -77,7 +77,7 @@ def test_a_row_without_template_variables() -> None:
 
 @pytest.mark.parametrize("name", ["messages", "tools", "documents", "add_generation_prompt"])
 def test_a_row_cannot_set_what_rendering_sets(name: str) -> None:
-    with pytest.raises(RowError, match=f"'chat_template_kwargs' may not have '{name}': rendering sets it itself"):
+    with pytest.raises(RowError, match=f"'chat_template_kwargs' must not have '{name}': sftcore sets it itself"):
         Pair().read({**ROW, "chat_template_kwargs": {"enable_thinking": False, name: []}})
 
 

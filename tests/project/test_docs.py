@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import os
 import re
@@ -220,6 +221,30 @@ def test_every_module_that_a_page_names_is_there(name: str):
         assert path.with_suffix(".py").is_file() or (path / "__init__.py").is_file(), module
 
 
+def names_defined_in(path: Path) -> set[str]:
+    """Top-level names of a module, and `Class.method` of its classes."""
+    names = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            names.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            names |= {f"{node.name}.{item.name}" for item in node.body if isinstance(item, ast.FunctionDef)}
+        if isinstance(node, ast.Assign):
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return names
+
+
+def test_every_function_of_the_table_where_to_look_is_there():
+    table = page("docs/design.md").split("### Where to look")[1].split("\n## ")[0]
+    cells = [line.split(" | ")[1] for line in table.splitlines() if line.startswith("| ")][1:]
+    assert len(cells) > 30
+    for cell in cells:
+        for module, names in re.findall(r"`([\w/]+)`: ((?:`[\w.]+`(?:, )?)+)", cell):
+            folder = ROOT if module.startswith("plugins/") else ROOT / "sftcore"
+            missing = {*re.findall(r"`([\w.]+)`", names)} - names_defined_in(folder / f"{module}.py")
+            assert not missing, f"{module}: {missing}"
+
+
 def test_the_number_of_mutants_is_that_of_the_page():
     bugs = runpy.run_path(str(ROOT / "tests" / "mutants" / "bugs.py"))["BUGS"]
     seen = sum(bool(bug.seen) for bug in bugs)
@@ -274,4 +299,6 @@ def test_every_term_of_the_glossary_is_linked_and_has_two_sentences_at_most():
 def test_every_file_of_the_repository_that_a_page_names_is_there(path: Path):
     text = path.read_text(encoding="utf-8")
     for name in re.findall(r"(?<![\w/.-])(?:tests|bench|config|templates|plugins)/[\w/.-]*\w", text):
-        assert (ROOT / name).exists() or (ROOT / "sftcore" / f"{name}.py").exists(), name
+        assert (ROOT / name).exists() or any((folder / f"{name}.py").exists() for folder in (ROOT, ROOT / "sftcore")), (
+            name
+        )

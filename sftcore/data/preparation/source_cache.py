@@ -233,7 +233,7 @@ class Cache:
 def _wait(lock: FileLock, about: Mapping[str, Any]) -> None:
     """Wait until no process prepares the source."""
     if not lock.acquire(shared=True, blocking=False):
-        status("data", f"another process prepares {about.get('source', 'the same')}; waiting for it")
+        status("data", f"another process is preparing {about.get('source', 'the same data')}; waiting for it")
         lock.acquire(shared=True)
 
 

@@ -141,7 +141,7 @@ def read_json(path: Path, file: IO[bytes]) -> Iterator[NumberedRow]:
             raise DataError(f"data source {path}: expected a list of objects")
         yield from _items(text, start + 1)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"data source {path}: {reason_of(error)} (one object a line? then name it .jsonl)") from None
+        raise DataError(f"data source {path}: {reason_of(error)} (one object per line: name it .jsonl)") from None
 
 
 def _items(text: str, at: int) -> Iterator[NumberedRow]:

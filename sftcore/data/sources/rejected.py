@@ -77,7 +77,7 @@ def not_an_object(origin: Origin, row: object) -> RejectedRow:
     """The rejection of *row*, which is not a mapping."""
     if isinstance(row, UnreadableError):
         return RejectedRow.for_reason(origin, str(row), row.row, row.raw)
-    hint = " (is the whole file one list? then name it .json)" if isinstance(row, list) else ""
+    hint = " (if the whole file is one list, name it .json)" if isinstance(row, list) else ""
     return RejectedRow.for_reason(origin, f"expected one JSON object, not {json_type(row)}{hint}", row)
 
 

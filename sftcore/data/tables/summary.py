@@ -140,7 +140,7 @@ def check_template(rows: Iterable[tuple[ParsedRow, Policy]], labeller: Labeller)
             return
         reasons += [f"{row.origin}: {warning.message(times)}" for warning, times in labelling.warnings.items() if times]
     raise ConfigError(
-        f"the chat template can label no conversation: {labeller.problem}; nor can any of the first rows be used:\n  "
+        f"no conversation can be labelled with the chat template: {labeller.problem}; the first rows:\n  "
         + "\n  ".join(reasons[:3] or ["nothing in them is to be trained"])
     )
 
@@ -170,7 +170,7 @@ def _nothing_left(
 ) -> str:
     """The message about a set in which nothing is trained, with three of its rows."""
     first = "\n  ".join(shown([part.origin(row) for part in parts for row in part.rows[:3].tolist()][:3]))
-    skipped = [f"{count(unlabelled, 'row')} cannot be labelled with certainty, and skipped"] if unlabelled else []
+    skipped = [f"{count(unlabelled, 'row')} skipped because of uncertain labels"] if unlabelled else []
     notes = "".join(f"\n  {note}" for note in [*skipped, *summary.notes])
     longest = f"\n  the longest example has {count(summary.longest, 'token')}" if summary.too_long else ""
     return f"no token of any row (of {summary.rows}) is trained; the first:\n  {first}{notes}{longest}"

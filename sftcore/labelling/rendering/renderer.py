@@ -173,9 +173,9 @@ def _run(render: Callable[[], _Result]) -> _Result:
     except jinja2.TemplateError as error:
         raise RowError(f"the chat template rejects it: {_plainly(error)}") from None
     except RecursionError:
-        raise RowError("the chat template calls itself without end") from None
+        raise RowError("the chat template recurses without end") from None
     except MemoryError:
-        raise RowError("the chat template needs more memory than there is") from None
+        raise RowError("the chat template runs out of memory") from None
     except Exception as error:  # whatever else the code of a template may raise
         raise RowError(f"the chat template fails: {type(error).__name__}: {_plainly(error)}") from None
 

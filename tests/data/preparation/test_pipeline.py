@@ -73,7 +73,7 @@ def test_equal_rows_stay_on_one_side(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("asked", "reason"), [(["a"], "cannot hold out a share of 1 row"), (["a"] * 5, "all rows are equal")]
+    ("asked", "reason"), [(["a"], "cannot hold out a fraction of 1 row"), (["a"] * 5, "all rows are equal")]
 )
 def test_too_few_rows_for_a_holdout(tmp_path, asked, reason):
     with pytest.raises(DataError, match=f"data.eval: {reason}"):

@@ -53,7 +53,7 @@ def test_a_reason_can_be_printed_and_is_not_endless():
     [
         ("x", "expected one JSON object, not a string"),
         (None, "expected one JSON object, not null"),
-        ([{}], "expected one JSON object, not a list (is the whole file one list? then name it .json)"),
+        ([{}], "expected one JSON object, not a list (if the whole file is one list, name it .json)"),
         (UnreadableError("not valid JSON", "{"), "not valid JSON"),
     ],
 )

@@ -290,7 +290,7 @@ def test_columns_formats_and_templates_are_reported_before(file, tmp_path):
         streamed({"path": file, "columns": {"prompt": "question"}, "format": "qa"})
     with pytest.raises(DataError, match="no format fits its keys"):
         streamed(write(tmp_path / "o.jsonl", [{"text": "x"}]))
-    with pytest.raises(ConfigError, match="the chat template can label no conversation"):
+    with pytest.raises(ConfigError, match="no conversation can be labelled with the chat template"):
         prepare_stream(loaded(file, streaming=True), REGISTRY, make_labeller("{{ raise_exception('no') }}"))
 
 

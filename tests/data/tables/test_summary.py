@@ -116,7 +116,7 @@ def test_rejected_rows_are_counted_by_reason_and_listed_with_file_and_line(label
     assert found.train_summary.notes == ["1 row without a trained token"]
     preparation.report_sources(found)
     said = capsys.readouterr().err
-    assert "2 rows cannot be labelled with certainty, and skipped:" in said
+    assert "2 rows skipped because of uncertain labels:" in said
     assert f"{path}:7: {told.format(3)}" in said
 
 
@@ -134,7 +134,7 @@ def test_the_first_rejected_rows_are_shown(labeller, tmp_path, capsys):
     capsys.readouterr()
     preparation.report_sources(found)
     told = [line.split(maxsplit=1)[1] for line in capsys.readouterr().err.splitlines()]
-    assert told[1] == "8 rows cannot be labelled with certainty, and skipped:"
+    assert told[1] == "8 rows skipped because of uncertain labels:"
     assert [line.split()[0] for line in told[2:7]] == [f"{tmp_path}/f.jsonl:{line}:" for line in range(2, 7)]
     assert told[7:] == ["... and 3 more"]
 
@@ -257,7 +257,7 @@ def test_if_no_token_is_trained_the_error_lists_all_reasons(labeller, tmp_path):
         "no token of any row (of 2) is trained; the first:",
         f"  {tmp_path}/f.jsonl:1: user '{'q' * 40}', assistant 'a'",
         f"  {tmp_path}/f.jsonl:3: user 'q'",
-        "  1 row cannot be labelled with certainty, and skipped",
+        "  1 row skipped because of uncertain labels",
         "  1 example was dropped, because it is longer than max_length",
         "  1 row without a trained token",
         "  the longest example has 65 tokens",
@@ -286,7 +286,7 @@ def test_a_template_that_can_label_nothing_is_an_error_at_once():
     with pytest.raises(ConfigError) as raised:
         label([row("q", "a", line=line) for line in range(1, 6)], labeller)
     assert str(raised.value).splitlines() == [
-        f"the chat template can label no conversation: {labeller.problem}; nor can any of the first rows be used:",
+        f"no conversation can be labelled with the chat template: {labeller.problem}; the first rows:",
         *(f"  f:{line}: the chat template rejects it: no q" for line in (1, 2, 3)),
     ]
 
@@ -306,5 +306,5 @@ def test_only_the_first_rows_are_tried(good):
     if good < TRIED:
         assert label(rows, labeller)[1].kept == 1
     else:
-        with pytest.raises(ConfigError, match="can label no conversation"):
+        with pytest.raises(ConfigError, match="no conversation can be labelled"):
             label(rows, labeller)

@@ -164,7 +164,7 @@ def test_the_date_is_todays() -> None:
         ("{{ messages | length + 'x' }}", "the chat template fails: TypeError"),
         ("{{ messages[9] .content }}", "the chat template rejects it: .*no element 9"),
         ("{{ 1 / 0 }}", "the chat template fails: ZeroDivisionError"),
-        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "the chat template calls itself without end"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "the chat template recurses without end"),
         (
             "{{ 'x' * 9999999999 }}",
             "the chat template cannot be rendered: it exceeds the limit of 4,194,304 characters",
