@@ -363,27 +363,27 @@ def _count_events(folder: Path, rank: int, kill: Mapping[str, Any] | None) -> No
 
     out = str(folder / "out")
     counted = [0]
-    open_torn: list[str] = []
+    open_torn: list[tuple[str, int]] = []  # and the size that it had: what was appended before stays
     log = os.open(folder / f"events-{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
 
-    def on_event(kind: str, path: str, writes: bool) -> None:
+    def on_event(kind: str, path: str, writes: bool, appends: bool = False) -> None:
         if open_torn:
-            torn = open_torn.pop()
+            torn, before = open_torn.pop()
             with suppress(OSError):
-                os.truncate(torn, os.path.getsize(torn) // 2)
+                os.truncate(torn, (before + os.path.getsize(torn)) // 2)
             os.kill(os.getpid(), signal.SIGKILL)
         os.write(log, f"{counted[0]} {kind} {path}\n".encode())
         if kill and rank == kill["rank"] and counted[0] == kill["event"]:
             if not (kill["torn"] and writes):
                 os.kill(os.getpid(), signal.SIGKILL)
-            open_torn.append(path)
+            open_torn.append((path, os.path.getsize(path) if appends and os.path.exists(path) else 0))
         counted[0] += 1
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
         if event == "open":
             path, _, flags = args
             if isinstance(path, (str, os.PathLike)) and flags & WRITES and os.path.abspath(path).startswith(out):
-                on_event(event, os.path.abspath(path), True)
+                on_event(event, os.path.abspath(path), True, bool(flags & os.O_APPEND))
         elif event in CHANGES and isinstance(args[0], (str, os.PathLike)) and os.path.abspath(args[0]).startswith(out):
             on_event(event, os.path.abspath(args[0]), False)
 
