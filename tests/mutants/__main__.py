@@ -71,7 +71,7 @@ def copy(source: Path, folder: Path) -> None:
 
 def pytest(folder: Path, tests: Sequence[str]) -> Result:
     """Run *tests* of the copy in *folder*, up to the first that fails."""
-    options = ["-x", "-q", "--no-header", "-p", "no:cacheprovider", "--timeout", str(LIMIT // 2)]
+    options = ["-x", "-q", "-m", "not chaos", "--no-header", "-p", "no:cacheprovider", "--timeout", str(LIMIT // 2)]
     env = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
     begin = time.monotonic()
     try:

@@ -102,7 +102,7 @@ LABELS = [
         seen="Automodel#3739, maxtext#4010",
         file="sftcore/labelling/turns.py",
         old="    own = layout.own_from(message, start)\n",
-        new='    start = len(re.sub(r"<think>\\s*(</think>\\s*)?\\Z", "", layout.text[:start]))\n'
+        new='    start = len(__import__("re").sub(r"<think>\\s*(</think>\\s*)?\\Z", "", layout.text[:start]))\n'
         "    own = layout.own_from(message, start)\n",
         tests=(
             f"{_PROPERTIES}::test_labels_as_one_reads_them",
@@ -524,7 +524,8 @@ TRACKING = [
         file="sftcore/labelling/rendering/provenance.py",
         old="return self._part(start, max(start, end))\n\n    def __iter__",
         new="end = max(start, end)\n"
-        "        return tracked(str.__getitem__(self, key), _cut(self._runs, start + 1, end + 1))\n\n    def __iter__",
+        "        return tracked(str.__getitem__(self, key), _Walk(self._runs).cut(start + 1, end + 1))\n\n"
+        "    def __iter__",
         tests=(f"{_TRACKED}::test_what_is_cut_keeps_the_tags_of_its_characters",),
     ),
     Bug(
@@ -1452,7 +1453,7 @@ CACHE = [
         seen="",
         file="sftcore/data/preparation/source_cache.py",
         old="        self.blocks = self._shards * BLOCKS\n",
-        new="        self.blocks, self._shards, self.totals = 0, 0, Totals()\n",
+        new="        self.blocks, self._shards, self.totals = 0, 0, RowTotals()\n",
         tests=(
             "tests/data/preparation/test_source_cache.py::test_a_preparation_resumed_after_sigkill_has_the_same_rows",
         ),
