@@ -245,5 +245,5 @@ def test_ray_passes_the_strategy_to_its_ranks():
         "a=1",
         'backend={"name": "fsdp", "state_dict_type": "sharded"}',
     ]
-    with pytest.raises(SftError, match="name the one that they train with"):
+    with pytest.raises(SftError, match="set the backend that they train with"):
         Ray().start({}, cpu=True)

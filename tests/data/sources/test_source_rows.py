@@ -154,8 +154,8 @@ def test_a_csv_row_with_other_columns_is_one_bad_row(folder):
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("t.json", "{", "t.json: not valid JSON: .*then name it .jsonl"),
-        ("t.json", jsonl(A, B), "not valid JSON: Extra data.*then name it .jsonl"),
+        ("t.json", "{", "t.json: not valid JSON: .*name it .jsonl"),
+        ("t.json", jsonl(A, B), "not valid JSON: Extra data.*name it .jsonl"),
         ("t.json", '{"a": 1}', "expected a list of objects"),
         ("t.json", "[" * 10_000, "t.json: not valid JSON"),
         ("t.json", b'[{"\xff"}]', "t.json: not valid JSON: Expecting ':' delimiter"),
