@@ -1450,8 +1450,8 @@ CACHE = [
         told="The data is changed, and the old rows are trained.",
         seen="",
         file="sftcore/data/preparation/fingerprint.py",
-        old="[list(pair) for pair in zip(suffixes, digests, strict=True)]",
-        new="[[pair[0], 0] for pair in zip(suffixes, digests, strict=True)]",
+        old="[list(pair) for pair in zip(map(suffixes, files), digests, strict=True)]",
+        new="[[pair[0], 0] for pair in zip(map(suffixes, files), digests, strict=True)]",
         tests=(
             "tests/data/preparation/test_source_cache.py::test_where_the_file_lies_does_not_matter_but_every_byte_of_it",
         ),
