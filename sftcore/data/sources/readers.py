@@ -168,7 +168,7 @@ def read_jsonl(path: Path, file: IO[bytes]) -> Iterator[NumberedRow]:
 
 
 def check_first_line(path: Path, line: bytes) -> None:
-    """Raise DataError if a JSON value that begins with *line*, the first of the file at *path*, goes on after it."""
+    """Raise DataError if a JSON value in the file at *path* has several lines, of which *line* is the first."""
     start = line.removeprefix(_BOM).strip()
     if start == b"[" or (start[:1] == b"[" and start[-1:] in (b",", b"{")):
         raise DataError(f"data source {path}: is one list over several lines, not an object per line; name it .json")
