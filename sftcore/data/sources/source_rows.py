@@ -49,7 +49,7 @@ def _is_data(path: Path) -> bool:
 
 
 def _is_in_folder(path: Path) -> bool:
-    """Whether a folder that has the file *path* means it: a glob would match it, and it is no description."""
+    """Whether a folder that has the file *path* means it: as a glob would, and it has rows."""
     return _is_data(path) and path.is_file() and not path.name.startswith(".") and path.name not in METADATA
 
 

@@ -224,7 +224,7 @@ def test_text_of_wide_characters_is_named(folder, encoding, name):
 
 
 @pytest.mark.parametrize("header", ["input,output", "\ufeffinput,output", "\ufeffin,out"])
-def test_a_second_header_of_csv_is_no_row(folder, header):
+def test_a_second_header_of_csv_is_not_a_row(folder, header):
     save(folder / "t.csv", f"\ufeffinput,output\na,b\n{header}\nc,d\n")
     first, (place, bad), last = rows("t.csv")
     assert (first[1], last[1]) == ({"input": "a", "output": "b"}, {"input": "c", "output": "d"})
@@ -236,7 +236,7 @@ def test_any_delimiter(folder):
     save(folder / "t.csv", "input;output\na,b;c\n")
     assert rows("t.csv", delimiter=";") == [("t.csv:2", {"input": "a,b", "output": "c"})]
     save(folder / "one.csv", "a,b\nc,d\n")
-    assert rows("one.csv", delimiter=";") == [("one.csv:2", {"a,b": "c,d"})]  # it was asked for
+    assert rows("one.csv", delimiter=";") == [("one.csv:2", {"a,b": "c,d"})]  # as the source says
     save(folder / "t.jsonl", jsonl(A))
     with pytest.raises(DataError, match=r"'delimiter' is for files that end in .csv or .tsv"):
         rows("t.jsonl", delimiter=";")
