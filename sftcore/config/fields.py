@@ -44,9 +44,6 @@ def from_mapping(
         ConfigError: an unknown or missing key, or an invalid value, with its place.
     """
     options = check_options(cls, values, document, keys, ready, misplaced) | dict(ready or {})
-    for name, field in _fields(cls).items():
-        if field.default is field.default_factory is dataclasses.MISSING and name not in options:
-            raise document.error(keys, f"the key '{name}' is missing")
     try:
         return cls(**options)
     except FieldError as error:
@@ -76,14 +73,22 @@ def check_options(
             known = {key: (inner, options[name]) for key, inner in further.items()} | known
         else:
             known[name] = hint, options
+    problems, hints = document.collect(), ""
     for key, value in values.items():
         if key in (ready or ()):
             continue
-        if key not in known:
-            hint = f"; it is {misplaced[key]}" if misplaced and key in misplaced else nearest(key, map(str, known))
-            raise document.error((*keys, key), f"unknown key{hint}")
-        annotation, chosen = known[key]
-        chosen[key] = _convert(annotation, value, document, (*keys, key))
+        with problems:
+            if key not in known:
+                hint = f"; it is {misplaced[key]}" if misplaced and key in misplaced else nearest(key, map(str, known))
+                hints += hint
+                raise document.error((*keys, key), f"unknown key{hint}")
+            annotation, chosen = known[key]
+            chosen[key] = _convert(annotation, value, document, (*keys, key))
+    for name in _required(cls) - values.keys() - (ready or {}).keys():
+        with problems:
+            if f"'{name}'" not in hints:  # else it is misspelled, which is told
+                raise document.error(keys, f"the key '{name}' is missing")
+    problems.raise_all()
     return options
 
 
@@ -108,6 +113,12 @@ def to_mapping(value: Any, names: Mapping[str, str] | None = None, keys: Keys = 
 
 def _fields(cls: type) -> dict[str, dataclasses.Field[Any]]:
     return {field.name: field for field in dataclasses.fields(cls) if field.init}
+
+
+def _required(cls: type) -> set[str]:
+    """Return the fields of *cls* without a default."""
+    fields = _fields(cls).items()
+    return {name for name, field in fields if field.default is field.default_factory is dataclasses.MISSING}
 
 
 def _hints(cls: type) -> dict[str, Any]:
