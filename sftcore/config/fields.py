@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from sftcore.config.document import Document, Keys, dotted
+from sftcore.config.schema import SYNONYMS
 from sftcore.core.components import FURTHER
 from sftcore.core.errors import FieldError, SftError, nearest
 from sftcore.runtime.redaction import REDACTED, is_secret
@@ -79,8 +80,7 @@ def check_options(
             continue
         with problems:
             if key not in known:
-                hint = f"; it is {misplaced[key]}" if misplaced and key in misplaced else nearest(key, map(str, known))
-                hints += hint
+                hints += (hint := _hint(key, known, misplaced or {}))
                 raise document.error((*keys, key), f"unknown key{hint}")
             annotation, chosen = known[key]
             chosen[key] = _convert(annotation, value, document, (*keys, key))
@@ -90,6 +90,23 @@ def check_options(
                 raise document.error(keys, f"the key '{name}' is missing")
     problems.raise_all()
     return options
+
+
+def option_names(cls: type) -> set[str]:
+    """Return the names of all options of the dataclass *cls*, further options included."""
+    targets = [target for field in _fields(cls).values() if (target := field.metadata.get(FURTHER))]
+    further = [_fields(_load(target, Document({}), ())).keys() for target in targets]
+    return {*_fields(cls)}.union(*further)
+
+
+def _hint(key: object, known: Mapping[object, object], misplaced: Mapping[str, str]) -> str:
+    """Return what the unknown *key* may mean: another place, another name, or the nearest of the *known* ones."""
+    for name in (str(key), SYNONYMS.get(str(key), "")):
+        if name in misplaced:
+            return f"; it is {misplaced[name]}"
+        if name in known:
+            return f"; did you mean '{name}'?"
+    return nearest(str(key), map(str, known))
 
 
 def to_mapping(value: Any, names: Mapping[str, str] | None = None, keys: Keys = ()) -> Any:
@@ -159,6 +176,7 @@ def _convert(hint: Any, value: Any, document: Document, keys: Keys) -> Any:
         return value
     if not isinstance(converted, Path):
         return converted
+    document.check_local(value, keys)
     try:
         return document.locate(str(value))
     except SftError as error:

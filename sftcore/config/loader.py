@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from sftcore.config.document import Document, Keys, dotted
-from sftcore.config.fields import check_options, format_value, from_mapping, to_mapping
+from sftcore.config.fields import check_options, format_value, from_mapping, option_names, to_mapping
 from sftcore.config.schema import AUTO, MISPLACED_KEYS, Config, DataConfig, EvalFraction, SourceConfig
-from sftcore.core.components import RESERVED, Backend, Component, Format, Tracker
+from sftcore.core.components import RESERVED, Backend, Component, Format, Method, Tracker
 from sftcore.core.errors import PluginError
 from sftcore.core.hookspecs import BackendSpec
 from sftcore.core.registry import Entry, Registry, find_module
@@ -18,6 +18,9 @@ from sftcore.core.template_file import FileTemplate
 
 _MAY_BE_EMPTY = ("ask", "non_finite", "training_args", "template_path", "template_kwargs")
 """Keys that may have no value, as when every line of the section is commented out."""
+
+_PATHS = (("model", "name_or_path"), ("training_args", "output_dir"), ("training_args", "resume_from_checkpoint"))
+"""Keys of paths, beside those of sources and of options of type `Path`."""
 
 
 @dataclass
@@ -77,8 +80,20 @@ def load_template(path: Path, document: Document) -> FileTemplate:
     return FileTemplate(path)
 
 
-def _keys(section: object) -> set[str]:
-    return set(section) if isinstance(section, Mapping) else set()
+def _misplaced_keys(raw: Mapping[str, Any], method: type) -> Mapping[str, str]:
+    """Return the full names of keys that may stand at the top level by mistake."""
+    if raw.keys() <= option_names(Config):
+        return {}
+    from transformers import TrainingArguments
+
+    names = {name: f"training_args.{name}" for name in option_names(TrainingArguments)}
+    if issubclass(method, Method):
+        names |= {name: f"method.{name}" for name in option_names(method)}
+    return names | MISPLACED_KEYS
+
+
+def _section(raw: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    return section if isinstance(section := raw.get(name), Mapping) else {}
 
 
 class _Loader:
@@ -106,19 +121,23 @@ class _Loader:
         with problems:
             ready["backend"] = self._backend(raw.get("backend", AUTO), environ)
         with problems:
-            config = from_mapping(Config, raw, self.document, (), ready=ready, misplaced=MISPLACED_KEYS)
+            misplaced = _misplaced_keys(raw, type(ready.get("method")))
+            config = from_mapping(Config, raw, self.document, (), ready=ready, misplaced=misplaced)
         for keys, problem in self._of_others(raw):
             with problems:
                 raise self.document.error(keys, problem)
+        for section, key in _PATHS:
+            with problems:
+                self.document.check_local(_section(raw, section).get(key, ""), (section, key))
         problems.raise_all()
         return LoadedConfig(config, self.document, self.selected)
 
     def _of_others(self, raw: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
         """Yield the keys of libraries' sections that belong to a backend or to sftcore, and why they cannot be set."""
         for entry, spec in self.registry.specs(BackendSpec):
-            for key in _keys(raw.get("training_args")) & {*spec.training_args}:
+            for key in _section(raw, "training_args").keys() & {*spec.training_args}:
                 yield ("training_args", key), f"is set by the backend '{entry.name}': select it under 'backend'"
-        for name in _keys(raw.get("template_kwargs")) & RESERVED:
+        for name in _section(raw, "template_kwargs").keys() & RESERVED:
             yield ("template_kwargs", name), "is an argument of apply_chat_template that sftcore sets itself"
 
     def component(self, kind: str, reference: object, keys: Keys, slot: Keys | None = None) -> Component:
@@ -182,6 +201,8 @@ class _Loader:
     def _source(self, raw: object, keys: Keys, slot: Keys) -> SourceConfig:
         if not isinstance(raw, (str, Mapping)):
             raise self.document.error(keys, f"must be a path or a mapping, not {format_value(raw)}")
+        path = ("path",) if isinstance(raw, Mapping) else ()
+        self.document.check_local(raw.get("path", "") if isinstance(raw, Mapping) else raw, (*keys, *path))
         source = from_mapping(SourceConfig, {"path": raw} if isinstance(raw, str) else raw, self.document, keys)
         if source.format != AUTO:
             source.format = self.component("format", source.format, (*keys, "format"), (*slot, "format"))

@@ -305,6 +305,56 @@ template_kwargs: {messages: []}
     assert first == f"the configuration has {len(found)} errors:"
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("learning_rate: 1", "; it is training_args.learning_rate"),
+        ("lr: 1", "; it is training_args.learning_rate"),
+        ("base_model: x", "; it is model.name_or_path"),
+        ("sequence_len: 8", "; it is data.max_length"),
+        ("datasets: []", "; it is data.train"),
+        ("adapter: x", "; did you mean 'method'?"),
+        ("rank: 3", "; it is method.rank"),
+        ("xyzzy: 1", ""),
+    ],
+)
+def test_a_key_of_another_place_or_another_framework_is_told_its_name_here(
+    checked: Check, text: str, hint: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        checked(text)
+    assert str(error.value) == f"c.yaml:4: {text.split(':')[0]}: unknown key{hint}"
+
+
+@pytest.mark.parametrize(
+    ("section", "text", "key"),
+    [
+        ("model", "{name_or_path: $HOME/m}", "model.name_or_path"),
+        ("data", "{train: '${ROWS}'}", "data.train"),
+        ("data", "{train: [{path: a/$X.jsonl}]}", "data.train.0.path"),
+        ("data", "{train: a, eval: $X}", "data.eval"),
+        ("training_args", "{output_dir: $OUT}", "training_args.output_dir"),
+        ("training_args", "{resume_from_checkpoint: $OUT/checkpoint-2}", "training_args.resume_from_checkpoint"),
+        ("template_path", "$X/t.jinja", "template_path"),
+        ("backend", "{name: launcher, config: $X.json}", "backend.config"),
+    ],
+)
+def test_a_path_with_variables_is_an_error(checked: Check, section: str, text: str, key: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f": {key}: '") + ".*': variables are not expanded here; write"):
+        checked(**{section: text})
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/a.jsonl", "https://host/a.jsonl", "hf://datasets/a/b", "file:///a.jsonl"])
+def test_a_url_is_an_error(checked: Check, url: str) -> None:
+    with pytest.raises(ConfigError, match=f"data.train: '{url}': a URL cannot be read; name a local file or folder"):
+        checked(data=f"{{train: '{url}'}}")
+
+
+def test_a_file_with_a_dollar_in_its_name_can_be_named(checked: Check) -> None:
+    Path("a$b.jsonl").touch()
+    assert checked(data="{train: a$b.jsonl}").config.data.train[0].path == "a$b.jsonl"
+
+
 @pytest.mark.parametrize("missing", ["model", "data", "method"])
 def test_a_section_is_missing(missing: str) -> None:
     raw = {key: value for key, value in yaml.safe_load(BASE).items() if key != missing}
