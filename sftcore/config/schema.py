@@ -43,16 +43,18 @@ class SourceConfig:
     """One data source."""
 
     path: str
-    """A file, folder, glob, or the id of a hub dataset. Files end in `.jsonl`, `.json`, `.csv`, which may be compressed
-    (`.gz`, `.bz2`, `.xz`, `.zst`), or `.parquet`."""
+    """A file, folder, glob, or the id of a hub dataset. Files end in `.jsonl` (or `.ndjson`), `.json`, `.csv`, `.tsv`,
+    which may be compressed (`.gz`, `.bz2`, `.xz`, `.zst`), `.parquet` or `.arrow`."""
     format: Any = AUTO
     """Name of a format, or `{name: ..., options}`; `auto`: by the keys of the first rows."""
     split: str = "train"
-    """Split of a hub dataset; a file has none."""
+    """Split of a hub dataset, or of a folder that `save_to_disk` wrote; a file has none."""
     subset: str | None = None
     """Subset (configuration) of a hub dataset that has several."""
     columns: dict[str, str] = field(default_factory=dict)
     """Columns to rename before the format reads the rows: `{prompt: input, completion: output}`."""
+    delimiter: str | None = None
+    """What stands between the fields of a `.csv` or `.tsv` file, such as `";"`; null: a comma, or a tab."""
     limit: int | None = None
     """Read only this many rows, from the first on; null: all."""
     repeat: float = 1.0
@@ -76,6 +78,8 @@ class SourceConfig:
         _check_train_on(self.train_on)
         if not 0 <= self.weight < math.inf:
             raise FieldError("weight", f"must be a number of at least 0, not {self.weight:g}")
+        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
+            raise FieldError("delimiter", f'must be one character, such as ";" or "\\t", not {self.delimiter!r}')
         if self.limit is not None and self.limit < 1:
             raise FieldError("limit", f"must be at least 1, not {self.limit}")
         if not 0 < self.repeat < math.inf:
