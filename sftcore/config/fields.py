@@ -92,11 +92,11 @@ def check_options(
     return options
 
 
-def option_names(cls: type) -> set[str]:
-    """Return the names of all options of the dataclass *cls*, further options included."""
+def option_names(cls: type | str) -> set[str]:
+    """Return the names of all options of the dataclass *cls*, or at ``"package.module:Class"``; further ones too."""
+    cls = _load(cls, Document({}), ()) if isinstance(cls, str) else cls
     targets = [target for field in _fields(cls).values() if (target := field.metadata.get(FURTHER))]
-    further = [_fields(_load(target, Document({}), ())).keys() for target in targets]
-    return {*_fields(cls)}.union(*further)
+    return {*_fields(cls)}.union(*map(option_names, targets))
 
 
 def _hint(key: object, known: Mapping[object, object], misplaced: Mapping[str, str]) -> str:

@@ -84,9 +84,7 @@ def _misplaced_keys(raw: Mapping[str, Any], method: type) -> Mapping[str, str]:
     """Return the full names of keys that may stand at the top level by mistake."""
     if raw.keys() <= option_names(Config):
         return {}
-    from transformers import TrainingArguments
-
-    names = {name: f"training_args.{name}" for name in option_names(TrainingArguments)}
+    names = {name: f"training_args.{name}" for name in option_names("transformers:TrainingArguments")}
     if issubclass(method, Method):
         names |= {name: f"method.{name}" for name in option_names(method)}
     return names | MISPLACED_KEYS
