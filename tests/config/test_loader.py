@@ -315,6 +315,7 @@ template_kwargs: {messages: []}
         ("datasets: []", "; it is data.train"),
         ("adapter: x", "; did you mean 'method'?"),
         ("rank: 3", "; it is method.rank"),
+        ("adapter_rank: 3", "; it is method.rank"),
         ("xyzzy: 1", ""),
     ],
 )
