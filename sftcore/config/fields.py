@@ -100,7 +100,7 @@ def option_names(cls: type | str) -> set[str]:
 
 
 def _hint(key: object, known: Mapping[object, object], misplaced: Mapping[str, str]) -> str:
-    """Return what the unknown *key* may mean: another place, another name, or the nearest of the *known* ones."""
+    """Return the place or name that the unknown *key* may stand for, or the nearest of the *known* ones."""
     bare = str(key).partition("_")[2]  # without the prefix that other frameworks give to options
     for name in (str(key), SYNONYMS.get(str(key), ""), bare, SYNONYMS.get(bare, "")):
         if name in misplaced:
