@@ -86,7 +86,7 @@ def check_options(
             chosen[key] = _convert(annotation, value, document, (*keys, key))
     for name in _required(cls) - values.keys() - (ready or {}).keys():
         with problems:
-            if f"'{name}'" not in hints:  # else it is misspelled, which is told
+            if f"'{name}'" not in hints:  # else it is misspelled, and reported as that
                 raise document.error(keys, f"the key '{name}' is missing")
     problems.raise_all()
     return options
