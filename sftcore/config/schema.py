@@ -257,3 +257,22 @@ MISPLACED_KEYS = {
     for item in fields(cls)
 }
 """The full name of each key of a section, for the error where it stands at the top level."""
+
+SYNONYMS = {
+    **dict.fromkeys(("base_model", "model_name", "model_name_or_path"), "name_or_path"),
+    **dict.fromkeys(("dataset", "datasets", "dataset_name", "dataset_path", "train_file"), "train"),
+    **dict.fromkeys(("val_set_size", "val_size", "validation", "eval_dataset", "test_datasets"), "eval"),
+    **dict.fromkeys(("cutoff_len", "max_seq_length", "max_seq_len", "sequence_len", "seq_length"), "max_length"),
+    **dict.fromkeys(("sample_packing", "neat_packing", "pack"), "packing"),
+    **dict.fromkeys(("train_on_inputs", "assistant_only_loss", "completion_only_loss", "mask_history"), "train_on"),
+    **dict.fromkeys(("adapter", "finetuning_type", "train_type", "tuner_type", "peft"), "method"),
+    **{"rank": "r", "target": "target_modules", "additional_target": "modules_to_save"},
+    **dict.fromkeys(("batch_size", "micro_batch_size", "train_batch_size"), "per_device_train_batch_size"),
+    **dict.fromkeys(("epochs", "num_epochs", "max_epochs"), "num_train_epochs"),
+    **{"lr": "learning_rate", "lr_scheduler": "lr_scheduler_type", "optimizer": "optim", "steps": "max_steps"},
+    **dict.fromkeys(("gradient_accumulation", "grad_accum", "accumulate_grad_batches"), "gradient_accumulation_steps"),
+    **dict.fromkeys(("chat_template", "chat_template_type"), "template"),
+    **dict.fromkeys(("report_to", "logger", "loggers"), "trackers"),
+    **{"flash_attention": "attn_implementation", "attn_impl": "attn_implementation", "torch_dtype": "dtype"},
+}
+"""What other frameworks and libraries call a key, and what it is called here; for hints only."""
