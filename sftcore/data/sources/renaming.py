@@ -91,4 +91,4 @@ def missing_names(source: SourceConfig, seen: Iterable[str]) -> list[tuple[str, 
 
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more or "none"
+    return ", ".join(names[:SHOWN]) + more or "not one"
