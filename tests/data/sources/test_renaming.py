@@ -182,5 +182,5 @@ def test_names_in_messages_from_the_configuration_to_the_tokens(tmp_path, labell
     ):
         with pytest.raises(ConfigError, match=f"data.train.{problem}"):
             prepared(tmp_path, labeller, f"data: {{train: {{path: t.jsonl, {options}}}}}", rows)
-    with pytest.raises(ConfigError, match=r"data.train.message_keys.who: no row .* key of a message; there are: not one"):
+    with pytest.raises(ConfigError, match=r"data.train.message_keys.who: no row .* key of a message; .*: not one"):
         prepared(tmp_path, labeller, "data: {train: {path: t.jsonl, message_keys: {who: role}}}", ROWS)
