@@ -34,11 +34,10 @@ class Messages(Format):
                 return plain
         return self.turns(read_list(row, self.key))
 
-    def turns(self, turns: Sequence[Mapping[str, Any]], **common: Any) -> list[Message]:
-        """Return the messages of *turns*; *common* has fields that those have which do not set them."""
+    def turns(self, turns: Sequence[Mapping[str, Any]], place: str = "") -> list[Message]:
+        """Return the messages of *turns*; errors name each by its number and *place*."""
         return [
-            _message({**common, **turn}, self._keys(turn), f"message {index}: ")
-            for index, turn in enumerate(turns, start=1)
+            _message(turn, self._keys(turn), f"message {index}{place}: ") for index, turn in enumerate(turns, start=1)
         ]
 
     def _keys(self, turn: Mapping[str, Any]) -> tuple[str, str]:

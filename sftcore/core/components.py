@@ -47,6 +47,9 @@ class Component:
 class Format(Component):
     """Turns one row of a data source into a conversation."""
 
+    plain_text: ClassVar[bool] = False
+    """Whether a row is one text, the content of its only message, which is trained whole, without a chat template."""
+
     def parse(self, row: Mapping[str, Any]) -> Sequence[Message]:
         """Return the messages of *row*.
 

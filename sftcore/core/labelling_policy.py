@@ -25,3 +25,5 @@ class Policy:
     max_length: int | None = None
     """Limit of the length of an example, in tokens; None: no limit."""
     weight: float = 1.0
+    plain_text: bool = False
+    """Whether rows are texts that are trained whole, without the chat template."""
