@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 from sftcore import Format, Message, RowError
 from sftcore.rows import (
+    MESSAGE_KEYS,
+    TOOL_CALL_KEYS,
     json_type,
     read_list,
     read_plain_messages,
@@ -18,21 +20,52 @@ from sftcore.rows import (
     read_training_fields,
 )
 
+_KEYS: Mapping[str, Any] = {
+    **MESSAGE_KEYS,
+    **dict.fromkeys(("role", "name", "tool_call_id", "channel", "reasoning_content", "reasoning", "thinking")),
+    "content": dict.fromkeys(("type", "text", "value")),
+    "tool_calls": TOOL_CALL_KEYS,
+    "function_call": TOOL_CALL_KEYS,
+}
+
 
 @dataclass
 class Messages(Format):
     """Several turns: a list of objects with role and content."""
 
+    reads: ClassVar[Mapping[str, Any]] = {"messages": _KEYS}
+
     def parse(self, row: Mapping[str, Any]) -> Sequence[Message]:
-        return read_plain_messages(row, "messages", "role", "content") or [
-            _message(turn, f"message {index}: ") for index, turn in enumerate(read_list(row, "messages"), start=1)
-        ]
+        return read_plain_messages(row, "messages", "role", "content") or read_messages(read_list(row, "messages"))
+
+
+def read_messages(turns: Sequence[Mapping[str, Any]]) -> list[Message]:
+    """Return the messages of *turns*; those in the channel ``analysis`` are the reasoning of the turn that follows."""
+    messages: list[Message] = []
+    analysis: list[str] = []
+    for index, turn in enumerate(turns, start=1):
+        message, channel = _message(turn, f"message {index}: "), turn.get("channel")
+        if channel == "analysis" and index < len(turns):
+            analysis.append(message.content)
+            continue
+        if analysis and message.role != "assistant":
+            raise RowError(f"message {index}: follows the channel 'analysis', and is not of the assistant")
+        if channel not in (None, "final") and not (channel == "commentary" and message.tool_calls):
+            raise RowError(f"message {index}: the channel {channel!r} cannot be trained here")
+        reasoning = "\n".join([*analysis, *filter(None, [message.reasoning_content])])
+        messages.append(replace(message, reasoning_content=reasoning) if analysis else message)
+        analysis = []
+    return messages
 
 
 def _message(turn: Mapping[str, Any], where: str) -> Message:
     calls = turn.get("tool_calls") or []
     if not isinstance(calls, list):
         raise RowError(f"{where}'tool_calls' must be a list, not {json_type(calls)}")
+    if turn.get("function_call"):
+        if calls:
+            raise RowError(f"{where}has 'tool_calls' and 'function_call'; keep one of them")
+        calls = [turn["function_call"]]
     if calls and turn.get("content") is None:  # as OpenAI's API returns a message that only calls tools
         turn = {**turn, "content": ""}
     content, reasoning, calls_in_content = _content(turn, where)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from sftcore import Format, Message, RowError
 from sftcore.rows import (
+    MESSAGE_KEYS,
     read_list,
     read_plain_messages,
     read_role,
@@ -24,6 +25,8 @@ CALL_ROLE = "function_call"
 @dataclass
 class ShareGPT(Format):
     """Several turns: a list of objects with from and value."""
+
+    reads: ClassVar[Mapping[str, Any]] = {"conversations": {**MESSAGE_KEYS, "from": None, "value": None}}
 
     def parse(self, row: Mapping[str, Any]) -> Sequence[Message]:
         return read_plain_messages(row, "conversations", "from", "value") or [

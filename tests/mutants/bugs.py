@@ -713,6 +713,33 @@ DATA = [
 
 SOURCES = [
     Bug(
+        "unread-keys-are-dropped",
+        "A key of a row that no format reads vanishes silently.",
+        "LLaMA-Factory: converter.py reads the mapped columns only",
+        "sftcore/data/sources/unread.py",
+        "            elif inner not in _EMPTY:\n",
+        "            elif False:\n",
+        ("tests/data/sources/test_unread.py",),
+    ),
+    Bug(
+        "needed-keys-are-only-told",
+        "A row of preference data is trained on the answer that was rejected, or without its picture.",
+        "",
+        "sftcore/data/sources/unread.py",
+        '        if advice := NEEDED.get(key.rpartition(".")[2]):\n',
+        '        if advice := NEEDED.get(""):\n',
+        ("tests/data/sources/test_unread.py",),
+    ),
+    Bug(
+        "weight-of-a-row-is-ignored",
+        "A row of weight 0 is trained.",
+        "",
+        "sftcore/data/sources/row_fields.py",
+        "    if not TRAINING_KEYS.isdisjoint(row):\n",
+        "    if False:\n",
+        ("tests/data/sources/test_row_fields.py",),
+    ),
+    Bug(
         name="key-twice-last-wins",
         told="Of a duplicate key the last value is taken, silently.",
         seen="",
