@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import functools
+import glob
 import itertools
 import json
 import os
@@ -262,7 +263,8 @@ def _register_environment() -> None:
 def _iter_stored_tokens() -> Iterator[str]:
     """Yield the tokens that libraries read from files, where their commands to log in have put them."""
     hub = os.environ.get("HF_HOME", "~/.cache/huggingface")
-    for path in (os.environ.get("HF_TOKEN_PATH", f"{hub}/token"), "~/.netrc", "~/.swanlab/.netrc"):
+    logins = [os.path.expanduser("~/.netrc"), *glob.glob(os.path.expanduser("~/.*/.netrc"))]
+    for path in (os.environ.get("HF_TOKEN_PATH", f"{hub}/token"), *logins):
         with contextlib.suppress(OSError, ValueError), open(os.path.expanduser(path), encoding="utf-8") as file:
             text = file.read(1 << 16)
             yield from re.findall(r"password\s+(\S+)", text) if path.endswith("netrc") else text.split()

@@ -1,4 +1,4 @@
-"""What a process says has no secrets, whoever says it, and a stream that fails ends no run."""
+"""What a process says has no secrets, wherever it comes from, and a stream that fails ends no run."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ SAYING = {
 
 
 @pytest.mark.parametrize("say", SAYING.values(), ids=SAYING)
-def test_a_secret_is_redacted_whoever_prints_it(say, capsys, monkeypatch):
+def test_a_secret_is_redacted_in_all_that_is_printed(say, capsys, monkeypatch):
     monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)  # pytest has its own
     monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
     guard_output()
