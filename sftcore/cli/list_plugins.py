@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from sftcore.core.registry import Entry, Registry
 from sftcore.core.template_file import FileTemplate
+from sftcore.runtime.redaction import redact_text
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -25,7 +27,8 @@ def execute(options: Namespace) -> int:
     rows = [_component_row(registry, entry, options.verbose) for entry in registry.entries]
     for item in registry.broken:
         row = {"kind": "plugin", "name": item.entry_point, "distribution": item.distribution, "version": item.version}
-        rows.append({**row, "status": "broken", "error": item.error})
+        trace = {"traceback": redact_text(item.traceback)} if options.verbose else {}
+        rows.append({**row, "status": "broken", "error": item.error, **trace})
     if options.json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
     elif rows:
@@ -59,6 +62,8 @@ def _print_table(rows: list[dict[str, object]]) -> None:
     for row in rows:
         line = "  ".join(str(row[key]).ljust(width) for key, width in widths.items())
         print(f"{line}  {row['status']}".rstrip() + (f": {row['error']}" if "error" in row else ""))
+        if row.get("traceback"):
+            print(textwrap.indent(str(row["traceback"]).rstrip(), "    "))
         if row.get("description"):
             print(f"    {row['description']}")
         options = row.get("options", [])

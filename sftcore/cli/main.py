@@ -92,6 +92,8 @@ def _dispatch(argv: list[str], stop: StopRequest) -> int:
         if command not in TAKES_OVERRIDES or word.startswith("-") or "=" not in word
     ]
     if command in TAKES_OVERRIDES and unknown and not any(word.startswith("-") for word in unknown):
+        if unknown[0].endswith((".yaml", ".yml")):
+            parser.error(f"write --config {unknown[0]}")
         parser.error(f"'{unknown[0]}': expected KEY=VALUE, for example training_args.max_steps=20")
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from sftcore.core.errors import ConfigError
+from sftcore.core.errors import ConfigError, SftError
 from sftcore.runtime.console import first_line
 from sftcore.runtime.paths import locate
 from sftcore.runtime.redaction import redact_argument, register_secret_words, register_secrets
@@ -177,9 +177,57 @@ class Document:
         name = dotted(keys)
         return ConfigError(f"{self.where(keys)}: {name + ': ' if name else ''}{problem}")
 
+    def collect(self) -> Problems:
+        """Return a context manager that collects errors, to be raised together in the order of this document."""
+        return Problems(list(dict.fromkeys(self._places.values())))
+
     def locate(self, text: str) -> Path:
         """Return the path of *text*, a value of this document; see :func:`sftcore.runtime.paths.locate`."""
         return locate(text, self.folder)
+
+    def check_local(self, text: object, keys: Keys) -> None:
+        """Raise ConfigError if *text*, the value at *keys*, is a URL, or a path with variables of the shell."""
+        if Path(str(text)).exists():
+            return
+        if re.match(r"[a-z][a-z0-9+.-]*://", str(text)):
+            problem = "a URL cannot be read; name a local file or folder, or the id of a hub repository"
+            raise self.error(keys, f"'{text}': {problem}")
+        if re.search(r"\$\{?\w", str(text)):
+            problem = (
+                f"variables are not expanded here; write {dotted(keys)}=... on the command line, where the shell does"
+            )
+            raise self.error(keys, f"'{text}': {problem}")
+
+
+class Problems:
+    """The errors of several parts of a configuration; each ``with`` block may add some, and ends there."""
+
+    def __init__(self, places: Sequence[str]) -> None:
+        self._places = places
+        self._errors: list[SftError] = []
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, SftError):
+            self._errors += error.errors if isinstance(error, _SeveralError) else [error]
+        return isinstance(error, SftError)
+
+    def raise_all(self) -> None:
+        """Raise one error with all problems, if there are any."""
+        errors = sorted({str(error): error for error in self._errors}.values(), key=self._position)
+        if errors:
+            raise errors[0] if len(errors) == 1 else _SeveralError(errors)
+
+    def _position(self, error: SftError) -> int:
+        places = enumerate(self._places)
+        return next((at for at, place in places if str(error).startswith(f"{place}: ")), len(self._places))
+
+
+class _SeveralError(ConfigError):
+    def __init__(self, errors: Sequence[SftError]) -> None:
+        super().__init__("\n  ".join([f"the configuration has {len(errors)} errors:", *map(str, errors)]))
+        self.errors = errors
 
 
 def dotted(keys: Sequence[str | int]) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from sftcore.config.document import Document, Keys, dotted
+from sftcore.config.schema import SYNONYMS
 from sftcore.core.components import FURTHER
 from sftcore.core.errors import FieldError, SftError, nearest
 from sftcore.runtime.redaction import REDACTED, is_secret, redact, register_secrets
@@ -44,9 +45,6 @@ def from_mapping(
         ConfigError: an unknown or missing key, or an invalid value, with its place.
     """
     options = check_options(cls, values, document, keys, ready, misplaced) | dict(ready or {})
-    for name, field in _fields(cls).items():
-        if field.default is field.default_factory is dataclasses.MISSING and name not in options:
-            raise document.error(keys, f"the key '{name}' is missing")
     _register_defaults(cls)
     try:
         return cls(**options)
@@ -77,15 +75,40 @@ def check_options(
             known = {key: (inner, options[name]) for key, inner in further.items()} | known
         else:
             known[name] = hint, options
+    problems, hints = document.collect(), ""
     for key, value in values.items():
         if key in (ready or ()):
             continue
-        if key not in known:
-            hint = f"; it is {misplaced[key]}" if misplaced and key in misplaced else nearest(key, map(str, known))
-            raise document.error((*keys, key), f"unknown key{hint}")
-        annotation, chosen = known[key]
-        chosen[key] = _convert(annotation, value, document, (*keys, key))
+        with problems:
+            if key not in known:
+                hints += (hint := _hint(key, known, misplaced or {}))
+                raise document.error((*keys, key), f"unknown key{hint}")
+            annotation, chosen = known[key]
+            chosen[key] = _convert(annotation, value, document, (*keys, key))
+    for name in _required(cls) - values.keys() - (ready or {}).keys():
+        with problems:
+            if f"'{name}'" not in hints:  # else it is misspelled, and reported as that
+                raise document.error(keys, f"the key '{name}' is missing")
+    problems.raise_all()
     return options
+
+
+def option_names(cls: type | str) -> set[str]:
+    """Return the names of all options of the dataclass *cls*, or at ``"package.module:Class"``; further ones too."""
+    cls = _load(cls, Document({}), ()) if isinstance(cls, str) else cls
+    targets = [target for field in _fields(cls).values() if (target := field.metadata.get(FURTHER))]
+    return {*_fields(cls)}.union(*map(option_names, targets))
+
+
+def _hint(key: object, known: Mapping[object, object], misplaced: Mapping[str, str]) -> str:
+    """Return the place or name that the unknown *key* may stand for, or the nearest of the *known* ones."""
+    bare = str(key).partition("_")[2]  # without the prefix that other frameworks give to options
+    for name in (str(key), SYNONYMS.get(str(key), ""), bare, SYNONYMS.get(bare, "")):
+        if name in misplaced:
+            return f"; it is {misplaced[name]}"
+        if name in known:
+            return f"; did you mean '{name}'?"
+    return nearest(str(key), map(str, known))
 
 
 def to_mapping(value: Any, names: Mapping[str, str] | None = None, keys: Keys = ()) -> Any:
@@ -114,6 +137,12 @@ def _register_defaults(cls: type) -> None:
 
 def _fields(cls: type) -> dict[str, dataclasses.Field[Any]]:
     return {field.name: field for field in dataclasses.fields(cls) if field.init}
+
+
+def _required(cls: type) -> set[str]:
+    """Return the fields of *cls* without a default."""
+    fields = _fields(cls).items()
+    return {name for name, field in fields if field.default is field.default_factory is dataclasses.MISSING}
 
 
 def _hints(cls: type) -> dict[str, Any]:
@@ -154,6 +183,7 @@ def _convert(hint: Any, value: Any, document: Document, keys: Keys) -> Any:
         return value
     if not isinstance(converted, Path):
         return converted
+    document.check_local(value, keys)
     try:
         return document.locate(str(value))
     except SftError as error:

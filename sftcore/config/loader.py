@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from sftcore.config.document import Document, Keys, dotted
-from sftcore.config.fields import format_value, from_mapping, to_mapping
+from sftcore.config.fields import check_options, format_value, from_mapping, option_names, to_mapping
 from sftcore.config.schema import AUTO, MISPLACED_KEYS, Config, DataConfig, EvalFraction, SourceConfig
-from sftcore.core.components import RESERVED, Backend, Component, Format, Tracker
+from sftcore.core.components import RESERVED, Backend, Component, Format, Method, Tracker
 from sftcore.core.errors import PluginError
 from sftcore.core.hookspecs import BackendSpec
 from sftcore.core.registry import Entry, Registry, find_module
@@ -18,6 +18,9 @@ from sftcore.core.template_file import FileTemplate
 
 _MAY_BE_EMPTY = ("ask", "non_finite", "training_args", "template_path", "template_kwargs")
 """Keys that may have no value, as when every line of the section is commented out."""
+
+_PATHS = (("model", "name_or_path"), ("training_args", "output_dir"), ("training_args", "resume_from_checkpoint"))
+"""Keys of paths, beside those of sources and of options of type `Path`."""
 
 
 @dataclass
@@ -77,6 +80,20 @@ def load_template(path: Path, document: Document) -> FileTemplate:
     return FileTemplate(path)
 
 
+def _misplaced_keys(raw: Mapping[str, Any], method: type) -> Mapping[str, str]:
+    """Return the full names of keys that may stand at the top level by mistake."""
+    if raw.keys() <= option_names(Config):
+        return {}
+    names = {name: f"training_args.{name}" for name in option_names("transformers:TrainingArguments")}
+    if issubclass(method, Method):
+        names |= {name: f"method.{name}" for name in option_names(method)}
+    return names | MISPLACED_KEYS
+
+
+def _section(raw: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    return section if isinstance(section := raw.get(name), Mapping) else {}
+
+
 class _Loader:
     """Creates components by name, and notes in *selected* which entries were used."""
 
@@ -87,25 +104,39 @@ class _Loader:
 
     def load(self, environ: Mapping[str, str]) -> LoadedConfig:
         raw = {key: value for key, value in self.document.data.items() if value is not None or key not in _MAY_BE_EMPTY}
-        ready: dict[str, Any] = {}
+        ready: dict[str, Any] = dict.fromkeys(raw.keys() & {"data", "method", "template", "trackers"})
+        problems = self.document.collect()
         if "data" in raw:
-            ready["data"] = self._data(raw["data"])
+            with problems:
+                ready["data"] = self._data(raw["data"])
         for kind in ("method", "template"):
-            if kind in raw:
-                optional = kind == "template" and raw[kind] is None
-                ready[kind] = None if optional else self.component(kind, raw[kind], (kind,))
-        if "trackers" in raw:
-            ready["trackers"] = self.trackers(raw["trackers"])
-        ready["backend"] = self._backend(raw.get("backend", AUTO), environ)
-        config = from_mapping(Config, raw, self.document, (), ready=ready, misplaced=MISPLACED_KEYS)
-        for entry, spec in self.registry.specs(BackendSpec):
-            for key in config.training_args.keys() & {*spec.training_args}:
-                problem = f"is set by the backend '{entry.name}': select it under 'backend'"
-                raise self.document.error(("training_args", key), problem)
-        for name in config.template_kwargs.keys() & RESERVED:
-            problem = "is an argument of apply_chat_template that sftcore sets itself"
-            raise self.document.error(("template_kwargs", name), problem)
+            if kind in raw and (kind == "method" or raw[kind] is not None):
+                with problems:
+                    ready[kind] = self.component(kind, raw[kind], (kind,))
+        with problems:
+            ready["trackers"] = self.trackers(raw.get("trackers"))
+        ready["backend"] = None
+        with problems:
+            ready["backend"] = self._backend(raw.get("backend", AUTO), environ)
+        with problems:
+            misplaced = _misplaced_keys(raw, type(ready.get("method")))
+            config = from_mapping(Config, raw, self.document, (), ready=ready, misplaced=misplaced)
+        for keys, problem in self._of_others(raw):
+            with problems:
+                raise self.document.error(keys, problem)
+        for section, key in _PATHS:
+            with problems:
+                self.document.check_local(_section(raw, section).get(key, ""), (section, key))
+        problems.raise_all()
         return LoadedConfig(config, self.document, self.selected)
+
+    def _of_others(self, raw: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
+        """Yield the keys of libraries' sections that belong to a backend or to sftcore, and why they cannot be set."""
+        for entry, spec in self.registry.specs(BackendSpec):
+            for key in _section(raw, "training_args").keys() & {*spec.training_args}:
+                yield ("training_args", key), f"is set by the backend '{entry.name}': select it under 'backend'"
+        for name in _section(raw, "template_kwargs").keys() & RESERVED:
+            yield ("template_kwargs", name), "is an argument of apply_chat_template that sftcore sets itself"
 
     def component(self, kind: str, reference: object, keys: Keys, slot: Keys | None = None) -> Component:
         """Return the component of *reference*: a name or ``{name: ..., options}``; *slot* is its key in *selected*."""
@@ -137,25 +168,39 @@ class _Loader:
     def _data(self, raw: object) -> DataConfig:
         if not isinstance(raw, Mapping):
             raise self.document.error(("data",), "must be a mapping with 'train'")
-        ready: dict[str, Any] = {}
+        ready: dict[str, Any] = dict.fromkeys(raw.keys() & {"train", "eval"})
+        problems = self.document.collect()
         if "train" in raw:
-            ready["train"] = self._sources(raw["train"], ("data", "train"))
+            with problems:
+                ready["train"] = self._sources(raw["train"], ("data", "train"))
         evaluation = raw.get("eval")
-        if isinstance(evaluation, Mapping) and "path" not in evaluation:
-            ready["eval"] = from_mapping(EvalFraction, evaluation, self.document, ("data", "eval"))
-        elif evaluation is not None:
-            ready["eval"] = self._sources(evaluation, ("data", "eval"))
+        with problems:
+            if isinstance(evaluation, Mapping) and "path" not in evaluation:
+                ready["eval"] = from_mapping(EvalFraction, evaluation, self.document, ("data", "eval"))
+            elif evaluation is not None:
+                ready["eval"] = self._sources(evaluation, ("data", "eval"))
+        with problems:
+            check_options(DataConfig, raw, self.document, ("data",), ready=ready)
+        problems.raise_all()
         return from_mapping(DataConfig, raw, self.document, ("data",), ready=ready)
 
     def _sources(self, raw: object, keys: Keys) -> list[SourceConfig]:
         if raw == []:
             raise self.document.error(keys, "the list of sources is empty")
         items = [(item, (*keys, at)) for at, item in enumerate(raw)] if isinstance(raw, list) else [(raw, keys)]
-        return [self._source(item, place, (*keys, at)) for at, (item, place) in enumerate(items)]
+        sources: list[SourceConfig] = []
+        problems = self.document.collect()
+        for at, (item, place) in enumerate(items):
+            with problems:
+                sources.append(self._source(item, place, (*keys, at)))
+        problems.raise_all()
+        return sources
 
     def _source(self, raw: object, keys: Keys, slot: Keys) -> SourceConfig:
         if not isinstance(raw, (str, Mapping)):
             raise self.document.error(keys, f"must be a path or a mapping, not {format_value(raw)}")
+        path = ("path",) if isinstance(raw, Mapping) else ()
+        self.document.check_local(raw.get("path", "") if isinstance(raw, Mapping) else raw, (*keys, *path))
         source = from_mapping(SourceConfig, {"path": raw} if isinstance(raw, str) else raw, self.document, keys)
         if source.format != AUTO:
             source.format = self.component("format", source.format, (*keys, "format"), (*slot, "format"))
@@ -164,7 +209,13 @@ class _Loader:
     def trackers(self, raw: object) -> list[Component]:
         """Return the trackers of *raw*: one reference, a list of them, or None."""
         references = raw if isinstance(raw, list) else [] if raw is None else [raw]
-        return [self.component("tracker", reference, ("trackers", index)) for index, reference in enumerate(references)]
+        trackers: list[Component] = []
+        problems = self.document.collect()
+        for index, reference in enumerate(references):
+            with problems:
+                trackers.append(self.component("tracker", reference, ("trackers", index)))
+        problems.raise_all()
+        return trackers
 
     def _backend(self, reference: object, environ: Mapping[str, str]) -> Component:
         if reference != AUTO:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from sftcore.core.components import Backend, Method, Template, Tracker
 from sftcore.core.errors import FieldError
 from sftcore.core.labelling_policy import Context, Policy, Reasoning, TrainOn, Truncation
+from sftcore.core.types import Role
 
 AUTO = "auto"
 
@@ -43,16 +44,22 @@ class SourceConfig:
     """One data source."""
 
     path: str
-    """A file, folder, glob, or the id of a hub dataset. Files end in `.jsonl`, `.json`, `.csv`, which may be compressed
-    (`.gz`, `.bz2`, `.xz`, `.zst`), or `.parquet`."""
+    """A file, folder, glob, or the id of a hub dataset. Files end in `.jsonl` (or `.ndjson`), `.json`, `.csv`, `.tsv`,
+    which may be compressed (`.gz`, `.bz2`, `.xz`, `.zst`), `.parquet` or `.arrow`."""
     format: Any = AUTO
     """Name of a format, or `{name: ..., options}`; `auto`: by the keys of the first rows."""
     split: str = "train"
-    """Split of a hub dataset; a file has none."""
+    """Split of a hub dataset, or of a folder that `save_to_disk` wrote; a file has none."""
     subset: str | None = None
     """Subset (configuration) of a hub dataset that has several."""
     columns: dict[str, str] = field(default_factory=dict)
     """Columns to rename before the format reads the rows: `{prompt: input, completion: output}`."""
+    message_keys: dict[str, str] = field(default_factory=dict)
+    """Keys of messages to rename before the format reads them: `{sender: role, text: content}`."""
+    roles: dict[str, Role | Literal["tool_call"]] = field(default_factory=dict)
+    """Other names of roles, each with `system`, `user`, `assistant`, `tool` or `tool_call`: `{Agent: assistant}`."""
+    delimiter: str | None = None
+    """What stands between the fields of a `.csv` or `.tsv` file, such as `";"`; null: a comma, or a tab."""
     limit: int | None = None
     """Read only this many rows, from the first on; null: all."""
     repeat: float = 1.0
@@ -76,6 +83,8 @@ class SourceConfig:
         _check_train_on(self.train_on)
         if not 0 <= self.weight < math.inf:
             raise FieldError("weight", f"must be a number of at least 0, not {self.weight:g}")
+        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
+            raise FieldError("delimiter", f'must be one character, such as ";" or "\\t", not {self.delimiter!r}')
         if self.limit is not None and self.limit < 1:
             raise FieldError("limit", f"must be at least 1, not {self.limit}")
         if not 0 < self.repeat < math.inf:
@@ -84,9 +93,11 @@ class SourceConfig:
             raise FieldError("share", f"must be above 0 and at most 1, not {self.share:g}; for the loss use `weight`")
         if self.share is not None and self.repeat != 1:
             raise FieldError("share", "sets how often a row is sampled, and so does `repeat`; keep one of them")
-        for name in self.columns.values():
-            if len(given := [column for column, target in self.columns.items() if target == name]) > 1:
-                raise FieldError("columns", f"would rename both {' and '.join(map(repr, given))} to {name!r}")
+        for option in ("columns", "message_keys"):
+            names: dict[str, str] = getattr(self, option)
+            for name in names.values():
+                if len(given := [old for old, new in names.items() if new == name]) > 1:
+                    raise FieldError(option, f"would rename both {' and '.join(map(repr, given))} to {name!r}")
 
 
 @dataclass
@@ -246,3 +257,22 @@ MISPLACED_KEYS = {
     for item in fields(cls)
 }
 """The full name of each key of a section, for the error where it stands at the top level."""
+
+SYNONYMS = {
+    **dict.fromkeys(("base_model", "model_name", "model_name_or_path"), "name_or_path"),
+    **dict.fromkeys(("dataset", "datasets", "dataset_name", "dataset_path", "train_file"), "train"),
+    **dict.fromkeys(("val_set_size", "val_size", "validation", "eval_dataset", "test_datasets"), "eval"),
+    **dict.fromkeys(("cutoff_len", "max_seq_length", "max_seq_len", "sequence_len", "seq_length"), "max_length"),
+    **dict.fromkeys(("sample_packing", "neat_packing", "pack"), "packing"),
+    **dict.fromkeys(("train_on_inputs", "assistant_only_loss", "completion_only_loss", "mask_history"), "train_on"),
+    **dict.fromkeys(("adapter", "finetuning_type", "train_type", "tuner_type", "peft"), "method"),
+    **{"rank": "r", "target": "target_modules", "additional_target": "modules_to_save"},
+    **dict.fromkeys(("batch_size", "micro_batch_size", "train_batch_size"), "per_device_train_batch_size"),
+    **dict.fromkeys(("epochs", "num_epochs", "max_epochs"), "num_train_epochs"),
+    **{"lr": "learning_rate", "lr_scheduler": "lr_scheduler_type", "optimizer": "optim", "steps": "max_steps"},
+    **dict.fromkeys(("gradient_accumulation", "grad_accum", "accumulate_grad_batches"), "gradient_accumulation_steps"),
+    **dict.fromkeys(("chat_template", "chat_template_type"), "template"),
+    **dict.fromkeys(("report_to", "logger", "loggers"), "trackers"),
+    **{"flash_attention": "attn_implementation", "attn_impl": "attn_implementation", "torch_dtype": "dtype"},
+}
+"""What other frameworks and libraries call a key, and what it is called here; for hints only."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import sys
+import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
@@ -86,6 +87,9 @@ class Entry:
                 raise PluginError(f"{self} cannot be loaded: {_one_line(error)}") from error
         if not (isinstance(cls, type) and issubclass(cls, KINDS[self.kind])):
             raise PluginError(f"{self} is {cls!r}, not a subclass of sftcore.{KINDS[self.kind].__name__}")
+        own = [str(hint) for hint in vars(cls).get("__annotations__", {}).values()]
+        if "__dataclass_fields__" not in vars(cls) and not all("ClassVar" in hint for hint in own):
+            raise PluginError(f"{self} declares options, but is not a dataclass: put @dataclass above {cls.__name__}")
         if "name" in cls.__dataclass_fields__:
             raise PluginError(f"{self} has an option 'name', which in a configuration is the component's own name")
         return cls
@@ -99,6 +103,7 @@ class Broken:
     version: str
     entry_point: str
     error: str
+    traceback: str = ""
 
 
 class Registry:
@@ -125,9 +130,11 @@ class Registry:
                         files = _template_files(point.value)
                         entries.extend(Entry("template", path.stem, name, version, path) for path in files)
                     else:
-                        entries.extend(_components(manager, point, name, version))
+                        for entry in _components(manager, point, name, version):
+                            entries.append(entry)  # so that those before an error are kept
                 except (Exception, SystemExit) as error:  # a broken plugin must not affect the others
-                    broken.append(Broken(name, version, f"{point.group}:{point.name}", _one_line(error)))
+                    trace = "".join(traceback.format_exception(error))
+                    broken.append(Broken(name, version, f"{point.group}:{point.name}", _one_line(error), trace))
         return cls(entries, broken)
 
     def of_kind(self, kind: str) -> list[Entry]:
@@ -193,27 +200,26 @@ def _entry_points() -> Iterator[tuple[Distribution, list[EntryPoint]]]:
             yield dist, points
 
 
-def _components(manager: pluggy.PluginManager, point: EntryPoint, distribution: str, version: str) -> list[Entry]:
-    """Return the components that the hook module at *point* registers, or raise any exception."""
+def _components(manager: pluggy.PluginManager, point: EntryPoint, distribution: str, version: str) -> Iterator[Entry]:
+    """Yield the components that the hook module at *point* registers, and raise any exception."""
     module = point.load()
     if not isinstance(module, ModuleType):
         raise PluginError(f"{point.value} is not a module")
-    for name, function in vars(module).items():  # pluggy would ignore a hook that it does not know
-        if hasattr(function, f"{PROJECT}_impl") and name not in _HOOKS:
-            raise PluginError(f"unknown hook '{name}', which may need a newer sftcore{nearest(name, _HOOKS)}")
     manager.register(module, name=f"{distribution}:{point.name}")
-    entries: list[Entry] = []
-    for caller in manager.get_hookcallers(module) or ():
+    callers = sorted(manager.get_hookcallers(module) or (), key=lambda caller: caller.name not in _HOOKS)
+    for caller in callers:  # unknown ones, which pluggy ignores, come last
+        if caller.name not in _HOOKS:
+            hint = nearest(caller.name, _HOOKS)
+            raise PluginError(f"unknown hook '{caller.name}', which may need a newer sftcore{hint}")
         kind = _HOOKS[caller.name]
         allowed = (str, type, _SPECS.get(kind, str))
         for key, offer in getattr(module, caller.name)().items():
             if not isinstance(key, str) or not isinstance(offer, allowed):
                 or_spec = f", or of {_SPECS[kind].__name__}" if kind in _SPECS else ""
                 raise PluginError(f"{caller.name} must return a mapping of names to classes or 'module:Class'{or_spec}")
-            entries.append(Entry(kind, key, distribution, version, offer))
-    if not entries:
+            yield Entry(kind, key, distribution, version, offer)
+    if not callers:
         raise PluginError(f"{point.value} registers nothing: mark its functions with @sftcore.hookimpl")
-    return entries
 
 
 def _template_files(package: str) -> list[Path]:

@@ -274,6 +274,88 @@ def test_an_invalid_key_is_an_error_with_place_and_nearest_key(
     assert str(error.value).startswith(expected)
 
 
+def test_all_errors_are_told_at_once_in_the_order_of_the_file(checked: Check) -> None:
+    document = """
+seeed: 1
+data: {train: [{path: a, wieght: 1}, {path: b, limit: 0, repeat: 0}, 3], max_lenght: 3, eval: {fraction: 2}}
+method: {name: adapter, r: x}
+trackers: [lgo, {name: needy}]
+backend: strict
+model: {dtype: auto, revison: x}
+training_args: {port: 1}
+template_kwargs: {messages: []}
+"""
+    Path("all.yaml").write_text(document)
+    loaded = Document.load(Path("all.yaml"))
+    loaded.override("ask.max_new_tokens=many")
+    with pytest.raises(ConfigError) as error:
+        load_config(loaded, REGISTRY, {})
+    first, *lines = str(error.value).splitlines()
+    places = [
+        *("2: seeed", "3: data.train.0.wieght", "3: data.train.1.limit", "3: data.train.2", "3: data.max_lenght"),
+        *("3: data.eval.fraction", "4: method.r", "5: trackers.0", "5: trackers.1", "6: backend", "7: model.revison"),
+        *("7: model", "8: training_args.port", "9: template_kwargs.messages"),
+    ]
+    found = [line.split(": ", 2)[:2] for line in lines if "failed to load" not in line]
+    assert sorted(found[:-1]) == sorted(
+        [f"  all.yaml:{place.split(': ')[0]}", place.split(": ")[1]] for place in places
+    )
+    assert [place for place, _ in found[:-1]] == sorted(place for place, _ in found[:-1])
+    assert found[-1] == ["  'ask.max_new_tokens=many'", "ask.max_new_tokens"]
+    assert first == f"the configuration has {len(found)} errors:"
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("learning_rate: 1", "; it is training_args.learning_rate"),
+        ("lr: 1", "; it is training_args.learning_rate"),
+        ("base_model: x", "; it is model.name_or_path"),
+        ("sequence_len: 8", "; it is data.max_length"),
+        ("datasets: []", "; it is data.train"),
+        ("adapter: x", "; did you mean 'method'?"),
+        ("rank: 3", "; it is method.rank"),
+        ("adapter_rank: 3", "; it is method.rank"),
+        ("xyzzy: 1", ""),
+    ],
+)
+def test_a_key_of_another_place_or_another_framework_is_told_its_name_here(
+    checked: Check, text: str, hint: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        checked(text)
+    assert str(error.value) == f"c.yaml:4: {text.split(':')[0]}: unknown key{hint}"
+
+
+@pytest.mark.parametrize(
+    ("section", "text", "key"),
+    [
+        ("model", "{name_or_path: $HOME/m}", "model.name_or_path"),
+        ("data", "{train: '${ROWS}'}", "data.train"),
+        ("data", "{train: [{path: a/$X.jsonl}]}", "data.train.0.path"),
+        ("data", "{train: a, eval: $X}", "data.eval"),
+        ("training_args", "{output_dir: $OUT}", "training_args.output_dir"),
+        ("training_args", "{resume_from_checkpoint: $OUT/checkpoint-2}", "training_args.resume_from_checkpoint"),
+        ("template_path", "$X/t.jinja", "template_path"),
+        ("backend", "{name: launcher, config: $X.json}", "backend.config"),
+    ],
+)
+def test_a_path_with_variables_is_an_error(checked: Check, section: str, text: str, key: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f": {key}: '") + ".*': variables are not expanded here; write"):
+        checked(**{section: text})
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/a.jsonl", "https://host/a.jsonl", "hf://datasets/a/b", "file:///a.jsonl"])
+def test_a_url_is_an_error(checked: Check, url: str) -> None:
+    with pytest.raises(ConfigError, match=f"data.train: '{url}': a URL cannot be read; name a local file or folder"):
+        checked(data=f"{{train: '{url}'}}")
+
+
+def test_a_file_with_a_dollar_in_its_name_can_be_named(checked: Check) -> None:
+    Path("a$b.jsonl").touch()
+    assert checked(data="{train: a$b.jsonl}").config.data.train[0].path == "a$b.jsonl"
+
+
 @pytest.mark.parametrize("missing", ["model", "data", "method"])
 def test_a_section_is_missing(missing: str) -> None:
     raw = {key: value for key, value in yaml.safe_load(BASE).items() if key != missing}
@@ -513,7 +595,7 @@ def test_a_source_overrides_the_keys_of_data():
         ("data.eval.fraction=2", "'data.eval.fraction=2': data.eval.fraction: must be between 0 and 1, not 2"),
         ("data.eval.fractoin=2", "'data.eval.fractoin=2': data.eval.fractoin: unknown key"),
         ("data.eval.path=[]", "'data.eval.path=[]': data.eval.path: should be text, got []"),
-        ("data.eval.split=x", "'data.eval.split=x': data.eval.split: unknown key"),
+        ("data.eval.split=x", "the configuration has 2 errors:\n  'data.eval.split=x': data.eval.split: unknown"),
         ("ask.x.y=1", "'ask.x.y=1': ask.x: unknown key"),
         ("packing=true", "'packing=true': packing: unknown key; it is data.packing"),
         ("dta.train=x", "'dta.train=x': dta: unknown key; did you mean 'data'?"),

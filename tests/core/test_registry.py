@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -184,6 +185,30 @@ def test_one_broken_entry_point_does_not_affect_the_others_of_its_distribution(i
     registry = Registry.discover()
     assert of(registry, "sft-half") == [("format", "half")]
     assert [item.entry_point for item in registry.broken] == ["sftcore:bad"]
+
+
+def test_an_unknown_hook_costs_no_component_of_its_module(install: Install) -> None:
+    module = hook_module("return {'kept': 'm:C'}") + hook_module("return {}", "register_losses")
+    install("sft-newer", {"sftcore": {"main": "sft_newer_hooks"}}, {"sft_newer_hooks.py": module})
+    registry = Registry.discover()
+    assert of(registry, "sft-newer") == [("format", "kept")]
+    (broken,) = registry.broken
+    assert broken.error.startswith("PluginError: unknown hook 'register_losses', which may need a newer sftcore")
+    assert broken.traceback.startswith("Traceback (most recent call last):\n")
+
+
+class Undecorated(Format):
+    separator: str = "|"
+
+
+class WithoutOptions(Format):
+    sizes: ClassVar[tuple[int, ...]] = ()
+
+
+def test_options_of_a_class_that_is_not_a_dataclass_are_an_error() -> None:
+    with pytest.raises(PluginError, match="declares options, but is not a dataclass: put @dataclass above Undecorated"):
+        entry("format", "x", Undecorated).component_class()
+    assert entry("format", "x", WithoutOptions).component_class() is WithoutOptions
 
 
 def test_a_package_with_unreadable_entry_points_is_ignored(install: Install) -> None:

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from sftcore.data.sources.formats import DataSource
-from sftcore.data.sources.readers import COMPRESSED, plain_suffix
+from sftcore.data.sources.readers import suffixes
+from sftcore.data.sources.renaming import OPTIONS
 from sftcore.data.sources.source_rows import file_state
 from sftcore.labelling import Labeller
 from sftcore.labelling.rendering.environment import NOW
@@ -43,13 +44,13 @@ def source_key(source: DataSource, digests: Iterable[str], labeller_digest: str)
     format, and the versions of the libraries that take part. *digests* are those of its files; they are consumed last.
     """
     config, form, files = source.config, type(source.format), source.rows.files
-    suffixes = [[plain_suffix(file), file.suffix if file.suffix in COMPRESSED else ""] for file in files]
     code = [code_digest("sftcore"), platform.python_version(), *map(_version, LIBRARIES)]
     return _digest(
         {
-            "data": [list(pair) for pair in zip(suffixes, digests, strict=True)] or source.rows.fingerprint,
+            "data": [list(pair) for pair in zip(map(suffixes, files), digests, strict=True)] or source.rows.fingerprint,
             "limit": config.limit,
-            "columns": sorted(config.columns.items()),
+            "delimiter": config.delimiter,
+            "renaming": [sorted(getattr(config, option).items()) for option in OPTIONS],
             "format": [form.__qualname__, asdict(source.format), _code_of_classes(form)],
             "policy": asdict(source.policy),
             "labeller": labeller_digest,

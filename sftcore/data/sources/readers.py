@@ -12,11 +12,12 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any, cast
 
-from sftcore.core.errors import DataError
+from sftcore.core.errors import DataError, json_type
 from sftcore.data.row_types import Origin
 from sftcore.data.sources.strict_json import STRICT, decode, reason_of
 from sftcore.runtime.console import count
@@ -45,21 +46,64 @@ _LENIENT = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
-def plain_suffix(path: Path) -> str:
-    """The suffix of *path* for its content, without that of its compression."""
-    return Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix
+_BOM = b"\xef\xbb\xbf"  # the byte order mark with which a UTF-8 text may begin
+_WIDE = {
+    "UTF-32": rb"\xff\xfe\0\0|\0\0\xfe\xff",
+    "UTF-32LE": rb".\0\0\0",
+    "UTF-32BE": rb"\0\0\0.",
+    "UTF-16": rb"\xff\xfe|\xfe\xff",
+    "UTF-16LE": rb".\0",
+    "UTF-16BE": rb"\0.",
+}
+"""How a text begins in encodings with several bytes per letter, as patterns by their names."""
+
+
+def suffixes(path: Path) -> tuple[str, str]:
+    """The suffix of *path* for its content, and that of its compression or ''; in lower case."""
+    suffix = path.suffix.lower()
+    return (Path(path.stem).suffix.lower(), suffix) if suffix in COMPRESSED else (suffix, "")
 
 
 def decompressed(path: Path, file: IO[bytes]) -> IO[bytes]:
-    """The content of *file*, opened at *path*; raise DataError for a ``.zst`` file if this pyarrow has no zstd."""
-    if path.suffix != ".zst":
+    """The content of *file*, opened at *path*, which is text.
+
+    Raises:
+        DataError: it is UTF-16 or UTF-32; or it is a ``.zst`` file and this pyarrow has no zstd.
+    """
+    stream: Any = _decompressed(path, file)
+    begin = stream.peek(4)
+    for encoding, pattern in _WIDE.items():
+        if re.match(pattern, begin, re.DOTALL):
+            problem = f"is {encoding}, and must be UTF-8; convert it: iconv -f {encoding} -t UTF-8 {path.name} > NEW"
+            raise DataError(f"data source {path}: {problem}")
+    return cast("IO[bytes]", stream)
+
+
+def _decompressed(path: Path, file: IO[bytes]) -> Any:
+    compression = suffixes(path)[1]
+    if compression != ".zst":
         openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-        return cast("IO[bytes]", openers[path.suffix](file)) if path.suffix in openers else file
+        return openers[compression](file) if compression else file
     import pyarrow
 
     if not pyarrow.Codec.is_available("zstd"):
         raise DataError(f"data source {path}: this build of pyarrow has no zstd; decompress the file first")
     return io.BufferedReader(pyarrow.input_stream(file, compression="zstd"))
+
+
+TRACES = "traces"
+"""The key of a session's events in the row that it becomes."""
+
+_CLAUDE_TYPES = ("user", "assistant", "system", "summary", "progress", "attachment", "file-history-snapshot")
+SESSION_TYPES = {
+    "id": ("session",),
+    "payload": ("session_meta",),
+    "sessionId": (*_CLAUDE_TYPES, "queue-operation", "permission-mode", "mode", "last-prompt"),
+    "parentUuid": _CLAUDE_TYPES,
+    "leafUuid": ("summary",),
+    "snapshot": ("file-history-snapshot",),
+}
+"""Types of the event with which a session begins, by another key that it has."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +134,7 @@ def number_lines(lines: Iterable[bytes], first: int = 1) -> Iterator[tuple[int, 
     """Yield each of *lines* that is not empty, with its number; the first line has the number *first*."""
     for number, line in enumerate(lines, first):
         if number == 1:
-            line = line.removeprefix(b"\xef\xbb\xbf")
+            line = line.removeprefix(_BOM)
         line = line.rstrip()
         if line:
             yield number, line
@@ -98,6 +142,8 @@ def number_lines(lines: Iterable[bytes], first: int = 1) -> Iterator[tuple[int, 
 
 def split_lines(path: Path, file: IO[bytes], most: int, size: int) -> Iterator[LineRange]:
     """Yield all lines of *file*, opened at *path*: at most *most* at a time, or as many as have *size* bytes."""
+    check_first_line(path, decompressed(path, file).readline())
+    file.seek(0)
     start, first = 0, 1
     while True:
         number = taken = 0
@@ -113,8 +159,41 @@ def split_lines(path: Path, file: IO[bytes], most: int, size: int) -> Iterator[L
 
 
 def read_jsonl(path: Path, file: IO[bytes]) -> Iterator[NumberedRow]:
-    """Yield each line that is not empty, as bytes: many processes decode them."""
-    return number_lines(decompressed(path, file))
+    """Yield each line that is not empty, as bytes: many processes decode them; or the one row of a session."""
+    stream = decompressed(path, file)
+    first = stream.readline()
+    check_first_line(path, first)
+    lines = number_lines(chain([first], stream))
+    return read_session(lines) if is_session(first) else lines
+
+
+def check_first_line(path: Path, line: bytes) -> None:
+    """Raise DataError if a JSON value in the file at *path* has several lines, of which *line* is the first."""
+    start = line.removeprefix(_BOM).strip()
+    if start == b"[" or (start[:1] == b"[" and start[-1:] in (b",", b"{")):
+        raise DataError(f"data source {path}: is one list over several lines, not an object per line; name it .json")
+    if start == b"{":
+        problem = f"has objects over several lines; write one per line: jq -c . {path.name} > NEW"
+        raise DataError(f"data source {path}: {problem}")
+
+
+def is_session(line: bytes) -> bool:
+    """Whether *line* is the first of a session of a coding agent, of which each line is an event."""
+    event = decoded(line.removeprefix(_BOM)) if b'"type"' in line else None
+    if not isinstance(event, dict) or not isinstance(kind := event.get("type"), str):
+        return False
+    return any(kind in types and key in event for key, types in SESSION_TYPES.items())
+
+
+def read_session(lines: Iterable[tuple[int, bytes]]) -> Iterator[NumberedRow]:
+    """Yield the one row of a session: its events under the key that the Hub has them under."""
+    events: list[Any] = []
+    for number, line in lines:
+        events.append(event := decoded(line))
+        if isinstance(event, UnreadableError):
+            yield 1, UnreadableError(f"line {number}: {event}", event.raw)
+            return
+    yield 1, {TRACES: events}
 
 
 def decoded(raw: Any) -> Any:
@@ -130,18 +209,33 @@ def decoded(raw: Any) -> Any:
 def read_json(path: Path, file: IO[bytes]) -> Iterator[NumberedRow]:
     """Yield the items of one list; the number of a row is its position, since lines mean nothing there.
 
+    A file with an object per line is read as such.
+
     Raises:
-        DataError: the file is not a list, or the end of an item cannot be found.
+        DataError: the file is neither, or the end of an item cannot be found.
     """
-    text = decompressed(path, file).read().decode("utf-8-sig", "surrogateescape")
+    content = decompressed(path, file).read()
+    lines = list(islice(number_lines(content.split(b"\n")), 2))
+    if len(lines) == 2 and isinstance(decoded(lines[0][1]), dict):
+        yield from number_lines(content.split(b"\n"))
+        return
+    text = content.decode("utf-8-sig", "surrogateescape")
     try:
         start = _after_space(text, 0)
         if not text.startswith("[", start):
-            _LENIENT.decode(text)
-            raise DataError(f"data source {path}: expected a list of objects")
+            raise DataError(f"data source {path}: {_not_a_list(_LENIENT.decode(text))}")
         yield from _items(text, start + 1)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"data source {path}: {reason_of(error)} (one object per line: name it .jsonl)") from None
+        raise DataError(f"data source {path}: {reason_of(error)}") from None
+
+
+def _not_a_list(value: Any) -> str:
+    """What is wrong with a file that is *value*, and what to do."""
+    if not isinstance(value, dict):
+        return f"expected a list of objects, not {json_type(value)}"
+    inner = [key for key, item in value.items() if isinstance(item, list) and item and isinstance(item[0], dict)]
+    cure = f"keep the list under {inner[0]!r} only" if inner else "put it in [ ] if it is a row"
+    return f"is one object (keys: {', '.join(value)}), not a list of objects; {cure}"
 
 
 def _items(text: str, at: int) -> Iterator[NumberedRow]:
@@ -184,8 +278,11 @@ def _after_space(text: str, at: int) -> int:
     return space.end()
 
 
-def read_csv(path: Path, file: IO[bytes]) -> Iterator[NumberedRow]:
-    """Yield each row after the header, with the line where it starts.
+def read_csv(path: Path, file: IO[bytes], delimiter: str | None = None, usual: str = ",") -> Iterator[NumberedRow]:
+    """Yield each row after the header, with the line where it starts; a blank field is null.
+
+    Args:
+        delimiter: stands between the fields; None: the *usual* one, if it is in the header.
 
     Raises:
         DataError: the header cannot be used, or a quoted field never ends.
@@ -200,7 +297,7 @@ def read_csv(path: Path, file: IO[bytes]) -> Iterator[NumberedRow]:
         taken.append("")
 
     csv.field_size_limit(1 << 30)  # the default rejects texts of 128 KiB
-    reader = csv.reader(lines(), strict=True)
+    reader = csv.reader(lines(), strict=True, delimiter=delimiter or usual)
     header: list[str] | None = None
     while True:
         line = reader.line_num + 1
@@ -221,8 +318,14 @@ def read_csv(path: Path, file: IO[bytes]) -> Iterator[NumberedRow]:
             for name in header:
                 if header.count(name) > 1:
                     raise DataError(f"data source {path}:{line}: the header has the column {name!r} twice")
+            if delimiter is None and len(header) == 1 and (other := re.search(r"[,;\t|]", header[0])):
+                problem = f"the header is one column, {header[0]!r}; is another delimiter meant?"
+                raise DataError(f"data source {path}:{line}: {problem} (delimiter: {json.dumps(other[0])})")
+        elif fields == header or (fields and fields[0].startswith("\ufeff")):
+            reason = "a header again, as where files were put together; remove it, and a byte order mark before it"
+            yield line, UnreadableError(reason, row=fields)
         elif len(fields) == len(header):
-            yield line, dict(zip(header, fields, strict=True))
+            yield line, {name: field if field.strip() else None for name, field in zip(header, fields, strict=True)}
         elif fields:  # not an empty line
             reason = f"the row has {count(len(fields), 'column')}, the header {len(header)}"
             yield line, UnreadableError(reason, row=fields)
@@ -234,10 +337,27 @@ def read_parquet(path: Path, file: IO[bytes]) -> Iterator[NumberedRow]:
 
     try:
         with pyarrow.parquet.ParquetFile(file) as table:
-            rows = (row for batch in table.iter_batches(batch_size=1024) for row in batch.to_pylist())
-            yield from ((number, without_nulls(row)) for number, row in enumerate(rows, start=1))
+            yield from _rows_of(table.iter_batches(batch_size=1024))
     except pyarrow.ArrowException as error:
         raise DataError(f"data source {path}: not a valid Parquet file: {error}") from None
+
+
+def read_arrow(path: Path, file: IO[bytes]) -> Iterator[NumberedRow]:
+    """Yield the rows of a stream or file of Arrow; raise DataError if it is neither."""
+    import pyarrow.ipc
+
+    is_file = file.read(6) == b"ARROW1"
+    file.seek(0)
+    try:
+        with pyarrow.ipc.open_file(file) if is_file else pyarrow.ipc.open_stream(file) as table:
+            yield from _rows_of(map(table.get_batch, range(table.num_record_batches)) if is_file else table)
+    except pyarrow.ArrowException as error:
+        raise DataError(f"data source {path}: not a valid Arrow file: {error}") from None
+
+
+def _rows_of(batches: Iterable[Any]) -> Iterator[NumberedRow]:
+    rows = (row for batch in batches for row in batch.to_pylist())
+    return ((number, without_nulls(row)) for number, row in enumerate(rows, start=1))
 
 
 def without_nulls(row: Any) -> Any:
@@ -247,12 +367,22 @@ def without_nulls(row: Any) -> Any:
     return [without_nulls(item) for item in row] if isinstance(row, list) else row
 
 
-JSONL = ".jsonl"  # the suffix of files in which each line is a row
+LINES = (".jsonl", ".ndjson")
+"""Suffixes of files in which each line is a row."""
+
+DELIMITED = (".csv", ".tsv")
+"""Suffixes of files in which a delimiter stands between the fields of a row."""
+
+TABLES = (".parquet", ".arrow")
+"""Suffixes of files that are not text, and compressed inside."""
 
 READERS: Mapping[str, Callable[[Path, IO[bytes]], Iterator[NumberedRow]]] = {
-    JSONL: read_jsonl,
+    ".jsonl": read_jsonl,
     ".json": read_json,
     ".parquet": read_parquet,
     ".csv": read_csv,
+    ".tsv": partial(read_csv, usual="\t"),
+    ".ndjson": read_jsonl,
+    ".arrow": read_arrow,
 }
 """Readers of files by their suffix."""

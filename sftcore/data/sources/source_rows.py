@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import json
 import os
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -11,18 +12,23 @@ from typing import IO, Any, TypeVar
 
 from sftcore.config.document import Document
 from sftcore.config.schema import SourceConfig
-from sftcore.core.errors import DataError
+from sftcore.core.errors import DataError, nearest
 from sftcore.data.row_types import Origin
 from sftcore.data.sources.readers import (
     COMPRESSED,
     DAMAGED,
-    JSONL,
+    DELIMITED,
+    LINES,
     READERS,
+    TABLES,
     LineRange,
+    NumberedRow,
     SourceRow,
     decoded,
-    plain_suffix,
+    is_session,
+    read_csv,
     split_lines,
+    suffixes,
     without_nulls,
 )
 from sftcore.runtime.console import first_line
@@ -31,12 +37,20 @@ _T = TypeVar("_T")
 
 BUFFER = 1 << 17  # bytes of a file that are read at a time: line ends are found in half the time of the default
 
-_SUFFIXES = f"{', '.join(READERS)}; all but Parquet also with {', '.join(COMPRESSED)} after it"
+_SUFFIXES = f"{', '.join(READERS)}; all but Parquet and Arrow also with {', '.join(COMPRESSED)} after it"
+
+METADATA = {"dataset_info.json", "dataset_infos.json"}
+"""Files in a folder of data that describe it."""
 
 
 def _is_data(path: Path) -> bool:
-    suffix = plain_suffix(path)
-    return suffix in READERS and (suffix == path.suffix or suffix != ".parquet")  # which is compressed inside
+    suffix, compression = suffixes(path)
+    return suffix in READERS and not (compression and suffix in TABLES)
+
+
+def _is_in_folder(path: Path) -> bool:
+    """Whether a folder that has the file *path* means it: as a glob would, and it has rows."""
+    return _is_data(path) and path.is_file() and not path.name.startswith(".") and path.name not in METADATA
 
 
 def find_files(source: SourceConfig, document: Document) -> list[Path]:
@@ -47,9 +61,11 @@ def find_files(source: SourceConfig, document: Document) -> list[Path]:
     """
     path = document.locate(source.path)
     if path.is_dir():
-        files = sorted(child for child in path.iterdir() if _is_data(child) and child.is_file())
+        files = _saved_files(path, source) or sorted(filter(_is_in_folder, path.iterdir()))
         if not files:
-            raise DataError(f"data source {source.path}: the folder has no file that ends in {_SUFFIXES}")
+            inner = any(_is_data(Path(name)) for _, _, names in os.walk(path) for name in names if name[0] != ".")
+            hint = f"; for those in its folders name {source.path.rstrip('/')}/**/*" if inner else ""
+            raise DataError(f"data source {source.path}: the folder has no file that ends in {_SUFFIXES}{hint}")
     elif path.is_file():
         files = [path]
     else:
@@ -58,11 +74,37 @@ def find_files(source: SourceConfig, document: Document) -> list[Path]:
     if not files and _is_hub_id(source.path):
         return []
     if not files:
-        raise DataError(f"data source {source.path}: the file does not exist (working directory: {os.getcwd()})")
+        near = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+        hint = "; only files of this machine and hub datasets can be read" if "://" in source.path else ""
+        problem = f"the file does not exist (working directory: {os.getcwd()}){hint or nearest(path.name, near)}"
+        raise DataError(f"data source {source.path}: {problem}")
     for file in files:
         if not _is_data(file) or not file.is_file():
             raise DataError(f"data source {file}: expected a file that ends in {_SUFFIXES}")
     return files
+
+
+def _saved_files(folder: Path, source: SourceConfig) -> list[Path]:
+    """The files of a dataset or a split that ``save_to_disk`` of datasets wrote into *folder*; none if it did not.
+
+    Raises:
+        DataError: there is no such split, or not all that it needs.
+    """
+    try:
+        if (splits := folder / "dataset_dict.json").is_file():
+            names = json.loads(splits.read_bytes())["splits"]
+            if source.split not in names:
+                problem = f"a saved dataset with the splits {', '.join(names)}; name one with 'split'"
+                raise DataError(f"data source {source.path}: {problem}")
+            folder /= source.split
+        if not (described := folder / "state.json").is_file():
+            return []
+        state = json.loads(described.read_bytes())
+        if state.get("_indices_data_files"):
+            raise DataError(f"data source {source.path}: saved by an old version of datasets; save it again")
+        return [folder / file["filename"] for file in state["_data_files"]]
+    except (ValueError, LookupError, TypeError) as error:
+        raise DataError(f"data source {source.path}: not a complete saved dataset: {error!r}") from None
 
 
 def _matches(pattern: str) -> list[Path]:
@@ -102,6 +144,7 @@ class SourceRows:
         self.names = [str(file) for file in self.files] or [source.path]
         self._source = source
         self._hub = None if self.files else _load_hub(source, streaming)
+        self._check_options()
         self._states = [file_state(file) for file in self.files]
         self.size = self._total = (
             sum(file.stat().st_size for file in self.files) if self._hub is None else int(self._hub.dataset_size or 0)
@@ -120,6 +163,15 @@ class SourceRows:
         """The fingerprint that ``datasets`` has for a hub dataset; '' for files."""
         return "" if self._hub is None else str(self._hub._fingerprint)
 
+    def _check_options(self) -> None:
+        """Raise DataError if the source has an option that its files do not have."""
+        source, folder = self._source, self.files[0].parent.name if self.files else None
+        for name in ("subset", "split") if folder is not None else ():
+            if (value := getattr(source, name)) != getattr(SourceConfig, name) and value != folder:
+                raise DataError(f"data source {source.path}: has '{name}', and files have none; name the files instead")
+        if source.delimiter and any(suffixes(Path(name))[0] not in DELIMITED for name in self.names):
+            raise DataError(f"data source {source.path}: 'delimiter' is for files that end in {' or '.join(DELIMITED)}")
+
     def check_unchanged(self) -> None:
         """Raise DataError unless the files are as they were when this was created."""
         for file, state in zip(self.files, self._states, strict=True):
@@ -129,7 +181,7 @@ class SourceRows:
     def __iter__(self) -> Iterator[tuple[int, int, Any]]:
         """Yield the number of a file, a line in it, and its content as in ``readers.NumberedRow``."""
         self._before = self._taken = 0
-        in_files = self._of_files(lambda path, file: READERS[plain_suffix(path)](path, file))
+        in_files = self._of_files(self._read)
         rows = ((number, line, raw) for number, (line, raw) in in_files) if self._hub is None else self._hub_rows()
         for row in islice(rows, self._source.limit):
             self._taken += 1
@@ -145,10 +197,15 @@ class SourceRows:
 
         None, unless there is no limit, and every file is plain JSONL.
         """
-        if self._hub is not None or self._source.limit is not None or {file.suffix for file in self.files} - {JSONL}:
+        if self._hub is not None or self._source.limit is not None or not all(map(_has_plain_lines, self.files)):
             return None
         self._before = self._taken = 0
         return self._of_files(lambda path, file: split_lines(path, file, most, size))
+
+    def _read(self, path: Path, file: IO[bytes]) -> Iterator[NumberedRow]:
+        if self._source.delimiter:
+            return read_csv(path, file, self._source.delimiter)
+        return READERS[suffixes(path)[0]](path, file)
 
     def _of_files(self, read: Callable[[Path, IO[bytes]], Iterator[_T]]) -> Iterator[tuple[int, _T]]:
         for number, path in enumerate(self.files):
@@ -174,6 +231,17 @@ class SourceRows:
                     yield 0, self._before, without_nulls(row)
         except Exception as error:  # a stream raises as many kinds as _load_hub
             raise DataError(f"data source {self._source.path} cannot be read: {first_line(error)}") from None
+
+
+def _has_plain_lines(path: Path) -> bool:
+    """Whether each line of the file *path* is a row, and not compressed."""
+    if suffixes(path) not in [(suffix, "") for suffix in LINES]:
+        return False
+    try:
+        with path.open("rb") as file:
+            return not is_session(file.readline())
+    except OSError:  # raised again where the rows are read
+        return True
 
 
 def _load_hub(source: SourceConfig, streaming: bool) -> Any:

@@ -116,4 +116,15 @@ def reason_of(error: ValueError | RecursionError) -> str:
     if not isinstance(error, json.JSONDecodeError):
         return f"not valid JSON: {error}"
     line = f"line {error.lineno}, " if error.lineno > 1 else ""  # each row of .jsonl is its first line
-    return f"not valid JSON: {error.msg} at {line}column {error.colno}"
+    hint = next((hint for pattern, hint in _HINTS.items() if re.match(pattern, error.doc[error.pos :])), "")
+    if not hint and error.msg == "Extra data" and "\r" in error.doc[: error.pos]:
+        hint = "; lines must end in a line feed, not in a carriage return"
+    return f"not valid JSON: {error.msg.removesuffix(' at')} at {line}column {error.colno}{hint}"
+
+
+_HINTS = {
+    "\ufeff": " (a byte order mark, as where files were put together; remove it)",
+    "'": "; is it printed by Python? write it with json.dumps",
+    "(?:NaN|None|True|False|undefined)": "; is it printed by Python? write it with json.dumps",
+}
+"""What may be done about a text that is not JSON, by a pattern of where it is not."""

@@ -18,7 +18,7 @@ from sftcore.data.preparation.source_cache import Cache
 from sftcore.data.preparation.worker import LabelledBlock, label_block
 from sftcore.data.selection import target_rows
 from sftcore.data.sources.formats import DataSource, open_source
-from sftcore.data.sources.readers import plain_suffix
+from sftcore.data.sources.readers import suffixes
 from sftcore.data.sources.rejected import to_json
 from sftcore.data.streaming.stream import ROWS, Stream, StreamSource
 from sftcore.data.tables.account import BadRowLimit, check_usable
@@ -97,11 +97,11 @@ def estimate_rows(source: DataSource) -> int:
         return rows
     files, size = source.rows.files, source.rows.size
     file = files[first[-1].file] if files else None
-    if file is not None and file.suffix == ".parquet":
+    if file is not None and suffixes(file)[0] == ".parquet":
         import pyarrow.parquet
 
         estimate = float(pyarrow.parquet.read_metadata(file).num_rows * size / file.stat().st_size)
-    elif file is not None and plain_suffix(file) == ".json":  # read at once, so the position in it says nothing
+    elif file is not None and suffixes(file)[0] == ".json":  # read at once, so the position in it says nothing
         estimate = rows * size / sum(len(to_json(row).encode()) + 2 for block in first for _, row in block.rows)
     else:
         estimate = rows / max(first[-1].progress, 1e-9)

@@ -197,7 +197,7 @@ def test_a_file_may_have_any_name(tmp_path, labeller, name):
 
 
 def test_all_rows_are_bad(tmp_path, labeller):
-    (tmp_path / "t.jsonl").write_text("{\n{\n")
+    (tmp_path / "t.jsonl").write_text("{,\n{\n")
     made = loaded({"path": str(tmp_path / "t.jsonl"), "format": "qa"}, max_bad_rows=9)
     with pytest.raises(DataError, match=r"^2 rows cannot be used; fix or remove:\n  .*t.jsonl:1: not valid JSON"):
         prepare(made, REGISTRY, labeller)

@@ -17,7 +17,7 @@ from sftcore.config.schema import SourceConfig
 from sftcore.core.errors import DataError
 from sftcore.data.sources.source_rows import SourceRows, find_files
 
-A, B = {"input": "é 你", "output": "x\ny"}, {"input": "b", "output": ""}
+A, B = {"input": "é 你", "output": "x\ny"}, {"input": "b", "output": None}
 
 
 @pytest.fixture
@@ -50,7 +50,12 @@ def save(path, content):
         ("t.jsonl", json.dumps(A, ensure_ascii=False) + "\n" + jsonl(B), [1, 2]),
         ("t.json", json.dumps([A, B], indent=2), [1, 2]),
         ("t.json", b"\xef\xbb\xbf" + json.dumps([A, B]).encode(), [1, 2]),
+        ("t.json", jsonl(A, B), [1, 2]),
+        ("T.JSONL", jsonl(A, B), [1, 2]),
+        ("t.ndjson", jsonl(A, B), [1, 2]),
         ("t.csv", 'input,output\n"é 你","x\ny"\nb,\n', [2, 4]),
+        ("t.csv", 'input,output\n"é 你","x\ny"\nb," "\n', [2, 4]),
+        ("t.Tsv", 'input\toutput\n"é 你"\t"x\ny"\nb\t\n', [2, 4]),
         ("t.csv", b'\xef\xbb\xbfinput,output\r\n\r\n"\xc3\xa9 \xe4\xbd\xa0","x\ny"\r\nb,\r\n', [3, 5]),
     ],
 )
@@ -76,7 +81,11 @@ def test_parquet_rows_have_no_null_fields(folder):
     ("line", "reason"),
     [
         (b"{", r"^not valid JSON: "),
-        (b"{'a': 1}", r"^not valid JSON: Expecting property name enclosed in double quotes at column 2$"),
+        (b"{'a': 1}", r"^not valid JSON: Expecting property .* at column 2; .* by Python\? write it with json\.dumps$"),
+        (b'{"a": True}', r"^not valid JSON: Expecting value at column 7; .* by Python\? write it with json\.dumps$"),
+        (b'{"a": "\t"}', "^not valid JSON: Invalid control character at column 8$"),
+        (b'{"a": "', "^not valid JSON: Unterminated string starting at column 7$"),
+        (jsonl(A).encode() + b"\r" + jsonl(B).encode(), "line feed, not in a carriage return$"),
         (b'{"a": "\xff"}', "^not valid UTF-8: invalid start byte at byte 8$"),
         (b"[" * 10_000 + b"]" * 10_000, "^not valid JSON: nested too deeply$"),
         (b'{"a":' * 10_000 + b"1" + b"}" * 10_000, "^not valid JSON: nested too deeply$"),
@@ -86,7 +95,7 @@ def test_parquet_rows_have_no_null_fields(folder):
         (b'{"a": -Infinity}', "^not valid JSON: -Infinity is not a number in JSON$"),
         (b'{"a": 1e999}', "^not valid JSON: 1e999 is not a number in JSON$"),
         (b'{"a": ' + b"9" * 5000 + b"}", "^not valid JSON: "),
-        (b"\xef\xbb\xbf" + jsonl(A).encode(), "^not valid JSON: "),
+        (b"\xef\xbb\xbf" + jsonl(A).encode(), "at column 1 .a byte order mark, as where files were put together; rem"),
         (b"{\0}", "^not valid JSON: "),
     ],
 )
@@ -154,20 +163,29 @@ def test_a_csv_row_with_other_columns_is_one_bad_row(folder):
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("t.json", "{", "t.json: not valid JSON: .*name it .jsonl"),
-        ("t.json", jsonl(A, B), "not valid JSON: Extra data.*name it .jsonl"),
-        ("t.json", '{"a": 1}', "expected a list of objects"),
+        ("t.json", "{", "t.json: not valid JSON: "),
+        ("t.json", '{"a":\n1}\n{"a": 1}', "not valid JSON: Extra data at line 3, column 1"),
+        ("t.json", '{"a": 1}', r"is one object \(keys: a\), not a list of objects; put it in \[ \] if it is a row"),
+        ("t.json", '{"n": 1, "rows": [{}]}', r"one object \(keys: n, rows\), .*; keep the list under 'rows' only"),
+        ("t.json", "3", "expected a list of objects, not a number"),
+        ("t.jsonl", "[\n{}\n]", "is one list over several lines, not an object per line; name it .json"),
+        ("t.jsonl", "[{},\n{}]", "is one list over several lines, not an object per line; name it .json"),
+        ("t.jsonl", "\ufeff{\n}", "has objects over several lines; write one per line: jq -c . t.jsonl > NEW"),
         ("t.json", "[" * 10_000, "t.json: not valid JSON"),
         ("t.json", b'[{"\xff"}]', "t.json: not valid JSON: Expecting ':' delimiter"),
         ("t.json", "[1 2]", "t.json: not valid JSON: Expecting ',' delimiter"),
-        ("t.json", "[1,]", "t.json: not valid JSON: Expecting value at column 4 "),
-        ("t.json", "[1,\n2 3]", "t.json: not valid JSON: Expecting ',' delimiter at line 2, column 3 "),
+        ("t.json", "[1,]", "t.json: not valid JSON: Expecting value at column 4$"),
+        ("t.json", "[1,\n2 3]", "t.json: not valid JSON: Expecting ',' delimiter at line 2, column 3$"),
         ("t.json", "[1] 2", "t.json: not valid JSON: Extra data"),
         ("t.json", "[] 2", "t.json: not valid JSON: Extra data"),
         ("t.csv", 'input,output\na,"b\n', "t.csv:2: not valid CSV"),
         ("t.csv", b"input,\xff\na,b\n", "t.csv:1: not valid UTF-8"),
         ("t.csv", "input,output,input\na,b,c\n", "t.csv:1: the header has the column 'input' twice"),
+        ("t.csv", "input;output\na;b\n", r"1: the header is one column, 'input;output'; .* \(delimiter: \";\"\)"),
+        ("t.csv", "input\toutput\na\tb\n", r"t.csv:1: .* \(delimiter: \"\\t\"\)"),
+        ("t.tsv", "input,output\na,b\n", r"t.tsv:1: .* \(delimiter: \",\"\)"),
         ("t.parquet", b"PAR1", "t.parquet: not a valid Parquet file"),
+        ("t.arrow", b"PAR1", "t.arrow: not a valid Arrow file"),
         ("t.txt", "x", "t.txt: expected a file that ends in .jsonl, .json, .parquet, .csv"),
     ],
 )
@@ -183,6 +201,111 @@ def test_a_file_that_cannot_be_read(folder, name, content, reason):
 def test_a_missing_file(folder, path):
     with pytest.raises(DataError, match=re.escape(f"data source {path}: the file does not exist (working directory: ")):
         rows(path)
+
+
+def test_a_missing_file_of_nearly_this_name(folder):
+    save(folder / "train.jsonl", jsonl(A))
+    with pytest.raises(DataError, match=r"does not exist .*; did you mean 'train.jsonl'\?"):
+        rows("trian.jsonl")
+    with pytest.raises(DataError, match="; only files of this machine and hub datasets can be read"):
+        rows("s3://bucket/train.jsonl")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("name", ["t.jsonl", "t.json", "t.csv", "t.jsonl.gz"])
+def test_text_of_wide_characters_is_named(folder, encoding, name):
+    content = ("input,output\na,b" if "csv" in name else jsonl(A)).encode(encoding)
+    save(folder / name, gzip.compress(content) if name.endswith(".gz") else content)
+    wanted = encoding.upper().replace("-LE", "LE").replace("-BE", "BE")
+    with pytest.raises(DataError, match=rf"{name}: is {wanted}, and must be UTF-8; convert it: iconv -f {wanted} "):
+        rows(name)
+    with pytest.raises(DataError, match=f"is {wanted}"):
+        list(SourceRows(SourceConfig(name), Document({})).line_ranges(9, 9) or rows(name))
+
+
+@pytest.mark.parametrize("header", ["input,output", "\ufeffinput,output", "\ufeffin,out"])
+def test_a_second_header_of_csv_is_not_a_row(folder, header):
+    save(folder / "t.csv", f"\ufeffinput,output\na,b\n{header}\nc,d\n")
+    first, (place, bad), last = rows("t.csv")
+    assert (first[1], last[1]) == ({"input": "a", "output": "b"}, {"input": "c", "output": "d"})
+    assert place.endswith("t.csv:3")
+    assert "a header again, as where files were put together; remove it" in str(bad)
+
+
+def test_any_delimiter(folder):
+    save(folder / "t.csv", "input;output\na,b;c\n")
+    assert rows("t.csv", delimiter=";") == [("t.csv:2", {"input": "a,b", "output": "c"})]
+    save(folder / "one.csv", "a,b\nc,d\n")
+    assert rows("one.csv", delimiter=";") == [("one.csv:2", {"a,b": "c,d"})]  # as the source says
+    save(folder / "t.jsonl", jsonl(A))
+    with pytest.raises(DataError, match=r"'delimiter' is for files that end in .csv or .tsv"):
+        rows("t.jsonl", delimiter=";")
+
+
+def test_what_files_do_not_have(folder):
+    save(folder / "t.jsonl", jsonl(A))
+    for option in ({"split": "test"}, {"subset": "x"}):
+        with pytest.raises(DataError, match=f"t.jsonl: has '{next(iter(option))}', and files have none"):
+            rows("t.jsonl", **option)
+
+
+def test_folders_that_datasets_saved(folder):
+    import datasets
+
+    one, two = datasets.Dataset.from_list([A, B]), datasets.Dataset.from_list([B])
+    one.save_to_disk(folder / "one", num_shards=2)
+    datasets.DatasetDict(train=one.select([1]), test=two).save_to_disk(folder / "both")
+    shards = [f"one/data-0000{number}-of-00002.arrow:1" for number in range(2)]
+    b = {"input": "b"}
+    assert rows("one") == [(shards[0], A), (shards[1], b)]
+    assert rows(shards[0][:-2]) == [(shards[0], A)]
+    assert rows("both") == [("both/train/data-00000-of-00001.arrow:1", b)]  # without the rows not selected
+    assert rows("both", split="test") == [("both/test/data-00000-of-00001.arrow:1", b)]
+    with pytest.raises(DataError, match="both: a saved dataset with the splits train, test; name one with 'split'"):
+        rows("both", split="dev")
+    with pytest.raises(DataError, match="has 'split', and files have none"):
+        rows("one", split="test")
+    (folder / "one" / "state.json").write_text("{}")
+    with pytest.raises(DataError, match=r"one: not a complete saved dataset: KeyError"):
+        rows("one")
+
+
+def test_a_file_of_arrow(folder):
+    table = pyarrow.table({"input": ["a", None]})
+    with pyarrow.ipc.new_file(folder / "t.arrow", table.schema) as file:
+        file.write_table(table, max_chunksize=1)
+    assert rows("t.arrow") == [("t.arrow:1", {"input": "a"}), ("t.arrow:2", {})]
+
+
+SESSIONS = [
+    [{"type": "session", "version": 3, "id": "s"}, {"type": "message", "id": "1"}],
+    [{"timestamp": "t", "type": "session_meta", "payload": {}}, {"type": "response_item"}],
+    [{"type": "summary", "leafUuid": "1"}, {"parentUuid": None, "type": "user"}],
+    [{"parentUuid": None, "sessionId": "s", "type": "user", "message": {}}, {"type": "assistant"}],
+    [{"type": "file-history-snapshot", "messageId": "1", "snapshot": {}}, {"type": "user"}],
+]
+
+
+@pytest.mark.parametrize("events", SESSIONS)
+@pytest.mark.parametrize("name", ["t.jsonl", "t.jsonl.gz"])
+def test_a_session_of_an_agent_is_one_row(folder, events, name):
+    content = ("\ufeff" + jsonl(*events)).encode()
+    save(folder / name, gzip.compress(content) if name.endswith(".gz") else content)
+    source = SourceRows(SourceConfig(name), Document({}))
+    assert [(str(origin), row) for origin, row in source.decoded()] == [(f"{name}:1", {"traces": events})]
+    assert source.line_ranges(9, 9) is None
+
+
+@pytest.mark.parametrize("line", ['{"type": "chat", "sessionId": "s"}', '{"type": "session"}', '{"sessionId": "s"}'])
+def test_rows_that_are_no_events(folder, line):
+    save(folder / "t.jsonl", f"{line}\n{line}")
+    assert len(rows("t.jsonl")) == 2
+
+
+def test_a_damaged_event_is_named(folder):
+    save(folder / "t.jsonl", jsonl(*SESSIONS[0]) + "\n{")
+    [(_, bad)] = rows("t.jsonl")
+    assert str(bad).startswith("line 3: not valid JSON")
 
 
 def test_a_hub_data_set_offline_is_one_clear_line(folder, monkeypatch):
@@ -239,6 +362,8 @@ def test_globs_and_folders_are_sorted(folder):
     def names(path):
         return [str(file.relative_to(folder)) for file in find_files(SourceConfig(str(path)), Document({}))]
 
+    for name in ("._a.jsonl", ".b.jsonl", ".ipynb_checkpoints/a.jsonl", "dataset_info.json"):
+        save(folder / "d" / name, "{}")
     assert names(folder / "d/*.jsonl") == ["d/a.jsonl", "d/b.jsonl"]
     assert names(folder / "d/**/*.jsonl") == ["d/a.jsonl", "d/b.jsonl", "d/e/f.jsonl"]
     assert names(folder / "d/[bc].*") == ["d/b.jsonl", "d/c.json"]
@@ -259,7 +384,7 @@ def zstd(content):
 @pytest.mark.parametrize("pack", [*PACK, ".zst"])
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("t.jsonl", jsonl(A, B)), ("t.json", json.dumps([A, B])), ("t.csv", 'input,output\n"é 你","x\ny"\nb,')],
+    [("t.jsonl", jsonl(A, B)), ("t.json", json.dumps([A, B])), ("t.Csv", 'input,output\n"é 你","x\ny"\nb,')],
 )
 def test_compressed_files(folder, pack, name, content):
     compress = PACK.get(pack, zstd)
@@ -283,7 +408,7 @@ def test_a_damaged_file_ends_the_run(folder, pack, damage):
 
 def test_parquet_is_not_compressed_as_a_whole(folder):
     save(folder / "t.parquet.gz", gzip.compress(b"x"))
-    with pytest.raises(DataError, match=r"all but Parquet also with .gz, .bz2, .xz, .zst after it"):
+    with pytest.raises(DataError, match=r"all but Parquet and Arrow also with .gz, .bz2, .xz, .zst after it"):
         rows("t.parquet.gz")
 
 
@@ -311,3 +436,6 @@ def test_a_folder_without_data_is_one_error(folder):
     save(folder / "some" / "notes.txt", "x")
     with pytest.raises(DataError, match=r"^data source some: the folder has no file that ends in \.jsonl, \.json, "):
         rows("some")
+    save(folder / "some" / "data" / "a.jsonl", jsonl(A))
+    with pytest.raises(DataError, match=r"; for those in its folders name some/\*\*/\*$"):
+        rows("some/")
