@@ -93,7 +93,7 @@ def report_exit(code: int) -> int:
 def signal_on_stop_request(folder: Path, finished: threading.Event) -> None:
     """Send this process a signal when the launcher's parent asks it to stop, and when it is gone, until *finished*.
 
-    A parent that is gone after it has asked was asked for the second time itself.
+    A parent that is gone after it has asked was itself asked twice.
     """
     if not (folder / _ALIVE).exists():  # the variable is left of another launch
         return
