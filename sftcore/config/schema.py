@@ -10,6 +10,7 @@ from typing import Any, Literal
 from sftcore.core.components import Backend, Method, Template, Tracker
 from sftcore.core.errors import FieldError
 from sftcore.core.labelling_policy import Context, Policy, Reasoning, TrainOn, Truncation, Unread
+from sftcore.core.types import Role
 
 AUTO = "auto"
 
@@ -53,6 +54,10 @@ class SourceConfig:
     """Subset (configuration) of a hub dataset that has several."""
     columns: dict[str, str] = field(default_factory=dict)
     """Columns to rename before the format reads the rows: `{prompt: input, completion: output}`."""
+    message_keys: dict[str, str] = field(default_factory=dict)
+    """Keys of messages to rename before the format reads them: `{sender: role, text: content}`."""
+    roles: dict[str, Role | Literal["tool_call"]] = field(default_factory=dict)
+    """Other names of roles, each with `system`, `user`, `assistant`, `tool` or `tool_call`: `{Agent: assistant}`."""
     delimiter: str | None = None
     """What stands between the fields of a `.csv` or `.tsv` file, such as `";"`; null: a comma, or a tab."""
     limit: int | None = None
@@ -90,9 +95,11 @@ class SourceConfig:
             raise FieldError("share", f"must be above 0 and at most 1, not {self.share:g}; for the loss use `weight`")
         if self.share is not None and self.repeat != 1:
             raise FieldError("share", "sets how often a row is sampled, and so does `repeat`; keep one of them")
-        for name in self.columns.values():
-            if len(given := [column for column, target in self.columns.items() if target == name]) > 1:
-                raise FieldError("columns", f"would rename both {' and '.join(map(repr, given))} to {name!r}")
+        for option in ("columns", "message_keys"):
+            names: dict[str, str] = getattr(self, option)
+            for name in names.values():
+                if len(given := [old for old, new in names.items() if new == name]) > 1:
+                    raise FieldError(option, f"would rename both {' and '.join(map(repr, given))} to {name!r}")
 
 
 @dataclass

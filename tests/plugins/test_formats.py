@@ -49,8 +49,14 @@ def shared(human="human", gpt="gpt", system=None):
 
 
 SAME = {
-    "messages": [chat(), chat("human", "gpt"), chat("user", "gpt")],
-    "sharegpt": [shared(), shared("user", "assistant")],
+    "messages": [
+        chat(),
+        chat("human", "gpt"),
+        chat("User", "MODEL"),
+        {"messages": shared()["conversations"]},
+        {"messages": json.dumps(chat()["messages"])},
+    ],
+    "sharegpt": [shared(), shared("user", "assistant"), {"conversations": chat()["messages"]}],
     "qa": [{"input": ASKED, "output": ANSWER}],
     "instruction": [
         {"instruction": TASK, "input": ABOUT, "output": ANSWER},
@@ -112,9 +118,9 @@ def test_the_same_conversation_gives_the_same_tokens_in_every_format(tmp_path, t
             assert tokenizer.decode(trained) == ANSWER + "<|im_end|>"
 
 
-@pytest.mark.parametrize("spelling", ["tool", "function", "observation"])
+@pytest.mark.parametrize("spelling", ["tool", "function", "observation", "ipython", "tool_response", "ToolResult"])
 @pytest.mark.parametrize("form", ["messages", "sharegpt"])
-def test_a_tools_result_may_be_spelled_three_ways(tmp_path, form, spelling):
+def test_a_tools_result_may_be_spelled_in_many_ways(tmp_path, form, spelling):
     turns = [("user", "q"), ("assistant", "a"), (spelling, "r"), ("assistant", "b")]
     keys = {"messages": ("role", "content"), "sharegpt": ("from", "value")}[form]
     key = {"messages": "messages", "sharegpt": "conversations"}[form]
@@ -132,6 +138,16 @@ BAD = {
         ("messages", {"text": "x"}, r"the key 'messages' is missing \(found: text\)"),
         ("messages", {"messages": [{"role": "user"}]}, r"message 1: the key 'content' is missing \(found: role\)"),
         ("messages", {"messages": [{"content": "x"}]}, "message 1: the key 'role' is missing"),
+        (
+            "messages",
+            {"messages": [{"role": "user", "text": "x"}]},
+            r"message 1: the key 'content' is missing \(found: role, text\); .* message_keys: \{text: content\}",
+        ),
+        (
+            "sharegpt",
+            {"conversations": [{"who": "user", "said": "x"}]},
+            r"message 1: the key 'from' is missing .* message_keys: \{who: from, said: value\}",
+        ),
         ("sharegpt", {"text": "x"}, "the key 'conversations' is missing"),
         ("sharegpt", {"conversations": [{"from": "human"}]}, "message 1: the key 'value' is missing"),
         ("sharegpt", {"conversations": [{"value": "x"}]}, "message 1: the key 'from' is missing"),
@@ -143,6 +159,12 @@ BAD = {
     ],
     "wrong type": [
         ("messages", {"messages": "x"}, "'messages' must be a list, not a string"),
+        ("messages", {"messages": "[{"}, "'messages' is not valid JSON: "),
+        (
+            "messages",
+            {"messages": "[{'role': 'user'}]"},
+            "'messages' is not valid JSON: .*printed by Python",
+        ),
         ("messages", {"messages": ["x"]}, "message 1 of 'messages' must be an object, not a string"),
         ("messages", chat(user=3), "message 1: 'role' must be a string, not a number"),
         ("messages", chat(user=["user"]), "message 1: 'role' must be a string, not a list"),
@@ -167,7 +189,11 @@ BAD = {
     ],
     "unknown role": [
         ("messages", chat(assistant="asistant"), "message 2: unknown role 'asistant'; did you mean 'assistant'?"),
-        ("sharegpt", shared(human="visitor"), r"message 1: unknown role 'visitor' \(known: system, user, human"),
+        (
+            "sharegpt",
+            shared(human="visitor"),
+            r"message 1: unknown role 'visitor' \(known: system, developer, user",
+        ),
     ],
     "empty conversation": [
         ("messages", {"messages": []}, "'messages' is empty"),
@@ -234,7 +260,7 @@ def test_format_auto_goes_by_the_keys_and_reports_its_choice(tmp_path, read, for
             r"(?s):1: no format fits its keys \(text\).*:2: no.*known formats need alpaca: ",
         ),
         ([{}], r":1: no format fits its keys \(no keys\)"),
-        (["{", "7"], r"(?s):1: not valid JSON.*:2: expected one JSON object, not a number"),
+        (["{,", "7"], r"(?s):1: not valid JSON.*:2: expected one JSON object, not a number"),
         ([], "has no rows"),
         (
             [chat(), shared()],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
-import signal
 import sys
 import traceback
 from collections import Counter
@@ -26,6 +25,7 @@ from sftcore.data.tables.account import RowTotals, count_rejected
 from sftcore.data.tables.label_batch import label_rows
 from sftcore.data.tables.table import flat_values
 from sftcore.labelling import Labeller
+from sftcore.runtime.signal_mask import end_with_parent
 
 MAX_CALLS = 1000  # how many calls deep the work on a row may go
 SLOT_SIZE = 1 << 25  # how many bytes a table in shared memory may have; memory is used only for those that it has
@@ -143,13 +143,3 @@ def call_libc(function: str, *arguments: int) -> None:
     """Call a *function* of the C library, if it has it."""
     if callable(called := getattr(ctypes.CDLL(None), function, None)):
         called(*arguments)
-
-
-def end_with_parent(parent: int) -> None:
-    """Let the system kill this process when the process *parent* ends; requests to stop go to the parent alone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    pr_set_pdeathsig = 1
-    call_libc("prctl", pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before
-        os._exit(1)

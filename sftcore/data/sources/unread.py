@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -10,6 +11,7 @@ from sftcore.core.components import Format
 from sftcore.core.errors import RowError, nearest
 from sftcore.core.types import Conversation, PlainMessages
 from sftcore.data.sources.row_fields import ROW_KEYS
+from sftcore.data.sources.strict_json import STRICT
 
 _MEDIA = "only text is trained"
 _PREFERENCE = "preference data has answers that must not be trained: rename the good one with 'columns'"
@@ -56,9 +58,18 @@ def _unread(value: Any, keys: Mapping[str, Any], where: str) -> Iterator[str]:
         for key, inner in value.items():
             if key in keys:
                 if keys[key]:
+                    inner = inner if where else _decoded(inner)
                     yield from _unread(inner, keys[key], f"{where}{key}.")
             elif inner not in _EMPTY:
                 yield _name(str(key), where, tuple(keys))
+
+
+def _decoded(value: Any) -> Any:
+    """*value*, decoded if it is the JSON text of a list."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        with suppress(ValueError):  # the format has reported it
+            return STRICT.decode(value)
+    return value
 
 
 @cache
