@@ -14,10 +14,11 @@ from sftcore.rows import read_text
 class Completion(Format):
     """A plain text, trained whole and without the chat template."""
 
+    reads: ClassVar[Mapping[str, Any]] = {"text": None}
     plain_text: ClassVar[bool] = True
 
     def parse(self, row: Mapping[str, Any]) -> list[Message]:
-        for key in ("system", "tools"):
+        for key in ("system", "system_prompt", "tools", "functions"):
             if row.get(key):
                 raise RowError(f"'{key}' has no place in a plain text")
         text = read_text(row, "text")

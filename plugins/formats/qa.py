@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from sftcore import Format, Message
-from sftcore.rows import read_list, read_text, single_turn
+from sftcore.rows import SINGLE_TURN_KEYS, read_list, read_text, single_turn
 
-from .messages import Messages
+from .messages import KEYS, Messages
 
 
 @dataclass
@@ -19,11 +19,12 @@ class QA(Format):
 
     question: ClassVar[str] = "input"
     answer: ClassVar[str] = "output"
+    reads: ClassVar[Mapping[str, Any]] = {**SINGLE_TURN_KEYS, "input": KEYS, "output": KEYS}
 
     def parse(self, row: Mapping[str, Any]) -> Sequence[Message]:
         question, answer = _turns(row, self.question), _turns(row, self.answer)
         if question is answer is None:
-            return single_turn(read_text(row, self.question), read_text(row, self.answer))
+            return single_turn(read_text(row, self.question), read_text(row, self.answer), row)
         asked = question or [Message("user", read_text(row, self.question))]
         answered = answer or [Message("assistant", read_text(row, self.answer))]
         return [*map(_untrained, asked), *answered]
@@ -53,6 +54,7 @@ class PromptCompletion(QA):
 
     question: ClassVar[str] = "prompt"
     answer: ClassVar[str] = "completion"
+    reads: ClassVar[Mapping[str, Any]] = {**SINGLE_TURN_KEYS, "prompt": KEYS, "completion": KEYS}
 
 
 @dataclass
@@ -61,6 +63,7 @@ class PromptResponse(QA):
 
     question: ClassVar[str] = "prompt"
     answer: ClassVar[str] = "response"
+    reads: ClassVar[Mapping[str, Any]] = {**SINGLE_TURN_KEYS, "prompt": KEYS, "response": KEYS}
 
 
 @dataclass
@@ -69,6 +72,7 @@ class QuestionAnswer(QA):
 
     question: ClassVar[str] = "question"
     answer: ClassVar[str] = "answer"
+    reads: ClassVar[Mapping[str, Any]] = {**SINGLE_TURN_KEYS, "question": KEYS, "answer": KEYS}
 
 
 @dataclass
@@ -77,3 +81,4 @@ class QueryResponse(QA):
 
     question: ClassVar[str] = "query"
     answer: ClassVar[str] = "response"
+    reads: ClassVar[Mapping[str, Any]] = {**SINGLE_TURN_KEYS, "query": KEYS, "response": KEYS}

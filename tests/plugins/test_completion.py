@@ -112,7 +112,13 @@ def test_texts_beside_conversations(tmp_path, tokenizer):
     assert sorted(trained) == [2, len(tokenizer(TEXT)["input_ids"])]
 
 
-def test_texts_of_one_shape(tmp_path, tokenizer):
+def test_texts_beside_messages_of_one_shape(tmp_path, tokenizer):
     texts = [f"Rain fell on day {number}." for number in range(9)]
-    made = prepared(tmp_path, tokenizer, [{"text": text} for text in texts])
-    assert [tokenizer.decode(example.input_ids) for example in made.train] == [text + "<|im_end|>" for text in texts]
+    (tmp_path / "c.jsonl").write_text(
+        "\n".join(json.dumps({"messages": [{"role": "user", "content": text}]}) for text in texts)
+    )
+    (tmp_path / "t.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    sources = [{"path": str(tmp_path / f"{name}.jsonl"), "train_on": "all"} for name in "ct"]
+    config = {"model": {"name_or_path": "x"}, "method": "full", "data": {"train": sources, "workers": 1}}
+    made = prepare(load_config(Document(config), REGISTRY, {}), REGISTRY, Labeller(tokenizer, ["<|im_end|>"]))
+    assert [tokenizer.decode(example.input_ids) for example in made.train][9:] == [text + "<|im_end|>" for text in texts]
