@@ -121,4 +121,5 @@ def test_texts_beside_messages_of_one_shape(tmp_path, tokenizer):
     sources = [{"path": str(tmp_path / f"{name}.jsonl"), "train_on": "all"} for name in "ct"]
     config = {"model": {"name_or_path": "x"}, "method": "full", "data": {"train": sources, "workers": 1}}
     made = prepare(load_config(Document(config), REGISTRY, {}), REGISTRY, Labeller(tokenizer, ["<|im_end|>"]))
-    assert [tokenizer.decode(example.input_ids) for example in made.train][9:] == [text + "<|im_end|>" for text in texts]
+    documents = [tokenizer.decode(example.input_ids) for example in made.train][9:]
+    assert documents == [text + "<|im_end|>" for text in texts]
