@@ -35,6 +35,11 @@ _NOT_ALLOWED = {
 }
 """Arguments that would have no effect or break a run, and what to use instead."""
 
+_NOT_ALLOWED |= dict.fromkeys(
+    ("push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision"),
+    "nothing is uploaded, since the output folder has raw rows too; upload the model after the run, with `hf upload`",
+)
+
 _STEP_IN_BACKWARD = "lomo", "layerwise"
 """Endings of the names of optimizers that step within the backward pass, and whose state no checkpoint has."""
 

@@ -1,4 +1,4 @@
-"""The five formats: the same conversation in each, each malformed row reported by place, and ``format: auto``."""
+"""The formats: the same conversation in each, each malformed row reported by place, and ``format: auto``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from sftcore_plugins.formats.alpaca import Alpaca
 from sftcore_plugins.formats.instruction import Instruction
 from sftcore_plugins.formats.messages import Messages
-from sftcore_plugins.formats.qa import QA
+from sftcore_plugins.formats.qa import QA, PromptCompletion, PromptResponse, QueryResponse, QuestionAnswer
 from sftcore_plugins.formats.sharegpt import ShareGPT
 from transformers import AutoTokenizer
 
@@ -23,6 +23,7 @@ from sftcore.config.loader import load_config
 from sftcore.core.errors import DataError
 from sftcore.core.registry import Registry
 from sftcore.data import prepare, sample_sources
+from sftcore.data.sources.row_fields import read_conversation
 from sftcore.labelling import Labeller
 
 REGISTRY = Registry.discover()
@@ -57,6 +58,15 @@ SAME = {
     ],
     "sharegpt": [shared(), shared("user", "assistant"), {"conversations": chat()["messages"]}],
     "qa": [{"input": ASKED, "output": ANSWER}],
+    "prompt_completion": [
+        {"prompt": ASKED, "completion": ANSWER},
+        {"prompt": chat()["messages"][:1], "completion": chat()["messages"][1:]},
+        {"prompt": shared()["conversations"][:1], "completion": ANSWER},
+        {"prompt": ASKED, "completion": json.dumps(chat()["messages"][1:])},
+    ],
+    "prompt_response": [{"prompt": ASKED, "response": ANSWER}],
+    "question_answer": [{"question": ASKED, "answer": ANSWER}],
+    "query_response": [{"query": ASKED, "response": ANSWER}],
     "instruction": [
         {"instruction": TASK, "input": ABOUT, "output": ANSWER},
         {"instruction": ASKED, "output": ANSWER},
@@ -255,8 +265,8 @@ def test_format_auto_goes_by_the_keys_and_reports_its_choice(tmp_path, read, for
     ("rows", "reason"),
     [
         (
-            [{"text": "a"}, {"text": "b"}],
-            r"(?s):1: no format fits its keys \(text\).*:2: no.*known formats need alpaca: ",
+            [{"sound": "a"}, {"sound": "b"}],
+            r"(?s):1: no format fits its keys \(sound\).*:2: no.*known formats need alpaca: .*'columns' of the source",
         ),
         ([{}], r":1: no format fits its keys \(no keys\)"),
         (["{,", "7"], r"(?s):1: not valid JSON.*:2: expected one JSON object, not a number"),
@@ -283,11 +293,21 @@ def test_format_auto_decides_per_source(tmp_path, tokenizer):
     )
     sources = prepare(loaded, REGISTRY, Labeller(tokenizer, ["<|im_end|>"])).sources
     assert [item.source.format_name for item in sources] == [f"{form} (auto)" for form in SAME]
-    assert [loaded.selected[f"data.train.{index}.format"].name for index in range(5)] == list(SAME)
+    assert [loaded.selected[f"data.train.{index}.format"].name for index in range(len(SAME))] == list(SAME)
 
 
 KEYS = {"messages": ("messages", "role", "content"), "sharegpt": ("conversations", "from", "value")}
-READERS = {"messages": Messages, "sharegpt": ShareGPT, "qa": QA, "instruction": Instruction, "alpaca": Alpaca}
+READERS = {
+    "messages": Messages,
+    "sharegpt": ShareGPT,
+    "qa": QA,
+    "prompt_completion": PromptCompletion,
+    "prompt_response": PromptResponse,
+    "question_answer": QuestionAnswer,
+    "query_response": QueryResponse,
+    "instruction": Instruction,
+    "alpaca": Alpaca,
+}
 
 
 def marked(form, *turns):
@@ -311,6 +331,10 @@ def marked(form, *turns):
         ({"loss_weight": 0.0}, None, 0.0),
         ({"weight": 1, "loss_weight": 1.0, "train": False}, False, 1.0),
         ({"weight": None, "loss_weight": 0.5}, None, 0.5),
+        ({"loss": False}, False, 1.0),
+        ({"loss_mask": 0}, False, 1.0),
+        ({"trainable": True}, True, 1.0),
+        ({"training": False, "loss_scale": 0.5}, False, 0.5),
     ],
 )
 def test_train_and_weight_of_a_turn(form, fields, train, weight):
@@ -347,7 +371,7 @@ def test_train_and_weight_of_a_sharegpt_call():
     ("fields", "reason"),
     [
         ({"train": "true"}, "'train' must be true or false, not a string"),
-        ({"train": 1}, "'train' must be true or false, not a number"),
+        ({"train": 2}, "'train' must be true or false, not a number"),
         ({"weight": True}, "'weight' must be a finite number of at least 0, not a boolean"),
         ({"weight": "0.3"}, "'weight' must be a finite number of at least 0, not a string"),
         ({"weight": -0.1}, "'weight' must be a finite number of at least 0, not -0.1"),
@@ -383,20 +407,22 @@ TOOL = {"name": "weather", "parameters": {}}
 @pytest.mark.parametrize("form", SAME)
 @pytest.mark.parametrize("tools", [[TOOL], json.dumps([TOOL]), [{"type": "function", "function": TOOL}]])
 def test_tools_may_be_a_list_or_its_json_text(form, tools):
-    found = READERS[form]().read({**SAME[form][0], "tools": tools})
+    found = read_conversation(READERS[form](), {**SAME[form][0], "tools": tools})
     assert found.tools == ({"type": "function", "function": TOOL},)
 
 
 @pytest.mark.parametrize("tools", [None, "", [], "[]", " "])
 def test_no_tools(tools):
-    assert QA().read({"input": "a", "output": "b", "tools": tools}).tools == ()
+    assert read_conversation(QA(), {"input": "a", "output": "b", "tools": tools}).tools == ()
 
 
 def test_a_system_field_and_the_same_system_message_are_one():
-    assert Messages().read({**chat(system=SYSTEM), "system": SYSTEM}) == Messages().read(chat(system=SYSTEM))
-    assert Messages().read({**chat(), "system": ""}) == Messages().read(chat())
+    assert read_conversation(Messages(), {**chat(system=SYSTEM), "system": SYSTEM}) == Messages().read(
+        chat(system=SYSTEM)
+    )
+    assert read_conversation(Messages(), {**chat(), "system": ""}) == Messages().read(chat())
     with pytest.raises(RowError, match="'system' field and a different system message"):
-        Messages().read({**chat(system=SYSTEM), "system": "another"})
+        read_conversation(Messages(), {**chat(system=SYSTEM), "system": "another"})
 
 
 @pytest.mark.parametrize(
@@ -497,3 +523,89 @@ def test_reasoning_under_two_names_must_be_the_same(tmp_path, read):
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "reasoning": "x", "thinking": "y"}]
     with pytest.raises(DataError, match="message 2: 'reasoning' and 'thinking' are different"):
         read(write(tmp_path, [{"messages": turns}]))
+
+
+def test_the_answers_in_a_prompt_are_not_trained():
+    prompt = [*chat()["messages"], {"role": "user", "content": "more"}]
+    row = {"prompt": prompt, "completion": [{"role": "assistant", "content": "b"}]}
+    assert [message.train for message in PromptCompletion().read(row).messages] == [None, False, None, None]
+    row["prompt"][1]["train"] = True
+    assert PromptCompletion().read(row).messages[1].train is True
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"prompt": [{"role": "x", "content": ""}], "completion": "b"}, "message 1 of 'prompt': unknown role 'x'"),
+        ({"prompt": [], "completion": "b"}, "'prompt' is empty"),
+        ({"prompt": "[{", "completion": 3}, "'completion' must be a string, not a number"),
+        ({"prompt": " ", "completion": "b"}, "the conversation is empty"),
+        ({"prompt": "a", "completion": None}, "'completion' must be a string, not null"),
+    ],
+)
+def test_malformed_prompts(row, reason):
+    with pytest.raises(RowError, match=reason):
+        PromptCompletion().read(row)
+
+
+@pytest.mark.parametrize("text", ["[{", '[{"a": 1}]', "[1]"])
+def test_text_that_is_not_messages_stays_text(text):
+    assert PromptCompletion().read({"prompt": "q", "completion": text}).messages[1].content == text
+
+
+@pytest.mark.parametrize("calls", ["tool_call", "tool_calls", "function_call", "ToolCall", "tool_use"])
+@pytest.mark.parametrize("form", KEYS)
+def test_a_turn_that_is_a_call(form, calls):
+    for value in (CALL["function"], json.dumps(CALL["function"]), [CALL], json.dumps([CALL])):
+        found = READERS[form]().read(marked(form, ("user", "q", {}), (calls, value, {}), ("tool", "7", {}))).messages
+        assert found[1:] == (Message("assistant", "", tool_calls=(CALL,)), Message("tool", "7"))
+
+
+@pytest.mark.parametrize(
+    ("form", "row"),
+    [
+        (QA(), {"input": "q", "output": "a"}),
+        (Instruction(), {"instruction": "q", "output": "a"}),
+        (Alpaca(), {"instruction": "q", "response": "a"}),
+    ],
+)
+def test_history_and_reasoning_of_a_single_turn(form, row):
+    found = form.read({**row, "history": [["q1", "a1"], ["q2", "a2"]], "reasoning_content": "r"}).messages
+    assert [(message.role, message.content) for message in found] == [
+        *(("user", "q1"), ("assistant", "a1"), ("user", "q2"), ("assistant", "a2"), ("user", "q"), ("assistant", "a"))
+    ]
+    assert [message.reasoning_content for message in found] == [None] * 5 + ["r"]
+    assert form.read({**row, "history": []}) == form.read(row)
+    for history in ("q", [["q"]], [["q", 1]], [{"q": "a"}], {"q": "a"}):
+        with pytest.raises(RowError, match=r"pair 1 of 'history' must be a list of two strings"):
+            form.read({**row, "history": history})
+
+
+def test_the_legacy_function_call():
+    turn = {"role": "assistant", "content": None, "function_call": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
+    [message] = Messages().read({"messages": [turn]}).messages
+    assert message == Message("assistant", "", tool_calls=(CALL,))
+    with pytest.raises(RowError, match="message 1: has 'tool_calls' and 'function_call'"):
+        Messages().read({"messages": [{**turn, "tool_calls": [CALL]}]})
+
+
+def test_what_the_model_wrote_into_the_channel_analysis_is_reasoning():
+    turns = [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "channel": "analysis", "content": "think"},
+        {"role": "assistant", "channel": "commentary", "content": "", "tool_calls": [CALL]},
+        {"role": "tool", "content": "3"},
+        {"role": "assistant", "channel": "analysis", "content": "more"},
+        {"role": "assistant", "channel": "final", "content": "a"},
+    ]
+    found = Messages().read({"messages": turns}).messages
+    assert [(message.role, message.content, message.reasoning_content) for message in found] == [
+        *(("user", "q", None), ("assistant", "", "think"), ("tool", "3", None), ("assistant", "a", "more"))
+    ]
+    for bad, problem in (
+        ([turns[1], turns[0]], "message 2: follows the channel 'analysis', and is not of the assistant"),
+        ([turns[0], {**turns[5], "channel": "commentary"}], "message 2: the channel 'commentary' cannot be trained"),
+        ([turns[0], turns[1]], "message 2: the channel 'analysis' cannot be trained here"),
+    ):
+        with pytest.raises(RowError, match=problem):
+            Messages().read({"messages": bad})

@@ -134,7 +134,8 @@ def test_a_second_signal_ends_a_launcher_and_its_ranks_at_once():
         "    print('heard', flush=True)\n    time.sleep(60)"
     )
     parent = "import sys; from sftcore.runtime import parent_process as p; p.REPEAT_SECONDS = 0.1; "
-    command = [sys.executable, "-c", f"{parent}sys.exit(p.launch(sys.argv[1:]))", sys.executable, "-c", code]
+    launcher = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}])"
+    command = [sys.executable, "-c", f"{parent}sys.exit(p.launch(sys.argv[1:]))", sys.executable, "-c", launcher]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     rank = int(process.stdout.readline().split()[1])
     process.send_signal(signal.SIGTERM)

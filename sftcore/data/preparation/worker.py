@@ -7,6 +7,7 @@ import gc
 import os
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from mmap import mmap
@@ -68,16 +69,17 @@ def label_block(block: Block, sources: Sequence[DataSource], labeller: Labeller,
     name = source.rows.names[file]
     bad: list[RejectedRow] = []
     columns: dict[str, None] = {}
+    unread: Counter[str] = Counter()
     depth = sum(1 for _ in traceback.walk_stack(sys._getframe()))
     with recursion_limit(depth + MAX_CALLS):  # the same for a row in every process
         rows: list[SourceRow] = [(Origin(name, line), decoded(raw)) for line, raw in block.rows]
-        parsed = list(source.parse(rows, bad, columns))
+        parsed = list(source.parse(rows, bad, columns, unread))
         table, failed = label_rows(parsed, labeller, source.policy, file) if label else (None, [])
     content = dict(rows) if failed else {}
     unlabelled = [RejectedRow.for_reason(row.origin, str(error), content[row.origin]) for row, error in failed]
     tokens = len(flat_values(table["input_ids"])) if table is not None else 0
     counts = (*count_rejected(bad, file), *count_rejected(unlabelled, file))
-    totals = RowTotals(len(rows), tokens, *counts, list(columns))
+    totals = RowTotals(len(rows), tokens, *counts, list(columns), dict(unread))
     rejected = sorted([*bad, *unlabelled], key=lambda row: row.origin.line)
     lines = [f"{file} {row.origin.line} {row.to_json()}" for row in rejected]
     return LabelledBlock(block.source, table, totals, lines, block.progress, block.reading)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from sftcore.config.document import Keys, dotted
 from sftcore.config.loader import LoadedConfig, load_format
@@ -19,8 +21,10 @@ from sftcore.data.row_types import Origin
 from sftcore.data.sources.content_key import content_key
 from sftcore.data.sources.readers import SourceRow
 from sftcore.data.sources.rejected import RejectedRow, not_an_object, rejected_rows
-from sftcore.data.sources.renaming import OPTIONS, missing_names, rename
+from sftcore.data.sources.renaming import OPTIONS, missing_names, propose_columns, rename
+from sftcore.data.sources.row_fields import read_conversation
 from sftcore.data.sources.source_rows import SourceRows
+from sftcore.data.sources.unread import check_unread, keys_of, unread_keys
 from sftcore.labelling import Policy
 
 SAMPLE = 50  # how many rows ``format: auto`` looks at; those that are not a mapping do not count
@@ -46,15 +50,23 @@ class DataSource(NamedTuple):
     policy: Policy
 
     def parse(
-        self, rows: Iterable[SourceRow], rejected: list[RejectedRow], columns: dict[str, None]
+        self, rows: Iterable[SourceRow], rejected: list[RejectedRow], columns: dict[str, None], unread: Counter[str]
     ) -> Iterator[ParsedRow]:
-        """Yield the conversations of *rows*; bad ones are added to *rejected*, and names in them to *columns*."""
+        """Yield the conversations of *rows*.
+
+        Malformed rows are added to *rejected*, names of columns to *columns*, and keys that nothing reads to *unread*.
+        """
+        keys = None if self.policy.unread == "ignore" else keys_of(self.format)
         for origin, row in rows:
             if type(row) is not dict and not isinstance(row, Mapping):
                 rejected.append(not_an_object(origin, row))
                 continue
             try:
-                conversation = self.format.read(rename(row, self.config, columns))
+                renamed = rename(row, self.config, columns)
+                conversation = read_conversation(self.format, renamed)
+                if keys is not None and (beside := unread_keys(renamed, conversation, keys)):
+                    check_unread(beside, self.policy.unread)
+                    unread.update(beside)
                 parsed = ParsedRow(conversation, origin, content_key(conversation))
             except RowError as error:
                 rejected.append(RejectedRow.for_reason(origin, str(error), row))
@@ -70,7 +82,7 @@ class DataSource(NamedTuple):
 
     def parse_all(self) -> Iterator[tuple[ParsedRow, Policy]]:
         """Yield the conversations of all rows but the bad ones, with the policy."""
-        for row in self.parse(self.rows.decoded(), [], {}):
+        for row in self.parse(self.rows.decoded(), [], {}, Counter()):
             yield row, self.policy
 
     def check_columns(self, seen: Iterable[str], loaded: LoadedConfig, rows: str = "row") -> None:
@@ -80,9 +92,13 @@ class DataSource(NamedTuple):
             ConfigError: one is not.
         """
         for option, name, names in missing_names(self.config, seen):
-            listed = isinstance(loaded.document.data["data"][self.place[1]], list)
             problem = f"no {rows} of {self.config.path} has this {OPTIONS[option]}; there are: {names}"
-            raise loaded.document.error((*(self.place if listed else self.place[:-1]), option, name), problem)
+            raise loaded.document.error((*self.keys(loaded), option, name), problem)
+
+    def keys(self, loaded: LoadedConfig) -> Keys:
+        """The keys in the document of *loaded* at which the source stands: without a number, if it is the only one."""
+        listed = isinstance(loaded.document.data["data"][self.place[1]], list)
+        return self.place if listed else self.place[:-1]
 
 
 def open_source(config: SourceConfig, place: Keys, loaded: LoadedConfig, registry: Registry) -> DataSource:
@@ -97,7 +113,9 @@ def open_source(config: SourceConfig, place: Keys, loaded: LoadedConfig, registr
     slot, policy = dotted((*place, "format")), loaded.config.data.policy(config)
     rows = SourceRows(config, loaded.document, loaded.config.data.streaming and place[1] == "train")
     if config.format != AUTO:
-        return DataSource(config, place, rows, loaded.selected[slot].name, cast("Format", config.format), policy)
+        return _with_format(
+            DataSource(config, place, rows, loaded.selected[slot].name, Format(), policy), config.format, loaded
+        )
     columns: dict[str, None] = {}
     sample = _sampled(rows.decoded(), config, columns)
     unknown = DataSource(config, place, rows, UNKNOWN, Format(), policy)
@@ -108,9 +126,23 @@ def open_source(config: SourceConfig, place: Keys, loaded: LoadedConfig, registr
         raise
     if detected is None:
         return unknown
-    return unknown._replace(
-        format_name=f"{detected.name} (auto)", format=load_format(detected.qualified, place, loaded, registry)
-    )
+    named = unknown._replace(format_name=f"{detected.name} (auto)")
+    return _with_format(named, load_format(detected.qualified, place, loaded, registry), loaded)
+
+
+def _with_format(source: DataSource, form: Format, loaded: LoadedConfig) -> DataSource:
+    """*source* with the format *form*.
+
+    Raises:
+        ConfigError: the format has plain texts, and the source an option for the turns of conversations.
+    """
+    if not form.plain_text:
+        return source._replace(format=form)
+    for option in ("train_on", "train_on_stop", "reasoning", "context"):
+        if getattr(source.config, option) not in (None, "all"):
+            problem = f"is for conversations, and the format {source.format_name} has plain texts, trained whole"
+            raise loaded.document.error((*source.keys(loaded), option), problem)
+    return source._replace(format=form, policy=replace(source.policy, train_on="all", plain_text=True))
 
 
 class SourceSample(NamedTuple):
@@ -145,7 +177,7 @@ def sample_sources(
         rows = source.rows.decoded()
         sample = SourceSample(source, [], [])
         chosen = islice((row for row in rows if wanted(row[0])) if wanted else rows, limit)
-        sample.rows.extend(source.parse(chosen, sample.rejected, columns))
+        sample.rows.extend(source.parse(chosen, sample.rejected, columns, Counter()))
         if wanted is None and next(rows, None) is None:  # all rows were parsed
             source.check_columns(columns, loaded)
         samples.append(sample)
@@ -189,6 +221,12 @@ def detect_format(path: str, sample: list[SourceRow], registry: Registry) -> Ent
     if fits:
         shown = ", ".join(f"{name} (row {origin})" for name, origin in fits.items())
         raise DataError(f"data source {path}: several formats fit its rows: {shown}; name one with 'format'")
+    if all({"role", "content"} <= row.keys() or {"from", "value"} <= row.keys() for _, row in rows):
+        problem = "each row is one message, and a row must be a conversation; for one of all rows"
+        raise DataError(f"data source {path}: {problem}: jq -sc '{{messages: .}}' FILE > NEW.jsonl")
     wanted = "; ".join(f"{name}: {', '.join(sorted(spec.keys))}" for name, (_, spec) in specs.items() if spec.keys)
     problems = [f"{origin}: no format fits its keys ({', '.join(map(str, row)) or 'no keys'})" for origin, row in rows]
-    raise DataError(f"{rejected_rows(problems)}\n  known formats need {wanted}")
+    proposed = propose_columns(rows[0][1], [(name, spec) for name, (_, spec) in specs.items()])
+    hint = f", such as {proposed}" if proposed else ""
+    problem = f"{rejected_rows(problems)}\n  known formats need {wanted}"
+    raise DataError(f"{problem}\n  'columns' of the source renames its columns{hint}")
