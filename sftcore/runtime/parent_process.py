@@ -66,7 +66,7 @@ def launch(command: Sequence[str]) -> int:
 
 
 def _relay(process: subprocess.Popen[bytes], name: str) -> None:
-    """Print the output *name* of a launcher whose command line has secrets: DeepSpeed's prints that."""
+    """Print the output *name* of a launcher whose command line has secrets, which some of them print."""
     with io.TextIOWrapper(getattr(process, name), encoding="utf-8", errors="replace") as lines:
         for line in lines:
             print(line, end="", file=getattr(sys, name), flush=True)
