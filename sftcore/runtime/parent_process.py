@@ -33,11 +33,11 @@ def launch(command: Sequence[str]) -> int:
     block(numbers)  # for a moment, since the command is to keep them blocked; a request that comes now waits
     guard_output()
     register_argv_secrets(command)
-    told = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE) if redact_argv(command) != list(command) else {}
+    pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE) if redact_argv(command) != list(command) else {}
     environ = {**os.environ, LAUNCH_ID_VARIABLE: secrets.token_hex(8)}
     try:
         # in a session of its own: Ctrl-C is for this process, which asks the ranks to stop cleanly
-        launched = LaunchedProcess(command, environ, start_new_session=True, **told)
+        launched = LaunchedProcess(command, environ, start_new_session=True, **pipes)
     except OSError as error:
         print(f"sft: error: the launcher cannot be started: {command[0]}: {error}", file=sys.stderr)
         return 2
@@ -56,7 +56,7 @@ def launch(command: Sequence[str]) -> int:
         for number in numbers:
             signal.signal(number, on_signal)
         unblock(numbers)
-        threads = [threading.Thread(target=_relay, args=(launched.process, name), daemon=True) for name in told]
+        threads = [threading.Thread(target=_relay, args=(launched.process, name), daemon=True) for name in pipes]
         for thread in threads:
             thread.start()
         code = launched.wait()
