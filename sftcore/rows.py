@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any
 
 from sftcore.core.errors import RowError, json_type, nearest
+from sftcore.core.training_fields import TRAINING_KEYS, TrainingFields, read_training_fields
 from sftcore.core.types import Message, PlainMessages, Role
 
 __all__ = [
     "CALLS",
+    "MESSAGE_KEYS",
     "ROLES",
+    "SINGLE_TURN_KEYS",
+    "TOOL_CALL_KEYS",
     "TrainingFields",
     "is_call",
     "json_type",
@@ -29,6 +32,22 @@ __all__ = [
     "read_training_fields",
     "single_turn",
 ]
+
+TOOL_CALL_KEYS: Mapping[str, Any] = {
+    "id": None,
+    "type": None,
+    "index": None,
+    "name": None,
+    "arguments": None,
+    "function": {"name": None, "arguments": None},
+}
+"""Keys that :func:`read_tool_call` and the formats that call it read, as in :attr:`sftcore.Format.reads`."""
+
+MESSAGE_KEYS: Mapping[str, Any] = dict.fromkeys(TRAINING_KEYS)
+"""Keys of every message: those of :func:`read_training_fields`."""
+
+SINGLE_TURN_KEYS: Mapping[str, Any] = {"history": None, "reasoning_content": None}
+"""Keys that :func:`single_turn` reads."""
 
 _SPELLINGS: Mapping[Role, str] = {
     "system": "system developer",
@@ -71,10 +90,6 @@ def parse_role(spelling: object, where: str = "") -> Role:
 
 
 _SAFE = [word for word, role in ROLES.items() if role != "tool"]
-
-
-WEIGHT_KEYS = ("weight", "loss_weight")
-"""The two spellings of a message's weight."""
 
 
 def read_text(row: Mapping[str, Any], key: str, where: str = "") -> str:
@@ -154,47 +169,30 @@ def read_plain_messages(row: Mapping[str, Any], key: str, role_key: str, content
     return PlainMessages(roles, contents) if roles else None
 
 
-class TrainingFields(TypedDict):
-    """The fields of a :class:`sftcore.Message` that control its training."""
+def single_turn(question: str, answer: str, row: Mapping[str, Any] | None = None) -> list[Message]:
+    """Return a user message and an assistant message, after those of the ``history`` of *row*, with its reasoning.
 
-    train: bool | None
-    weight: float
-
-
-def read_training_fields(turn: Mapping[str, Any], where: str = "") -> TrainingFields:
-    """Return ``train`` and ``weight`` (or ``loss_weight``) of *turn*; null is the same as a missing key.
+    The history is a list of pairs of question and answer; ``reasoning_content`` is that of the answer.
 
     Raises:
-        RowError: one has another type, the weight is negative or not finite, or the two weights differ.
+        RowError: the question is empty, or one of the two keys has an invalid value.
     """
-    train = turn.get("train")
-    if train is not None and not isinstance(train, bool):
-        raise RowError(f"{where}'train' must be true or false, not {json_type(train)}")
-    weights = {key: _weight(turn[key], key, where) for key in WEIGHT_KEYS if turn.get(key) is not None}
-    if len(set(weights.values())) > 1:
-        values = " and ".join(f"'{key}' is {weight}" for key, weight in weights.items())
-        raise RowError(f"{where}{values}; keep one of them")
-    return {"train": train, "weight": next(iter(weights.values()), 1.0)}
-
-
-def _weight(value: object, key: str, where: str) -> float:
-    got = json_type(value)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        if 0 <= value <= sys.float_info.max:  # false for NaN, and for an integer that no float can hold
-            return float(value)
-        got = repr(value)
-    raise RowError(f"{where}'{key}' must be a finite number of at least 0, not {got}")
-
-
-def single_turn(question: str, answer: str) -> list[Message]:
-    """Return a user message and an assistant message.
-
-    Raises:
-        RowError: the question is empty.
-    """
+    row = row or {}
     if not question.strip():
         raise RowError("the conversation is empty: the user's message has no text")
-    return [Message("user", question), Message("assistant", answer)]
+    reasoning = read_text(row, "reasoning_content") if row.get("reasoning_content") is not None else None
+    messages = [Message("user", question), Message("assistant", answer, reasoning_content=reasoning or None)]
+    return [*_history(row), *messages] if row.get("history") else messages
+
+
+def _history(row: Mapping[str, Any]) -> list[Message]:
+    messages: list[Message] = []
+    pairs = row["history"]
+    for number, pair in enumerate(pairs if isinstance(pairs, list) else [pairs], start=1):
+        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
+            raise RowError(f"pair {number} of 'history' must be a list of two strings, not {json_type(pair)}")
+        messages += [Message("user", pair[0]), Message("assistant", pair[1])]
+    return messages
 
 
 def read_tool_call(call: Mapping[str, Any], where: str = "") -> dict[str, Any]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from sftcore import Format, Message, RowError
 from sftcore.rows import (
+    MESSAGE_KEYS,
+    TOOL_CALL_KEYS,
     is_call,
     json_type,
     read_list,
@@ -19,10 +21,21 @@ from sftcore.rows import (
     read_training_fields,
 )
 
+_CONTENT_KEYS = dict.fromkeys(("type", "text", "value"))
+
+KEYS: Mapping[str, Any] = {
+    **MESSAGE_KEYS,
+    **dict.fromkeys(("role", "from", "name", "tool_call_id", "channel", "reasoning_content", "reasoning", "thinking")),
+    **{"content": _CONTENT_KEYS, "value": _CONTENT_KEYS, "tool_calls": TOOL_CALL_KEYS, "function_call": TOOL_CALL_KEYS},
+}
+"""The keys that are read from a message."""
+
 
 @dataclass
 class Messages(Format):
     """Several turns: a list of objects with role and content."""
+
+    reads: ClassVar[Mapping[str, Any]] = {"messages": KEYS}
 
     key: ClassVar[str] = "messages"
     turn_keys: ClassVar[Sequence[tuple[str, str]]] = (("role", "content"), ("from", "value"))
@@ -36,10 +49,25 @@ class Messages(Format):
 
     def turns(self, turns: Sequence[Mapping[str, Any]], **common: Any) -> list[Message]:
         """Return the messages of *turns*; *common* has fields that those have which do not set them."""
-        return [
-            _message({**common, **turn}, self._keys(turn), f"message {index}: ")
-            for index, turn in enumerate(turns, start=1)
-        ]
+        messages: list[Message] = []
+        analysis: list[str] = []  # of a turn whose reasoning stands in messages of their own, as in harmony
+        for index, turn in enumerate(turns, start=1):
+            where, channel = f"message {index}: ", turn.get("channel")
+            message = _message({**common, **turn}, self._keys(turn), where)
+            if channel == "analysis" and index < len(turns):
+                analysis.append(message.content)
+                continue
+            if analysis and message.role != "assistant":
+                raise RowError(f"{where}follows the channel 'analysis', and is not of the assistant")
+            if channel not in (None, "final") and not (channel == "commentary" and message.tool_calls):
+                raise RowError(f"{where}the channel {channel!r} cannot be trained here")
+            if analysis:
+                message = replace(
+                    message, reasoning_content="\n".join([*analysis, message.reasoning_content or ""]).strip()
+                )
+                analysis = []
+            messages.append(message)
+        return messages
 
     def _keys(self, turn: Mapping[str, Any]) -> tuple[str, str]:
         return next((keys for keys in self.turn_keys if keys[0] in turn), self.turn_keys[0])
@@ -53,6 +81,10 @@ def _message(turn: Mapping[str, Any], keys: tuple[str, str], where: str) -> Mess
     calls = _decode(turn.get("tool_calls") or [], "'tool_calls'", where)
     if not isinstance(calls, list):
         raise RowError(f"{where}'tool_calls' must be a list, not {json_type(calls)}")
+    if turn.get("function_call"):
+        if calls:
+            raise RowError(f"{where}has 'tool_calls' and 'function_call'; keep one of them")
+        calls = [turn["function_call"]]
     if calls and turn.get(content_key) is None:  # as OpenAI's API returns a message that only calls tools
         turn = {**turn, content_key: ""}
     _check_keys(turn, keys, where)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from sftcore.core.components import Backend, Method, Template, Tracker
 from sftcore.core.errors import FieldError
-from sftcore.core.labelling_policy import Context, Policy, Reasoning, TrainOn, Truncation
+from sftcore.core.labelling_policy import Context, Policy, Reasoning, TrainOn, Truncation, Unread
 from sftcore.core.types import Role
 
 AUTO = "auto"
@@ -78,6 +78,8 @@ class SourceConfig:
     """As in `data`, for this source; null: the value in `data`."""
     truncation: Truncation | None = None
     """As in `data`, for this source; null: the value in `data`."""
+    unread: Unread | None = None
+    """As in `data`, for this source; null: the value in `data`."""
 
     def __post_init__(self) -> None:
         _check_train_on(self.train_on)
@@ -127,6 +129,9 @@ class DataConfig:
     max_bad_rows: int | float = 0
     """How many malformed rows are allowed: a number, or a share between 0 and 1. They are skipped and written to
     `quarantine.jsonl`; one more ends the run."""
+    unread: Unread = "tell"
+    """What happens to keys of rows and messages that nothing reads: `tell` reports and counts them, and rejects rows
+    with one that changes what is trained, such as `images` or `rejected`; `error` rejects all such rows; `ignore`."""
     workers: int | None = None
     """Processes that prepare the data; null: one per CPU core."""
     streaming: bool = False
@@ -181,7 +186,7 @@ class DataConfig:
         return Policy(max_length=self.max_length, weight=source.weight, **{**shared, **own})
 
 
-_PER_SOURCE = ("train_on", "train_on_stop", "reasoning", "context", "truncation")
+_PER_SOURCE = ("train_on", "train_on_stop", "reasoning", "context", "truncation", "unread")
 """Keys of `data` that a source may override."""
 
 

@@ -23,6 +23,7 @@ from sftcore.config.loader import load_config
 from sftcore.core.errors import DataError
 from sftcore.core.registry import Registry
 from sftcore.data import prepare, sample_sources
+from sftcore.data.sources.row_fields import read_conversation
 from sftcore.labelling import Labeller
 
 REGISTRY = Registry.discover()
@@ -311,6 +312,10 @@ def marked(form, *turns):
         ({"loss_weight": 0.0}, None, 0.0),
         ({"weight": 1, "loss_weight": 1.0, "train": False}, False, 1.0),
         ({"weight": None, "loss_weight": 0.5}, None, 0.5),
+        ({"loss": False}, False, 1.0),
+        ({"loss_mask": 0}, False, 1.0),
+        ({"trainable": True}, True, 1.0),
+        ({"training": False, "loss_scale": 0.5}, False, 0.5),
     ],
 )
 def test_train_and_weight_of_a_turn(form, fields, train, weight):
@@ -347,7 +352,7 @@ def test_train_and_weight_of_a_sharegpt_call():
     ("fields", "reason"),
     [
         ({"train": "true"}, "'train' must be true or false, not a string"),
-        ({"train": 1}, "'train' must be true or false, not a number"),
+        ({"train": 2}, "'train' must be true or false, not a number"),
         ({"weight": True}, "'weight' must be a finite number of at least 0, not a boolean"),
         ({"weight": "0.3"}, "'weight' must be a finite number of at least 0, not a string"),
         ({"weight": -0.1}, "'weight' must be a finite number of at least 0, not -0.1"),
@@ -383,20 +388,22 @@ TOOL = {"name": "weather", "parameters": {}}
 @pytest.mark.parametrize("form", SAME)
 @pytest.mark.parametrize("tools", [[TOOL], json.dumps([TOOL]), [{"type": "function", "function": TOOL}]])
 def test_tools_may_be_a_list_or_its_json_text(form, tools):
-    found = READERS[form]().read({**SAME[form][0], "tools": tools})
+    found = read_conversation(READERS[form](), {**SAME[form][0], "tools": tools})
     assert found.tools == ({"type": "function", "function": TOOL},)
 
 
 @pytest.mark.parametrize("tools", [None, "", [], "[]", " "])
 def test_no_tools(tools):
-    assert QA().read({"input": "a", "output": "b", "tools": tools}).tools == ()
+    assert read_conversation(QA(), {"input": "a", "output": "b", "tools": tools}).tools == ()
 
 
 def test_a_system_field_and_the_same_system_message_are_one():
-    assert Messages().read({**chat(system=SYSTEM), "system": SYSTEM}) == Messages().read(chat(system=SYSTEM))
-    assert Messages().read({**chat(), "system": ""}) == Messages().read(chat())
+    assert read_conversation(Messages(), {**chat(system=SYSTEM), "system": SYSTEM}) == Messages().read(
+        chat(system=SYSTEM)
+    )
+    assert read_conversation(Messages(), {**chat(), "system": ""}) == Messages().read(chat())
     with pytest.raises(RowError, match="'system' field and a different system message"):
-        Messages().read({**chat(system=SYSTEM), "system": "another"})
+        read_conversation(Messages(), {**chat(system=SYSTEM), "system": "another"})
 
 
 @pytest.mark.parametrize(
@@ -497,3 +504,53 @@ def test_reasoning_under_two_names_must_be_the_same(tmp_path, read):
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "reasoning": "x", "thinking": "y"}]
     with pytest.raises(DataError, match="message 2: 'reasoning' and 'thinking' are different"):
         read(write(tmp_path, [{"messages": turns}]))
+
+
+@pytest.mark.parametrize(
+    ("form", "row"),
+    [
+        (QA(), {"input": "q", "output": "a"}),
+        (Instruction(), {"instruction": "q", "output": "a"}),
+        (Alpaca(), {"instruction": "q", "response": "a"}),
+    ],
+)
+def test_history_and_reasoning_of_a_single_turn(form, row):
+    found = form.read({**row, "history": [["q1", "a1"], ["q2", "a2"]], "reasoning_content": "r"}).messages
+    assert [(message.role, message.content) for message in found] == [
+        *(("user", "q1"), ("assistant", "a1"), ("user", "q2"), ("assistant", "a2"), ("user", "q"), ("assistant", "a"))
+    ]
+    assert [message.reasoning_content for message in found] == [None] * 5 + ["r"]
+    assert form.read({**row, "history": []}) == form.read(row)
+    for history in ("q", [["q"]], [["q", 1]], [{"q": "a"}], {"q": "a"}):
+        with pytest.raises(RowError, match=r"pair 1 of 'history' must be a list of two strings"):
+            form.read({**row, "history": history})
+
+
+def test_the_legacy_function_call():
+    turn = {"role": "assistant", "content": None, "function_call": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
+    [message] = Messages().read({"messages": [turn]}).messages
+    assert message == Message("assistant", "", tool_calls=(CALL,))
+    with pytest.raises(RowError, match="message 1: has 'tool_calls' and 'function_call'"):
+        Messages().read({"messages": [{**turn, "tool_calls": [CALL]}]})
+
+
+def test_what_the_model_wrote_into_the_channel_analysis_is_reasoning():
+    turns = [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "channel": "analysis", "content": "think"},
+        {"role": "assistant", "channel": "commentary", "content": "", "tool_calls": [CALL]},
+        {"role": "tool", "content": "3"},
+        {"role": "assistant", "channel": "analysis", "content": "more"},
+        {"role": "assistant", "channel": "final", "content": "a"},
+    ]
+    found = Messages().read({"messages": turns}).messages
+    assert [(message.role, message.content, message.reasoning_content) for message in found] == [
+        *(("user", "q", None), ("assistant", "", "think"), ("tool", "3", None), ("assistant", "a", "more"))
+    ]
+    for bad, problem in (
+        ([turns[1], turns[0]], "message 2: follows the channel 'analysis', and is not of the assistant"),
+        ([turns[0], {**turns[5], "channel": "commentary"}], "message 2: the channel 'commentary' cannot be trained"),
+        ([turns[0], turns[1]], "message 2: the channel 'analysis' cannot be trained here"),
+    ):
+        with pytest.raises(RowError, match=problem):
+            Messages().read({"messages": bad})

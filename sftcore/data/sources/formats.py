@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -20,7 +21,9 @@ from sftcore.data.sources.content_key import content_key
 from sftcore.data.sources.readers import SourceRow
 from sftcore.data.sources.rejected import RejectedRow, not_an_object, rejected_rows
 from sftcore.data.sources.renaming import OPTIONS, missing_names, rename
+from sftcore.data.sources.row_fields import read_conversation
 from sftcore.data.sources.source_rows import SourceRows
+from sftcore.data.sources.unread import check_unread, keys_of, unread_keys
 from sftcore.labelling import Policy
 
 SAMPLE = 50  # how many rows ``format: auto`` looks at; those that are not a mapping do not count
@@ -46,15 +49,23 @@ class DataSource(NamedTuple):
     policy: Policy
 
     def parse(
-        self, rows: Iterable[SourceRow], rejected: list[RejectedRow], columns: dict[str, None]
+        self, rows: Iterable[SourceRow], rejected: list[RejectedRow], columns: dict[str, None], unread: Counter[str]
     ) -> Iterator[ParsedRow]:
-        """Yield the conversations of *rows*; bad ones are added to *rejected*, and names in them to *columns*."""
+        """Yield the conversations of *rows*.
+
+        Malformed rows are added to *rejected*, names of columns to *columns*, and keys that nothing reads to *unread*.
+        """
+        keys = None if self.policy.unread == "ignore" else keys_of(self.format)
         for origin, row in rows:
             if type(row) is not dict and not isinstance(row, Mapping):
                 rejected.append(not_an_object(origin, row))
                 continue
             try:
-                conversation = self.format.read(rename(row, self.config, columns))
+                renamed = rename(row, self.config, columns)
+                conversation = read_conversation(self.format, renamed)
+                if keys is not None and (beside := unread_keys(renamed, conversation, keys)):
+                    check_unread(beside, self.policy.unread)
+                    unread.update(beside)
                 parsed = ParsedRow(conversation, origin, content_key(conversation))
             except RowError as error:
                 rejected.append(RejectedRow.for_reason(origin, str(error), row))
@@ -70,7 +81,7 @@ class DataSource(NamedTuple):
 
     def parse_all(self) -> Iterator[tuple[ParsedRow, Policy]]:
         """Yield the conversations of all rows but the bad ones, with the policy."""
-        for row in self.parse(self.rows.decoded(), [], {}):
+        for row in self.parse(self.rows.decoded(), [], {}, Counter()):
             yield row, self.policy
 
     def check_columns(self, seen: Iterable[str], loaded: LoadedConfig, rows: str = "row") -> None:
@@ -145,7 +156,7 @@ def sample_sources(
         rows = source.rows.decoded()
         sample = SourceSample(source, [], [])
         chosen = islice((row for row in rows if wanted(row[0])) if wanted else rows, limit)
-        sample.rows.extend(source.parse(chosen, sample.rejected, columns))
+        sample.rows.extend(source.parse(chosen, sample.rejected, columns, Counter()))
         if wanted is None and next(rows, None) is None:  # all rows were parsed
             source.check_columns(columns, loaded)
         samples.append(sample)
