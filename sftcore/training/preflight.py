@@ -194,8 +194,8 @@ def _trained(loaded: LoadedConfig, model: Any, args: transformers.TrainingArgume
     except Exception:  # of what cannot be done without weights; the run itself reports it otherwise
         return
     if any(weight.requires_grad for weight in quantized):
-        problem = "trains weights that the checkpoint has quantized, which cannot be trained: use adapters, such as "
-        yield ("method",), problem + "lora, or a checkpoint that is not quantized"
+        problem = "trains weights that the checkpoint has quantized, which is not possible; choose a method with "
+        yield ("method",), problem + "adapters, or a checkpoint that is not quantized"
     dtypes = {weight.dtype for weight in model.parameters() if weight.requires_grad}
     if args.fp16 and torch.float16 in dtypes:
         problem = "does not work with trained weights in float16: their gradients cannot be unscaled; "
