@@ -38,7 +38,6 @@ _NOT_ALLOWED = {
 }
 """Arguments that would have no effect or break a run, and what to use instead."""
 
-<<<<<<< HEAD
 _AT_LEAST = {
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), 1),
     **dict.fromkeys(("eval_accumulation_steps", "save_total_limit", "torch_empty_cache_steps", "ddp_timeout"), 1),
@@ -57,12 +56,10 @@ _BELOW = {"adam_beta1": 1, "adam_beta2": 1, "label_smoothing_factor": 1, "data_s
 
 _METRICS = ("loss", "runtime", "samples_per_second", "steps_per_second")
 """What an evaluation measures."""
-=======
 _NOT_ALLOWED |= dict.fromkeys(
     ("push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision"),
     "nothing is uploaded, since the output folder has raw rows too; upload the model after the run, with `hf upload`",
 )
->>>>>>> issue-12
 
 _STEP_IN_BACKWARD = "lomo", "layerwise"
 """Endings of the names of optimizers that step within the backward pass, and whose state no checkpoint has."""
