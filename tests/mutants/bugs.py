@@ -1920,7 +1920,40 @@ SECRETS = [
     ),
 ]
 
+_PREFLIGHT = "tests/training/test_preflight.py"
+
+EARLY = [
+    Bug(
+        name="rejected-late",
+        told="What a library rejects is known only after all data is prepared and the weights are loaded.",
+        seen="hiyouga/LlamaFactory#4006, huggingface/transformers#23010",
+        file="sftcore/runs/run.py",
+        old="    check_before_data(loaded, setup)\n",
+        new="",
+        tests=(f"{_PREFLIGHT}::test_a_run_checks_before_it_reads_data",),
+    ),
+    Bug(
+        name="padding-without-embedding",
+        told="A padding token that the model has no embedding for stays, and the first step ends with an IndexError.",
+        seen="OpenRLHF/OpenRLHF#87, meta-llama/llama-cookbook#189",
+        file="sftcore/models/chat_template.py",
+        old="fit_to_embedding(tokenizer, base.embedding_rows())",
+        new="None",
+        tests=(f"{_PREFLIGHT}::test_padding_uses_a_token_that_the_model_has",),
+    ),
+    Bug(
+        name="positions-unchecked",
+        told="Rows longer than the learned positions of a model end a run with an IndexError.",
+        seen="huggingface/transformers#14384, huggingface/transformers#652",
+        file="sftcore/training/preflight.py",
+        old="if data.max_length > limit:",
+        new="if False:",
+        tests=(f"{_PREFLIGHT}::test_lengths_beyond_learned_positions",),
+    ),
+]
+
 BUGS = [
+    *EARLY,
     *LABELS,
     *PARITY,
     *CONTEXT,
