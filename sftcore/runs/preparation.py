@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sftcore.config.loader import LoadedConfig
+from sftcore.core.errors import RowError
 from sftcore.core.registry import Registry
 from sftcore.data import PreparationProgress, Prepared, pack, prepare, prepare_stream
 from sftcore.data.sources.rejected import RejectedRow
@@ -25,6 +26,11 @@ def prepare_data(loaded: LoadedConfig, registry: Registry) -> tuple[ModelSetup, 
     for source in loaded.config.data.sources:
         find_files(source, loaded.document)  # a mistyped path is reported before anything else
     setup = set_up_model(loaded)
+    for number, question in enumerate(loaded.config.ask.questions):
+        try:
+            setup.question_prompt(question)
+        except RowError as error:
+            raise loaded.document.error(("ask", "questions", number), f"cannot be rendered: {error}") from None
     prepare_rows = prepare_stream if loaded.config.data.streaming else prepare
     return setup, prepare_rows(loaded, registry, setup.labeller, PreparationProgress())
 

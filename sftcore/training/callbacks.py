@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,18 +104,18 @@ class ProgressBar(TrainerCallback):  # type: ignore[misc]
 
 
 class SampleQuestions(TrainerCallback):  # type: ignore[misc]
-    """Asks the model questions before and after training.
+    """Asks the model questions before and after training; *render* makes the prompt of each.
 
     ``answers`` has a ``{"question", "before", "after"}`` for each.
     """
 
     def __init__(
-        self, questions: Sequence[str], max_new_tokens: int, tokenizer: Any, template_kwargs: Mapping[str, Any]
+        self, questions: Sequence[str], max_new_tokens: int, tokenizer: Any, render: Callable[[str], str]
     ) -> None:
         self.answers: list[dict[str, str]] = [{"question": question} for question in questions]
         self.max_new_tokens = max_new_tokens
         self.tokenizer = tokenizer
-        self.template_kwargs = template_kwargs
+        self.render = render
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if state.global_step == 0:
@@ -137,10 +137,7 @@ class SampleQuestions(TrainerCallback):  # type: ignore[misc]
         model.train(training)
 
     def _generate(self, model: Any, question: str) -> str:
-        messages = [{"role": "user", "content": question}]
-        prompt = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True, **self.template_kwargs
-        )
+        prompt = self.tokenizer(self.render(question), add_special_tokens=False, return_tensors="pt")
         prompt = prompt.to(model.device)
         with torch.no_grad():
             tokens = model.generate(

@@ -135,7 +135,7 @@ def data_digest(path: Path) -> str:
         return file_sha256(path)
     name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
     note = cache_folder() / "digests" / f"{name}.json"
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
         cached = json.loads(note.read_text(encoding="utf-8"))
         if cached["state"] == state:
             return str(cached["digest"])

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from sftcore.core.errors import DataError, json_type
+from sftcore.core.json_text import STRICT
 from sftcore.data.row_types import Origin
-from sftcore.data.sources.strict_json import STRICT, decode, reason_of
+from sftcore.data.sources.strict_json import decode, reason_of
 from sftcore.runtime.console import count
 
 SourceRow = tuple[Origin, Any]
@@ -45,6 +46,8 @@ class UnreadableError(ValueError):
 _LENIENT = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\n\r]*")
 
+
+_CHUNK = 1 << 16  # bytes that are decompressed at a time
 
 _BOM = b"\xef\xbb\xbf"  # the byte order mark with which a UTF-8 text may begin
 _WIDE = {
@@ -82,13 +85,46 @@ def decompressed(path: Path, file: IO[bytes]) -> IO[bytes]:
 def _decompressed(path: Path, file: IO[bytes]) -> Any:
     compression = suffixes(path)[1]
     if compression != ".zst":
-        openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-        return openers[compression](file) if compression else file
+        if compression == ".gz":
+            return gzip.open(file)
+        new = {".bz2": bz2.BZ2Decompressor, ".xz": lzma.LZMADecompressor}.get(compression)
+        return io.BufferedReader(_Streams(file, new)) if new else file
     import pyarrow
 
     if not pyarrow.Codec.is_available("zstd"):
         raise DataError(f"data source {path}: this build of pyarrow has no zstd; decompress the file first")
     return io.BufferedReader(pyarrow.input_stream(file, compression="zstd"))
+
+
+class _Streams(io.RawIOBase):
+    """The content of all compressed streams in *file*, each read by a *new* decompressor.
+
+    Python's own readers take a damaged head of a later stream for the end of the file.
+    """
+
+    def __init__(self, file: IO[bytes], new: Callable[[], Any]) -> None:
+        self._file, self._new, self._stream = file, new, new()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill *buffer*; raise EOFError, OSError or LZMAError where the file is damaged."""
+        while True:
+            if not self._stream.eof:
+                data = self._file.read(_CHUNK) if self._stream.needs_input else b""
+                if self._stream.needs_input and not data:
+                    raise EOFError("Compressed file ended before the end-of-stream marker was reached")
+            else:
+                data = self._stream.unused_data
+                while not (data := data.lstrip(b"\0")) and (more := self._file.read(_CHUNK)):  # padding
+                    data = more
+                if not data:
+                    return 0
+                self._stream = self._new()
+            if content := self._stream.decompress(data, len(buffer)):
+                buffer[: len(content)] = content
+                return len(content)
 
 
 TRACES = "traces"
@@ -338,6 +374,8 @@ def read_parquet(path: Path, file: IO[bytes]) -> Iterator[NumberedRow]:
     try:
         with pyarrow.parquet.ParquetFile(file) as table:
             yield from _rows_of(table.iter_batches(batch_size=1024))
+    except DataError as error:
+        raise DataError(f"data source {path}: {error}") from None
     except pyarrow.ArrowException as error:
         raise DataError(f"data source {path}: not a valid Parquet file: {error}") from None
 
@@ -351,13 +389,34 @@ def read_arrow(path: Path, file: IO[bytes]) -> Iterator[NumberedRow]:
     try:
         with pyarrow.ipc.open_file(file) if is_file else pyarrow.ipc.open_stream(file) as table:
             yield from _rows_of(map(table.get_batch, range(table.num_record_batches)) if is_file else table)
+    except DataError as error:
+        raise DataError(f"data source {path}: {error}") from None
     except pyarrow.ArrowException as error:
         raise DataError(f"data source {path}: not a valid Arrow file: {error}") from None
 
 
 def _rows_of(batches: Iterable[Any]) -> Iterator[NumberedRow]:
-    rows = (row for batch in batches for row in batch.to_pylist())
-    return ((number, without_nulls(row)) for number, row in enumerate(rows, start=1))
+    """Yield the rows of *batches* of a table, whose columns have names of their own."""
+    first = 1
+    for batch in batches:
+        twice = [name for name in batch.schema.names if batch.schema.names.count(name) > 1]
+        if twice:
+            raise DataError(f"has the column {twice[0]!r} twice")
+        try:
+            rows = batch.to_pylist()
+        except UnicodeDecodeError:
+            rows = [_table_row(batch.slice(at, 1)) for at in range(len(batch))]
+        yield from enumerate(map(without_nulls, rows), start=first)
+        first += len(batch)
+
+
+def _table_row(batch: Any) -> Any:
+    """The row of a *batch* of one, or an :class:`UnreadableError` in its place."""
+    try:
+        return batch.to_pylist()[0]
+    except UnicodeDecodeError as error:
+        text = error.object.decode(errors="backslashreplace")
+        return UnreadableError("not valid UTF-8", text if len(text) < 1000 else f"{text[:1000]}...")
 
 
 def without_nulls(row: Any) -> Any:

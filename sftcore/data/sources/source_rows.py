@@ -110,7 +110,8 @@ def _saved_files(folder: Path, source: SourceConfig) -> list[Path]:
 def _matches(pattern: str) -> list[Path]:
     """The files that *pattern* matches; the folders, if it matches nothing else."""
     paths = [Path(name) for name in glob.glob(pattern, recursive=True)]
-    return [path for path in paths if path.is_file()] or paths
+    files = {path.resolve(): path for path in reversed(paths) if path.is_file()}  # links may lead to one file twice
+    return list(files.values()) or paths
 
 
 def _is_hub_id(text: str) -> bool:
