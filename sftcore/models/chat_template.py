@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from sftcore.config.loader import LoadedConfig, load_template
 from sftcore.core.components import Template
 from sftcore.core.errors import ConfigError, nearest
+from sftcore.data.known_ids import KnownIds, fit_to_embedding
 from sftcore.labelling import Labeller
 from sftcore.models.base_model import BaseModel, resolve_base_model
 from sftcore.models.generation_settings import load_stop_ids
@@ -29,12 +30,17 @@ class SelectedTemplate(NamedTuple):
 
 
 class ModelSetup(NamedTuple):
-    """The base model of a run without its weights, and what labels conversations for it."""
+    """The base model of a run without its weights, and what labels conversations for it.
+
+    Attributes:
+        known_ids: the token ids that the model knows; None where these are all ids of the tokenizer.
+    """
 
     base: BaseModel
     tokenizer: Any
     template: SelectedTemplate
     labeller: Labeller
+    known_ids: KnownIds | None = None
 
     def question_prompt(self, question: str) -> str:
         """The text with which the model is asked *question*, rendered within the limits of a chat template.
@@ -54,8 +60,9 @@ def set_up_model(loaded: LoadedConfig) -> ModelSetup:
     """
     base = resolve_base_model(loaded.config.model, loaded.document)
     tokenizer = base.load_tokenizer()
+    known_ids = fit_to_embedding(tokenizer, base.embedding_rows())
     template = select_template(loaded, tokenizer, base)
-    return ModelSetup(base, tokenizer, template, build_labeller(loaded, tokenizer, template))
+    return ModelSetup(base, tokenizer, template, build_labeller(loaded, tokenizer, template), known_ids)
 
 
 def select_template(loaded: LoadedConfig, tokenizer: Any, base: BaseModel) -> SelectedTemplate:

@@ -137,8 +137,7 @@ class SampleQuestions(TrainerCallback):  # type: ignore[misc]
         model.train(training)
 
     def _generate(self, model: Any, question: str) -> str:
-        prompt = self.tokenizer(self.render(question), add_special_tokens=False, return_tensors="pt")
-        prompt = prompt.to(model.device)
+        prompt = question_ids(self.tokenizer, self.render(question)).to(model.device)
         with torch.no_grad():
             tokens = model.generate(
                 input_ids=prompt["input_ids"],
@@ -149,3 +148,8 @@ class SampleQuestions(TrainerCallback):  # type: ignore[misc]
             )
         answer = self.tokenizer.decode(tokens[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
         return " ".join(str(answer).split())
+
+
+def question_ids(tokenizer: Any, prompt: str) -> Any:
+    """The ids of the *prompt* of a question, with their attention mask, each of shape (1, length)."""
+    return tokenizer(prompt, add_special_tokens=False, return_tensors="pt")

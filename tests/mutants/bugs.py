@@ -797,6 +797,33 @@ SOURCES = [
         tests=(f"{_SOURCES}::test_rows_and_their_lines",),
     ),
     Bug(
+        name="text-behind-the-template",
+        told="The shape of a plain text has a plan of the chat template.",
+        seen="",
+        file="sftcore/labelling/labeller.py",
+        old="planned = None if policy.plain_text else self.planner",
+        new="planned = self.planner",
+        tests=("tests/plugins/test_completion.py::test_texts_beside_messages_of_one_shape",),
+    ),
+    Bug(
+        name="end-of-a-long-text-lost",
+        told="Of a long text only the first piece is trained, silently.",
+        seen="",
+        file="sftcore/labelling/truncation.py",
+        old="for start in starts]",
+        new="for start in starts[:1]]",
+        tests=("tests/plugins/test_completion.py::test_a_long_text_becomes_pieces_and_this_is_reported",),
+    ),
+    Bug(
+        name="prompt-trained",
+        told="What the assistant says in a prompt is trained.",
+        seen="",
+        file="plugins/formats/qa.py",
+        old="return [*map(_untrained, asked), *answered]",
+        new="return [*asked, *answered]",
+        tests=("tests/plugins/test_formats.py::test_the_answers_in_a_prompt_are_not_trained",),
+    ),
+    Bug(
         name="call-taken-for-a-result",
         told="The message about an unknown role proposes that of a tool for a call, which is masked then.",
         seen="ms-swift#9263",
@@ -1539,7 +1566,7 @@ CACHE = [
         "damaged-stream-ends-the-file",
         "What follows a damaged stream of a compressed file vanishes.",
         "",
-        "sftcore/data/sources/readers.py",
+        "sftcore/data/sources/compression.py",
         "                if not data:\n                    return 0\n",
         '                if not data or data[:3] not in (b"BZh", b"\\xfd7z"):\n                    return 0\n',
         (
@@ -1886,7 +1913,40 @@ SECRETS = [
     ),
 ]
 
+_PREFLIGHT = "tests/training/test_preflight.py"
+
+EARLY = [
+    Bug(
+        name="rejected-late",
+        told="What a library rejects is known only after all data is prepared and the weights are loaded.",
+        seen="hiyouga/LlamaFactory#4006, huggingface/transformers#23010",
+        file="sftcore/runs/run.py",
+        old="    check_before_data(loaded, setup)\n",
+        new="",
+        tests=(f"{_PREFLIGHT}::test_a_run_checks_before_it_reads_data",),
+    ),
+    Bug(
+        name="padding-without-embedding",
+        told="A padding token that the model has no embedding for stays, and the first step ends with an IndexError.",
+        seen="OpenRLHF/OpenRLHF#87, meta-llama/llama-cookbook#189",
+        file="sftcore/models/chat_template.py",
+        old="fit_to_embedding(tokenizer, base.embedding_rows())",
+        new="None",
+        tests=(f"{_PREFLIGHT}::test_padding_uses_a_token_that_the_model_has",),
+    ),
+    Bug(
+        name="positions-unchecked",
+        told="Rows longer than the learned positions of a model end a run with an IndexError.",
+        seen="huggingface/transformers#14384, huggingface/transformers#652",
+        file="sftcore/training/preflight.py",
+        old="if data.max_length > limit:",
+        new="if False:",
+        tests=(f"{_PREFLIGHT}::test_lengths_beyond_learned_positions",),
+    ),
+]
+
 BUGS = [
+    *EARLY,
     *LABELS,
     *PARITY,
     *CONTEXT,

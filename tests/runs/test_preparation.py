@@ -144,5 +144,5 @@ def test_a_question_that_the_template_rejects_is_reported_before_the_data_is_pre
     sft.config["ask"] = {"questions": ["Who?", "Why?"], "max_new_tokens": 2}
     done = sft.run_here()
     assert done.code == 2
-    assert "ask.questions.1: cannot be rendered: the chat template" in done.said
+    assert "ask.questions.1: the chat template cannot render it" in done.said
     assert "rows.jsonl" not in done.said

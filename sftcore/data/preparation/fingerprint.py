@@ -18,8 +18,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from sftcore.data.sources.compression import suffixes
 from sftcore.data.sources.formats import DataSource
-from sftcore.data.sources.readers import suffixes
 from sftcore.data.sources.renaming import OPTIONS
 from sftcore.data.sources.source_rows import file_state
 from sftcore.labelling import Labeller

@@ -14,9 +14,8 @@ from sftcore.config.document import Document
 from sftcore.config.schema import SourceConfig
 from sftcore.core.errors import DataError, nearest
 from sftcore.data.row_types import Origin
+from sftcore.data.sources.compression import COMPRESSED, DAMAGED, suffixes
 from sftcore.data.sources.readers import (
-    COMPRESSED,
-    DAMAGED,
     DELIMITED,
     LINES,
     READERS,
@@ -28,7 +27,6 @@ from sftcore.data.sources.readers import (
     is_session,
     read_csv,
     split_lines,
-    suffixes,
     without_nulls,
 )
 from sftcore.runtime.console import first_line
