@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sftcore.core.errors import DataError
 from sftcore.data.row_types import Origin
@@ -13,6 +13,8 @@ from sftcore.data.tables.summary import Summary
 from sftcore.runtime.console import count
 
 EVALUATED, NOT_SAMPLED = "also in data.eval", "not sampled"
+NOT_REACHED = "read, but not trained before the run ended"
+NOT_EVALUATED = "read, but never evaluated"
 TOO_LONG, UNTRAINED = "too long", "without a trained token"  # why rows are dropped
 
 MAX_KINDS, OTHER_KINDS = 200, "others"
@@ -141,6 +143,12 @@ class Account:
     def __post_init__(self) -> None:
         total = self.trained + self.evaluated + sum(self.rejected.values()) + sum(self.dropped.values())
         assert self.read == total, f"{self.read} rows were read, and {total} are accounted for"
+
+    def reduced_to(self, trained: int, evaluated: int) -> Account:
+        """The account with only this many rows trained and evaluated; the others are dropped."""
+        fewer = {NOT_REACHED: self.trained - trained, NOT_EVALUATED: self.evaluated - evaluated}
+        dropped = {**self.dropped, **{reason: number for reason, number in fewer.items() if number}}
+        return replace(self, trained=trained, evaluated=evaluated, dropped=dropped)
 
     def __str__(self) -> str:
         parts = [f"{self.trained:,} trained"]
