@@ -132,6 +132,9 @@ class DataConfig:
     unread: Unread = "tell"
     """What happens to keys of rows and messages that nothing reads: `tell` reports and counts them, and rejects rows
     with one that changes what is trained, such as `images` or `rejected`; `error` rejects all such rows; `ignore`."""
+    max_unlabelled: float = 0.5
+    """The share of the rows of a source that may be skipped because the chat template cannot label them with certainty;
+    more end the run. Below 1; 1: any number."""
     workers: int | None = None
     """Processes that prepare the data; null: one per CPU core."""
     streaming: bool = False
@@ -162,6 +165,8 @@ class DataConfig:
                 "step; move rows to a file of their own, and name it here: none of them is trained"
             )
             raise FieldError("eval", problem)
+        if not 0 <= self.max_unlabelled <= 1:
+            raise FieldError("max_unlabelled", f"must be a share between 0 and 1, not {self.max_unlabelled:g}")
         if not (0 <= self.max_bad_rows < 1 or (self.max_bad_rows >= 1 and float(self.max_bad_rows).is_integer())):
             problem = f"must be a whole number of rows, or a share between 0 and 1, not {self.max_bad_rows:g}"
             raise FieldError("max_bad_rows", problem)

@@ -36,6 +36,7 @@ class LabelWarning(Enum):
         "turn[s] [is|are] trained with [its|their] header, because the template's prompt leaves it to the model"
     )
     NO_STOP = "turn[s] [ends|end] without a stop token, because the template prints none there"
+    EMPTY = "turn[s] [is|are] empty, so that only the end of an answer is trained"
     CROSSED_BOUNDARY = "turn[s] [begins or ends|begin or end] within a token, which is another one at inference"
     NO_SYSTEM = "system prompt[s] [is|are] not printed by this chat template"
     NO_USER = "user message[s] [is|are] not printed by this chat template"
@@ -84,6 +85,8 @@ def warn_of_unprinted(
     for part in parts:
         for turn in part.turns:
             message = conversation.messages[turn.message]
+            if not (message.content.strip() or message.reasoning_content or message.tool_calls):
+                warnings[LabelWarning.EMPTY] += 1
             if message.reasoning_content and not prints_field(turn, REASONING):
                 warnings[LabelWarning.NO_REASONING] += 1
             elif message.tool_calls and message.content.strip() and not prints_field(turn, CONTENT):

@@ -275,8 +275,8 @@ class CheckpointingTrainer(transformers.Trainer):  # type: ignore[misc]
         schedule._last_lr = [group["lr"] for group in groups]
         if (now := self._get_learning_rate()) != before:
             warn(
-                f"the checkpoint is of a run of {count(steps_before, 'step')}, and this one has {steps:,}: the learning "
-                f"rate follows the schedule of {steps:,} steps from here on, so it is {now:.3g} instead of {before:.3g}"
+                f"the checkpoint is of a run of {count(steps_before, 'step')}, and this one has {steps:,}: its "
+                f"learning rate follows the schedule of all {steps:,}, and is now {now:.3g} instead of {before:.3g}"
             )
 
     def _read_rank_state(self, checkpoint: Path) -> dict[str, Any]:

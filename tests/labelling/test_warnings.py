@@ -65,6 +65,7 @@ class Case(NamedTuple):
 
 CASES = {
     LabelWarning.OWN_EXAMPLE: Case(FORGETS, thought("q", "a", "r", "b", "s", "c"), 2, (FORGETS, TALK)),
+    LabelWarning.EMPTY: Case(PLAIN, talk("q", "", "r", "b"), 1, (PLAIN, TALK)),
     LabelWarning.OTHER_SWITCH: Case(SWITCH, TALK, 2, (PLAIN, TALK)),
     LabelWarning.OTHER_PROMPT: Case(OPENS, TALK, 2, (OPENS, thought("q", "a", "r", "b"))),
     LabelWarning.REWRITTEN_HISTORY: Case(

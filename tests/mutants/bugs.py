@@ -1925,7 +1925,68 @@ EARLY = [
     ),
 ]
 
+_TRAINED = "tests/training/test_trained.py"
+_UNLABELLED = "tests/data/tables/test_unlabelled.py"
+
+ASKED = [
+    Bug(
+        name="prepared-counts-as-trained",
+        told="The record counts the rows that were prepared, whatever was trained of them.",
+        seen="",
+        file="sftcore/data/batching/padded_sampler.py",
+        old="        if progress.steps >= steps and size == len(self) and not progress.untrained:",
+        new="        if True:",
+        tests=(f"{_TRAINED}::test_the_account_counts_the_rows_that_were_trained",),
+    ),
+    Bug(
+        name="nothing-trained-ends-well",
+        told="A run of which every step was skipped ends as finished, with an untrained model.",
+        seen="huggingface/trl#6702, huggingface/transformers#27758",
+        file="sftcore/runs/session.py",
+        old="            job.trainer.check_trained()\n",
+        new="",
+        tests=(f"{_TRAINED}::test_a_run_whose_steps_are_all_skipped_fails",),
+    ),
+    Bug(
+        name="new-rate-never-trained",
+        told="A resumed run is given another learning rate, which is recorded; the old one trains.",
+        seen="hiyouga/LlamaFactory#2776",
+        file="sftcore/training/resume.py",
+        old="if value != now[",
+        new="if False and value != now[",
+        tests=(f"{_TRAINED}::test_what_the_state_holds_cannot_be_changed",),
+    ),
+    Bug(
+        name="first-step-without-rate",
+        told="A finished run that is resumed with more steps takes the first of them with learning rate 0.",
+        seen="huggingface/transformers#4383",
+        file="sftcore/training/checkpointing.py",
+        old='group["lr"] = rate * factor(schedule.last_epoch)',
+        new="pass",
+        tests=(f"{_TRAINED}::test_more_steps_continue_on_the_longer_schedule",),
+    ),
+    Bug(
+        name="source-vanishes",
+        told="A whole source that the chat template cannot label is skipped, and the run ends well.",
+        seen="",
+        file="sftcore/data/tables/account.py",
+        old="    if not is_above(totals, most):",
+        new="    if True:",
+        tests=(f"{_UNLABELLED}::test_more_than_half_of_a_source_ends_the_run",),
+    ),
+    Bug(
+        name="cache-switched-off",
+        told="The saved configuration switches the cache off, so that the model is served without one.",
+        seen="turbo-llm/turbo-alignment#47, huggingface/trl#3891",
+        file="sftcore/training/checkpointing.py",
+        old="            config.use_cache = self._use_cache\n",
+        new="            pass\n",
+        tests=(f"{_TRAINED}::test_the_saved_configuration_has_the_cache_as_the_base_had_it",),
+    ),
+]
+
 BUGS = [
+    *ASKED,
     *EARLY,
     *LABELS,
     *PARITY,

@@ -34,7 +34,7 @@ def test_the_output_folder_of_a_run(sft):
     }
     assert set(record["versions"]) >= {"sftcore", "torch", "transformers", "python"}
     assert record["base_model"]["fingerprint"].startswith("sha256:")
-    assert record["data"]["train"]["rows"] == record["data"]["train"]["kept"] == 40
+    assert record["data"]["train"]["rows"] == record["data"]["train"]["kept"] == 12
     assert record["command"][1:4] == ["-m", "sftcore", "run"]
     assert record["asked"][0].keys() == {"question", "before", "after"}
     assert "rows.jsonl: 40 rows, format messages (auto)" in said

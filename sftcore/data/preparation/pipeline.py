@@ -29,7 +29,15 @@ from sftcore.data.preparation.worker import LabelledBlock
 from sftcore.data.row_types import Origin
 from sftcore.data.selection import select
 from sftcore.data.sources.formats import DataSource, open_source, sample_sources
-from sftcore.data.tables.account import Account, BadRowLimit, RowTotals, check_usable, make_account, merge
+from sftcore.data.tables.account import (
+    Account,
+    BadRowLimit,
+    RowTotals,
+    check_labelled,
+    check_usable,
+    make_account,
+    merge,
+)
 from sftcore.data.tables.examples import Examples, SelectedRows
 from sftcore.data.tables.summary import Summary, beginning_of, check_template, summarize
 from sftcore.data.training_set import Progress, TrainingSet
@@ -104,6 +112,8 @@ def prepare(
     train, evaluation = sources[: len(config.train)], sources[len(config.train) :]
     for part, prefix in ((train, ""), (evaluation, "data.eval: ")):
         check_usable([(item.cached.totals, item.names) for item in part], prefix)
+    for item in sources:
+        check_labelled(item.source.config.path, item.cached.totals, item.names, config.max_unlabelled)
     rows = [SelectedRows.all_of(item.cached.table, item.names) for item in sources]
     selection = select(rows[: len(train)], rows[len(train) :], config, loaded.config.seed)
 

@@ -30,9 +30,11 @@ from sftcore.data.tables.account import (
     EVALUATED,
     NOT_REACHED,
     NOT_SAMPLED,
+    SURE,
     Account,
     BadRowLimit,
     RowTotals,
+    check_labelled,
     make_account,
 )
 from sftcore.data.tables.examples import Examples, SelectedRows
@@ -149,6 +151,7 @@ class Stream(TrainingSet):
         self._windows: deque[ShuffleWindow] = deque()
         self._totals, self._dropped, self._warnings = RowTotals(), Counter[str](), WarningCounts()
         self._summary, self._digest = Summary(worked_example=first_example), hashlib.sha256()
+        self._of_source = [RowTotals() for _ in sources]
         self._passes = self._items = self._reached = 0
         self._is_trained: Callable[[int], bool] = lambda item: True
         self._paths = {tuple(source.source.rows.names): source.source.config.path for source in sources}
@@ -213,6 +216,7 @@ class Stream(TrainingSet):
             if block is None:
                 self._limit.check()
                 self._limit = self._make_limit()
+                self._check_labelled(1)
                 if not in_pass:
                     account = self._account()
                     reasons = [*account.rejected.items(), *Counter(account.dropped).most_common()][:SHOWN]
@@ -231,13 +235,21 @@ class Stream(TrainingSet):
                 rows += len(parts[-1].rows)
                 part = part[room:]
                 if rows == self._config.shuffle_buffer:
+                    self._check_labelled(SURE)
                     yield parts
                     parts, rows = [], 0
+
+    def _check_labelled(self, least: int) -> None:
+        """Check the sources of which at least this many rows were read, by all of these."""
+        for source, totals in zip(self._sources, self._of_source, strict=True):
+            if totals.read >= least:
+                check_labelled(source.source.config.path, totals, source.source.rows.names, self._config.max_unlabelled)
 
     def _selected(self, block: LabelledBlock) -> SelectedRows:
         """The rows of a block that are trained; all others are counted."""
         source, names = self._sources[block.source], self._sources[block.source].source.rows.names
         self._totals.add(block.totals)
+        self._of_source[block.source].add(block.totals)
         if not block.reading:
             if self._quarantine and block.rejected and not self._passes:
                 with self._quarantine.open("a", encoding="utf-8") as file:
