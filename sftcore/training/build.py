@@ -48,7 +48,9 @@ def _load_model(base: BaseModel, config: Config, args: transformers.TrainingArgu
 
 
 def _warn_of_low_precision(model: Any, config: Config, args: transformers.TrainingArguments) -> None:
-    """Warn if weights are trained in a type whose precision their updates are below."""
+    """Warn if no weight can change, or if weights are trained in a type whose precision their updates are below."""
+    if not args.learning_rate:
+        warn("training_args.learning_rate is 0: no weight will change")
     low = [weight for weight in model.parameters() if weight.requires_grad and weight.dtype in _LOW_PRECISION]
     if not low or config.backend.owns_training_step or str(getattr(args.optim, "value", args.optim)) in _COMPENSATED:
         return
