@@ -1554,6 +1554,26 @@ PREVIEW = [
 
 CACHE = [
     Bug(
+        "cache-compares-sizes-only",
+        "A flipped bit in a cached table is trained.",
+        "",
+        "sftcore/data/preparation/source_cache.py",
+        "            if digests != self.totals.digests:\n",
+        "            if False:\n",
+        ("tests/data/preparation/test_source_cache.py::test_a_flipped_bit_is_found_and_the_rows_are_prepared_again",),
+    ),
+    Bug(
+        "damaged-stream-ends-the-file",
+        "What follows a damaged stream of a compressed file vanishes.",
+        "",
+        "sftcore/data/sources/compression.py",
+        "                if not data:\n                    return 0\n",
+        '                if not data or data[:3] not in (b"BZh", b"\\xfd7z"):\n                    return 0\n',
+        (
+            "tests/data/sources/test_source_rows.py::test_every_stream_of_a_compressed_file_is_read_or_the_file_is_damaged",
+        ),
+    ),
+    Bug(
         name="template-not-in-the-key",
         told="The chat template is changed, and the rows of the old one are trained.",
         seen="",
@@ -1732,6 +1752,24 @@ TRACKERS = [
 
 PROCESSES = [
     Bug(
+        name="launcher-imports-the-working-directory",
+        told="A random.py beside the configuration is imported by the launcher in place of Python's own.",
+        seen="",
+        file="sftcore/runtime/rank_control.py",
+        old=', "PYTHONSAFEPATH": "1"}',
+        new="}",
+        tests=("tests/runtime/test_rank_control.py::test_a_launcher_imports_nothing_from_the_working_directory",),
+    ),
+    Bug(
+        name="second-signal-leaves-the-ranks",
+        told="A second signal ends the launcher, and its ranks train on.",
+        seen="",
+        file="sftcore/runtime/rank_control.py",
+        old="            if released or (stop.exists() and not requests):",
+        new="            if (released or stop.exists()) and not requests:",
+        tests=("tests/runtime/test_rank_control.py::test_a_second_signal_ends_a_launcher_and_its_ranks_at_once",),
+    ),
+    Bug(
         name="sigterm-ends-a-data-worker",
         told="A signal to all processes of a run ends one that loads data, and the step with it: no checkpoint.",
         seen="",
@@ -1799,6 +1837,15 @@ PROCESSES = [
 ]
 
 SECRETS = [
+    Bug(
+        name="launcher-tells-its-command-line",
+        told="The launcher of DeepSpeed prints its command line, with the keys in it.",
+        seen="",
+        file="sftcore/runtime/parent_process.py",
+        old="if redact_argv(command) != list(command) else {}",
+        new="if not command else {}",
+        tests=("tests/runtime/test_rank_control.py::test_a_launcher_that_prints_its_command_line_tells_no_secret",),
+    ),
     Bug(
         name="secret-by-name-only",
         told="A secret is hidden beside its name, and not in the message of an error.",
