@@ -149,7 +149,7 @@ def test_the_end_of_a_turn_may_be_merged_too() -> None:
     }
 
 
-@pytest.mark.parametrize("conversation", [TALK, SYSTEM, RESULT, talk("q"), talk("", ""), talk("q", "a", "r")])
+@pytest.mark.parametrize("conversation", [TALK, SYSTEM, RESULT, talk("q"), talk("", "a"), talk("q", "a", "r")])
 def test_there_is_nothing_to_warn_of(conversation: Conversation) -> None:
     assert warnings(PLAIN, conversation, Policy()) == {}
     assert warnings(GENERATION, conversation, Policy()) == {}

@@ -216,7 +216,8 @@ class Stream(TrainingSet):
             if block is None:
                 self._limit.check()
                 self._limit = self._make_limit()
-                self._check_labelled(1)
+                for number in range(len(self._sources)):
+                    self._check_labelled(number, 0)
                 if not in_pass:
                     account = self._account()
                     reasons = [*account.rejected.items(), *Counter(account.dropped).most_common()][:SHOWN]
@@ -235,21 +236,21 @@ class Stream(TrainingSet):
                 rows += len(parts[-1].rows)
                 part = part[room:]
                 if rows == self._config.shuffle_buffer:
-                    self._check_labelled(SURE)
                     yield parts
                     parts, rows = [], 0
 
-    def _check_labelled(self, least: int) -> None:
-        """Check the sources of which at least this many rows were read, by all of these."""
-        for source, totals in zip(self._sources, self._of_source, strict=True):
-            if totals.read >= least:
-                check_labelled(source.source.config.path, totals, source.source.rows.names, self._config.max_unlabelled)
+    def _check_labelled(self, number: int, least: int) -> None:
+        """Check all that was read of the source of this *number*, if that is at *least* this many rows."""
+        source, totals = self._sources[number].source, self._of_source[number]
+        if totals.read >= least:
+            check_labelled(source.config.path, totals, source.rows.names, self._config.max_unlabelled)
 
     def _selected(self, block: LabelledBlock) -> SelectedRows:
         """The rows of a block that are trained; all others are counted."""
         source, names = self._sources[block.source], self._sources[block.source].source.rows.names
         self._totals.add(block.totals)
         self._of_source[block.source].add(block.totals)
+        self._check_labelled(block.source, SURE)
         if not block.reading:
             if self._quarantine and block.rejected and not self._passes:
                 with self._quarantine.open("a", encoding="utf-8") as file:
