@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -64,7 +65,7 @@ class Labeller:
         self._constant_prompts: dict[str, str] = {}
         self._text_arguments = self._needs_text_arguments()
         self._profile, self.stops = learn_profile(map(self._served, SAMPLES), list(dict.fromkeys(stops)), specials)
-        self._profile = self._profile._replace(last_turn=self._profile_last_turn())
+        self._profile_turns()
         self.planner = Planner(self.template, self.render)
         self.problem = self._find_problem()
 
@@ -78,16 +79,26 @@ class Labeller:
         """The encoder of many texts, created on first access."""
         return Encoder(self.tokenizer, cache=EquivalenceCache(lambda _: self.serialized))
 
-    def _profile_last_turn(self) -> tuple[bool, int] | None:
-        """``TemplateProfile.last_turn``, from a small conversation."""
-        for served in map(self._served, SAMPLES):
-            last = len(served.messages) - 1
-            try:
-                turn = locate_turn(served, served.layout(last + 1), last, self._profile)
-            except RowError:
-                continue
-            return turn.stop is None, int(turn.match)
-        return None
+    def _profile_turns(self) -> None:
+        """Complete the profile by the turns of small conversations."""
+        last = next(self._sample_turns(SAMPLES, -1), None)
+        ends = {calls: self._sample_turns((CALLING,) if calls else SAMPLES, -3) for calls in (False, True)}
+        stops = {calls: [layout.text[slice(*turn.stop)] for layout, turn in ends[calls] if turn.stop] for calls in ends}
+        plain = (*stops[False], *self.stops, "")[0]
+        self._profile = self._profile._replace(
+            last_turn=last and (last[1].stop is None, int(last[1].match)),
+            written=last[1].written(last[0]) if last else "",
+            closing=(plain, (*stops[True], plain)[0]),
+        )
+
+    def _sample_turns(self, samples: Sequence[Conversation], index: int) -> Iterator[tuple[Layout, Turn]]:
+        """Yield the assistant turn at *index* of each of *samples* in which it is certain, with the layout."""
+        for served in map(self._served, samples):
+            at = len(served.messages) + index
+            if at > 0 and served.messages[at]["role"] == "assistant":
+                with suppress(RowError):
+                    layout = served.layout(len(served.messages))
+                    yield layout, locate_turn(served, layout, at, self._profile)
 
     def _needs_text_arguments(self) -> bool:
         """Whether the template prints a tool call only if its arguments are JSON text, as in the OpenAI API."""
@@ -179,7 +190,7 @@ class Labeller:
                 [(turn.spans[0][0], turn.spans[-1][1]) for turn in part.turns],
             )
             boundaries = positions.map(lambda position: (0, position))
-            done.examples.append(RenderedExample(part.layout.text, part.messages, boundaries))
+            done.examples.append(RenderedExample(part.text, part.messages, boundaries))
             warn_of_marks(part, done.warnings, done.details)
         done.examples.reverse()
         done.warnings[LabelWarning.OWN_EXAMPLE] += max(len(done.examples) - 1, 0)
@@ -223,6 +234,8 @@ class Labeller:
             if turn.match > _WORST_MATCH[policy.context]:
                 warnings[LabelWarning.NOT_AS_SERVED] += 1
                 continue
+            if turn.needs_stop and index == part.messages - 1 and policy.train_on_stop:
+                turn = turn.with_stop(self._profile.closing[bool(served.messages[index].get("tool_calls"))])
             warn_of_turn(turn, warnings)
             if any(start < end for start, end in turn.spans):  # an empty turn without a stop token has nothing to train
                 part.turns.append(turn)
@@ -277,7 +290,7 @@ class Labeller:
         spans: list[Span] = []
         if part.messages == len(served.messages):
             base = policy.weight if policy.train_on == "all" else 0.0
-            spans.append(Span(0, len(part.layout.text), base))
+            spans.append(Span(0, len(part.text), base))
             trained = {turn.message for turn in part.turns}
             for index, fields in enumerate(served.messages):
                 weight = weights.get(index, 0.0)
