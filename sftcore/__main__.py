@@ -11,14 +11,13 @@ from typing import NoReturn
 
 from sftcore.cli.main import main
 from sftcore.runtime.rank_control import report_exit
-from sftcore.runtime.signals import STOP_SIGNALS
+from sftcore.runtime.signal_mask import block, own_stop_signals
 
 
 def program() -> NoReturn:
     """Run the command line, and end this process with its exit code."""
-    if "run" in sys.argv[1:3]:  # main() handles them while it runs; a signal after that must not change the exit code
-        for number in STOP_SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
+    if "run" in sys.argv[1:3]:  # main() handles them from the moment it can, and has them ignored at its end
+        block(own_stop_signals())
     try:
         code = main()
     except BaseException as error:
@@ -42,6 +41,8 @@ def _leave(code: int) -> NoReturn:
     A thread of the process group that drops the last reference to a tensor waits for the interpreter lock. During the
     shutdown the thread would be terminated inside C++, which aborts the process after a successful run.
     """
+    if hasattr(signal, "SIGCHLD"):  # torch raises an error in its handler when a process that loads data was ended
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # the reader has gone

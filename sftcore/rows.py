@@ -6,16 +6,22 @@
 from __future__ import annotations
 
 import json
-import sys
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any
 
-from sftcore.core.errors import RowError, json_type
-from sftcore.core.types import ROLES, Message, PlainMessages, Role, parse_role
+from sftcore.core.errors import RowError, json_type, nearest
+from sftcore.core.training_fields import TRAINING_KEYS, TrainingFields, read_training_fields
+from sftcore.core.types import Message, PlainMessages, Role
 
 __all__ = [
+    "CALLS",
+    "MESSAGE_KEYS",
     "ROLES",
+    "SINGLE_TURN_KEYS",
+    "TOOL_CALL_KEYS",
     "TrainingFields",
+    "is_call",
     "json_type",
     "parse_role",
     "read_list",
@@ -27,8 +33,63 @@ __all__ = [
     "single_turn",
 ]
 
-WEIGHT_KEYS = ("weight", "loss_weight")
-"""The two spellings of a message's weight."""
+TOOL_CALL_KEYS: Mapping[str, Any] = {
+    "id": None,
+    "type": None,
+    "index": None,
+    "name": None,
+    "arguments": None,
+    "function": {"name": None, "arguments": None},
+}
+"""Keys that :func:`read_tool_call` and the formats that call it read, as in :attr:`sftcore.Format.reads`."""
+
+MESSAGE_KEYS: Mapping[str, Any] = dict.fromkeys(TRAINING_KEYS)
+"""Keys of every message: those of :func:`read_training_fields`."""
+
+SINGLE_TURN_KEYS: Mapping[str, Any] = {"history": None, "reasoning_content": None}
+"""Keys that :func:`single_turn` reads."""
+
+_SPELLINGS: Mapping[Role, str] = {
+    "system": "system developer",
+    "user": "user human prompter",
+    "assistant": "assistant gpt model bot ai chatbot chatgpt",
+    "tool": "tool function observation ipython tool_response tool_result tool_output function_response function_result",
+}
+ROLES: Mapping[str, Role] = {word: role for role, words in _SPELLINGS.items() for word in words.split()}
+"""Every spelling of a role that data may use, and the role that it means; see :func:`parse_role` for variants."""
+
+CALLS = ("tool_call", "tool_calls", "function_call", "function_calls", "tool_use")
+"""Every spelling of a role by which the assistant calls tools; the content is the call."""
+
+
+def _plain(spelling: object) -> str:
+    return re.sub(r"[\W_]", "", spelling).lower() if isinstance(spelling, str) else ""
+
+
+_BY_PLAIN = {_plain(spelling): role for spelling, role in ROLES.items()}
+
+
+def is_call(spelling: object) -> bool:
+    """Return True if *spelling* is one of ``CALLS``, in any case, with or without underscores."""
+    return _plain(spelling) in map(_plain, CALLS)
+
+
+def parse_role(spelling: object, where: str = "") -> Role:
+    """Return the role that *spelling* means, in any case, with or without underscores.
+
+    Raises:
+        RowError: no role has this spelling; the message begins with *where* and names the nearest one. That is never
+            a tool's, because a call of the assistant must not be taken for a result, which is not trained.
+    """
+    if role := _BY_PLAIN.get(_plain(spelling)):
+        return role
+    if isinstance(spelling, str) and (hint := nearest(spelling, _SAFE)):
+        raise RowError(f"{where}unknown role {spelling!r}{hint}")
+    known = f"(known: {', '.join([*ROLES, CALLS[0]])}; 'roles' of a source adds others)"
+    raise RowError(f"{where}unknown role {spelling!r} {known}")
+
+
+_SAFE = [word for word, role in ROLES.items() if role != "tool"]
 
 
 def read_text(row: Mapping[str, Any], key: str, where: str = "") -> str:
@@ -45,14 +106,14 @@ def read_text(row: Mapping[str, Any], key: str, where: str = "") -> str:
 
 
 def read_list(row: Mapping[str, Any], key: str) -> Sequence[Mapping[str, Any]]:
-    """Return the messages at *key*, a list of objects.
+    """Return the messages at *key*, a list of objects or the JSON text of one.
 
     Raises:
         RowError: it is missing, empty, or something else.
     """
     if key not in row:
         raise RowError(f"the key '{key}' is missing (found: {', '.join(map(str, row)) or 'no keys'})")
-    value = row[key]
+    value = _decoded_list(row[key], key)
     if not isinstance(value, list):
         raise RowError(f"'{key}' must be a list, not {json_type(value)}")
     if not value:
@@ -61,6 +122,17 @@ def read_list(row: Mapping[str, Any], key: str) -> Sequence[Mapping[str, Any]]:
         if type(turn) is not dict and not isinstance(turn, Mapping):
             raise RowError(f"message {index} of '{key}' must be an object, not {json_type(turn)}")
     return value
+
+
+def _decoded_list(value: Any, key: str) -> Any:
+    """Return *value*, decoded where it is the text of a list, as where a table has conversations."""
+    if not isinstance(value, str) or not value.lstrip().startswith("["):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        hint = "; is it printed by Python? write it with json.dumps" if re.match(r"\s*\[\{'", value) else ""
+        raise RowError(f"'{key}' is not valid JSON: {error}{hint}") from None
 
 
 def read_role(turn: Mapping[str, Any], key: str, where: str = "") -> Role:
@@ -78,6 +150,8 @@ def read_plain_messages(row: Mapping[str, Any], key: str, role_key: str, content
     This is the fast path for most data; a format checks the fields one by one where it returns None.
     """
     turns = row.get(key)
+    if type(turns) is str:
+        turns = _decoded_list(turns, key)
     if type(turns) is not list:
         return None
     roles: list[Role] = []
@@ -86,54 +160,39 @@ def read_plain_messages(row: Mapping[str, Any], key: str, role_key: str, content
         if type(turn) is not dict or len(turn) != 2:
             return None
         spelling, content = turn.get(role_key), turn.get(content_key)
-        if type(content) is not str or type(spelling) is not str or spelling not in ROLES:
+        if type(content) is not str or type(spelling) is not str:
             return None
-        roles.append(ROLES[spelling])
+        if (role := ROLES.get(spelling) or ROLES.get(spelling.lower())) is None:
+            return None
+        roles.append(role)
         contents.append(content)
     return PlainMessages(roles, contents) if roles else None
 
 
-class TrainingFields(TypedDict):
-    """The fields of a :class:`sftcore.Message` that control its training."""
+def single_turn(question: str, answer: str, row: Mapping[str, Any] | None = None) -> list[Message]:
+    """Return a user message and an assistant message, after those of the ``history`` of *row*, with its reasoning.
 
-    train: bool | None
-    weight: float
-
-
-def read_training_fields(turn: Mapping[str, Any], where: str = "") -> TrainingFields:
-    """Return ``train`` and ``weight`` (or ``loss_weight``) of *turn*; null is the same as a missing key.
+    The history is a list of pairs of question and answer; ``reasoning_content`` is that of the answer.
 
     Raises:
-        RowError: one has another type, the weight is negative or not finite, or the two weights differ.
+        RowError: the question is empty, or one of the two keys has an invalid value.
     """
-    train = turn.get("train")
-    if train is not None and not isinstance(train, bool):
-        raise RowError(f"{where}'train' must be true or false, not {json_type(train)}")
-    weights = {key: _weight(turn[key], key, where) for key in WEIGHT_KEYS if turn.get(key) is not None}
-    if len(set(weights.values())) > 1:
-        values = " and ".join(f"'{key}' is {weight}" for key, weight in weights.items())
-        raise RowError(f"{where}{values}; keep one of them")
-    return {"train": train, "weight": next(iter(weights.values()), 1.0)}
-
-
-def _weight(value: object, key: str, where: str) -> float:
-    got = json_type(value)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        if 0 <= value <= sys.float_info.max:  # false for NaN, and for an integer that no float can hold
-            return float(value)
-        got = repr(value)
-    raise RowError(f"{where}'{key}' must be a finite number of at least 0, not {got}")
-
-
-def single_turn(question: str, answer: str) -> list[Message]:
-    """Return a user message and an assistant message.
-
-    Raises:
-        RowError: the question is empty.
-    """
+    row = row or {}
     if not question.strip():
         raise RowError("the conversation is empty: the user's message has no text")
-    return [Message("user", question), Message("assistant", answer)]
+    reasoning = read_text(row, "reasoning_content") if row.get("reasoning_content") is not None else None
+    messages = [Message("user", question), Message("assistant", answer, reasoning_content=reasoning or None)]
+    return [*_history(row), *messages] if row.get("history") else messages
+
+
+def _history(row: Mapping[str, Any]) -> list[Message]:
+    messages: list[Message] = []
+    pairs = row["history"]
+    for number, pair in enumerate(pairs if isinstance(pairs, list) else [pairs], start=1):
+        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
+            raise RowError(f"pair {number} of 'history' must be a list of two strings, not {json_type(pair)}")
+        messages += [Message("user", pair[0]), Message("assistant", pair[1])]
+    return messages
 
 
 def read_tool_call(call: Mapping[str, Any], where: str = "") -> dict[str, Any]:

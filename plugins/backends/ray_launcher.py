@@ -10,10 +10,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from sftcore import SftError
-from sftcore.launching import STOPPED_EXIT_CODE, Stopped, handle_stop_signals
+from sftcore.launching import STOPPED_EXIT_CODE, Stopped, guard_output, handle_stop_signals, stop_signals_blocked
 
 from .ray import Ray
 
@@ -52,14 +53,14 @@ def main(options: Ray, argv: Sequence[str]) -> int:
     os.environ |= SETTINGS
     import ray
 
-    with handle_stop_signals(os.environ):
+    with stop_signals_blocked():  # so that the cluster, which they would end too, does not get them
         try:
             _check_address(options.where)
             dashboard = {"include_dashboard": False} if options.where == "local" else {}
             ray.init(address=options.where, log_to_driver=False, logging_level="error", **dashboard)
         except (OSError, ValueError, RuntimeError) as error:
             raise SftError(f"backend.address: cannot connect to a Ray cluster at {options.where}: {error}") from None
-    with handle_stop_signals(os.environ) as stop:  # again, since Ray has set handlers of its own
+    with handle_stop_signals(os.environ) as stop:  # after Ray has set handlers of its own
         stop.interruptible = False
         return _run(options, _scaling(options, ray.cluster_resources()), argv, stop)
 
@@ -177,9 +178,10 @@ def _stopped(reason: object) -> int:
 
 def _write(output: Sequence[tuple[int, bytes]]) -> None:
     for stream, text in output:
-        file = (sys.stdout if stream == 1 else sys.stderr).buffer
-        file.write(text)
-        file.flush()
+        with suppress(OSError):  # a run outlives its log
+            file = (sys.stdout if stream == 1 else sys.stderr).buffer
+            file.write(text)
+            file.flush()
 
 
 def _print_status(text: str) -> None:
@@ -190,8 +192,9 @@ def program() -> int:
     """Run this program with the arguments of the process, and return its exit code."""
     if sys.argv[1:]:
         os.environ[_ARGUMENTS] = json.dumps(sys.argv[1:])
-        os.execv(sys.executable, [sys.executable, "-m", "sftcore_plugins.backends.ray_launcher"])
+        os.execv(sys.executable, [sys.executable, "-P", "-m", "sftcore_plugins.backends.ray_launcher"])
     options, *argv = json.loads(os.environ.pop(_ARGUMENTS))
+    guard_output()
     try:
         return main(Ray(**json.loads(options)), argv)
     except Stopped as stopped:
@@ -199,9 +202,6 @@ def program() -> int:
     except SftError as error:
         _print_status(f"error: {error}")
         return 2
-    except BrokenPipeError:  # the reader of the output has gone, as in `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
 
 
 if __name__ == "__main__":

@@ -7,15 +7,20 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from sftcore import Format, Message
-from sftcore.rows import read_text, single_turn
+from sftcore.rows import SINGLE_TURN_KEYS, read_text, single_turn
+
+KEYS: Mapping[str, Any] = {**SINGLE_TURN_KEYS, "instruction": None, "input": None, "context": None}
+"""Keys of the question."""
 
 
 @dataclass
 class Instruction(Format):
-    """One turn: instruction, input (may be empty or missing) and output."""
+    """One turn: instruction, input or context (may be empty or missing) and output."""
 
     answer: ClassVar[str] = "output"
+    reads: ClassVar[Mapping[str, Any]] = {**KEYS, "output": None}
 
     def parse(self, row: Mapping[str, Any]) -> list[Message]:
-        parts = read_text(row, "instruction"), read_text(row, "input") if row.get("input") is not None else ""
-        return single_turn("\n".join(part for part in parts if part.strip()), read_text(row, self.answer))
+        more = [read_text(row, key) for key in ("input", "context") if row.get(key) is not None]
+        question = "\n".join(part for part in (read_text(row, "instruction"), *more) if part.strip())
+        return single_turn(question, read_text(row, self.answer), row)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 from sftcore import Format, Message, RowError
 from sftcore.rows import (
+    MESSAGE_KEYS,
+    TOOL_CALL_KEYS,
+    is_call,
     json_type,
     read_list,
     read_plain_messages,
@@ -18,52 +21,131 @@ from sftcore.rows import (
     read_training_fields,
 )
 
+_CONTENT_KEYS = dict.fromkeys(("type", "text", "value"))
+
+KEYS: Mapping[str, Any] = {
+    **MESSAGE_KEYS,
+    **dict.fromkeys(("role", "from", "name", "tool_call_id", "channel", "reasoning_content", "reasoning", "thinking")),
+    **{"content": _CONTENT_KEYS, "value": _CONTENT_KEYS, "tool_calls": TOOL_CALL_KEYS, "function_call": TOOL_CALL_KEYS},
+}
+"""The keys that are read from a message."""
+
 
 @dataclass
 class Messages(Format):
     """Several turns: a list of objects with role and content."""
 
+    reads: ClassVar[Mapping[str, Any]] = {"messages": KEYS}
+
+    key: ClassVar[str] = "messages"
+    turn_keys: ClassVar[Sequence[tuple[str, str]]] = (("role", "content"), ("from", "value"))
+    """Keys of the role and of the content of a turn; a turn without a role is taken to have the first two."""
+
     def parse(self, row: Mapping[str, Any]) -> Sequence[Message]:
-        return read_plain_messages(row, "messages", "role", "content") or [
-            _message(turn, f"message {index}: ") for index, turn in enumerate(read_list(row, "messages"), start=1)
-        ]
+        for keys in self.turn_keys:
+            if plain := read_plain_messages(row, self.key, *keys):
+                return plain
+        return self.turns(read_list(row, self.key))
+
+    def turns(self, turns: Sequence[Mapping[str, Any]], **common: Any) -> list[Message]:
+        """Return the messages of *turns*; *common* has fields that those have which do not set them."""
+        messages: list[Message] = []
+        analysis: list[str] = []  # of a turn whose reasoning stands in messages of their own, as in harmony
+        for index, turn in enumerate(turns, start=1):
+            where, channel = f"message {index}: ", turn.get("channel")
+            message = _message({**common, **turn}, self._keys(turn), where)
+            if channel == "analysis" and index < len(turns):
+                analysis.append(message.content)
+                continue
+            if analysis and message.role != "assistant":
+                raise RowError(f"{where}follows the channel 'analysis', and is not of the assistant")
+            if channel not in (None, "final") and not (channel == "commentary" and message.tool_calls):
+                raise RowError(f"{where}the channel {channel!r} cannot be trained here")
+            if analysis:
+                message = replace(
+                    message, reasoning_content="\n".join([*analysis, message.reasoning_content or ""]).strip()
+                )
+                analysis = []
+            messages.append(message)
+        return messages
+
+    def _keys(self, turn: Mapping[str, Any]) -> tuple[str, str]:
+        return next((keys for keys in self.turn_keys if keys[0] in turn), self.turn_keys[0])
 
 
-def _message(turn: Mapping[str, Any], where: str) -> Message:
-    calls = turn.get("tool_calls") or []
+def _message(turn: Mapping[str, Any], keys: tuple[str, str], where: str) -> Message:
+    role_key, content_key = keys
+    training = read_training_fields(turn, where)
+    if is_call(turn.get(role_key)):
+        return Message("assistant", "", tool_calls=_decoded_calls(turn, keys, where), **training)
+    calls = _decode(turn.get("tool_calls") or [], "'tool_calls'", where)
     if not isinstance(calls, list):
         raise RowError(f"{where}'tool_calls' must be a list, not {json_type(calls)}")
-    if calls and turn.get("content") is None:  # as OpenAI's API returns a message that only calls tools
-        turn = {**turn, "content": ""}
-    content, reasoning, calls_in_content = _content(turn, where)
+    if turn.get("function_call"):
+        if calls:
+            raise RowError(f"{where}has 'tool_calls' and 'function_call'; keep one of them")
+        calls = [turn["function_call"]]
+    if calls and turn.get(content_key) is None:  # as OpenAI's API returns a message that only calls tools
+        turn = {**turn, content_key: ""}
+    _check_keys(turn, keys, where)
+    content, reasoning, calls_in_content = _content(turn, content_key, where)
     return Message(
-        role=read_role(turn, "role", where),
+        role=read_role(turn, role_key, where),
         content=content,
         reasoning_content=reasoning,
         tool_calls=tuple(_call(call, where) for call in [*calls, *calls_in_content]),
         name=_optional(turn, "name", where),
         tool_call_id=_optional(turn, "tool_call_id", where),
-        **read_training_fields(turn, where),
+        **training,
     )
 
 
-def _content(turn: Mapping[str, Any], where: str) -> tuple[str, str | None, list[object]]:
+def _check_keys(turn: Mapping[str, Any], keys: tuple[str, str], where: str) -> None:
+    """Raise RowError if *turn* lacks one of *keys* and has another one that may be it."""
+    others = [key for key, value in turn.items() if key not in (*keys, *FIELDS) and isinstance(value, str)]
+    missing = [key for key in keys if key not in turn]
+    if missing and len(others) >= len(missing):
+        names = ", ".join(f"{key}: {meant}" for key, meant in zip(others, missing, strict=False))
+        problem = f"the key '{missing[0]}' is missing (found: {', '.join(map(str, turn))})"
+        raise RowError(f"{where}{problem}; is another name used? message_keys: {{{names}}}")
+
+
+FIELDS = ("reasoning_content", "reasoning", "thinking", "tool_calls", "name", "tool_call_id", "id")
+"""Keys of a turn that are neither its role nor its content."""
+
+
+def _content(turn: Mapping[str, Any], key: str, where: str) -> tuple[str, str | None, list[object]]:
     """Return content, reasoning and tool calls; the content may be a string or a list of parts."""
     reasoning = _reasoning(turn, where)
-    if not isinstance(turn.get("content"), list):
-        return read_text(turn, "content", where), reasoning, []
+    if not isinstance(turn.get(key), list):
+        return read_text(turn, key, where), reasoning, []
     parts: dict[str, list[str]] = {"text": [], "reasoning": [], "tool_call": []}
-    for part in turn["content"]:
+    for part in turn[key]:
         kind = part.get("type") if isinstance(part, Mapping) else None
         value = (part.get("text", part.get("value"))) if isinstance(part, Mapping) else None
         if not (isinstance(kind, str) and kind in parts and isinstance(value, str)):
-            raise RowError(f"{where}'content' has a part that is not text ({kind or json_type(part)})")
+            raise RowError(f"{where}'{key}' has a part that is not text ({kind or json_type(part)})")
         parts[kind].append(value)
-    try:
-        calls = [json.loads(value) for value in parts["tool_call"]]
-    except ValueError as error:
-        raise RowError(f"{where}a part of 'content' is a tool call that is not valid JSON: {error}") from None
+    calls = [_decode(value, f"a part of '{key}' is a tool call that", where) for value in parts["tool_call"]]
     return "".join(parts["text"]), "".join([reasoning or "", *parts["reasoning"]]) or None, calls
+
+
+def _decoded_calls(turn: Mapping[str, Any], keys: tuple[str, str], where: str) -> tuple[dict[str, Any], ...]:
+    """Return the calls in *turn*: an object with name and arguments, or a list of them, or the JSON text of either."""
+    what = f"'{keys[1]}' of a {turn[keys[0]]}"
+    value = _decode(turn.get(keys[1]), what, where)
+    calls = value if isinstance(value, list) else [value]
+    if not calls or not all(isinstance(call, Mapping) for call in calls):
+        raise RowError(f"{where}{what} must be an object with 'name' and 'arguments', or a list of them")
+    return tuple(_call(call, where) for call in calls)
+
+
+def _decode(value: object, what: str, where: str) -> Any:
+    """Return *value*, decoded where it is JSON text; *what* begins the error."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise RowError(f"{where}{what} is not valid JSON: {error}") from None
 
 
 def _reasoning(turn: Mapping[str, Any], where: str) -> str | None:

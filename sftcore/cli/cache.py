@@ -6,8 +6,6 @@ import json
 import time
 from argparse import ArgumentParser, Namespace
 
-from sftcore.cli.shared import print_text
-
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.description = "Show or remove prepared data; docs/data.md explains the cache."
@@ -31,7 +29,7 @@ def execute(options: Namespace) -> int:
             print(json.dumps([entry.to_json() for entry in entries], indent=2, ensure_ascii=False))
         else:
             total = format_bytes(sum(entry.size for entry in entries))
-            print_text("\n".join([*map(str, entries), f"{total} in {cache.folder}"]))
+            print("\n".join([*map(str, entries), f"{total} in {cache.folder}"]))
         return 0
     unused = [entry for entry in entries if time.time() - entry.used >= options.unused * 86400]
     removed = [entry for entry in unused if cache.remove(entry)]

@@ -8,13 +8,13 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import NoReturn
 
 from sftcore import __version__
 from sftcore.core.errors import ConfigError, SftError
-from sftcore.runtime import redaction
 from sftcore.runtime.console import is_main_process
+from sftcore.runtime.output import OutputError, discard_output, guard_output
 from sftcore.runtime.rank_control import STOPPED_EXIT_CODE
+from sftcore.runtime.redaction import redact_argv, register_argv_secrets
 from sftcore.runtime.signals import Stopped, StopRequest, handle_stop_signals
 
 COMMANDS = {
@@ -32,6 +32,8 @@ COMMANDS = {
 TAKES_OVERRIDES = ("run", "prepare", "stats", "preview")
 """Commands that read a configuration, and take ``KEY=VALUE``."""
 
+_WITHOUT_RESULT = {"run", "prepare", "sync"}  # what they print only says how they fare
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
@@ -41,15 +43,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         after Ctrl-C; 141 where the reader of the output has closed it.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    sys.excepthook = redaction.print_redacted_traceback
-    redaction.register_argv_secrets(argv)
+    register_argv_secrets(argv)
+    guard_output(is_result=not _WITHOUT_RESULT & {*argv[:3]}, has_rows=argv[:1] == ["preview"])
     try:
         argv = _take_local_rank(argv)
         with handle_stop_signals(os.environ) if argv[:1] == ["run"] else nullcontext(StopRequest()) as stop:
-            return _dispatch(argv, stop)
+            try:
+                return _dispatch(argv, stop)
+            finally:
+                sys.stdout.flush()
     except SftError as error:
         where = "" if is_main_process() else f" [rank {os.environ['RANK']}]"
-        print(f"sft{where}: error: {redaction.redact_text(str(error))}", file=sys.stderr)
+        print(f"sft{where}: error: {error}", file=sys.stderr)
         return error.exit_code
     except Stopped as stopped:
         if is_main_process():
@@ -58,13 +63,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("sft: stopped", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of the output has gone, as in `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    except OutputError as error:
+        discard_output()
+        if error.is_broken_pipe:  # the reader has gone, as in `| head`
+            return 141
+        print(f"sft: error: {error}", file=sys.stderr)
+        return 2
 
 
 def _dispatch(argv: list[str], stop: StopRequest) -> int:
-    parser = _Parser(
+    parser = argparse.ArgumentParser(
         prog="sft", description="Supervised fine-tuning of language models, every part a plugin.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"sftcore {__version__}")
@@ -80,7 +88,7 @@ def _dispatch(argv: list[str], stop: StopRequest) -> int:
     # overrides may stand anywhere between the flags, which argparse's positionals cannot
     unknown = [
         shown
-        for word, shown in zip(rest, redaction.redact_argv(rest), strict=True)
+        for word, shown in zip(rest, redact_argv(rest), strict=True)
         if command not in TAKES_OVERRIDES or word.startswith("-") or "=" not in word
     ]
     if command in TAKES_OVERRIDES and unknown and not any(word.startswith("-") for word in unknown):
@@ -111,10 +119,3 @@ def _take_local_rank(argv: list[str]) -> list[str]:
         else:
             rest.append(word)
     return rest
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser that redacts the words that its messages repeat."""
-
-    def error(self, message: str) -> NoReturn:
-        super().error(redaction.redact_text(message))

@@ -8,7 +8,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from sftcore.cli.shared import add_config, load, print_text
+from sftcore.cli.shared import add_config, load
 from sftcore.core.errors import ConfigError, DataError
 
 
@@ -53,5 +53,5 @@ def execute(options: Namespace) -> int:
             print(json.dumps(preview.example_to_json(example, origin)))
     else:
         style = {"colour": sys.stdout.isatty() and not os.environ.get("NO_COLOR"), "token_boundaries": options.tokens}
-        print_text(preview.render_examples(rows.examples, rows.tokenizer, **style))
+        print(preview.render_examples(rows.examples, rows.tokenizer, **style))
     return 0

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import os
-import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,10 +64,3 @@ def override_trackers(document: Document, names: list[str]) -> None:
         if isinstance(item, dict) and isinstance(name := item.get("name"), str):
             options[name] = options[name.rpartition("/")[2]] = item
     document.set(("trackers",), [options.get(name, name) for name in names], "--trace")
-
-
-def print_text(text: str) -> None:
-    """Print *text*, with escapes for characters that the terminal cannot print."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-    print(text)

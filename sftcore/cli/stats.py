@@ -6,7 +6,7 @@ import json
 import shutil
 from argparse import ArgumentParser, Namespace
 
-from sftcore.cli.shared import add_config, load, prepare_and_report, print_text
+from sftcore.cli.shared import add_config, load, prepare_and_report
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -29,5 +29,5 @@ def execute(options: Namespace) -> int:
     if options.json:
         print(json.dumps(stats_to_json(stats), indent=2))
     else:
-        print_text(render_stats(stats, length, size, shutil.get_terminal_size().columns))
+        print(render_stats(stats, length, size, shutil.get_terminal_size().columns))
     return 0

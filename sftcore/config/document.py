@@ -13,7 +13,7 @@ import yaml
 from sftcore.core.errors import ConfigError, SftError
 from sftcore.runtime.console import first_line
 from sftcore.runtime.paths import locate
-from sftcore.runtime.redaction import redact_argument, register_secrets
+from sftcore.runtime.redaction import redact_argument, register_secret_words, register_secrets
 
 Keys = tuple[str | int, ...]
 """The path to a value: ``("data", "train", 0, "path")``."""
@@ -78,9 +78,7 @@ class Document:
             raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', error)}") from None
         document = cls({}, str(path), path.resolve().parent)
         try:
-            loader = _YamlLoader(text)
-            node = loader.get_single_node()
-            data = document._construct(loader, node, (), ()) if node else {}
+            data = document._parse(text)
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
             raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem or error.context}") from None
@@ -91,6 +89,16 @@ class Document:
         register_secrets(data)
         document.data = data
         return document
+
+    def _parse(self, text: str) -> Any:
+        """Return the value of *text*, and record the line of everything in it."""
+        try:
+            loader = _YamlLoader(text)
+            node = loader.get_single_node()
+            return self._construct(loader, node, (), ()) if node else {}
+        except Exception:
+            register_secret_words(text)  # the message may quote one
+            raise
 
     def _construct(self, loader: _YamlLoader, node: yaml.Node, keys: Keys, above: tuple[int, ...]) -> Any:
         """Return the value of *node*, and record the line of everything in it."""

@@ -21,7 +21,7 @@ from sftcore.config.document import Document, Keys, dotted
 from sftcore.config.schema import SYNONYMS
 from sftcore.core.components import FURTHER
 from sftcore.core.errors import FieldError, SftError, nearest
-from sftcore.runtime.redaction import REDACTED, is_secret
+from sftcore.runtime.redaction import REDACTED, is_secret, redact, register_secrets
 
 T = TypeVar("T")
 
@@ -45,6 +45,7 @@ def from_mapping(
         ConfigError: an unknown or missing key, or an invalid value, with its place.
     """
     options = check_options(cls, values, document, keys, ready, misplaced) | dict(ready or {})
+    _register_defaults(cls)
     try:
         return cls(**options)
     except FieldError as error:
@@ -127,6 +128,11 @@ def to_mapping(value: Any, names: Mapping[str, str] | None = None, keys: Keys = 
     if isinstance(value, (list, tuple)):
         return [to_mapping(item, names, (*keys, index)) for index, item in enumerate(value)]
     return str(value) if isinstance(value, Path) else value
+
+
+def _register_defaults(cls: type) -> None:
+    """Have the defaults that are secrets redacted: a plugin may take one from the environment."""
+    register_secrets({name: field.default for name, field in _fields(cls).items()})
 
 
 def _fields(cls: type) -> dict[str, dataclasses.Field[Any]]:
@@ -243,7 +249,7 @@ def _number(hint: Any) -> str:
 
 def format_value(value: Any) -> str:
     """Return *value* for a message: ``null``, ``true``, ``'text'``."""
-    return _yaml(value) if value is None or isinstance(value, bool) else repr(value)
+    return _yaml(value) if value is None or isinstance(value, bool) else repr(redact(value))
 
 
 def _format_unless_secret(value: Any, keys: Keys) -> str:
@@ -269,6 +275,7 @@ class Option(NamedTuple):
 def describe_options(cls: type) -> list[Option]:
     """Return the options of the dataclass *cls*, with the docstrings below its fields, also of its base classes."""
     texts = _docstrings(cls)
+    _register_defaults(cls)
     options: list[Option] = []
     for name, field in _fields(cls).items():
         if target := field.metadata.get(FURTHER):

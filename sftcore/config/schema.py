@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from sftcore.core.components import Backend, Method, Template, Tracker
 from sftcore.core.errors import FieldError
-from sftcore.core.labelling_policy import Context, Policy, Reasoning, TrainOn, Truncation
+from sftcore.core.labelling_policy import Context, Policy, Reasoning, TrainOn, Truncation, Unread
+from sftcore.core.types import Role
 
 AUTO = "auto"
 
@@ -53,6 +54,10 @@ class SourceConfig:
     """Subset (configuration) of a hub dataset that has several."""
     columns: dict[str, str] = field(default_factory=dict)
     """Columns to rename before the format reads the rows: `{prompt: input, completion: output}`."""
+    message_keys: dict[str, str] = field(default_factory=dict)
+    """Keys of messages to rename before the format reads them: `{sender: role, text: content}`."""
+    roles: dict[str, Role | Literal["tool_call"]] = field(default_factory=dict)
+    """Other names of roles, each with `system`, `user`, `assistant`, `tool` or `tool_call`: `{Agent: assistant}`."""
     delimiter: str | None = None
     """What stands between the fields of a `.csv` or `.tsv` file, such as `";"`; null: a comma, or a tab."""
     limit: int | None = None
@@ -73,6 +78,8 @@ class SourceConfig:
     """As in `data`, for this source; null: the value in `data`."""
     truncation: Truncation | None = None
     """As in `data`, for this source; null: the value in `data`."""
+    unread: Unread | None = None
+    """As in `data`, for this source; null: the value in `data`."""
 
     def __post_init__(self) -> None:
         _check_train_on(self.train_on)
@@ -88,9 +95,11 @@ class SourceConfig:
             raise FieldError("share", f"must be above 0 and at most 1, not {self.share:g}; for the loss use `weight`")
         if self.share is not None and self.repeat != 1:
             raise FieldError("share", "sets how often a row is sampled, and so does `repeat`; keep one of them")
-        for name in self.columns.values():
-            if len(given := [column for column, target in self.columns.items() if target == name]) > 1:
-                raise FieldError("columns", f"would rename both {' and '.join(map(repr, given))} to {name!r}")
+        for option in ("columns", "message_keys"):
+            names: dict[str, str] = getattr(self, option)
+            for name in names.values():
+                if len(given := [old for old, new in names.items() if new == name]) > 1:
+                    raise FieldError(option, f"would rename both {' and '.join(map(repr, given))} to {name!r}")
 
 
 @dataclass
@@ -120,6 +129,9 @@ class DataConfig:
     max_bad_rows: int | float = 0
     """How many malformed rows are allowed: a number, or a share between 0 and 1. They are skipped and written to
     `quarantine.jsonl`; one more ends the run."""
+    unread: Unread = "tell"
+    """What happens to keys of rows and messages that nothing reads: `tell` reports and counts them, and rejects rows
+    with one that changes what is trained, such as `images` or `rejected`; `error` rejects all such rows; `ignore`."""
     workers: int | None = None
     """Processes that prepare the data; null: one per CPU core."""
     streaming: bool = False
@@ -174,7 +186,7 @@ class DataConfig:
         return Policy(max_length=self.max_length, weight=source.weight, **{**shared, **own})
 
 
-_PER_SOURCE = ("train_on", "train_on_stop", "reasoning", "context", "truncation")
+_PER_SOURCE = ("train_on", "train_on_stop", "reasoning", "context", "truncation", "unread")
 """Keys of `data` that a source may override."""
 
 

@@ -7,12 +7,11 @@ checks the values against the annotations. A string literal below a field is the
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from sftcore.core.errors import RowError, json_type
+from sftcore.core.errors import RowError
 from sftcore.core.types import Conversation, Message, PlainMessages
 
 FURTHER = "further_options"
@@ -47,6 +46,10 @@ class Component:
 class Format(Component):
     """Turns one row of a data source into a conversation."""
 
+    reads: ClassVar[Mapping[str, Any] | None] = None
+    """The keys that :meth:`parse` reads from a row, each with None; or with the keys that it reads from the object, or
+    the list of objects, at that key. What stands beside them is reported (``data.unread``), unless this is None."""
+
     def parse(self, row: Mapping[str, Any]) -> Sequence[Message]:
         """Return the messages of *row*.
 
@@ -56,61 +59,17 @@ class Format(Component):
         raise NotImplementedError
 
     def read(self, row: Mapping[str, Any]) -> Conversation:
-        """Return the conversation of *row*; ``system``, ``tools`` and ``chat_template_kwargs`` work in every format.
+        """Return the conversation of *row*, without what every format may have beside it, such as ``tools``.
 
         Raises:
-            RowError: from :meth:`parse`; or there is no message, or one of the three keys has an invalid value.
+            RowError: from :meth:`parse`; or there is no message.
         """
         messages = self.parse(row)
         if not isinstance(messages, PlainMessages):
             messages = tuple(messages)
         if not messages:
             raise RowError("the conversation is empty")
-        system = row.get("system")
-        if system is not None and not isinstance(system, str):
-            raise RowError(f"'system' must be a string, not {json_type(system)}")
-        if system:
-            if any(message.role == "system" and message.content != system for message in messages):
-                raise RowError("has a 'system' field and a different system message; keep one of them")
-            if messages[0].role != "system":
-                messages = (Message("system", system), *messages)
-        if "tools" not in row and "chat_template_kwargs" not in row:
-            return Conversation.from_messages(messages)
-        return Conversation(messages, _tools(row), _template_kwargs(row))
-
-
-def _decode(row: Mapping[str, Any], key: str) -> object:
-    """Return the value at *key*, decoded where it is JSON text; None where it is missing or empty."""
-    value = row.get(key)
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value) if value.strip() else None
-    except ValueError as error:
-        raise RowError(f"'{key}' is not valid JSON: {error}") from None
-
-
-def _template_kwargs(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    value = _decode(row, "chat_template_kwargs")
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise RowError(f"'chat_template_kwargs' must be an object, not {json_type(value)}")
-    for name in value:
-        if not isinstance(name, str):
-            raise RowError(f"'chat_template_kwargs' has a name that is not a string: {name!r}")
-        if name in RESERVED:
-            raise RowError(f"'chat_template_kwargs' must not have '{name}': sftcore sets it itself")
-    return dict(value)
-
-
-def _tools(row: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
-    value = _decode(row, "tools")
-    if value is None or value == []:
-        return ()
-    if not isinstance(value, list) or not all(isinstance(tool, Mapping) for tool in value):
-        raise RowError(f"'tools' must be a list of objects, not {json_type(value)}")
-    return tuple(tool if "function" in tool else {"type": "function", "function": tool} for tool in value)
+        return Conversation.from_messages(messages)
 
 
 @dataclass

@@ -10,6 +10,7 @@ from sftcore.core.types import Role
 TrainOn = Literal["assistant", "last_turn", "all"] | list[Role]
 Reasoning = Literal["train", "mask"]
 Context = Literal["served", "whole", "strict"]
+Unread = Literal["tell", "error", "ignore"]
 Truncation = Literal["drop_turns", "drop_row", "split", "truncate_right", "error"]
 
 
@@ -25,3 +26,4 @@ class Policy:
     max_length: int | None = None
     """Limit of the length of an example, in tokens; None: no limit."""
     weight: float = 1.0
+    unread: Unread = "tell"

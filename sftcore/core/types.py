@@ -6,37 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sftcore.core.errors import RowError, nearest
-
 Role = Literal["system", "user", "assistant", "tool"]
 
 IGNORE_INDEX = -100
 """Label of a token that is not trained (the ``ignore_index`` of torch's cross entropy)."""
-
-ROLES: Mapping[str, Role] = {
-    "system": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "tool": "tool",
-    "function": "tool",
-    "observation": "tool",
-}
-"""Every spelling of a role that data may use, and the role that it means."""
-
-
-def parse_role(spelling: object, where: str = "") -> Role:
-    """Return the role that *spelling* means.
-
-    Raises:
-        RowError: no role has this spelling; the message begins with *where* and names the nearest one.
-    """
-    if isinstance(spelling, str) and spelling in ROLES:
-        return ROLES[spelling]
-    known = ", ".join(ROLES)
-    hint = nearest(spelling, ROLES) if isinstance(spelling, str) else ""
-    raise RowError(f"{where}unknown role {spelling!r}{hint or f' (known: {known})'}")
 
 
 @dataclass(frozen=True)

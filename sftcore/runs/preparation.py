@@ -11,7 +11,7 @@ from sftcore.data.sources.rejected import RejectedRow
 from sftcore.data.sources.source_rows import find_files
 from sftcore.data.tables.account import rejected_at
 from sftcore.models.chat_template import ModelSetup, set_up_model
-from sftcore.runtime.console import count, status
+from sftcore.runtime.console import count, status, warn
 
 _SHOWN = 5  # rejected rows shown per source, where a run continues without them
 
@@ -50,6 +50,8 @@ def report_sources(prepared: Prepared) -> None:
         rejected = f", {bad:,} rejected:" if bad else ""
         status("data", f"{source.config.path}: {count(totals.read, 'row')}, format {source.format_name}{rejected}")
         _report_rejected(rejected_at(totals.first_bad, item.names), bad)
+        if note := totals.unread_note(source.config.path):
+            warn(note)
         if unlabelled:
             status("data", f"{count(unlabelled, 'row')} skipped because of uncertain labels:")
             _report_rejected(rejected_at(totals.first_unlabelled, item.names), unlabelled)

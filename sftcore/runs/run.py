@@ -15,6 +15,7 @@ from sftcore.runs.preparation import pack_if_configured, prepare_data, report_se
 from sftcore.runtime.console import quiet_libraries, status
 from sftcore.runtime.rank_control import LAUNCH_FOLDER_VARIABLE
 from sftcore.runtime.redaction import redact_argv
+from sftcore.runtime.signal_mask import block, own_stop_signals
 from sftcore.runtime.signals import StopRequest
 
 
@@ -62,4 +63,5 @@ def _become_launcher(command: Sequence[str]) -> None:
     status("launch", " ".join(redact_argv(command)))
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "sftcore.runtime.parent_process", *command])
+    block(own_stop_signals())  # they wait until the other program handles them
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "sftcore.runtime.parent_process", *command])

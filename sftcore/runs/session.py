@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -86,10 +86,13 @@ class RunSession:
             result = job.trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
             self._watchdog.report_phase("saving the model")
             export_model(job.trainer, self._setup.tokenizer, self._folder, self._ranks)
-        self._trackers.finish()
         data, answers = self._final_data(), job.questions.answers
         if is_main_process():
             self._record.finish("finished", data=data, steps=result.global_step, metrics=result.metrics, asked=answers)
+        with suppress(Stopped):  # all is saved: a signal ends the wait alone
+            stop.interruptible = True
+            self._trackers.finish()
+        stop.interruptible = False
         status("saved", f"{self._folder} ({count(result.global_step, 'step')}, loss {result.training_loss:.4f})")
 
     @contextmanager

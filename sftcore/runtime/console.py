@@ -1,8 +1,7 @@
-"""Lines on the terminal: status, warnings, and the numbers in them; on rank 0 only, and without secrets."""
+"""Lines on the terminal: status, warnings, and the numbers in them; on rank 0 only."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import shutil
@@ -10,9 +9,6 @@ import sys
 import warnings
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-from sftcore.runtime.redaction import redact_text
 
 
 def is_main_process() -> bool:
@@ -21,10 +17,12 @@ def is_main_process() -> bool:
 
 
 def status(topic: str, text: str, all_ranks: bool = False) -> None:
-    """Print a status line to standard error, on rank 0 or *all_ranks*: *topic*, aligned, and *text* without secrets."""
+    """Print a status line to standard error, on rank 0 or *all_ranks*: *topic*, aligned, and *text*."""
     if all_ranks or is_main_process():
-        first, *rest = redact_text(text).splitlines() or [""]
-        print(f"{topic:>10}  {first}", *(f"{'':>10}  {line}" for line in rest), sep="\n", file=sys.stderr, flush=True)
+        first, *rest = text.splitlines() or [""]
+        print(
+            "\n".join([f"{topic:>10}  {first}", *(f"{'':>10}  {line}" for line in rest)]), file=sys.stderr, flush=True
+        )
 
 
 def warn(text: str) -> None:
@@ -66,24 +64,8 @@ def utc_now() -> str:
 
 
 def quiet_libraries() -> None:
-    """Show only errors of libraries on the terminal, and no secrets."""
+    """Show only errors of libraries on the terminal."""
     logging.disable(logging.WARNING)
-    logging.setLogRecordFactory(_redacted_log_record)
-    warnings.formatwarning = _format_redacted_warning
     warnings.filterwarnings("ignore", module=r"(transformers|peft|accelerate|bitsandbytes|torch)\.")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-
-
-def _redacted_log_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
-    record = logging.LogRecord(*args, **kwargs)
-    with contextlib.suppress(TypeError, ValueError):  # arguments that do not match: logging reports it
-        record.msg, record.args = redact_text(record.getMessage()), ()
-    return record
-
-
-_format_warning = warnings.formatwarning
-
-
-def _format_redacted_warning(*args: Any, **kwargs: Any) -> str:
-    return redact_text(_format_warning(*args, **kwargs))

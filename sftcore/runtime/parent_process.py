@@ -12,16 +12,22 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType
 
+from sftcore.runtime.output import guard_output
 from sftcore.runtime.rank_control import LAUNCH_ID_VARIABLE, LaunchedProcess
-from sftcore.runtime.signals import REPEAT_SECONDS, STOP_SIGNALS
+from sftcore.runtime.redaction import register_argv_secrets
+from sftcore.runtime.signal_mask import block, own_stop_signals, unblock
+from sftcore.runtime.signals import REPEAT_SECONDS
 
 
 def launch(command: Sequence[str]) -> int:
     """Run *command*, which starts the ranks of a run, and return the exit code of the run."""
-    if hasattr(signal, "SIGUSR1"):  # schedulers send it to all processes, so to the command too, which would die of it
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    numbers = own_stop_signals()
+    block(numbers)  # for a moment, since the command is to keep them blocked; a request that comes now waits
+    guard_output()
+    register_argv_secrets(command)
     environ = {**os.environ, LAUNCH_ID_VARIABLE: secrets.token_hex(8)}
     try:
         # in a session of its own: Ctrl-C is for this process, which asks the ranks to stop cleanly
@@ -35,13 +41,15 @@ def launch(command: Sequence[str]) -> int:
         nonlocal first_signal
         if not first_signal:
             first_signal = time.monotonic()
-            launched.request_stop(signal.Signals(number).name)
+            with suppress(OSError):  # it has just ended
+                launched.request_stop(signal.Signals(number).name)
         elif time.monotonic() - first_signal > REPEAT_SECONDS:
-            launched.process.terminate()
+            launched.process.kill()  # its ranks notice that this process ends
 
     with launched:
-        for number in STOP_SIGNALS:
+        for number in numbers:
             signal.signal(number, on_signal)
+        unblock(numbers)
         return launched.wait()
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sftcore.runtime.file_io import FileLock, write_atomically
+from sftcore.runtime.signal_mask import stop_signals_blocked
 
 STOPPED_EXIT_CODE = 75
 """Exit code of a run that was stopped and can be resumed: EX_TEMPFAIL of sysexits.h, "try again"."""
@@ -36,8 +37,9 @@ _POLL_SECONDS = 0.2
 class LaunchedProcess(AbstractContextManager["LaunchedProcess"]):
     """A launcher or a rank that this process started, and can ask to stop.
 
-    If this process ends, for whatever reason, the ranks are asked to stop too. A context manager: leave it only after
-    the process has ended.
+    If this process ends, for whatever reason, the ranks are asked to stop too. Signals that ask a run to stop do not
+    reach the launcher: it would end before its ranks have saved. Nor does it import from the working directory. A
+    context manager: leave it only after the process has ended.
 
     Attributes:
         process: the ``subprocess.Popen`` of it.
@@ -54,8 +56,9 @@ class LaunchedProcess(AbstractContextManager["LaunchedProcess"]):
             alive = FileLock(self._folder / _ALIVE)
             alive.acquire()
             stack.callback(alive.release)
-            environ = {**environ, LAUNCH_FOLDER_VARIABLE: str(self._folder)}
-            self.process = subprocess.Popen(command, env=environ, **options)
+            environ = {**environ, LAUNCH_FOLDER_VARIABLE: str(self._folder), "PYTHONSAFEPATH": "1"}
+            with stop_signals_blocked():
+                self.process = subprocess.Popen(command, env=environ, **options)
             self._open = stack.pop_all()
 
     def __exit__(self, *exception: object) -> None:
@@ -88,14 +91,20 @@ def report_exit(code: int) -> int:
 
 
 def signal_on_stop_request(folder: Path, finished: threading.Event) -> None:
-    """Send this process a signal once the launcher's parent asks it to stop, or is gone; poll until *finished*."""
+    """Send this process a signal when the launcher's parent asks it to stop, and when it is gone, until *finished*.
+
+    A parent that is gone after it has asked was itself asked twice.
+    """
     if not (folder / _ALIVE).exists():  # the variable is left of another launch
         return
-    alive, stop = FileLock(folder / _ALIVE), folder / _STOP
+    alive, stop, requests = FileLock(folder / _ALIVE), folder / _STOP, 0
     with suppress(OSError, ValueError):
         while not finished.wait(_POLL_SECONDS):
-            if stop.exists() or _is_released(alive):
+            released = _is_released(alive)
+            if released or (stop.exists() and not requests):
                 os.kill(os.getpid(), signal.Signals[stop.read_text() if stop.exists() else "SIGTERM"])
+                requests += 1
+            if released:
                 return
 
 

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -20,9 +19,14 @@ from sftcore.runtime.rank_control import (
     report_exit,
     signal_on_stop_request,
 )
-
-STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
-"""Signals that ask a run to stop. Schedulers can send SIGUSR1 ahead of their time limit."""
+from sftcore.runtime.signal_mask import (
+    STOP_SIGNALS,
+    block,
+    end_with_parent,
+    own_stop_signals,
+    terminate_by_sigkill,
+    unblock,
+)
 
 REPEAT_SECONDS = 2.0
 """A second signal within this time counts as the first: launchers and terminals send it to all processes they know."""
@@ -78,13 +82,15 @@ _active: list[StopRequest] = []
 def handle_stop_signals(environ: Mapping[str, str]) -> Iterator[StopRequest]:
     """Handle signals and the launcher's requests to stop this process, as long as the context lasts.
 
-    Processes that are forked in it do not handle them: they end with this one.
+    Processes that are forked in it do not get them: they end with this one.
     """
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():  # Python handles signals only there
         yield stop
         return
-    handlers = {number: signal.signal(number, stop._on_signal) for number in STOP_SIGNALS}
+    numbers = own_stop_signals()
+    deferred = block(numbers) & numbers
+    handlers = {number: signal.signal(number, stop._on_signal) for number in numbers}
     _active.append(stop)
     finished = threading.Event()
     reader, writer = os.pipe()
@@ -95,14 +101,16 @@ def handle_stop_signals(environ: Mapping[str, str]) -> Iterator[StopRequest]:
         watch = (Path(environ[LAUNCH_FOLDER_VARIABLE]), finished)
         threading.Thread(target=signal_on_stop_request, args=watch, name="launcher", daemon=True).start()
     try:
+        unblock(numbers)
         yield stop
     finally:
+        block(deferred)
         finished.set()
         signal.set_wakeup_fd(wakeup)
         os.close(writer)
         _active.remove(stop)
         for number, handler in handlers.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if number in deferred else handler)  # it has its exit code already
 
 
 def _force_exit(reader: int, stop: StopRequest) -> None:
@@ -124,25 +132,33 @@ def _force_exit(reader: int, stop: StopRequest) -> None:
             os._exit(report_exit(STOPPED_EXIT_CODE))
 
 
-def _mask_signals(how: int) -> None:
-    """Block or unblock the signals in this process, so that a child does not handle one before it ignores them."""
+_forking: tuple[int, bool] = 0, False  # the process that forks, and whether its main thread does
+
+
+def _before_fork() -> None:
+    """Block the signals, so that a child has no moment in which one ends it, or is handled there."""
+    global _forking
     if _active:
-        signal.pthread_sigmask(how, STOP_SIGNALS)
+        _forking = os.getpid(), threading.current_thread() is threading.main_thread()
+        block(STOP_SIGNALS)
+        if "multiprocessing.popen_fork" in sys.modules:
+            terminate_by_sigkill()
 
 
-def _ignore_in_child() -> None:
-    """Make a forked process one that handles no requests, from its very first moment."""
+def _after_fork_in_parent() -> None:
+    if _active:
+        unblock(STOP_SIGNALS)
+
+
+def _after_fork_in_child() -> None:
+    """Make a forked process one that gets no requests to stop, and ends with the run."""
     if _active:
         signal.set_wakeup_fd(-1)
-        for number in STOP_SIGNALS:
-            signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         _active.clear()
+        parent, in_main_thread = _forking
+        if in_main_thread:  # else the system would end it with the thread
+            end_with_parent(parent)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=partial(_mask_signals, signal.SIG_BLOCK),
-        after_in_parent=partial(_mask_signals, signal.SIG_UNBLOCK),
-        after_in_child=_ignore_in_child,
-    )
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -23,6 +23,7 @@ from sftcore.config.loader import LoadedConfig
 from sftcore.core.components import Tracker
 from sftcore.runtime.console import status, warn
 from sftcore.runtime.redaction import describe_error
+from sftcore.runtime.signal_mask import stop_signals_blocked
 from sftcore.tracking.process import EXIT_LIMIT, STARTED
 
 METRICS = "metrics.jsonl"
@@ -132,14 +133,15 @@ class _TrackerProcess:
         self._began = time.monotonic()
         try:
             text = json.dumps(order, default=str).encode() + b"\n"
-            self._process = subprocess.Popen(
-                _COMMAND,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"},
-                start_new_session=True,  # Ctrl-C in a terminal is for the run, which then finishes its trackers
-            )
+            with stop_signals_blocked():  # they are for the run, which then finishes its trackers
+                self._process = subprocess.Popen(
+                    _COMMAND,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"},
+                    start_new_session=True,
+                )
         except Exception as error:  # options that are not JSON, too many processes, no memory
             self._fail(f"cannot be started: {describe_error(error)}")
             return

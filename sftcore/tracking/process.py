@@ -22,8 +22,8 @@ from typing import Any, BinaryIO
 
 from sftcore.config.document import Document
 from sftcore.config.fields import from_mapping
+from sftcore.runtime.output import guard_output
 from sftcore.runtime.redaction import describe_error, redact_text, register_secrets
-from sftcore.runtime.signals import STOP_SIGNALS
 
 INTERVAL = 0.5  # seconds between two reads of metrics.jsonl
 EXIT_LIMIT = 5  # seconds that this process may take to end after the tracker has finished, or failed
@@ -141,13 +141,12 @@ def main() -> int:
             reports.write(json.dumps(message) + "\n")
             reports.flush()
 
-    for number in STOP_SIGNALS:  # a scheduler may send them to every process; only the run ends the tracker
-        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     os.nice(5)  # training has priority
     order = json.loads(control.readline())
     sys.argv = ["sftcore", *order["run"].get("command", [])]
     register_secrets(order["options"])
+    guard_output()
     _redact_git_remotes()
     end = _RunEnd(order["start_limit"], order["killed_limit"])
     threading.Thread(target=end.wait, args=(control,), daemon=True).start()

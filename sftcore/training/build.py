@@ -10,12 +10,15 @@ from typing import Any, NamedTuple
 import transformers
 
 from sftcore.checkpoint.writer import CheckpointWriter
+from sftcore.config.fields import to_mapping
 from sftcore.config.schema import Config
+from sftcore.core.components import Method
 from sftcore.data import Collator, Prepared, RowOrder
 from sftcore.distributed.watchdog import Watchdog
 from sftcore.models.base_model import BaseModel
 from sftcore.models.chat_template import ModelSetup, split_stops
 from sftcore.runtime.console import count, status, warn
+from sftcore.runtime.redaction import redact
 from sftcore.runtime.signals import StopRequest
 from sftcore.training.callbacks import MetricsWriter, ProgressBar, SampleQuestions
 from sftcore.training.loss import TokenMeanLoss
@@ -84,7 +87,7 @@ def build_job(
             "seed": seed,
             "order": f"{args.train_sampling_strategy}{', whole batches' if args.dataloader_drop_last else ''}",
             "optim": str(getattr(args.optim, "value", args.optim)),
-            "method": repr(config.method),
+            "method": _describe(config.method),
             "data": "" if train.streaming else prepared.fingerprint,  # that of a stream is known at the end
             "layout": config.backend.layout(checkpoint_writer.ranks.size),
             "metrics_bytes": metrics.sync(),
@@ -112,6 +115,13 @@ def build_job(
         trainer.remove_callback(callback)
     dataset.rows_per_step = trainer.get_total_train_batch_size(args)
     return TrainingJob(trainer, questions, metrics, progress, run_state)
+
+
+def _describe(method: Method) -> str:
+    """*method* with its options, for comparison; secrets are (redacted), so that they may change."""
+    options = to_mapping(method)
+    shown = redact(options)
+    return repr(method) if shown == options else f"{type(method).__name__}({shown})"
 
 
 def needs_flat_rows(model: Any) -> bool:

@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 
 from sftcore.runtime.console import status
 from sftcore.runtime.file_io import fsync_file
+from sftcore.runtime.redaction import redact_text
 from sftcore.tracking.group import METRICS
 
 
@@ -28,7 +29,7 @@ class MetricsWriter(TrainerCallback):  # type: ignore[misc]
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if not state.is_world_process_zero or not logs:
             return
-        numbers = {key: value for key, value in logs.items() if isinstance(value, (int, float))}
+        numbers = {redact_text(key): value for key, value in logs.items() if isinstance(value, (int, float))}
         # JSON has neither NaN nor infinity
         metrics = {key: value if math.isfinite(value) else str(value) for key, value in numbers.items()}
         with self.path.open("a", encoding="utf-8") as file:

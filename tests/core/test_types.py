@@ -8,16 +8,16 @@ import pytest
 from sftcore import Conversation, Message, RowError
 from sftcore.core.types import PlainMessages
 from sftcore.data.row_types import Origin
-from sftcore.rows import parse_role
+from sftcore.rows import CALLS, ROLES, is_call, parse_role
 
 
 @pytest.mark.parametrize(
     ("role", "spellings"),
     [
-        ("system", ["system"]),
-        ("user", ["user", "human"]),
-        ("assistant", ["assistant", "gpt"]),
-        ("tool", ["tool", "function", "observation"]),
+        ("system", ["system", "developer", "System"]),
+        ("user", ["user", "human", "USER", "Human ", "prompter"]),
+        ("assistant", ["assistant", "gpt", "model", "bot", "AI", "assistant ", "chatbot"]),
+        ("tool", ["tool", "function", "observation", "ipython", "tool_response", "toolResponse", "Tool Result"]),
     ],
 )
 def test_every_spelling_of_a_role(role: str, spellings: list[str]) -> None:
@@ -28,7 +28,14 @@ def test_every_spelling_of_a_role(role: str, spellings: list[str]) -> None:
     ("spelling", "problem"),
     [
         ("asistant", "unknown role 'asistant'; did you mean 'assistant'?"),
-        ("xyz", "unknown role 'xyz' (known: system, user, human, assistant, gpt, tool, function, observation)"),
+        (
+            "xyz",
+            "unknown role 'xyz' (known: system, developer, user, human, prompter, assistant, gpt, model, bot, ai, ",
+        ),
+        ("tool_cal", "unknown role 'tool_cal' (known: "),
+        ("tool_request", "unknown role 'tool_request' (known: "),
+        ("functions", "unknown role 'functions' (known: "),
+        ("tool_call", "unknown role 'tool_call' (known: "),
         (7, "unknown role 7 (known: "),
         (None, "unknown role None (known: "),
         (["user"], "unknown role ['user'] (known: "),
@@ -38,6 +45,11 @@ def test_an_unknown_role_is_an_error(spelling: object, problem: str) -> None:
     with pytest.raises(RowError) as error:
         parse_role(spelling)
     assert str(error.value).startswith(problem)
+
+
+def test_a_call_is_not_a_result() -> None:
+    assert all(map(is_call, [*CALLS, "toolCall", "Function Call", "TOOL_USE"]))
+    assert not any(map(is_call, [*ROLES, 7, None, "tool_cal"]))
 
 
 def test_plain_messages_equal_the_messages_that_they_create() -> None:

@@ -23,6 +23,7 @@ from sftcore.config.loader import load_config
 from sftcore.core.errors import DataError
 from sftcore.core.registry import Registry
 from sftcore.data import prepare, sample_sources
+from sftcore.data.sources.row_fields import read_conversation
 from sftcore.labelling import Labeller
 
 REGISTRY = Registry.discover()
@@ -48,8 +49,14 @@ def shared(human="human", gpt="gpt", system=None):
 
 
 SAME = {
-    "messages": [chat(), chat("human", "gpt"), chat("user", "gpt")],
-    "sharegpt": [shared(), shared("user", "assistant")],
+    "messages": [
+        chat(),
+        chat("human", "gpt"),
+        chat("User", "MODEL"),
+        {"messages": shared()["conversations"]},
+        {"messages": json.dumps(chat()["messages"])},
+    ],
+    "sharegpt": [shared(), shared("user", "assistant"), {"conversations": chat()["messages"]}],
     "qa": [{"input": ASKED, "output": ANSWER}],
     "instruction": [
         {"instruction": TASK, "input": ABOUT, "output": ANSWER},
@@ -111,9 +118,9 @@ def test_the_same_conversation_gives_the_same_tokens_in_every_format(tmp_path, t
             assert tokenizer.decode(trained) == ANSWER + "<|im_end|>"
 
 
-@pytest.mark.parametrize("spelling", ["tool", "function", "observation"])
+@pytest.mark.parametrize("spelling", ["tool", "function", "observation", "ipython", "tool_response", "ToolResult"])
 @pytest.mark.parametrize("form", ["messages", "sharegpt"])
-def test_a_tools_result_may_be_spelled_three_ways(tmp_path, form, spelling):
+def test_a_tools_result_may_be_spelled_in_many_ways(tmp_path, form, spelling):
     turns = [("user", "q"), ("assistant", "a"), (spelling, "r"), ("assistant", "b")]
     keys = {"messages": ("role", "content"), "sharegpt": ("from", "value")}[form]
     key = {"messages": "messages", "sharegpt": "conversations"}[form]
@@ -131,6 +138,16 @@ BAD = {
         ("messages", {"text": "x"}, r"the key 'messages' is missing \(found: text\)"),
         ("messages", {"messages": [{"role": "user"}]}, r"message 1: the key 'content' is missing \(found: role\)"),
         ("messages", {"messages": [{"content": "x"}]}, "message 1: the key 'role' is missing"),
+        (
+            "messages",
+            {"messages": [{"role": "user", "text": "x"}]},
+            r"message 1: the key 'content' is missing \(found: role, text\); .* message_keys: \{text: content\}",
+        ),
+        (
+            "sharegpt",
+            {"conversations": [{"who": "user", "said": "x"}]},
+            r"message 1: the key 'from' is missing .* message_keys: \{who: from, said: value\}",
+        ),
         ("sharegpt", {"text": "x"}, "the key 'conversations' is missing"),
         ("sharegpt", {"conversations": [{"from": "human"}]}, "message 1: the key 'value' is missing"),
         ("sharegpt", {"conversations": [{"value": "x"}]}, "message 1: the key 'from' is missing"),
@@ -142,6 +159,12 @@ BAD = {
     ],
     "wrong type": [
         ("messages", {"messages": "x"}, "'messages' must be a list, not a string"),
+        ("messages", {"messages": "[{"}, "'messages' is not valid JSON: "),
+        (
+            "messages",
+            {"messages": "[{'role': 'user'}]"},
+            "'messages' is not valid JSON: .*printed by Python",
+        ),
         ("messages", {"messages": ["x"]}, "message 1 of 'messages' must be an object, not a string"),
         ("messages", chat(user=3), "message 1: 'role' must be a string, not a number"),
         ("messages", chat(user=["user"]), "message 1: 'role' must be a string, not a list"),
@@ -166,7 +189,11 @@ BAD = {
     ],
     "unknown role": [
         ("messages", chat(assistant="asistant"), "message 2: unknown role 'asistant'; did you mean 'assistant'?"),
-        ("sharegpt", shared(human="visitor"), r"message 1: unknown role 'visitor' \(known: system, user, human"),
+        (
+            "sharegpt",
+            shared(human="visitor"),
+            r"message 1: unknown role 'visitor' \(known: system, developer, user",
+        ),
     ],
     "empty conversation": [
         ("messages", {"messages": []}, "'messages' is empty"),
@@ -233,7 +260,7 @@ def test_format_auto_goes_by_the_keys_and_reports_its_choice(tmp_path, read, for
             r"(?s):1: no format fits its keys \(text\).*:2: no.*known formats need alpaca: ",
         ),
         ([{}], r":1: no format fits its keys \(no keys\)"),
-        (["{", "7"], r"(?s):1: not valid JSON.*:2: expected one JSON object, not a number"),
+        (["{,", "7"], r"(?s):1: not valid JSON.*:2: expected one JSON object, not a number"),
         ([], "has no rows"),
         (
             [chat(), shared()],
@@ -285,6 +312,10 @@ def marked(form, *turns):
         ({"loss_weight": 0.0}, None, 0.0),
         ({"weight": 1, "loss_weight": 1.0, "train": False}, False, 1.0),
         ({"weight": None, "loss_weight": 0.5}, None, 0.5),
+        ({"loss": False}, False, 1.0),
+        ({"loss_mask": 0}, False, 1.0),
+        ({"trainable": True}, True, 1.0),
+        ({"training": False, "loss_scale": 0.5}, False, 0.5),
     ],
 )
 def test_train_and_weight_of_a_turn(form, fields, train, weight):
@@ -321,7 +352,7 @@ def test_train_and_weight_of_a_sharegpt_call():
     ("fields", "reason"),
     [
         ({"train": "true"}, "'train' must be true or false, not a string"),
-        ({"train": 1}, "'train' must be true or false, not a number"),
+        ({"train": 2}, "'train' must be true or false, not a number"),
         ({"weight": True}, "'weight' must be a finite number of at least 0, not a boolean"),
         ({"weight": "0.3"}, "'weight' must be a finite number of at least 0, not a string"),
         ({"weight": -0.1}, "'weight' must be a finite number of at least 0, not -0.1"),
@@ -357,20 +388,22 @@ TOOL = {"name": "weather", "parameters": {}}
 @pytest.mark.parametrize("form", SAME)
 @pytest.mark.parametrize("tools", [[TOOL], json.dumps([TOOL]), [{"type": "function", "function": TOOL}]])
 def test_tools_may_be_a_list_or_its_json_text(form, tools):
-    found = READERS[form]().read({**SAME[form][0], "tools": tools})
+    found = read_conversation(READERS[form](), {**SAME[form][0], "tools": tools})
     assert found.tools == ({"type": "function", "function": TOOL},)
 
 
 @pytest.mark.parametrize("tools", [None, "", [], "[]", " "])
 def test_no_tools(tools):
-    assert QA().read({"input": "a", "output": "b", "tools": tools}).tools == ()
+    assert read_conversation(QA(), {"input": "a", "output": "b", "tools": tools}).tools == ()
 
 
 def test_a_system_field_and_the_same_system_message_are_one():
-    assert Messages().read({**chat(system=SYSTEM), "system": SYSTEM}) == Messages().read(chat(system=SYSTEM))
-    assert Messages().read({**chat(), "system": ""}) == Messages().read(chat())
+    assert read_conversation(Messages(), {**chat(system=SYSTEM), "system": SYSTEM}) == Messages().read(
+        chat(system=SYSTEM)
+    )
+    assert read_conversation(Messages(), {**chat(), "system": ""}) == Messages().read(chat())
     with pytest.raises(RowError, match="'system' field and a different system message"):
-        Messages().read({**chat(system=SYSTEM), "system": "another"})
+        read_conversation(Messages(), {**chat(system=SYSTEM), "system": "another"})
 
 
 @pytest.mark.parametrize(
@@ -471,3 +504,53 @@ def test_reasoning_under_two_names_must_be_the_same(tmp_path, read):
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "reasoning": "x", "thinking": "y"}]
     with pytest.raises(DataError, match="message 2: 'reasoning' and 'thinking' are different"):
         read(write(tmp_path, [{"messages": turns}]))
+
+
+@pytest.mark.parametrize(
+    ("form", "row"),
+    [
+        (QA(), {"input": "q", "output": "a"}),
+        (Instruction(), {"instruction": "q", "output": "a"}),
+        (Alpaca(), {"instruction": "q", "response": "a"}),
+    ],
+)
+def test_history_and_reasoning_of_a_single_turn(form, row):
+    found = form.read({**row, "history": [["q1", "a1"], ["q2", "a2"]], "reasoning_content": "r"}).messages
+    assert [(message.role, message.content) for message in found] == [
+        *(("user", "q1"), ("assistant", "a1"), ("user", "q2"), ("assistant", "a2"), ("user", "q"), ("assistant", "a"))
+    ]
+    assert [message.reasoning_content for message in found] == [None] * 5 + ["r"]
+    assert form.read({**row, "history": []}) == form.read(row)
+    for history in ("q", [["q"]], [["q", 1]], [{"q": "a"}], {"q": "a"}):
+        with pytest.raises(RowError, match=r"pair 1 of 'history' must be a list of two strings"):
+            form.read({**row, "history": history})
+
+
+def test_the_legacy_function_call():
+    turn = {"role": "assistant", "content": None, "function_call": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
+    [message] = Messages().read({"messages": [turn]}).messages
+    assert message == Message("assistant", "", tool_calls=(CALL,))
+    with pytest.raises(RowError, match="message 1: has 'tool_calls' and 'function_call'"):
+        Messages().read({"messages": [{**turn, "tool_calls": [CALL]}]})
+
+
+def test_what_the_model_wrote_into_the_channel_analysis_is_reasoning():
+    turns = [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "channel": "analysis", "content": "think"},
+        {"role": "assistant", "channel": "commentary", "content": "", "tool_calls": [CALL]},
+        {"role": "tool", "content": "3"},
+        {"role": "assistant", "channel": "analysis", "content": "more"},
+        {"role": "assistant", "channel": "final", "content": "a"},
+    ]
+    found = Messages().read({"messages": turns}).messages
+    assert [(message.role, message.content, message.reasoning_content) for message in found] == [
+        *(("user", "q", None), ("assistant", "", "think"), ("tool", "3", None), ("assistant", "a", "more"))
+    ]
+    for bad, problem in (
+        ([turns[1], turns[0]], "message 2: follows the channel 'analysis', and is not of the assistant"),
+        ([turns[0], {**turns[5], "channel": "commentary"}], "message 2: the channel 'commentary' cannot be trained"),
+        ([turns[0], turns[1]], "message 2: the channel 'analysis' cannot be trained here"),
+    ):
+        with pytest.raises(RowError, match=problem):
+            Messages().read({"messages": bad})

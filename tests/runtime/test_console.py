@@ -1,12 +1,8 @@
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-
 import pytest
 
-from sftcore.runtime.console import count, is_main_process, quiet_libraries, status, warn
+from sftcore.runtime.console import count, is_main_process, status, warn
 
 
 def test_status_prints_aligned_lines(capsys: pytest.CaptureFixture[str]) -> None:
@@ -33,20 +29,3 @@ def test_status_prints_on_rank_0_only(
 @pytest.mark.parametrize(("number", "text"), [(0, "0 rows"), (1, "1 row"), (2, "2 rows"), (1234, "1,234 rows")])
 def test_count(number: int, text: str) -> None:
     assert count(number, "row") == text
-
-
-@pytest.fixture
-def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The libraries, as a run has them."""
-    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
-    factory = logging.getLogRecordFactory()
-    quiet_libraries()
-    yield
-    logging.setLogRecordFactory(factory)
-    logging.disable(logging.NOTSET)
-
-
-def test_log_messages_of_libraries_are_redacted(quiet: None, caplog: pytest.LogCaptureFixture) -> None:
-    logging.getLogger("some_library").error("no answer from %s", "https://me:hunter2@host/")
-    assert caplog.messages == ["no answer from https://(redacted)@host/"]
-    assert "https://(redacted)@host/" in warnings.formatwarning("https://me:hunter2@host/", UserWarning, "x.py", 1)

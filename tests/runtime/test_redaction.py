@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import os
@@ -31,10 +32,10 @@ HEX = "0123456789abcdef" * 3
 def forget(monkeypatch):
     """Let a test register secrets for itself alone."""
     monkeypatch.setattr(redaction, "_known", set())
-    redaction._register_environment.cache_clear()
-    redaction._known_pattern.cache_clear()
+    monkeypatch.setattr(redaction, "_environment", None)
+    redaction._known_forms.cache_clear()
     yield
-    redaction._known_pattern.cache_clear()
+    redaction._known_forms.cache_clear()
 
 
 NAMES = (
@@ -113,6 +114,41 @@ def test_redaction_of_a_registered_value_wherever_it_appears():
     assert redact_text("Hunter3x hunter4x hunter5x") == f"{REDACTED} {REDACTED} hunter5x"
 
 
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        base64.b64encode(b"Pelican7/Quay+1").decode(),
+        base64.b64encode(b"user:Pelican7/Quay+1").decode(),
+        base64.urlsafe_b64encode(b"a:Pelican7/Quay+1:b").decode(),
+        b"Pelican7/Quay+1".hex(),
+        "Pelican7%2FQuay%2B1",
+        json.dumps({"x": ["Pelican7/Quay+1"]}),
+        repr(b"Pelican7/Quay+1"),
+    ],
+)
+def test_redaction_of_an_encoded_value(encoded):
+    register_secrets({"api_key": "Pelican7/Quay+1"})
+    assert REDACTED in redact_text(encoded)
+    assert not any(part in redact_text(encoded) for part in (base64.b64encode(b"Pelican7/Q").decode()[:8], "Quay"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{'api_key': 'hunter9x'}", '{"apiKey":"hunter9x"}', '"db-password" : "hunt er9x"', "api_key='hunter9x'"],
+)
+def test_redaction_of_an_item_of_a_mapping(text):
+    assert REDACTED in redact_text(text)
+    assert "er9x" not in redact_text(text)
+
+
+def test_redaction_of_tokens_that_libraries_keep_in_files(monkeypatch, tmp_path):
+    (tmp_path / ".netrc").write_text("machine api.wandb.ai\n  login user\n  password " + HEX[:40] + "\n")
+    (tmp_path / "token").write_text("Pelican7Quay\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    assert redact_text(f"{HEX[:40]} Pelican7Quay machine") == f"{REDACTED} {REDACTED} machine"
+
+
 def test_redaction_of_a_value_of_the_environment(monkeypatch):
     monkeypatch.setenv("SOME_API_KEY", "hunter6x")
     monkeypatch.setenv("SECRET_KEY_BASE", "hunter7x")
@@ -161,6 +197,9 @@ ENVIRONMENT = {
     "WANDB_API_KEY": "ca9a" * 10,
     "SWANLAB_API_KEY": canary(10),
     "SLACK_WEBHOOK_URL": f"https://hooks.slack.com/{canary(11)}",
+    "PGPASSWORD": canary(28),
+    "STORAGE": f"AccountName=me;AccountKey={canary(29)}==;EndpointSuffix=x",
+    "OF_NO_NAME": canary(30),  # the default of an option that names a secret
 }
 YAML = {
     "training_args": {"hub_token": canary(12)},
@@ -181,20 +220,82 @@ FAILURES = {
     f"--hub-token={canary(24)}": "unrecognized arguments",
     f"--api-key {canary(27)}": "unrecognized arguments: --api-key (redacted)",
     f"trackers.0.api_key={{{canary(25)}": "not valid YAML",
+    f"trackers.0.api_key:{canary(36)}": "expected KEY=VALUE",
+    f"trackers.0.api_key {canary(37)}": "expected KEY=VALUE",
+    f"method={{name:leaky,api_key:{canary(38)}": "not valid YAML",
+    f"method={{name:,api_key:[{canary(39)}]}}": "which method?",
+    f"method=[{{api_key:{canary(40)}}}]": "must be the name of a method",
+}
+BROKEN_YAML = {
+    f"method:\n  api_key: *{canary(41)}\n": "found undefined alias '(redacted)'",
+    "method:\n  api_key: *correcthorse\n": "found undefined alias '(redacted)'",
+    f"method:\n  api_key: !!int {canary(42)}\n": "(redacted)",
+    f"a: {{r: 1, api_key: !!int {canary(43)}}}\n": "(redacted)",
+    f"api_key:\n  {canary(44)}: 1\n  {canary(44)}: 2\n": "the key '(redacted)' appears twice",
+    f"tokens:\n- api_key:\n  - !!float {canary(45)}\n": "(redacted)",
+    f"api_key: &{canary(46)} 1\nb: &{canary(46)} 2\n": "second occurrence",
+    f'"api_key": %{canary(47)}\n': "cannot start any token",
 }
 CANARIES = re.compile(r"canary\d|ca9aca9a", re.IGNORECASE)
 
 LEAKY = '''
-"""A tracker that says all it knows."""
+"""Components that say all they know."""
 
-import json, os
+import json, logging, os, threading, warnings
 from dataclasses import dataclass, field
-from sftcore import SftError, Tracker, hookimpl
+from sftcore import Format, Method, RowError, SftError, Tracker, hookimpl
 
 
 @hookimpl
 def register_trackers():
     return {"leaky": "leaky:Leaky"}
+
+
+@hookimpl
+def register_methods():
+    return {"leaky": "leaky:LeakyMethod"}
+
+
+@hookimpl
+def register_formats():
+    return {"leaky": "leaky:LeakyFormat", "leaky-too": "leaky_broken:Format"}
+
+
+@dataclass
+class LeakyFormat(Format):
+    needs = frozenset({"leak"})
+    api_key: str = ""
+
+    def parse(self, row):
+        raise RowError(f"cannot be decrypted with {self.api_key}")
+
+
+def fail(*secrets):
+    raise RuntimeError(f"no login with {secrets}")
+
+
+@dataclass
+class LeakyMethod(Method):
+    api_key: str = ""
+    login: dict = field(default_factory=dict)
+    licence_key: str = os.environ.get("OF_NO_NAME", "")
+
+    def __del__(self):
+        if os.environ.get("DYING"):
+            fail("in __del__", self.api_key)
+
+    def prepare(self, model, args):
+        secrets = self.api_key, self.login, self.licence_key
+        thread = threading.Thread(target=fail, args=("in a thread", *secrets))
+        thread.start()
+        thread.join()
+        try:
+            fail("in a log", *secrets)
+        except RuntimeError:
+            logging.getLogger("leaky").exception("failed with %s", self.api_key)
+        warnings.warn(f"no login with a warning of {secrets}")
+        vars(self).pop("made", LeakyMethod(self.api_key))
+        return model.requires_grad_(True)
 
 
 @dataclass
@@ -229,8 +330,9 @@ def careless(make_sft, tmp_path_factory):
     plugin = sft.folder / "plugin"
     (plugin / "leaky-1.dist-info").mkdir(parents=True)
     (plugin / "leaky.py").write_text(LEAKY)
+    (plugin / "leaky_broken.py").write_text("import os\nraise RuntimeError(os.environ['OPENAI_API_KEY'])\n")
     (plugin / "leaky-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: leaky\nVersion: 1\n")
-    (plugin / "leaky-1.dist-info" / "entry_points.txt").write_text("[sftcore]\nleaky = leaky\n")
+    (plugin / "leaky-1.dist-info" / "entry_points.txt").write_text("[sftcore]\nleaky = leaky\nb = leaky_broken\n")
     remote = f"https://{canary(26)}:x-oauth-basic@127.0.0.1/x.git"
     for command in (["init", "-q"], ["remote", "add", "origin", remote]):
         subprocess.run(["git", *command], cwd=sft.folder, check=True)
@@ -243,7 +345,10 @@ def careless(make_sft, tmp_path_factory):
     ]
     rows = Path(sft.config["data"]["train"]).read_text() + '\n{"messages": 1}\n'
     (sft.folder / "rows.jsonl").write_text(rows)
-    sft.config["data"] |= {"train": str(sft.folder / "rows.jsonl"), "max_bad_rows": 1}
+    (sft.folder / "leak.jsonl").write_text('{"leak": 1}\n')
+    leaky_rows = {"path": str(sft.folder / "leak.jsonl"), "format": {"name": "leaky", "api_key": canary(31)}}
+    sft.config["data"] |= {"train": [str(sft.folder / "rows.jsonl"), leaky_rows], "max_bad_rows": 2}
+    sft.config["method"] = {"name": "leaky", "api_key": canary(32), "login": {"password": canary(33)}}
     sft.plugin = plugin
     path = os.pathsep.join(filter(None, [str(plugin), os.environ.get("PYTHONPATH")]))
     sft.env = {**ENVIRONMENT, "PYTHONPATH": path, "SFTCORE_CACHE": str(sft.folder / "cache")}
@@ -280,10 +385,16 @@ def sft_here(careless, monkeypatch, capfd):
 
 
 def test_redaction_leaves_no_secret_in_the_output_and_files_of_a_run(careless, nursery):
-    code, said = careless.run_forked(nursery, *WORDS, **careless.env)
+    code, said = careless.run_forked(nursery, *WORDS, **careless.env, DYING="1")
     assert code == 0, said
     assert leaks(said) == []
     assert "the tracker leaky failed in log and is disabled: ConnectionError: Leaky(" in said
+    for place in ("in a thread", "in a log", "in __del__", "a warning"):
+        assert f"no login with {place}" in said.replace("('", ""), place
+    assert f"cannot be decrypted with {REDACTED}" in (careless.out / "quarantine.jsonl").read_text()
+    state = json.loads((careless.out / "checkpoint-2" / "run_state.json").read_text())
+    assert "LeakyMethod" in state["method"]
+    assert REDACTED in state["method"]
     assert len(list(careless.out.glob("wandb/offline-run-*"))) == len(list(careless.out.glob("swanlab/run-*"))) == 1
     checked = 0
     for folder in (careless.out, careless.folder / "cache"):
@@ -314,6 +425,26 @@ def test_redaction_leaves_no_secret_in_an_error_message(sft_here, word, message)
     code, said = sft_here("run", *word.split())
     assert code == 2, said
     assert message in said
+    assert leaks(said) == []
+
+
+@pytest.mark.parametrize(("text", "message"), BROKEN_YAML.items())
+def test_redaction_leaves_no_secret_in_a_message_about_broken_yaml(sft_here, tmp_path, text, message):
+    (tmp_path / "broken.yaml").write_text(text)
+    code, said = sft_here("run", "--config", str(tmp_path / "broken.yaml"))
+    assert code == 2, said
+    assert message in said
+    assert leaks(said.replace("correcthorse", "canary0")) == []
+
+
+@pytest.mark.parametrize("flags", [(), ("--json",), ("--verbose",), ("--verbose", "--json")], ids=" ".join)
+def test_redaction_leaves_no_secret_in_the_list_of_plugins(careless, sft_here, capfd, flags):
+    from sftcore.cli.main import main
+
+    assert main(["list-plugins", *flags]) == 0
+    said = "".join(capfd.readouterr())
+    assert "leaky-too" in said
+    assert f"RuntimeError: {REDACTED}" in said
     assert leaks(said) == []
 
 

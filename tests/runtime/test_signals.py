@@ -1,16 +1,21 @@
-"""Asking a process to stop by SIGTERM, SIGINT or SIGUSR1, or by max_hours."""
+"""Asking a process to stop by a signal or by max_hours, and what that means for the processes it has started."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from sftcore.runtime import signals
+from sftcore.runtime.signal_mask import stop_signals_blocked
 from sftcore.runtime.signals import Stopped, handle_stop_signals
 
 
@@ -80,13 +85,123 @@ def test_a_process_that_does_not_react_to_sigterm_is_ended():
     assert process.wait(10) == 75
 
 
-def test_sigterm_ends_forked_processes():
+def forked(function) -> int:
+    """The process id of a fork of this process that calls *function*."""
+    child = os.fork()
+    if not child:
+        try:
+            function()
+        finally:
+            os._exit(1)
+    return child
+
+
+def ended(child: int, seconds: float = 10) -> int | None:
+    """How a child ended, or None if it did not."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+    return None
+
+
+def act_as_torch() -> None:
+    """Wait, as a process that loads data does: torch has SIGTERM end it, whatever was set before."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    time.sleep(20)
+
+
+@pytest.mark.parametrize("number", signals.STOP_SIGNALS)
+def test_a_signal_to_all_processes_does_not_end_forks(number):
     with handle_stop_signals({}) as stop:
         stop.interruptible = False
-        child = os.fork()
-        if not child:
-            time.sleep(20)
-            os._exit(0)
-        os.kill(child, signal.SIGTERM)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+        child = forked(act_as_torch)
+        time.sleep(0.1)
+        os.kill(child, number)
+        assert ended(child, 0.3) is None
+        os.kill(child, signal.SIGKILL)
+        assert ended(child) == -signal.SIGKILL
         assert stop.reason is None
+
+
+def test_forks_end_with_the_run(tmp_path):
+    def run() -> None:
+        with handle_stop_signals({}):
+            (tmp_path / "pid").write_text(str(forked(lambda: time.sleep(20))))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert ended(forked(run)) == -signal.SIGKILL
+    child = int((tmp_path / "pid").read_text())
+    until = time.monotonic() + 10
+    while time.monotonic() < until:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                time.sleep(0.02)
+                continue
+        break
+    else:
+        pytest.fail("it lives on")
+
+
+def test_multiprocessing_can_end_a_process_that_gets_no_signals():
+    """As it does at the end of this process, where it then waits for the other one."""
+    with handle_stop_signals({}):
+        process = multiprocessing.get_context("fork").Process(target=act_as_torch, daemon=True)
+        process.start()
+        time.sleep(0.1)
+        process.terminate()
+        process.join(10)
+        assert process.exitcode == -signal.SIGKILL
+
+
+def test_a_fork_of_a_thread_outlives_the_thread():
+    children = []
+    with handle_stop_signals({}):
+        thread = threading.Thread(target=lambda: children.append(forked(lambda: time.sleep(20))))
+        thread.start()
+        thread.join()
+        assert ended(children[0], 0.3) is None
+    os.kill(children[0], signal.SIGKILL)
+    assert ended(children[0]) == -signal.SIGKILL
+
+
+def test_a_signal_before_a_run_has_begun_stops_it_when_it_begins():
+    before = signal.signal(signal.SIGUSR2, signal.SIG_DFL)
+    with stop_signals_blocked():
+        signal.raise_signal(signal.SIGUSR2)
+        with pytest.raises(Stopped, match="SIGUSR2"), handle_stop_signals({}):
+            pytest.fail("it was not stopped")
+        signal.raise_signal(signal.SIGUSR2)  # the exit code is known by now
+        assert signal.getsignal(signal.SIGUSR2) == signal.SIG_IGN
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # drops it
+    signal.signal(signal.SIGUSR2, before)
+    for number in signals.STOP_SIGNALS:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+def test_a_run_under_nohup_does_not_stop_when_its_terminal_is_closed():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with handle_stop_signals({}) as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert stop.reason is None
+            with stop_signals_blocked():
+                assert signal.SIGHUP not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_process_that_is_started_with_the_signals_blocked_does_not_get_them():
+    """Launchers and trackers install handlers, which are never called."""
+    code = (
+        "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(3))\n"
+        "print('on', flush=True)\ntime.sleep(0.3)"
+    )
+    with stop_signals_blocked():
+        process = started(sys.executable, "-c", code)
+    for number in signals.STOP_SIGNALS:
+        process.send_signal(number)
+    assert process.wait(10) == 0
+    assert not {*signals.STOP_SIGNALS} & signal.pthread_sigmask(signal.SIG_BLOCK, ())

@@ -20,6 +20,7 @@ from typing import Any
 
 from sftcore.data.sources.formats import DataSource
 from sftcore.data.sources.readers import suffixes
+from sftcore.data.sources.renaming import OPTIONS
 from sftcore.data.sources.source_rows import file_state
 from sftcore.labelling import Labeller
 from sftcore.labelling.rendering.environment import NOW
@@ -49,7 +50,7 @@ def source_key(source: DataSource, digests: Iterable[str], labeller_digest: str)
             "data": [list(pair) for pair in zip(map(suffixes, files), digests, strict=True)] or source.rows.fingerprint,
             "limit": config.limit,
             "delimiter": config.delimiter,
-            "columns": sorted(config.columns.items()),
+            "renaming": [sorted(getattr(config, option).items()) for option in OPTIONS],
             "format": [form.__qualname__, asdict(source.format), _code_of_classes(form)],
             "policy": asdict(source.policy),
             "labeller": labeller_digest,

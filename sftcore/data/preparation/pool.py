@@ -28,6 +28,7 @@ from sftcore.data.preparation.worker import (
 )
 from sftcore.data.sources.formats import DataSource
 from sftcore.labelling import Labeller
+from sftcore.runtime.signal_mask import terminate_by_sigkill
 from sftcore.runtime.variables import environment_variable
 
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # the processor time of a container, and the period for it
@@ -129,6 +130,7 @@ class WorkerPool:
         call_libc("malloc_trim", 0)  # each child copies where it writes: 62 -> 60 µs of CPU per row of all processes
         gc.freeze()  # else the first collection in each process copies all that they share
         self._slots = [TableSlot() for _ in range(AHEAD * self._processes + 1)]  # as many blocks are in progress
+        terminate_by_sigkill()
         arguments = (self._sources, self._labeller, self._slots, os.getpid())
         self._pool = ProcessPoolExecutor(children, multiprocessing.get_context("fork"), init_worker, arguments)
 

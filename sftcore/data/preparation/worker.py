@@ -5,9 +5,9 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
-import signal
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from mmap import mmap
@@ -25,6 +25,7 @@ from sftcore.data.tables.account import RowTotals, count_rejected
 from sftcore.data.tables.label_batch import label_rows
 from sftcore.data.tables.table import flat_values
 from sftcore.labelling import Labeller
+from sftcore.runtime.signal_mask import end_with_parent
 
 MAX_CALLS = 1000  # how many calls deep the work on a row may go
 SLOT_SIZE = 1 << 25  # how many bytes a table in shared memory may have; memory is used only for those that it has
@@ -68,16 +69,17 @@ def label_block(block: Block, sources: Sequence[DataSource], labeller: Labeller,
     name = source.rows.names[file]
     bad: list[RejectedRow] = []
     columns: dict[str, None] = {}
+    unread: Counter[str] = Counter()
     depth = sum(1 for _ in traceback.walk_stack(sys._getframe()))
     with recursion_limit(depth + MAX_CALLS):  # the same for a row in every process
         rows: list[SourceRow] = [(Origin(name, line), decoded(raw)) for line, raw in block.rows]
-        parsed = list(source.parse(rows, bad, columns))
+        parsed = list(source.parse(rows, bad, columns, unread))
         table, failed = label_rows(parsed, labeller, source.policy, file) if label else (None, [])
     content = dict(rows) if failed else {}
     unlabelled = [RejectedRow.for_reason(row.origin, str(error), content[row.origin]) for row, error in failed]
     tokens = len(flat_values(table["input_ids"])) if table is not None else 0
     counts = (*count_rejected(bad, file), *count_rejected(unlabelled, file))
-    totals = RowTotals(len(rows), tokens, *counts, list(columns))
+    totals = RowTotals(len(rows), tokens, *counts, list(columns), dict(unread))
     rejected = sorted([*bad, *unlabelled], key=lambda row: row.origin.line)
     lines = [f"{file} {row.origin.line} {row.to_json()}" for row in rejected]
     return LabelledBlock(block.source, table, totals, lines, block.progress, block.reading)
@@ -141,13 +143,3 @@ def call_libc(function: str, *arguments: int) -> None:
     """Call a *function* of the C library, if it has it."""
     if callable(called := getattr(ctypes.CDLL(None), function, None)):
         called(*arguments)
-
-
-def end_with_parent(parent: int) -> None:
-    """Let the system kill this process when the process *parent* ends; requests to stop go to the parent alone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    pr_set_pdeathsig = 1
-    call_libc("prctl", pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before
-        os._exit(1)

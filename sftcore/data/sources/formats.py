@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 from sftcore.config.document import Keys, dotted
 from sftcore.config.loader import LoadedConfig, load_format
@@ -19,12 +20,14 @@ from sftcore.data.row_types import Origin
 from sftcore.data.sources.content_key import content_key
 from sftcore.data.sources.readers import SourceRow
 from sftcore.data.sources.rejected import RejectedRow, not_an_object, rejected_rows
+from sftcore.data.sources.renaming import OPTIONS, missing_names, rename
+from sftcore.data.sources.row_fields import read_conversation
 from sftcore.data.sources.source_rows import SourceRows
+from sftcore.data.sources.unread import check_unread, keys_of, unread_keys
 from sftcore.labelling import Policy
 
 SAMPLE = 50  # how many rows ``format: auto`` looks at; those that are not a mapping do not count
 UNKNOWN = "unknown (auto)"  # the format of a source in which no row could be read
-SHOWN_COLUMNS = 20  # how many columns a message names
 
 
 class ParsedRow(NamedTuple):
@@ -46,16 +49,23 @@ class DataSource(NamedTuple):
     policy: Policy
 
     def parse(
-        self, rows: Iterable[SourceRow], rejected: list[RejectedRow], columns: dict[str, None]
+        self, rows: Iterable[SourceRow], rejected: list[RejectedRow], columns: dict[str, None], unread: Counter[str]
     ) -> Iterator[ParsedRow]:
-        """Yield the conversations of *rows*; bad ones are added to *rejected*, and names of columns to *columns*."""
-        names = self.config.columns
+        """Yield the conversations of *rows*.
+
+        Malformed rows are added to *rejected*, names of columns to *columns*, and keys that nothing reads to *unread*.
+        """
+        keys = None if self.policy.unread == "ignore" else keys_of(self.format)
         for origin, row in rows:
             if type(row) is not dict and not isinstance(row, Mapping):
                 rejected.append(not_an_object(origin, row))
                 continue
             try:
-                conversation = self.format.read(rename_columns(row, names, columns))
+                renamed = rename(row, self.config, columns)
+                conversation = read_conversation(self.format, renamed)
+                if keys is not None and (beside := unread_keys(renamed, conversation, keys)):
+                    check_unread(beside, self.policy.unread)
+                    unread.update(beside)
                 parsed = ParsedRow(conversation, origin, content_key(conversation))
             except RowError as error:
                 rejected.append(RejectedRow.for_reason(origin, str(error), row))
@@ -71,44 +81,19 @@ class DataSource(NamedTuple):
 
     def parse_all(self) -> Iterator[tuple[ParsedRow, Policy]]:
         """Yield the conversations of all rows but the bad ones, with the policy."""
-        for row in self.parse(self.rows.decoded(), [], {}):
+        for row in self.parse(self.rows.decoded(), [], {}, Counter()):
             yield row, self.policy
 
     def check_columns(self, seen: Iterable[str], loaded: LoadedConfig, rows: str = "row") -> None:
-        """Check that each renamed column is among *seen*, the columns that *rows*, as the message calls them, had.
+        """Check that each name that is renamed is among *seen*, those that *rows*, as the message calls them, had.
 
         Raises:
             ConfigError: one is not.
         """
-        for name, columns in missing_columns(self.config.columns, list(seen)):
+        for option, name, names in missing_names(self.config, seen):
             listed = isinstance(loaded.document.data["data"][self.place[1]], list)
-            problem = f"no {rows} of {self.config.path} has this column; there are: {columns}"
-            raise loaded.document.error((*(self.place if listed else self.place[:-1]), "columns", name), problem)
-
-
-def rename_columns(row: Mapping[str, Any], names: Mapping[str, str], seen: dict[str, None]) -> Mapping[str, Any]:
-    """*row* with its top-level keys under their new *names*, all at once.
-
-    Its columns are added to *seen*, until each that is renamed is among these.
-
-    Raises:
-        RowError: two of its columns would have one name.
-    """
-    if not names:
-        return row
-    if not names.keys() <= seen.keys():
-        seen.update(dict.fromkeys(map(str, row)))
-    renamed = {names.get(key, key): value for key, value in row.items()}
-    if len(renamed) != len(row):
-        twice = next(new for old, new in names.items() if old in row and new in row and new not in names)
-        raise RowError(f"'columns' renames a column to '{twice}', and the row has one of that name; rename it too")
-    return renamed
-
-
-def missing_columns(names: Iterable[str], seen: Sequence[str]) -> list[tuple[str, str]]:
-    """Those of *names* that no row had, each with the columns that were *seen*; none, if there was no row."""
-    more = f" and {len(seen) - SHOWN_COLUMNS} more" if len(seen) > SHOWN_COLUMNS else ""
-    return [(name, ", ".join(seen[:SHOWN_COLUMNS]) + more) for name in names if name not in seen and seen]
+            problem = f"no {rows} of {self.config.path} has this {OPTIONS[option]}; there are: {names}"
+            raise loaded.document.error((*(self.place if listed else self.place[:-1]), option, name), problem)
 
 
 def open_source(config: SourceConfig, place: Keys, loaded: LoadedConfig, registry: Registry) -> DataSource:
@@ -125,7 +110,7 @@ def open_source(config: SourceConfig, place: Keys, loaded: LoadedConfig, registr
     if config.format != AUTO:
         return DataSource(config, place, rows, loaded.selected[slot].name, cast("Format", config.format), policy)
     columns: dict[str, None] = {}
-    sample = _sampled(rows.decoded(), config.columns, columns)
+    sample = _sampled(rows.decoded(), config, columns)
     unknown = DataSource(config, place, rows, UNKNOWN, Format(), policy)
     try:
         detected = detect_format(config.path, sample, registry)
@@ -171,15 +156,15 @@ def sample_sources(
         rows = source.rows.decoded()
         sample = SourceSample(source, [], [])
         chosen = islice((row for row in rows if wanted(row[0])) if wanted else rows, limit)
-        sample.rows.extend(source.parse(chosen, sample.rejected, columns))
+        sample.rows.extend(source.parse(chosen, sample.rejected, columns, Counter()))
         if wanted is None and next(rows, None) is None:  # all rows were parsed
             source.check_columns(columns, loaded)
         samples.append(sample)
     return samples
 
 
-def _sampled(rows: Iterator[SourceRow], names: Mapping[str, str], columns: dict[str, None]) -> list[SourceRow]:
-    """The first of *rows* under their new *names*, with as many mappings among them as ``format: auto`` looks at."""
+def _sampled(rows: Iterator[SourceRow], config: SourceConfig, columns: dict[str, None]) -> list[SourceRow]:
+    """The first of *rows* under their new names, with as many mappings among them as ``format: auto`` looks at."""
     sample: list[SourceRow] = []
     mappings = 0
     while mappings < SAMPLE and (item := next(rows, None)) is not None:
@@ -187,7 +172,7 @@ def _sampled(rows: Iterator[SourceRow], names: Mapping[str, str], columns: dict[
         if isinstance(row, Mapping):
             mappings += 1
             with suppress(RowError):  # reported when the row is parsed
-                row = rename_columns(row, names, columns)
+                row = rename(row, config, columns)
         sample.append((origin, row))
     return sample
 

@@ -14,6 +14,7 @@ from sftcore.core.errors import json_type
 from sftcore.data.row_types import Origin
 from sftcore.data.sources.readers import UnreadableError
 from sftcore.runtime.console import count
+from sftcore.runtime.redaction import redact_text
 
 SHOWN = 10  # how many rows, or reasons, a message lists before it only counts
 MAX_REASON = 500  # how many characters a reason may have; a row may bring words of any length into it
@@ -36,8 +37,8 @@ class RejectedRow(NamedTuple):
 
     @classmethod
     def for_reason(cls, origin: Origin, reason: str, row: Any = None, raw: str | None = None) -> RejectedRow:
-        """A row rejected for *reason*, which is made printable and short."""
-        text = reason.encode(errors="backslashreplace").decode()
+        """A row rejected for *reason*, which is made printable and short, and has no secrets: it is cached, too."""
+        text = redact_text(reason.encode(errors="backslashreplace").decode())
         if len(text) > MAX_REASON:
             text = f"{text[:MAX_REASON]}... ({len(text):,} characters)"
         return cls(origin, text, row, raw)

@@ -57,6 +57,10 @@ def prepare_stream(
         sum(sum(block.totals.unlabelled.values()) for block in first),
     )
     eval_only = replace(loaded, config=replace(loaded.config, data=replace(config, train=[])))
+
+    def unread_note(block: LabelledBlock) -> str:
+        return block.totals.unread_note(f"the first rows of {sources[block.source].source.config.path}")
+
     evaluation = prepare(eval_only, registry, labeller, progress, cache)
     first_example = summary.worked_example
     stream = Stream(sources, labeller, config, loaded.config.seed, evaluation.sources, sample, first_example)
@@ -68,7 +72,7 @@ def prepare_stream(
         train_summary=Summary(
             worked_example=first_example, notes=[f"the first {count(summary.rows, 'row')}: {tokens}", *summary.notes]
         ),
-        notes=[*map(_note, sources), *evaluation.notes],
+        notes=[*map(_note, sources), *filter(None, map(unread_note, first)), *evaluation.notes],
     )
 
 

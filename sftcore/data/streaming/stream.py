@@ -276,7 +276,8 @@ class Stream(TrainingSet):
         summary = self._summary
         summary.rows, summary.warnings = summary.kept + summary.dropped, self._warnings.by_name()
         passes = f"{self._passes:,} complete pass{'' if self._passes == 1 else 'es'} over the data"
-        summary.notes = [passes, *self._warnings.texts()]
+        unread = self._totals.unread_note("the stream")
+        summary.notes = [passes, *self._warnings.texts(), *([unread] if unread else [])]
         if self._config.packing and self._items:
             fill = summary.tokens / (self._items * self._config.max_length)
             summary.add_packing(self._items, fill, self._config.max_length)

@@ -15,8 +15,8 @@ from sftcore.runtime.console import count
 EVALUATED, NOT_SAMPLED = "also in data.eval", "not sampled"
 TOO_LONG, UNTRAINED = "too long", "without a trained token"  # why rows are dropped
 
-MAX_KINDS, OTHER_KINDS = 200, "other reasons"
-"""How many kinds of reasons are counted separately, and the name of the rest."""
+MAX_KINDS, OTHER_KINDS = 200, "others"
+"""How many kinds of reasons, or unread keys, are counted separately, and the name of the rest."""
 
 RejectedPlace = tuple[int, int, str]  # a rejected row: the number of its file, its line, and the reason
 
@@ -32,6 +32,7 @@ class RowTotals:
     unlabelled: dict[str, int] = field(default_factory=dict)  # rows that cannot be labelled, by kind of reason
     first_unlabelled: list[RejectedPlace] = field(default_factory=list)  # the first of them, in order
     columns: list[str] = field(default_factory=list)  # columns that rows had, where some are renamed
+    unread: dict[str, int] = field(default_factory=dict)  # rows that have a key that nothing reads, by its name
     size: int = 0  # bytes of the tables, and of the rejected rows
 
     def add(self, other: RowTotals) -> None:
@@ -39,13 +40,22 @@ class RowTotals:
         self.read += other.read
         self.tokens += other.tokens
         self.size += other.size
-        for kinds, more in ((self.bad, other.bad), (self.unlabelled, other.unlabelled)):
+        mine, others = (self.bad, self.unlabelled, self.unread), (other.bad, other.unlabelled, other.unread)
+        for kinds, more in zip(mine, others, strict=True):
             for kind, rows in more.items():
                 known = kind if kind in kinds or len(kinds) < MAX_KINDS else OTHER_KINDS
                 kinds[known] = kinds.get(known, 0) + rows
         self.first_bad = [*self.first_bad, *other.first_bad][:SHOWN]
         self.first_unlabelled = [*self.first_unlabelled, *other.first_unlabelled][:SHOWN]
         self.columns = list(dict.fromkeys([*self.columns, *other.columns]))
+
+    def unread_note(self, name: str) -> str:
+        """What to tell of the keys that nothing reads of the source *name*; empty if there are none."""
+        if not self.unread:
+            return ""
+        keys = [f"{key}: {count(rows, 'row')}" for key, rows in Counter(self.unread).most_common(SHOWN)]
+        more = f", and {len(self.unread) - SHOWN} more keys" if len(self.unread) > SHOWN else ""
+        return f"{name}: nothing reads {', '.join(keys)}{more}; `data.unread: error` rejects such rows"
 
     @property
     def rejected(self) -> Counter[str]:
@@ -126,6 +136,7 @@ class Account:
     # by reason: malformed rows and those that cannot be labelled; excluded rows and those of which nothing is trained
     rejected: Mapping[str, int] = field(default_factory=dict)
     dropped: Mapping[str, int] = field(default_factory=dict)
+    unread: Mapping[str, int] = field(default_factory=dict)  # rows with a key that nothing reads, by its name
 
     def __post_init__(self) -> None:
         total = self.trained + self.evaluated + sum(self.rejected.values()) + sum(self.dropped.values())
@@ -147,6 +158,7 @@ def merge(first: Account, second: Account) -> Account:
         first.evaluated + second.evaluated,
         dict((Counter(first.rejected) + Counter(second.rejected)).most_common()),
         dict(Counter(first.dropped) + Counter(second.dropped)),
+        dict(Counter(first.unread) + Counter(second.unread)),
     )
 
 
@@ -165,4 +177,5 @@ def make_account(
     if rest:
         reasons[rest] = read - train.kept - evaluation.kept - rejected.total() - reasons.total()
     dropped = {reason: rows for reason, rows in reasons.items() if rows}
-    return Account(read, train.kept, evaluation.kept, dict(rejected.most_common()), dropped)
+    unread = sum((Counter(part.unread) for part in totals), Counter[str]())
+    return Account(read, train.kept, evaluation.kept, dict(rejected.most_common()), dropped, dict(unread))

@@ -168,7 +168,14 @@ def test_options_that_matter_change_the_key(tmp_path, data, serving, options):
 
 def test_options_of_a_source_change_the_key(tmp_path, data, serving):
     made(tmp_path, data, serving)
-    for source in ({"limit": 50}, {"weight": 2}, {"columns": {"messages": "messages"}}, {"format": "messages"}):
+    for source in (
+        {"limit": 50},
+        {"weight": 2},
+        {"columns": {"messages": "messages"}},
+        {"roles": {"user": "user"}},
+        {"message_keys": {"role": "role"}},
+        {"format": "messages"},
+    ):
         rows = labelled(tmp_path, data, serving, train={"path": str(data), **source})
         assert rows == {"limit": 50, "format": 0}.get(next(iter(source)), ROWS), source
 

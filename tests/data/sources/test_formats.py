@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import pytest
@@ -88,7 +89,7 @@ def test_a_format_that_fails_names_the_row():
     rejected = []
     rows = sample({"lines": 3}, {})
     source = DataSource(SourceConfig("f"), (), None, "lines", Lines(), Policy())
-    assert not list(source.parse(rows, rejected, {}))
+    assert not list(source.parse(rows, rejected, {}, Counter()))
     assert str(rejected[0]).startswith("f:1: the format Lines failed: TypeError")
     assert str(rejected[1]) == "f:2: the format Lines failed: KeyError: 'lines'"
     assert [bad.row for bad in rejected] == [row for _, row in rows]

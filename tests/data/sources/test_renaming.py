@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -10,13 +11,16 @@ from transformers import AutoTokenizer
 from sftcore import ConfigError, RowError
 from sftcore.config.document import Document
 from sftcore.config.loader import load_config
+from sftcore.config.schema import SourceConfig
 from sftcore.core.errors import DataError
 from sftcore.core.registry import Registry
 from sftcore.data import prepare, sample_sources
 from sftcore.data.row_types import Origin
-from sftcore.data.sources.formats import _sampled, missing_columns, rename_columns
+from sftcore.data.sources.formats import _sampled
+from sftcore.data.sources.renaming import MOST, missing_names, rename
 from sftcore.labelling import Labeller
 
+AB = SourceConfig("f", columns={"a": "b"})
 REGISTRY = Registry.discover()
 
 
@@ -33,32 +37,65 @@ REGISTRY = Registry.discover()
 )
 def test_top_level_keys_are_renamed_all_at_once(names, row, renamed):
     before = dict(row)
-    assert rename_columns(row, names, {}) == renamed
+    assert rename(row, SourceConfig("f", columns=names), {}) == renamed
     assert row == before
 
 
 def test_no_column_hides_another():
     with pytest.raises(RowError, match="renames a column to 'b', and the row has one of that name"):
-        rename_columns({"a": 1, "b": 2}, {"a": "b"}, {})
+        rename({"a": 1, "b": 2}, AB, {})
     rows = iter([(Origin("f", 1), {"a": 1, "b": 2}), (Origin("f", 2), 3)])
-    assert [row for _, row in _sampled(rows, {"a": "b"}, {})] == [{"a": 1, "b": 2}, 3]
+    assert [row for _, row in _sampled(rows, AB, {})] == [{"a": 1, "b": 2}, 3]
 
 
 def test_a_column_that_some_row_has_is_not_missing():
-    names = {"a": "b", "x": "y"}
+    source = SourceConfig("f", columns={"a": "b", "x": "y"})
     seen = {}
-    assert missing_columns(names, list(seen)) == []  # no row was seen
+    assert missing_names(source, seen) == []  # no row was seen
     for row in ({"c": 1}, {"a": 1}, {"d": 1}):
-        rename_columns(row, names, seen)
-    assert missing_columns(names, list(seen)) == [("x", "c, a, d")]
-    rename_columns({"x": 1}, names, seen)
-    assert missing_columns(names, list(seen)) == []
+        rename(row, source, seen)
+    assert missing_names(source, seen) == [("columns", "x", "c, a, d")]
+    rename({"x": 1}, source, seen)
+    assert missing_names(source, seen) == []
 
 
 def test_of_many_columns_the_first_are_reported():
     seen = {}
-    rename_columns({str(number): 1 for number in range(25)}, {"x": "y"}, seen)
-    assert missing_columns(["x"], list(seen)) == [("x", ", ".join(map(str, range(20))) + " and 5 more")]
+    source = SourceConfig("f", columns={"x": "y"})
+    rename({str(number): 1 for number in range(25)}, source, seen)
+    assert missing_names(source, seen) == [("columns", "x", ", ".join(map(str, range(20))) + " and 5 more")]
+
+
+TALK = [{"who": "Kunde", "text": "q"}, {"who": "Agent", "text": "a"}]
+NAMES = {"message_keys": {"who": "role", "text": "content"}, "roles": {"Kunde": "user", "Agent": "assistant"}}
+MEANT = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+
+
+@pytest.mark.parametrize("value", [TALK, json.dumps(TALK)])
+def test_names_in_messages(value):
+    before = copy.deepcopy(value)
+    row = {"messages": value, "tools": [{"who": "f"}], "n": [1], "text": "["}
+    assert rename(row, SourceConfig("f", **NAMES), {}) == {**row, "messages": MEANT}
+    assert value == before
+
+
+def test_a_name_in_messages_that_no_row_has_is_missing():
+    source = SourceConfig("f", message_keys={"who": "role", "said": "content"}, roles={"Kunde": "user", "Bot": "tool"})
+    seen = {}
+    rename({"messages": TALK}, source, seen)
+    assert missing_names(source, seen) == [
+        ("message_keys", "said", "who, text"),
+        ("roles", "Bot", "Kunde, Agent"),
+    ]
+    many = [{"role": str(number)} for number in range(MOST * 2)]
+    rename({"messages": [*many, {"role": "Bot", "said": "x"}]}, source, seen)
+    assert missing_names(source, seen) == []
+    assert len(seen) <= MOST + 4
+
+
+def test_no_key_of_a_message_hides_another():
+    with pytest.raises(RowError, match="'message_keys' renames a key to 'role', and a message has one of that name"):
+        rename({"messages": [{"who": "x", "role": "y"}]}, SourceConfig("f", message_keys={"who": "role"}), {})
 
 
 ROWS = [{"prompt": f"Is {number}?", "completion": "yes", "output": "other", "n": number} for number in range(60)]
@@ -127,3 +164,23 @@ def test_a_column_may_come_late(tmp_path, labeller):
     rows = [*({"prompt": "q", "output": str(number)} for number in range(60)), {"prompt": "q", "answer": "z"}]
     text = "data: {train: {path: t.jsonl, columns: {prompt: input, answer: output}}}"
     assert len(prepared(tmp_path, labeller, text, rows).train) == 61
+
+
+def test_names_in_messages_from_the_configuration_to_the_tokens(tmp_path, labeller):
+    names = "message_keys: {who: role, text: content}, roles: {Kunde: user, Agent: assistant}"
+    rows = [{"messages": TALK}, {"messages": json.dumps(TALK)}]
+    made = prepared(tmp_path, labeller, f"data: {{train: {{path: t.jsonl, {names}}}}}", rows)
+    assert [labeller.tokenizer.decode([token for token in example.labels if token >= 0]) for example in made.train] == [
+        "a<|im_end|>",
+        "a<|im_end|>",
+    ]
+    for options, problem in (
+        ("message_keys: {who: role, Text: content}", "message_keys.Text: no row of t.jsonl has this key of a message"),
+        (f"{names[:-1]}, X: tool}}", "roles.X: no row of t.jsonl has this role; there are: Kunde, Agent"),
+        ("roles: {Kunde: usr}", "roles.Kunde: should be 'system', 'user', 'assistant', 'tool' or 'tool_call', got"),
+        ("message_keys: {a: role, b: role}", "message_keys: would rename both 'a' and 'b' to 'role'"),
+    ):
+        with pytest.raises(ConfigError, match=f"data.train.{problem}"):
+            prepared(tmp_path, labeller, f"data: {{train: {{path: t.jsonl, {options}}}}}", rows)
+    with pytest.raises(ConfigError, match=r"data.train.message_keys.who: no row .* key of a message; .*: not one"):
+        prepared(tmp_path, labeller, "data: {train: {path: t.jsonl, message_keys: {who: role}}}", ROWS)
