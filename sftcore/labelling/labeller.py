@@ -44,8 +44,11 @@ class Labeller:
         tokenizer: a transformers tokenizer, with ``chat_template`` set.
         stops: the strings that end an assistant turn, as the files of the model declare.
         template_kwargs: further variables of the template, the same as at inference.
+        source: the template; without it that of the tokenizer. If the tokenizer has several, ``apply_chat_template``
+            takes ``default``, and ``tool_use`` if there are tools; so does the labeller.
 
     Attributes:
+        with_tools: labels conversations with tools, if they have another template.
         stops: those strings, and the one found in the template if it prints none of them.
         added_ids: added tokens of the vocabulary, such as markers of roles.
         problem: the reason why no small conversation can be labelled; '' if one can.
@@ -54,9 +57,16 @@ class Labeller:
         ValueError: the chat template is not valid.
     """
 
-    def __init__(self, tokenizer: Any, stops: Sequence[str], template_kwargs: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        stops: Sequence[str],
+        template_kwargs: Mapping[str, Any] | None = None,
+        source: str | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
-        self.template = ChatTemplate(tokenizer.chat_template)
+        several = tokenizer.chat_template if isinstance(tokenizer.chat_template, dict) and not source else {}
+        self.template = ChatTemplate(source or several.get("default") or tokenizer.chat_template)
         self.variables = {**tokenizer.special_tokens_map, **(template_kwargs or {})}
         added = tokenizer.added_tokens_decoder
         specials = {token.content for token in added.values() if token.special} | set(tokenizer.all_special_tokens)
@@ -66,8 +76,22 @@ class Labeller:
         self._text_arguments = self._needs_text_arguments()
         self._profile, self.stops = learn_profile(map(self._served, SAMPLES), list(dict.fromkeys(stops)), specials)
         self._profile_turns()
+        self.with_tools = (
+            Labeller(tokenizer, stops, template_kwargs, several["tool_use"]) if "tool_use" in several else None
+        )
+        self.stops += [stop for stop in (self.with_tools.stops if self.with_tools else ()) if stop not in self.stops]
         self.planner = Planner(self.template, self.render)
         self.problem = self._find_problem()
+
+    @property
+    def template_variables(self) -> frozenset[str]:
+        """The names that the template reads and does not set itself."""
+        return self.template.variables | (self.with_tools.template.variables if self.with_tools else frozenset())
+
+    @property
+    def missing_prompt(self) -> str:
+        """The header that the template prints before each answer, if the generation prompt has none of it."""
+        return self._profile.missing_prompt
 
     @cached_property
     def serialized(self) -> str:
@@ -167,6 +191,8 @@ class Labeller:
         Raises:
             RowError: the conversation cannot be labelled with certainty.
         """
+        if self.with_tools and conversation.tools:
+            return self.with_tools.render(conversation, policy, template)
         weights = _trained_weights(conversation.messages, policy)
         served = self._served(conversation, template)
         done = RenderedConversation()
@@ -203,7 +229,8 @@ class Labeller:
 
     def messages_begun(self, conversation: Conversation, messages: int, end: int) -> int:
         """Number of messages that begin before character *end* of the rendering of the first *messages*."""
-        return self._served(conversation).layout(messages).messages_begun(end)
+        labeller = self.with_tools if self.with_tools and conversation.tools else self
+        return labeller._served(conversation).layout(messages).messages_begun(end)
 
     def _served(self, conversation: Conversation, template: ChatTemplate | None = None) -> TemplatedConversation:
         return TemplatedConversation(

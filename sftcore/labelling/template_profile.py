@@ -27,6 +27,7 @@ class TemplateProfile(NamedTuple):
         last_turn: whether a plain last turn has no stop token, and its match; None if unknown.
         header: what the template prints of a turn before the assistant's own text.
         no_generation_prompt: the template prints *header*, but no generation prompt, so that no prompt is known.
+        missing_prompt: the header before every answer, after a generation prompt that is blank; '' if they differ.
         written: the end of *header* that is not in the prompt, so that the model writes it.
         closing: the stop tokens of a plain turn and of one with tool calls that another message follows.
         separator: what the template prints after a turn only if another message follows.
@@ -38,6 +39,7 @@ class TemplateProfile(NamedTuple):
     last_turn: tuple[bool, int] | None = None
     header: str = ""
     no_generation_prompt: bool = False
+    missing_prompt: str = ""
     written: str = ""
     closing: tuple[str, str] = ("", "")
     separator: str = ""
@@ -103,16 +105,17 @@ def learn_profile(
         found = list(stops) if all(declared) else [*stops, *_own_stops(tails, any_of(specials), any(declared))]
         pattern = any_of(found)
         tail = prompt[len(bare) :] if prompt.startswith(bare) else ""
-        headers = [
-            _header(layout, message) for message, own in enumerate(layout.own) if own and _is_answer(layout, own)
-        ]
+        answers = [message for message, own in enumerate(layout.own) if own and _is_answer(layout, own)]
+        headers = [_header(layout, message) for message in answers]
         prompt_header = OPEN_TAG.sub("", _shared_start([tail, *headers] if tail.strip() else headers or [""])).strip()
+        missing = {_missing_prompt(served, layout, message) for message in answers}
         profile = TemplateProfile(
             stops=pattern,
             declared_stops=any_of(stops),
             prompt_header=prompt_header,
             header=headers[-1] if headers else "",
             no_generation_prompt=_has_no_generation_prompt(layout, prompt, bare, pattern),
+            missing_prompt=missing.pop() if len(missing) == 1 else "",
             separator=tails[0].removeprefix(_shared_start(tails)) if tails else "",
         )
         return profile, found
@@ -152,6 +155,15 @@ def _has_no_generation_prompt(layout: Layout, prompt: str, bare: str, stops: re.
     both = _shared_start([prompt[::-1], layout.text[::-1]])[::-1]  # a prompt that is printed at any end
     stop = stops.search(both)
     return not both[stop.end() if stop else len(both) :].strip()
+
+
+def _missing_prompt(served: TemplatedConversation, layout: Layout, message: int) -> str:
+    """What the template prints of *message* before its own text, after a blank generation prompt; '' otherwise."""
+    prompt = served.prompt(message)
+    if prompt is None or served.generation_prompt(message).strip() or not layout.text.startswith(prompt):
+        return ""
+    header = layout.text[len(prompt) : layout.own[message][0].start]
+    return header if header.strip() else ""
 
 
 def _own_stops(tails: Sequence[str], specials: re.Pattern[str], ended: bool) -> list[str]:

@@ -99,7 +99,7 @@ def locate_turn(served: TemplatedConversation, layout: Layout, message: int, pro
     if profile.no_generation_prompt:
         raise RowError(
             f"message {message + 1}: the template has no generation prompt, yet prints {profile.header.strip()!r} "
-            "before the turn, so the prompt at inference is unknown"
+            "before the turn, so the prompt at inference is unknown; data.header: prompt makes that the prompt"
         )
     start, match = _start(served, layout, message, profile)
     own = layout.own_from(message, start)
