@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from sftcore.config.loader import LoadedConfig, load_template
 from sftcore.core.components import Template
 from sftcore.core.errors import ConfigError, nearest
+from sftcore.data.known_ids import KnownIds, fit_to_embedding
 from sftcore.labelling import Labeller
 from sftcore.models.base_model import BaseModel, resolve_base_model
+from sftcore.models.generation_settings import load_stop_ids
 from sftcore.runtime.console import warn
 
 
@@ -30,12 +31,17 @@ class SelectedTemplate(NamedTuple):
 
 
 class ModelSetup(NamedTuple):
-    """The base model of a run without its weights, and what labels conversations for it."""
+    """The base model of a run without its weights, and what labels conversations for it.
+
+    Attributes:
+        known_ids: the token ids that the model knows; None where these are all ids of the tokenizer.
+    """
 
     base: BaseModel
     tokenizer: Any
     template: SelectedTemplate
     labeller: Labeller
+    known_ids: KnownIds | None = None
 
 
 def set_up_model(loaded: LoadedConfig) -> ModelSetup:
@@ -46,12 +52,13 @@ def set_up_model(loaded: LoadedConfig) -> ModelSetup:
     """
     base = resolve_base_model(loaded.config.model, loaded.document)
     tokenizer = base.load_tokenizer()
+    known_ids = fit_to_embedding(tokenizer, base.embedding_rows())
     template = select_template(loaded, tokenizer, base)
     labeller = build_labeller(loaded, tokenizer, template)
     if loaded.config.data.header == "prompt":
         template = prompt_with_header(tokenizer, labeller, template)
         labeller = build_labeller(loaded, tokenizer, template)
-    return ModelSetup(base, tokenizer, template, labeller)
+    return ModelSetup(base, tokenizer, template, labeller, known_ids)
 
 
 def select_template(loaded: LoadedConfig, tokenizer: Any, base: BaseModel) -> SelectedTemplate:
@@ -160,14 +167,7 @@ def build_labeller(loaded: LoadedConfig, tokenizer: Any, template: SelectedTempl
 
 def _stop_tokens(tokenizer: Any, base: BaseModel) -> list[str]:
     """The texts of the tokens that end generation, according to tokenizer and generation config."""
-    from transformers import GenerationConfig
-
-    ids: Sequence[int] = []
-    try:
-        eos = GenerationConfig.from_pretrained(base.location, **base.pretrained_kwargs()).eos_token_id
-        ids = [eos] if isinstance(eos, int) else list(eos or ())
-    except (OSError, json.JSONDecodeError):  # many models come without one
-        pass
+    ids = load_stop_ids(base.name, base.location, base.pretrained_kwargs(), len(tokenizer))
     return [text for text in (tokenizer.eos_token, *tokenizer.convert_ids_to_tokens(list(ids))) if text]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import transformers
 
-from sftcore.checkpoint.export import export_model
+from sftcore.checkpoint.export import export_model, try_side_files
 from sftcore.checkpoint.store import Checkpoint
 from sftcore.checkpoint.writer import CheckpointWriter
 from sftcore.config.loader import LoadedConfig
@@ -25,7 +25,7 @@ from sftcore.distributed.watchdog import Watchdog
 from sftcore.models.chat_template import ModelSetup
 from sftcore.runs.record import RunRecord
 from sftcore.runtime.console import count, is_main_process, status, warn
-from sftcore.runtime.file_io import FileLock
+from sftcore.runtime.file_io import FileLock, check_no_links
 from sftcore.runtime.redaction import describe_error, redact
 from sftcore.runtime.signals import Stopped, StopRequest
 from sftcore.tracking.group import TrackerGroup, describe_run, selected_trackers
@@ -33,6 +33,9 @@ from sftcore.training.arguments import build_training_args
 from sftcore.training.build import TrainingJob, build_job
 from sftcore.training.failure import to_user_error
 from sftcore.training.resume import check_compatible, find_checkpoint
+
+WRITTEN = (".lock", "run.json", "metrics.jsonl", QUARANTINE, "earlier", "model.writing", "model.trial")
+"""Files and folders that a run writes into its output folder, beside checkpoints and the model."""
 
 
 class RunSession:
@@ -82,6 +85,7 @@ class RunSession:
             self._job = job = build_job(
                 self._setup, self._loaded.config, args, self._prepared, self._checkpoints, stop, self._watchdog
             )
+            self._ranks.run_on_writers(lambda: try_side_files(job.trainer, self._setup.tokenizer, self._folder), str)
             self._start_from(checkpoint, job)
             result = job.trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
             self._watchdog.report_phase("saving the model")
@@ -106,6 +110,7 @@ class RunSession:
                 raise SftError(f"another run writes into {self._folder}: {advice}")
 
         try:
+            check_no_links(self._folder, WRITTEN)
             self._ranks.find_writers(self._folder)
             self._ranks.run_on_writers(acquire, str)
             self._args.save_on_each_node = self._ranks.separate_disks
@@ -158,7 +163,7 @@ class RunSession:
 
     def _inputs(self, model: Any) -> dict[str, Any]:
         """What the record says of arguments, model, data and template."""
-        base, tokenizer, template, labeller = self._setup
+        base, tokenizer, template, labeller, _ = self._setup
         return {
             "training_args": redact(self._args.to_dict()),
             "base_model": {

@@ -17,6 +17,7 @@ from sftcore.data import Collator, Prepared, RowOrder
 from sftcore.distributed.watchdog import Watchdog
 from sftcore.models.base_model import BaseModel
 from sftcore.models.chat_template import ModelSetup, split_stops
+from sftcore.models.generation_settings import repair
 from sftcore.runtime.console import count, status, warn
 from sftcore.runtime.redaction import redact
 from sftcore.runtime.signals import StopRequest
@@ -68,7 +69,7 @@ def build_job(
     Raises:
         ConfigError: the weights cannot be loaded, or the method cannot use them.
     """
-    base, tokenizer, _, labeller = setup
+    base, tokenizer, _, labeller, known_ids = setup
     model = _load_model(base, config, args)
     _set_stop_tokens(model, tokenizer, labeller.stops)
     train, evaluation, pad = prepared.train, prepared.eval, tokenizer.pad_token_id
@@ -78,7 +79,7 @@ def build_job(
     dataset = train.to_dataset(pad, RowOrder(seed, args.train_sampling_strategy == "sequential"), args.max_steps)
     weighted = None if train.weighted is None else bool(train.weighted or evaluation.weighted)
     packed = train.packed is not None
-    collator = Collator(pad, packed, packed and needs_flat_rows(model), weighted)
+    collator = Collator(pad, packed, packed and needs_flat_rows(model), weighted, known_ids)
     checks = [PackingCheck(train.packed, collator)] if train.packed else []
 
     def run_state() -> dict[str, Any]:
@@ -138,3 +139,5 @@ def _set_stop_tokens(model: Any, tokenizer: Any, stops: Sequence[str]) -> None:
     own = settings.eos_token_id
     settings.eos_token_id = list(dict.fromkeys([*ids, *([own] if isinstance(own, int) else own or [])]))
     settings.pad_token_id = tokenizer.pad_token_id
+    if message := repair(settings):  # transformers refuses to save invalid ones only now that they were changed
+        warn(message)

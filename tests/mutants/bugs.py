@@ -854,6 +854,33 @@ SOURCES = [
         tests=(f"{_SOURCES}::test_rows_and_their_lines",),
     ),
     Bug(
+        name="text-behind-the-template",
+        told="The shape of a plain text has a plan of the chat template.",
+        seen="",
+        file="sftcore/labelling/labeller.py",
+        old="planned = None if policy.plain_text else self.planner",
+        new="planned = self.planner",
+        tests=("tests/plugins/test_completion.py::test_texts_beside_messages_of_one_shape",),
+    ),
+    Bug(
+        name="end-of-a-long-text-lost",
+        told="Of a long text only the first piece is trained, silently.",
+        seen="",
+        file="sftcore/labelling/truncation.py",
+        old="for start in starts]",
+        new="for start in starts[:1]]",
+        tests=("tests/plugins/test_completion.py::test_a_long_text_becomes_pieces_and_this_is_reported",),
+    ),
+    Bug(
+        name="prompt-trained",
+        told="What the assistant says in a prompt is trained.",
+        seen="",
+        file="plugins/formats/qa.py",
+        old="return [*map(_untrained, asked), *answered]",
+        new="return [*asked, *answered]",
+        tests=("tests/plugins/test_formats.py::test_the_answers_in_a_prompt_are_not_trained",),
+    ),
+    Bug(
         name="call-taken-for-a-result",
         told="The message about an unknown role proposes that of a tool for a call, which is masked then.",
         seen="ms-swift#9263",
@@ -1393,6 +1420,51 @@ LOSS = [
 
 CHECKPOINTS = [
     Bug(
+        "weights-removed-with-a-side-file",
+        "A tokenizer that cannot be written takes the trained weights with it.",
+        "QwenLM/Qwen3-ASR#210",
+        "sftcore/checkpoint/export.py",
+        "            ranks.run_on_writers(lambda: _publish(staged, folder), describe)\n            raise",
+        "            raise",
+        ("tests/runs/test_run.py::test_weights_are_kept_where_a_file_beside_them_cannot_be_written",),
+    ),
+    Bug(
+        "side-files-tried-at-the-end",
+        "Settings that cannot be saved are found after hours of training.",
+        "hiyouga/LlamaFactory#2767",
+        "sftcore/checkpoint/export.py",
+        "    for part in parts:\n",
+        "    for part in parts[:0]:\n",
+        ("tests/runs/test_run.py::test_a_side_file_that_cannot_be_saved_is_reported_before_the_first_step",),
+    ),
+    Bug(
+        "best-checkpoint-unverified",
+        "A damaged best checkpoint is loaded, or the last model saved in place of one that is gone.",
+        "",
+        "sftcore/training/checkpointing.py",
+        "        self._check_best_checkpoint()\n        self._weights",
+        "        self._weights",
+        ("tests/checkpoint/test_resume.py::test_a_best_checkpoint_that_is_damaged_or_gone_is_not_loaded",),
+    ),
+    Bug(
+        "lock-outlives-its-run",
+        "A data worker that outlives its run holds the lock of the output folder.",
+        "",
+        "sftcore/runtime/file_io.py",
+        "    os.register_at_fork(after_in_child=_drop_locks)\n",
+        "    pass\n",
+        ("tests/runtime/test_file_io.py::test_a_lock_dies_with_its_process_whatever_it_forked",),
+    ),
+    Bug(
+        "unlisted-files-are-loaded",
+        "A file that was put into a checkpoint is loaded with it.",
+        "",
+        "sftcore/checkpoint/manifest.py",
+        "        if path.is_file() and (name :=",
+        "        if False and (name :=",
+        ("tests/checkpoint/test_store.py",),
+    ),
+    Bug(
         name="evaluation-draws-from-the-training",
         told="Random numbers of an evaluation change the training: a run that stopped in one resumes differently.",
         seen="",
@@ -1717,6 +1789,24 @@ TRACKERS = [
 
 PROCESSES = [
     Bug(
+        name="launcher-imports-the-working-directory",
+        told="A random.py beside the configuration is imported by the launcher in place of Python's own.",
+        seen="",
+        file="sftcore/runtime/rank_control.py",
+        old=', "PYTHONSAFEPATH": "1"}',
+        new="}",
+        tests=("tests/runtime/test_rank_control.py::test_a_launcher_imports_nothing_from_the_working_directory",),
+    ),
+    Bug(
+        name="second-signal-leaves-the-ranks",
+        told="A second signal ends the launcher, and its ranks train on.",
+        seen="",
+        file="sftcore/runtime/rank_control.py",
+        old="            if released or (stop.exists() and not requests):",
+        new="            if (released or stop.exists()) and not requests:",
+        tests=("tests/runtime/test_rank_control.py::test_a_second_signal_ends_a_launcher_and_its_ranks_at_once",),
+    ),
+    Bug(
         name="sigterm-ends-a-data-worker",
         told="A signal to all processes of a run ends one that loads data, and the step with it: no checkpoint.",
         seen="",
@@ -1784,6 +1874,15 @@ PROCESSES = [
 ]
 
 SECRETS = [
+    Bug(
+        name="launcher-tells-its-command-line",
+        told="The launcher of DeepSpeed prints its command line, with the keys in it.",
+        seen="",
+        file="sftcore/runtime/parent_process.py",
+        old="if redact_argv(command) != list(command) else {}",
+        new="if not command else {}",
+        tests=("tests/runtime/test_rank_control.py::test_a_launcher_that_prints_its_command_line_tells_no_secret",),
+    ),
     Bug(
         name="secret-by-name-only",
         told="A secret is hidden beside its name, and not in the message of an error.",
@@ -1878,7 +1977,40 @@ SECRETS = [
     ),
 ]
 
+_PREFLIGHT = "tests/training/test_preflight.py"
+
+EARLY = [
+    Bug(
+        name="rejected-late",
+        told="What a library rejects is known only after all data is prepared and the weights are loaded.",
+        seen="hiyouga/LlamaFactory#4006, huggingface/transformers#23010",
+        file="sftcore/runs/run.py",
+        old="    check_before_data(loaded, setup)\n",
+        new="",
+        tests=(f"{_PREFLIGHT}::test_a_run_checks_before_it_reads_data",),
+    ),
+    Bug(
+        name="padding-without-embedding",
+        told="A padding token that the model has no embedding for stays, and the first step ends with an IndexError.",
+        seen="OpenRLHF/OpenRLHF#87, meta-llama/llama-cookbook#189",
+        file="sftcore/models/chat_template.py",
+        old="fit_to_embedding(tokenizer, base.embedding_rows())",
+        new="None",
+        tests=(f"{_PREFLIGHT}::test_padding_uses_a_token_that_the_model_has",),
+    ),
+    Bug(
+        name="positions-unchecked",
+        told="Rows longer than the learned positions of a model end a run with an IndexError.",
+        seen="huggingface/transformers#14384, huggingface/transformers#652",
+        file="sftcore/training/preflight.py",
+        old="if data.max_length > limit:",
+        new="if False:",
+        tests=(f"{_PREFLIGHT}::test_lengths_beyond_learned_positions",),
+    ),
+]
+
 BUGS = [
+    *EARLY,
     *LABELS,
     *PARITY,
     *CONTEXT,
