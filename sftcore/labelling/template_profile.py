@@ -22,8 +22,8 @@ class TemplateProfile(NamedTuple):
     Attributes:
         stops: matches the strings that end a turn.
         declared_stops: matches those of them that the files of the model declare.
-        prompt_header: the header of an assistant turn that the generation prompt has too, or that it leaves out, if it
-            is blank; "" without one.
+        prompt_header: the header of an assistant turn that the generation prompt has too, or any header if the
+            prompt is blank; "" without one.
         last_turn: whether a plain last turn has no stop token, and its match; None if unknown.
         header: what the template prints of a turn before the assistant's own text.
         no_generation_prompt: the template prints *header*, but no generation prompt, so that no prompt is known.

@@ -186,13 +186,13 @@ def test_a_template_file_that_is_missing_is_found_before_the_tokenizer_is_loaded
         load_config(Document(data, "c.yaml"), REGISTRY, {})
 
 
-HEADED = CHAT.replace("'[' + m.role + ']'", "'<|im_start|>' + m.role + '\\n'")
+UNPROMPTED = CHAT.replace("'[' + m.role + ']'", "'<|im_start|>' + m.role + '\\n'")
 
 
 @pytest.mark.parametrize("end", ["", "\n", "{{ '\\n' if add_generation_prompt }}"])
 def test_the_header_as_generation_prompt(set_up, tokenizer, tmp_path, end):
     messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
-    source = (HEADED.replace("'<|im_start|>'", "'\\n<|im_start|>'") if "prompt" in end else HEADED) + end
+    source = (UNPROMPTED.replace("'<|im_start|>'", "'\\n<|im_start|>'") if "prompt" in end else UNPROMPTED) + end
     without, _ = set_up(source)
     before = tokenizer.apply_chat_template(messages, tokenize=False)
     prompt = tokenizer.apply_chat_template(messages[:1], tokenize=False, add_generation_prompt=True)
@@ -208,7 +208,7 @@ def test_the_header_as_generation_prompt(set_up, tokenizer, tmp_path, end):
 
 
 def test_the_header_as_generation_prompt_of_each_of_several_templates(set_up, tokenizer):
-    set_up({"default": HEADED, "tool_use": "{{ tools | tojson }}" + HEADED, "other": "O"}, {"header": "prompt"})
+    set_up({"default": UNPROMPTED, "tool_use": "{{ tools | tojson }}" + UNPROMPTED, "other": "O"}, {"header": "prompt"})
     for tools in (None, [TOOL]):
         served = tokenizer.apply_chat_template(
             [{"role": "user", "content": "q"}], tools=tools, tokenize=False, add_generation_prompt=True
@@ -217,7 +217,9 @@ def test_the_header_as_generation_prompt_of_each_of_several_templates(set_up, to
     assert tokenizer.chat_template["other"] == "O"
 
 
-@pytest.mark.parametrize("source", [CHAT + PROMPT, "{{ messages | length }}" + HEADED, HEADED + "{{ '!' }}", OWN])
+@pytest.mark.parametrize(
+    "source", [CHAT + PROMPT, "{{ messages | length }}" + UNPROMPTED, UNPROMPTED + "{{ '!' }}", OWN]
+)
 def test_a_header_that_cannot_be_the_generation_prompt(set_up, tokenizer, capsys, source):
     template, _ = set_up(source, {"header": "prompt"})
     assert template.reason == "the tokenizer's own"
@@ -226,7 +228,7 @@ def test_a_header_that_cannot_be_the_generation_prompt(set_up, tokenizer, capsys
 
 
 def test_without_it_the_message_names_the_key(set_up):
-    _, labeller = set_up(HEADED)
+    _, labeller = set_up(UNPROMPTED)
     assert "data.header: prompt makes that the prompt" in labeller.problem
 
 
