@@ -26,6 +26,7 @@ from sftcore.models.chat_template import ModelSetup
 from sftcore.runs.record import RunRecord
 from sftcore.runtime.console import count, is_main_process, status, warn
 from sftcore.runtime.file_io import FileLock
+from sftcore.runtime.library_warnings import report_other_ranks, reported_warnings
 from sftcore.runtime.redaction import describe_error, redact
 from sftcore.runtime.signals import Stopped, StopRequest
 from sftcore.tracking.group import TrackerGroup, describe_run, selected_trackers
@@ -83,7 +84,9 @@ class RunSession:
                 self._setup, self._loaded.config, args, self._prepared, self._checkpoints, stop, self._watchdog
             )
             self._start_from(checkpoint, job)
+            report_other_ranks(self._ranks.gather(reported_warnings()))
             result = job.trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
+            report_other_ranks(self._ranks.gather(reported_warnings()))
             self._watchdog.report_phase("saving the model")
             export_model(job.trainer, self._setup.tokenizer, self._folder, self._ranks)
         data, answers = self._final_data(), job.questions.answers

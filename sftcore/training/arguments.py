@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ import transformers
 from sftcore.config.fields import check_options
 from sftcore.config.loader import LoadedConfig
 from sftcore.config.schema import MISPLACED_KEYS
-from sftcore.core.errors import SftError
+from sftcore.core.errors import ConfigError, SftError, nearest
 from sftcore.runtime.console import count, warn
 
 _NOT_ALLOWED = {
@@ -37,6 +38,9 @@ _NOT_ALLOWED = {
 
 _STEP_IN_BACKWARD = "lomo", "layerwise"
 """Endings of the names of optimizers that step within the backward pass, and whose state no checkpoint has."""
+
+_TARGETED = "galore", "apollo"
+"""Beginnings of the names of optimizers that read ``optim_target_modules``."""
 
 _NOT_STREAMED = {
     "dataloader_num_workers": "each worker would read all rows; data.workers says how many processes label them ahead",
@@ -71,6 +75,13 @@ def _problems(given: Mapping[str, Any], streaming: bool) -> Iterator[tuple[str, 
             f"'{optimizer}' does not work here: it takes each step within the backward pass, so that no step can be "
             "skipped, and no checkpoint holds its state",
         )
+    for name in ("cross_entropy", "fused_linear_cross_entropy"):
+        if (given.get("liger_kernel_config") or {}).get(name):
+            yield "liger_kernel_config", f"'{name}' would have no effect: the loss is sftcore's, for every model"
+    if given.get("use_liger_kernel") and importlib.util.find_spec("liger_kernel") is None:
+        yield "use_liger_kernel", "needs a package that is not installed: pip install liger-kernel"
+    if given.get("optim_target_modules") and not str(given.get("optim")).startswith(_TARGETED):
+        yield "optim_target_modules", f"is read only with an 'optim' of {', '.join(_TARGETED)}"
     if streaming:
         if given.get("max_steps", -1) <= 0:
             yield "max_steps", "must be at least 1 with data.streaming, because the length of a stream is not known"
@@ -118,6 +129,24 @@ def build_training_args(
             raise document.error(("training_args", "accelerator_config"), problem)
         batches.dispatch_batches = False
     return args
+
+
+def check_optimizer_targets(args: transformers.TrainingArguments, model: Any) -> None:
+    """Check that each name in ``optim_target_modules`` matches a module of *model*, by the rules of transformers.
+
+    Raises:
+        ConfigError: with the names that match nothing.
+    """
+    from transformers.trainer_utils import check_target_module_exists
+
+    targets, names = args.optim_target_modules or [], [name for name, _ in model.named_modules() if name]
+    for target in [targets] if isinstance(targets, str) else [[name] for name in targets]:
+        if target not in ("all-linear", "all_linear") and not any(
+            check_target_module_exists(target, name) for name in names
+        ):
+            wanted = target if isinstance(target, str) else target[0]
+            hint = nearest(wanted, {name.rpartition(".")[2] for name in names})
+            raise ConfigError(f"training_args.optim_target_modules: '{wanted}' matches no module of the model{hint}")
 
 
 def _defaults(loaded: LoadedConfig, cpu: bool, has_eval: bool) -> dict[str, Any]:
