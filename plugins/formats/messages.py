@@ -47,13 +47,13 @@ class Messages(Format):
                 return plain
         return self.turns(read_list(row, self.key))
 
-    def turns(self, turns: Sequence[Mapping[str, Any]], **common: Any) -> list[Message]:
-        """Return the messages of *turns*; *common* has fields that those have which do not set them."""
+    def turns(self, turns: Sequence[Mapping[str, Any]], place: str = "") -> list[Message]:
+        """Return the messages of *turns*; errors name each by its number and *place*."""
         messages: list[Message] = []
         analysis: list[str] = []  # of a turn whose reasoning stands in messages of their own, as in harmony
         for index, turn in enumerate(turns, start=1):
-            where, channel = f"message {index}: ", turn.get("channel")
-            message = _message({**common, **turn}, self._keys(turn), where)
+            where, channel = f"message {index}{place}: ", turn.get("channel")
+            message = _message(turn, self._keys(turn), where)
             if channel == "analysis" and index < len(turns):
                 analysis.append(message.content)
                 continue

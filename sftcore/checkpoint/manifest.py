@@ -91,6 +91,9 @@ def find_damage(folder: Path, manifest: Manifest, read_content: bool = True) -> 
     Args:
         read_content: compare the SHA-256 of each file, and not only its size.
     """
+    for path in folder.rglob("*"):
+        if path.is_file() and (name := path.relative_to(folder).as_posix()) not in {*manifest.files, MANIFEST_FILE}:
+            return f"{name} is not in its {MANIFEST_FILE}, and could be loaded with it; remove that file"
     for name, entry in manifest.files.items():
         try:
             size = (folder / name).stat().st_size

@@ -38,11 +38,13 @@ class Checkpoint:
         Args:
             read_content: compare the SHA-256 of each file, and not only its size.
         """
+        name = _CHECKPOINT.match(path.name)
         try:
             manifest = read_manifest(path)
         except ValueError as error:
-            name = _CHECKPOINT.match(path.name)
             return cls(path, int(name[1]) if name else 0, None, str(error))
+        if name and int(name[1]) != manifest.step:
+            return cls(path, int(name[1]), manifest, f"its manifest is of step {manifest.step}: it was renamed")
         return cls(path, manifest.step, manifest, find_damage(path, manifest, read_content))
 
 

@@ -46,6 +46,8 @@ class Component:
 class Format(Component):
     """Turns one row of a data source into a conversation."""
 
+    plain_text: ClassVar[bool] = False
+    """Whether a row is one text, the content of its only message, which is trained whole, without a chat template."""
     reads: ClassVar[Mapping[str, Any] | None] = None
     """The keys that :meth:`parse` reads from a row, each with None; or with the keys that it reads from the object, or
     the list of objects, at that key. What stands beside them is reported (``data.unread``), unless this is None."""

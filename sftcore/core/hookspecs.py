@@ -10,7 +10,7 @@ imported by every command, so they should import nothing heavy.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pluggy
@@ -37,6 +37,8 @@ class FormatSpec:
     """Keys that every row has."""
     without: Sequence[str] = ()
     """Keys that no row has; they tell the format from another one with more keys."""
+    synonyms: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """What data may call some keys; where no format fits, ``columns`` is proposed by these."""
 
     def __post_init__(self) -> None:
         _check_strings(keys=self.keys, without=self.without)

@@ -27,3 +27,5 @@ class Policy:
     """Limit of the length of an example, in tokens; None: no limit."""
     weight: float = 1.0
     unread: Unread = "tell"
+    plain_text: bool = False
+    """Whether rows are texts that are trained whole, without the chat template."""

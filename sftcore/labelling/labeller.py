@@ -74,6 +74,12 @@ class Labeller:
         return str(self.tokenizer.backend_tokenizer.to_str())
 
     @cached_property
+    def _begin_of_text(self) -> str:
+        """The BOS token, if the tokenizer begins each text with it."""
+        first = self.tokenizer("a")["input_ids"][0]
+        return str(self.tokenizer.bos_token) if first == self.tokenizer.bos_token_id else ""
+
+    @cached_property
     def encoder(self) -> Encoder:
         """The encoder of many texts, created on first access."""
         return Encoder(self.tokenizer, cache=EquivalenceCache(lambda _: self.serialized))
@@ -156,6 +162,8 @@ class Labeller:
         Raises:
             RowError: the conversation cannot be labelled with certainty.
         """
+        if policy.plain_text:
+            return self._render_text(conversation.messages[0], policy)
         weights = _trained_weights(conversation.messages, policy)
         served = self._served(conversation, template)
         done = RenderedConversation()
@@ -188,7 +196,16 @@ class Labeller:
 
     def render_with_plan(self, conversation: Conversation, policy: Policy = DEFAULT) -> RenderedConversation:
         """As :meth:`render`, from a plan if conversations of this shape were rendered before."""
-        return self.planner.render(conversation, policy) or self.render(conversation, policy)
+        planned = None if policy.plain_text else self.planner.render(conversation, policy)
+        return planned or self.render(conversation, policy)
+
+    def _render_text(self, message: Message, policy: Policy) -> RenderedConversation:
+        """The content of *message* as the tokenizer begins a document, and its EOS token; all of it is trained."""
+        text = f"{self._begin_of_text}{message.content}{self.tokenizer.eos_token or ''}"
+        weight = 0.0 if message.train is False else message.weight * policy.weight
+        spans = [(0, len(text), weight)] if weight else []
+        boundaries = Boundaries(spans, [(0, 0)] if spans else [], [], [])
+        return RenderedConversation([RenderedExample(text, 1, boundaries.map(lambda position: (0, position)))])
 
     def messages_begun(self, conversation: Conversation, messages: int, end: int) -> int:
         """Number of messages that begin before character *end* of the rendering of the first *messages*."""

@@ -37,6 +37,8 @@ def truncate(
             raise TooLongError(
                 f"has {len(example.input_ids):,} tokens, more than max_length {limit:,} (truncation: error)"
             )
+        elif policy.plain_text and policy.truncation != "drop_row":
+            fitted.examples += _pieces(example, limit, policy, fitted)
         elif policy.truncation == "truncate_right":
             fitted.examples += _cut(labeller, conversation, example, limit, fitted)
         elif policy.truncation == "drop_turns":
@@ -46,6 +48,30 @@ def truncate(
         else:
             fitted.warnings[LabelWarning.TOO_LONG] += 1
     return fitted
+
+
+def _pieces(example: LabelledExample, limit: int, policy: Policy, done: LabelledConversation) -> list[LabelledExample]:
+    """The *example*, a plain text, in pieces of *limit* tokens; the first of them only, if the policy is to cut it."""
+    if policy.truncation == "truncate_right":
+        done.warnings[LabelWarning.TEXT_CUT] += 1
+        return [_piece(example, 0, limit)]
+    starts = range(0, len(example.input_ids), limit)
+    done.warnings[LabelWarning.SPLIT_TO_FIT] += len(starts) - 1
+    return [_piece(example, start, start + limit) for start in starts]
+
+
+def _piece(example: LabelledExample, start: int, end: int) -> LabelledExample:
+    """The tokens of *example*, a plain text, from *start* to *end*."""
+    offsets = example.offsets[start:end]
+    first, last = (offsets[0][0], offsets[-1][1]) if offsets else (0, None)
+    return replace(
+        example,
+        text=example.text[first:last],
+        input_ids=example.input_ids[start:end],
+        labels=example.labels[start:end],
+        weights=example.weights and example.weights[start:end],
+        offsets=[(begin - first, stop - first) for begin, stop in offsets],
+    )
 
 
 def _cut(

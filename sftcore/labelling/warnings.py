@@ -47,6 +47,7 @@ class LabelWarning(Enum):
     OTHER_MARKS = "turn[s] [differs|differ] from the template's own {% generation %} marks"
     TRUNCATED = "turn[s] [was|were] cut at max_length and lost [its|their] stop token"
     AFTER_MAX_LENGTH = "turn[s] [is|are] not trained, because [it begins|they begin] after max_length"
+    TEXT_CUT = "text[s] [was|were] cut at max_length"
     TURNS_DROPPED = "example[s] lost [its|their] oldest exchanges to fit max_length"
     SPLIT_TO_FIT = "example[s] [was|were] split off to fit max_length"
     TOO_LONG = "example[s] [was|were] dropped, because [it is|they are] longer than max_length"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from sftcore.core.errors import ConfigError, SftError, nearest
 from sftcore.core.template_file import FileTemplate
 from sftcore.labelling import Labeller
 from sftcore.models.base_model import BaseModel, resolve_base_model
+from sftcore.models.generation_settings import load_stop_ids
 
 
 class SelectedTemplate(NamedTuple):
@@ -145,14 +145,7 @@ def build_labeller(loaded: LoadedConfig, tokenizer: Any, template: SelectedTempl
 
 def _stop_tokens(tokenizer: Any, base: BaseModel) -> list[str]:
     """The texts of the tokens that end generation, according to tokenizer and generation config."""
-    from transformers import GenerationConfig
-
-    ids: Sequence[int] = []
-    try:
-        eos = GenerationConfig.from_pretrained(base.location, **base.pretrained_kwargs()).eos_token_id
-        ids = [eos] if isinstance(eos, int) else list(eos or ())
-    except (OSError, json.JSONDecodeError):  # many models come without one
-        pass
+    ids = load_stop_ids(base.name, base.location, base.pretrained_kwargs(), len(tokenizer))
     return [text for text in (tokenizer.eos_token, *tokenizer.convert_ids_to_tokens(list(ids))) if text]
 
 

@@ -84,15 +84,15 @@ class RunRecord:
     def start(self, resuming: bool) -> None:
         """Write the record for the first time; files of an earlier run in this folder are moved to ``earlier/``.
 
-        A run that resumes from a checkpoint in this folder keeps its id and its metrics.
+        A run that resumes from a checkpoint in this folder keeps its id and its metrics. Wherever this is killed, the
+        record is there until the new one takes its place, so that no metrics are without one.
         """
         self.started = True
         self.folder.mkdir(parents=True, exist_ok=True)
-        if self.path.exists():
-            if resuming:
-                self.content["id"] = self._read().get("id") or self.content["id"]
-            names = (self.path.name, "quarantine.jsonl", *(() if resuming else ("metrics.jsonl",)))
-            move_to_earlier(self.folder, [self.folder / name for name in names])
+        if resuming:
+            self.content["id"] = self._read().get("id") or self.content["id"]
+        names = ("quarantine.jsonl", *(() if resuming else ("metrics.jsonl",)))
+        move_to_earlier(self.folder, [self.folder / name for name in names], copied=self.path)
         self.update()
 
     def update(self, **fields: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import transformers
 
-from sftcore.checkpoint.export import export_model
+from sftcore.checkpoint.export import export_model, try_side_files
 from sftcore.checkpoint.store import Checkpoint
 from sftcore.checkpoint.writer import CheckpointWriter
 from sftcore.config.loader import LoadedConfig
@@ -25,7 +25,7 @@ from sftcore.distributed.watchdog import Watchdog
 from sftcore.models.chat_template import ModelSetup
 from sftcore.runs.record import RunRecord
 from sftcore.runtime.console import count, is_main_process, status, warn
-from sftcore.runtime.file_io import FileLock
+from sftcore.runtime.file_io import FileLock, check_no_links
 from sftcore.runtime.library_warnings import report_other_ranks, reported_warnings
 from sftcore.runtime.redaction import describe_error, redact
 from sftcore.runtime.signals import Stopped, StopRequest
@@ -34,6 +34,9 @@ from sftcore.training.arguments import build_training_args
 from sftcore.training.build import TrainingJob, build_job
 from sftcore.training.failure import to_user_error
 from sftcore.training.resume import check_compatible, find_checkpoint
+
+WRITTEN = (".lock", "run.json", "metrics.jsonl", QUARANTINE, "earlier", "model.writing", "model.trial")
+"""Files and folders that a run writes into its output folder, beside checkpoints and the model."""
 
 
 class RunSession:
@@ -83,6 +86,7 @@ class RunSession:
             self._job = job = build_job(
                 self._setup, self._loaded.config, args, self._prepared, self._checkpoints, stop, self._watchdog
             )
+            self._ranks.run_on_writers(lambda: try_side_files(job.trainer, self._setup.tokenizer, self._folder), str)
             self._start_from(checkpoint, job)
             report_other_ranks(self._ranks.gather(reported_warnings()))
             result = job.trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
@@ -109,6 +113,7 @@ class RunSession:
                 raise SftError(f"another run writes into {self._folder}: {advice}")
 
         try:
+            check_no_links(self._folder, WRITTEN)
             self._ranks.find_writers(self._folder)
             self._ranks.run_on_writers(acquire, str)
             self._args.save_on_each_node = self._ranks.separate_disks

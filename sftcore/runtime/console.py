@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -47,13 +49,28 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+_FULL = 1_000_000
+"""A file system with fewer free bytes counts as full."""
+
+
 def write_error_reason(folder: Path, error: BaseException) -> str:
-    """Why writing to *folder* failed, with the free space there if that is known."""
+    """Why writing to *folder* failed, with the free space of the file system that refused it, if that is known.
+
+    It may be another one: that of the file that *error* names, or of temporary files.
+    """
     reason = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
-    try:
-        return f"{reason}; {format_bytes(shutil.disk_usage(folder).free)} are free there"
-    except OSError:  # the folder itself is gone
+    named = [Path(str(error.filename)).absolute().parent] if isinstance(error, OSError) and error.filename else []
+    free: dict[Path, int] = {}
+    for place in [*named, folder, *([] if named else [Path(tempfile.gettempdir())])]:
+        with suppress(OSError):  # the folder itself is gone
+            free.setdefault(place, shutil.disk_usage(place).free)
+    if not free:
         return reason
+    full = (
+        named[0] if named and named[0] in free else min(free, key=lambda place: (free[place] >= _FULL, place != folder))
+    )
+    where = "there" if full == folder or folder in full.parents else f"in {full}"
+    return f"{reason}; {format_bytes(free[full])} are free {where}"
 
 
 def utc_now() -> str:

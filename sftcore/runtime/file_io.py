@@ -5,14 +5,21 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
+from weakref import WeakSet
+
+from sftcore.core.errors import SftError
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+
+_HELD: WeakSet[FileLock] = WeakSet()
+"""Locks that this process holds."""
 
 _NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EROFS, errno.EACCES, errno.EPERM)
 """Errors of a file system that has no locks, or that does not let the lock file be written."""
@@ -39,6 +46,7 @@ class FileLock:
             try:
                 if self._file is None:
                     self._file = self._path.open("a+b")  # on NFS a shared lock must be readable, an exclusive writable
+                    _HELD.add(self)
                 mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
                 fcntl.flock(self._file, mode if blocking else mode | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -65,6 +73,27 @@ class FileLock:
         if self._file is not None:
             self._file.close()
             self._file = None
+            _HELD.discard(self)
+
+
+def _drop_locks() -> None:
+    """Close the files of all locks in a forked process: it would hold them for longer than its parent lives."""
+    for lock in tuple(_HELD):
+        lock.release()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_drop_locks)
+
+
+def check_no_links(folder: Path, names: Iterable[str]) -> None:
+    """Check that none of the files or folders *names* in *folder*, which are to be written, is a symbolic link.
+
+    Raises:
+        SftError: some are.
+    """
+    if links := [name for name in names if (folder / name).is_symlink()]:
+        raise SftError(f"{folder}: nothing is written through symbolic links; remove {', '.join(links)}")
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -38,17 +39,25 @@ def locate(text: str, folder: Path | None = None) -> Path:
 
 
 def cache_folder() -> Path:
-    """Folder of files that sftcore can recreate: ``$SFTCORE_CACHE``, or ``~/.cache/sftcore``."""
-    return Path(os.environ.get("SFTCORE_CACHE") or Path.home() / ".cache" / "sftcore")
+    """Folder of files that sftcore can recreate: ``$SFTCORE_CACHE``, else ``sftcore`` in ``$XDG_CACHE_HOME``."""
+    if own := os.environ.get("SFTCORE_CACHE"):
+        return Path(own)
+    shared = Path(os.environ.get("XDG_CACHE_HOME") or "")  # relative ones are invalid, and to be ignored
+    return (shared if shared.is_absolute() else Path.home() / ".cache") / "sftcore"
 
 
-def move_to_earlier(folder: Path, paths: Iterable[Path]) -> None:
+def move_to_earlier(folder: Path, paths: Iterable[Path], copied: Path | None = None) -> None:
     """Move those of *paths* that exist, files of an earlier run, into a new folder below ``earlier/`` in *folder*.
 
+    The file *copied* is copied there first, where it is to be replaced by one that is complete.
+
     Raises:
-        OSError: one cannot be moved.
+        OSError: one cannot be moved or copied.
     """
     target = folder / "earlier" / utc_now().replace(":", "-")
-    for path in [path for path in paths if path.exists()]:
+    if copied and copied.exists():
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(copied, target)
+    for path in [path for path in paths if os.path.lexists(path)]:
         target.mkdir(parents=True, exist_ok=True)
         path.rename(target / path.name)

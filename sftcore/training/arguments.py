@@ -26,8 +26,8 @@ _NOT_ALLOWED = {
     "remove_unused_columns": "sftcore builds the batches itself",
     "label_names": "sftcore builds the batches itself",
     "use_cache": "training does not need a cache, and packed rows would see each other through it",
-    "log_level": "a run prints its own lines, and only errors of the libraries",
-    "log_level_replica": "a run prints its own lines, and only errors of the libraries",
+    "log_level": "a run prints its own lines, and warnings of the libraries once",
+    "log_level_replica": "a run prints its own lines, and warnings of the libraries once",
     "logging_nan_inf_filter": "a loss that is not finite is logged as such; 'non_finite' says what happens to its step",
     "ignore_data_skip": "a resumed run trains the rows that come next",
     "enable_jit_checkpoint": "a run that is asked to stop always writes a checkpoint",
@@ -35,6 +35,11 @@ _NOT_ALLOWED = {
     "average_tokens_across_devices": "the loss is always the mean over all trained tokens of a step",
 }
 """Arguments that would have no effect or break a run, and what to use instead."""
+
+_NOT_ALLOWED |= dict.fromkeys(
+    ("push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision"),
+    "nothing is uploaded, since the output folder has raw rows too; upload the model after the run, with `hf upload`",
+)
 
 _STEP_IN_BACKWARD = "lomo", "layerwise"
 """Endings of the names of optimizers that step within the backward pass, and whose state no checkpoint has."""

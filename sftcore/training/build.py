@@ -18,6 +18,7 @@ from sftcore.data import Collator, Prepared, RowOrder
 from sftcore.distributed.watchdog import Watchdog
 from sftcore.models.base_model import BaseModel
 from sftcore.models.chat_template import ModelSetup, split_stops
+from sftcore.models.generation_settings import repair
 from sftcore.runtime.console import count, status, warn
 from sftcore.runtime.redaction import redact
 from sftcore.runtime.signals import StopRequest
@@ -145,3 +146,5 @@ def _set_stop_tokens(model: Any, tokenizer: Any, stops: Sequence[str]) -> None:
     own = settings.eos_token_id
     settings.eos_token_id = list(dict.fromkeys([*ids, *([own] if isinstance(own, int) else own or [])]))
     settings.pad_token_id = tokenizer.pad_token_id
+    if message := repair(settings):  # transformers refuses to save invalid ones only now that they were changed
+        warn(message)

@@ -11,6 +11,7 @@ from typing import Any
 import transformers
 
 from sftcore.checkpoint import rng_state
+from sftcore.checkpoint.store import Checkpoint
 from sftcore.checkpoint.tensor_tree import load_tree, save_tree
 from sftcore.checkpoint.writer import RUN_STATE, CheckpointWriter
 from sftcore.core.components import Backend
@@ -155,12 +156,27 @@ class CheckpointingTrainer(transformers.Trainer):  # type: ignore[misc]
             super()._load_from_checkpoint(checkpoint, model)
 
     def _load_best_model(self) -> None:
+        self._check_best_checkpoint()
         self._weights_folder = str(self.state.best_model_checkpoint)
         if self._backend.shards_weights:
             self._load_optimizer(Path(self._weights_folder))
             return
         with environment_variable(*_WEIGHTS_ONLY):
             super()._load_best_model()
+
+    def _check_best_checkpoint(self) -> None:
+        """Check that the best checkpoint is there and undamaged; transformers would keep the weights of the last step.
+
+        Raises:
+            SftError: on all ranks, if it is not.
+        """
+        path = Path(str(self.state.best_model_checkpoint))
+        problem = Checkpoint.from_folder(path).problem if self._ranks.is_writer else None
+        if found := next(filter(None, self._ranks.gather(problem)), None):
+            raise SftError(
+                f"the best checkpoint, {path}, cannot be loaded: {found}; the model of the last step is in the newest "
+                "checkpoint: resume from it with training_args.load_best_model_at_end=false to save that one"
+            )
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Load weights that a checkpoint stores under other names than the model, such as mixtures of experts.

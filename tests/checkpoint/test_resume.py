@@ -239,6 +239,25 @@ def test_load_best_model_at_end_is_the_same_after_a_resume(nursery, make_run):
     assert finish(nursery, folder, 1) == outcome(whole / "out")
 
 
+@pytest.mark.parametrize("damage", ["changed", pytest.param("gone", marks=pytest.mark.slow)])
+def test_a_best_checkpoint_that_is_damaged_or_gone_is_not_loaded(nursery, make_run, damage):
+    best = {"eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_end": True, "max_steps": 6, "save_steps": 2}
+    folder = make_run("best", training_args={**best, "learning_rate": 1e-2, "greater_is_better": True})
+    assert nursery.run(folder, STOP_IN="training_step:5") == [75]
+    if damage == "gone":
+        shutil.rmtree(folder / "out/checkpoint-2")
+    else:
+        weights = folder / "out/checkpoint-2/adapter_model.safetensors"
+        content = bytearray(weights.read_bytes())
+        content[-1] ^= 1
+        weights.write_bytes(content)
+    assert nursery.run(folder, "--resume", "auto") == [2]
+    said = (folder / "log-0.txt").read_text()
+    assert "checkpoint-2, cannot be loaded: " in said
+    assert "resume from it with training_args.load_best_model_at_end=false" in said
+    assert nursery.run(folder, "--resume", "auto", "training_args.load_best_model_at_end=false") == [0]
+
+
 def test_a_run_resumes_on_another_number_of_ranks_with_the_same_rows_and_sums(nursery, make_run):
     options = {"training_args": {"eval_strategy": "no", "save_steps": 3, "max_steps": 6}, "method": "full"}
     alone = make_run("alone", **options)

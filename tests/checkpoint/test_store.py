@@ -100,3 +100,20 @@ def test_the_command_checkpoints_lists_them(checkpoints, capsys):
     assert main(["checkpoints", str(checkpoints.folder), "--json"]) == 0
     assert [row["step"] for row in json.loads(capsys.readouterr().out)] == [10, 4, 2]
     assert main(["checkpoints", str(checkpoints.folder / "nowhere")]) == 2
+
+
+def test_a_file_that_the_manifest_does_not_list_is_damage(checkpoints):
+    (checkpoints.path(10) / "adapter_config.json").write_text("{}")
+    (found, *_) = checkpoints.checkpoints()
+    assert (
+        found.problem
+        == "adapter_config.json is not in its manifest.json, and could be loaded with it; remove that file"
+    )
+    assert steps(checkpoints) == [4, 2]
+
+
+def test_a_checkpoint_whose_name_and_manifest_disagree_is_not_used(checkpoints):
+    checkpoints.path(10).rename(checkpoints.path(12))
+    (found, *_) = checkpoints.checkpoints()
+    assert (found.step, found.problem) == (12, "its manifest is of step 10: it was renamed")
+    assert steps(checkpoints) == [4, 2]

@@ -113,9 +113,24 @@ def test_stop_strings_of_a_tokenizer_without_an_eos_token(choose, tokenizer):
     assert choose().stops == ()
 
 
-def test_a_broken_generation_config_is_skipped(choose, tmp_path):
-    (tmp_path / "generation_config.json").write_text("{")
-    assert choose().stops == ("<|im_end|>",)
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("{", "is not a valid JSON file"),
+        ("[]", "cannot be read"),
+        ('{"eos_token_id": -1}', "its eos_token_id -1 is not a token of the tokenizer"),
+        ('{"eos_token_id": 99999999}', "its eos_token_id 99999999 is not a token of the tokenizer"),
+        ('{"eos_token_id": "</s>"}', "its eos_token_id '</s>' is not a token"),
+        ('{"eos_token_id": [[1]]}', r"its eos_token_id \[1\] is not a token"),
+        ('{"eos_token_id": true}', "its eos_token_id True is not a token"),
+        ('{"max_new_tokens": -5}', "cannot be read: .*max_new_tokens"),
+        ('{"cache_implementation": "nope"}', "cannot be read: .*cache_implementation"),
+    ],
+)
+def test_a_broken_generation_config_is_one_error(choose, tmp_path, text, problem):
+    (tmp_path / "generation_config.json").write_text(text)
+    with pytest.raises(ConfigError, match=f"the generation_config.json of .*{problem}"):
+        choose()
 
 
 def test_the_fingerprint_of_the_chat_template(choose, tokenizer):

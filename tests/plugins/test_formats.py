@@ -1,4 +1,4 @@
-"""The five formats: the same conversation in each, each malformed row reported by place, and ``format: auto``."""
+"""The formats: the same conversation in each, each malformed row reported by place, and ``format: auto``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from sftcore_plugins.formats.alpaca import Alpaca
 from sftcore_plugins.formats.instruction import Instruction
 from sftcore_plugins.formats.messages import Messages
-from sftcore_plugins.formats.qa import QA
+from sftcore_plugins.formats.qa import QA, PromptCompletion, PromptResponse, QueryResponse, QuestionAnswer
 from sftcore_plugins.formats.sharegpt import ShareGPT
 from transformers import AutoTokenizer
 
@@ -58,6 +58,15 @@ SAME = {
     ],
     "sharegpt": [shared(), shared("user", "assistant"), {"conversations": chat()["messages"]}],
     "qa": [{"input": ASKED, "output": ANSWER}],
+    "prompt_completion": [
+        {"prompt": ASKED, "completion": ANSWER},
+        {"prompt": chat()["messages"][:1], "completion": chat()["messages"][1:]},
+        {"prompt": shared()["conversations"][:1], "completion": ANSWER},
+        {"prompt": ASKED, "completion": json.dumps(chat()["messages"][1:])},
+    ],
+    "prompt_response": [{"prompt": ASKED, "response": ANSWER}],
+    "question_answer": [{"question": ASKED, "answer": ANSWER}],
+    "query_response": [{"query": ASKED, "response": ANSWER}],
     "instruction": [
         {"instruction": TASK, "input": ABOUT, "output": ANSWER},
         {"instruction": ASKED, "output": ANSWER},
@@ -256,8 +265,8 @@ def test_format_auto_goes_by_the_keys_and_reports_its_choice(tmp_path, read, for
     ("rows", "reason"),
     [
         (
-            [{"text": "a"}, {"text": "b"}],
-            r"(?s):1: no format fits its keys \(text\).*:2: no.*known formats need alpaca: ",
+            [{"sound": "a"}, {"sound": "b"}],
+            r"(?s):1: no format fits its keys \(sound\).*:2: no.*known formats need alpaca: .*'columns' of the source",
         ),
         ([{}], r":1: no format fits its keys \(no keys\)"),
         (["{,", "7"], r"(?s):1: not valid JSON.*:2: expected one JSON object, not a number"),
@@ -284,11 +293,21 @@ def test_format_auto_decides_per_source(tmp_path, tokenizer):
     )
     sources = prepare(loaded, REGISTRY, Labeller(tokenizer, ["<|im_end|>"])).sources
     assert [item.source.format_name for item in sources] == [f"{form} (auto)" for form in SAME]
-    assert [loaded.selected[f"data.train.{index}.format"].name for index in range(5)] == list(SAME)
+    assert [loaded.selected[f"data.train.{index}.format"].name for index in range(len(SAME))] == list(SAME)
 
 
 KEYS = {"messages": ("messages", "role", "content"), "sharegpt": ("conversations", "from", "value")}
-READERS = {"messages": Messages, "sharegpt": ShareGPT, "qa": QA, "instruction": Instruction, "alpaca": Alpaca}
+READERS = {
+    "messages": Messages,
+    "sharegpt": ShareGPT,
+    "qa": QA,
+    "prompt_completion": PromptCompletion,
+    "prompt_response": PromptResponse,
+    "question_answer": QuestionAnswer,
+    "query_response": QueryResponse,
+    "instruction": Instruction,
+    "alpaca": Alpaca,
+}
 
 
 def marked(form, *turns):
@@ -504,6 +523,42 @@ def test_reasoning_under_two_names_must_be_the_same(tmp_path, read):
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "reasoning": "x", "thinking": "y"}]
     with pytest.raises(DataError, match="message 2: 'reasoning' and 'thinking' are different"):
         read(write(tmp_path, [{"messages": turns}]))
+
+
+def test_the_answers_in_a_prompt_are_not_trained():
+    prompt = [*chat()["messages"], {"role": "user", "content": "more"}]
+    row = {"prompt": prompt, "completion": [{"role": "assistant", "content": "b"}]}
+    assert [message.train for message in PromptCompletion().read(row).messages] == [None, False, None, None]
+    row["prompt"][1]["train"] = True
+    assert PromptCompletion().read(row).messages[1].train is True
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"prompt": [{"role": "x", "content": ""}], "completion": "b"}, "message 1 of 'prompt': unknown role 'x'"),
+        ({"prompt": [], "completion": "b"}, "'prompt' is empty"),
+        ({"prompt": "[{", "completion": 3}, "'completion' must be a string, not a number"),
+        ({"prompt": " ", "completion": "b"}, "the conversation is empty"),
+        ({"prompt": "a", "completion": None}, "'completion' must be a string, not null"),
+    ],
+)
+def test_malformed_prompts(row, reason):
+    with pytest.raises(RowError, match=reason):
+        PromptCompletion().read(row)
+
+
+@pytest.mark.parametrize("text", ["[{", '[{"a": 1}]', "[1]"])
+def test_text_that_is_not_messages_stays_text(text):
+    assert PromptCompletion().read({"prompt": "q", "completion": text}).messages[1].content == text
+
+
+@pytest.mark.parametrize("calls", ["tool_call", "tool_calls", "function_call", "ToolCall", "tool_use"])
+@pytest.mark.parametrize("form", KEYS)
+def test_a_turn_that_is_a_call(form, calls):
+    for value in (CALL["function"], json.dumps(CALL["function"]), [CALL], json.dumps([CALL])):
+        found = READERS[form]().read(marked(form, ("user", "q", {}), (calls, value, {}), ("tool", "7", {}))).messages
+        assert found[1:] == (Message("assistant", "", tool_calls=(CALL,)), Message("tool", "7"))
 
 
 @pytest.mark.parametrize(

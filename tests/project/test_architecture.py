@@ -20,7 +20,7 @@ SOURCES = sorted((ROOT / "sftcore").rglob("*.py"))
 PUBLIC = ("sftcore", "sftcore.launching", "sftcore.rows", "sftcore.testing")
 """The modules that a plugin may import."""
 
-WORDS = {"full", "instruction", "messages", "none", "qa"}
+WORDS = {"completion", "full", "instruction", "messages", "none", "qa"}
 """Names that are also English words: allowed in a sentence, but not as a value."""
 
 NAMES = sorted({entry.name for entry in Registry.discover().entries if entry.distribution == "sftcore"})

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -34,7 +36,7 @@ SECRET = "hunter2"
 def loaded() -> LoadedConfig:
     registry = Registry([Entry("method", "m", "dist", "1.2", Train), Entry("tracker", "t", "dist", "1.2", Track)])
     text = f"""
-        model: {{name_or_path: 'https://user:{SECRET}@host/model'}}
+        model: {{name_or_path: m, revision: 'https://user:{SECRET}@host/model'}}
         data: {{train: a.jsonl}}
         method: m
         trackers: [{{name: t, api_key: {SECRET}}}]
@@ -183,3 +185,39 @@ def test_files_of_an_earlier_run_are_moved_to_earlier(loaded: LoadedConfig, tmp_
     )
     assert (tmp_path / "metrics.jsonl").exists() is resuming
     assert read(tmp_path)["status"] == "running"
+
+
+@pytest.mark.parametrize("resuming", [False, True])
+@pytest.mark.parametrize("survives", range(4))
+def test_a_kill_at_any_moment_leaves_a_record_beside_its_metrics(
+    loaded: LoadedConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resuming: bool, survives: int
+) -> None:
+    """The run that comes next finds the id, or moves the metrics away with the record."""
+    (tmp_path / "run.json").write_text('{"id": "first"}')
+    for name in ("metrics.jsonl", "quarantine.jsonl"):
+        (tmp_path / name).write_text("of the first")
+    calls = iter(range(survives + 1))
+
+    def until_killed(call: Any) -> Any:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if next(calls, survives) == survives:
+                raise KeyboardInterrupt
+            return call(*args, **kwargs)
+
+        return run
+
+    for owner, name in ((shutil, "copy2"), (Path, "rename"), (Path, "replace")):
+        monkeypatch.setattr(owner, name, until_killed(getattr(owner, name)))
+    with suppress(KeyboardInterrupt):
+        RunRecord(tmp_path, loaded, [], {}).start(resuming)
+    monkeypatch.undo()
+    RunRecord(tmp_path, loaded, [], {}).start(resuming)
+    assert (read(tmp_path)["id"] == "first") is resuming
+    assert (tmp_path / "metrics.jsonl").exists() is resuming
+
+
+def test_metrics_without_a_record_are_moved_too(loaded: LoadedConfig, tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text("of another run")
+    RunRecord(tmp_path, loaded, [], {}).start(resuming=False)
+    assert not (tmp_path / "metrics.jsonl").exists()
+    assert next(tmp_path.glob("earlier/*/metrics.jsonl")).read_text() == "of another run"

@@ -413,3 +413,80 @@ def test_a_run_stopped_by_sigterm_says_so_in_run_json(sft):
         run.kill()
     assert sft.record()["status"] == "interrupted"
     assert sft.losses()
+
+
+def own_model(sft, tmp_path):
+    """A copy of the model that may be changed; its folder."""
+    folder = tmp_path / "own"
+    shutil.copytree(sft.config["model"]["name_or_path"], folder)
+    sft.config["model"]["name_or_path"] = str(folder)
+    return folder
+
+
+@pytest.mark.parametrize("method", ["full", pytest.param("lora", marks=pytest.mark.slow)])
+def test_sampling_settings_without_do_sample_are_saved_with_it(sft, tmp_path, method):
+    sft.config["method"] = method
+    settings = {"temperature": 0.6, "top_p": 0.9, "eos_token_id": 2}
+    (own_model(sft, tmp_path) / "generation_config.json").write_text(json.dumps(settings))
+    said = sft.train()
+    assert "sets temperature, top_p without do_sample: saved with do_sample: true" in said
+    saved = json.loads((sft.out / "generation_config.json").read_text())
+    assert (saved["do_sample"], saved["temperature"], saved["top_p"]) == (True, 0.6, 0.9)
+
+
+def test_a_side_file_that_cannot_be_saved_is_reported_before_the_first_step(sft, monkeypatch):
+    import transformers
+
+    def fail(*args, **kwargs):
+        raise ValueError("no such thing")
+
+    monkeypatch.setattr(transformers.GenerationConfig, "save_pretrained", fail)
+    done = sft.run_here()
+    assert done.code == 2
+    assert "could not be saved: no such thing" in done.said
+    assert not (sft.out / "metrics.jsonl").exists()
+    monkeypatch.undo()
+    monkeypatch.setattr(transformers.PretrainedConfig, "save_pretrained", fail)
+    done = sft.run_here()
+    assert done.code == 2
+    assert "of the model cannot be saved, so neither could it after training: ValueError: no such thing" in done.said
+    assert not (sft.out / "model.safetensors").exists()
+    assert not (sft.out / "model.trial").exists()
+
+
+def test_weights_are_kept_where_a_file_beside_them_cannot_be_written(sft, monkeypatch):
+    import transformers
+
+    save = transformers.PreTrainedTokenizerBase.save_pretrained
+
+    def fail_at_last(self, folder, *args, **kwargs):
+        if "model.writing" in str(folder):
+            raise OSError(28, "No space left on device")
+        return save(self, folder, *args, **kwargs)
+
+    monkeypatch.setattr(transformers.PreTrainedTokenizerBase, "save_pretrained", fail_at_last)
+    done = sft.run_here()
+    assert done.code == 2
+    assert "No space left on device" in done.said
+    assert "the weights are written, but not all files beside them" in done.said
+    assert (sft.out / "model.safetensors").is_file()
+    assert not (sft.out / "model.writing").exists()
+    assert sft.record()["status"] == "failed"
+
+
+def test_nothing_is_written_through_a_symbolic_link(sft, tmp_path):
+    sft.out.mkdir()
+    (tmp_path / "elsewhere").write_text("mine")
+    for name in ("quarantine.jsonl", "metrics.jsonl"):
+        (sft.out / name).symlink_to(tmp_path / "elsewhere")
+    done = sft.run_here()
+    assert done.code == 2
+    assert "nothing is written through symbolic links; remove metrics.jsonl, quarantine.jsonl" in done.said
+    assert (tmp_path / "elsewhere").read_text() == "mine"
+
+
+@pytest.mark.parametrize("key", ["push_to_hub", "hub_model_id"])
+def test_nothing_is_uploaded(sft, key):
+    done = sft.run_here(f"training_args.{key}=true" if key == "push_to_hub" else f"training_args.{key}=me/x")
+    assert done.code == 2
+    assert f"training_args.{key}: cannot be set here: nothing is uploaded" in done.said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import os
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,27 @@ def test_sha256_and_fsync_of_a_file(tmp_path: Path) -> None:
     fsync_file(tmp_path / "a")
     fsync_folder(tmp_path)
     fsync_folder(tmp_path / "none")
+
+
+def test_a_lock_dies_with_its_process_whatever_it_forked(tmp_path: Path) -> None:
+    """Data workers outlive a run that is killed."""
+    fork = multiprocessing.get_context("fork")
+    ready, end = fork.Event(), fork.Event()
+
+    def hold() -> None:
+        lock = FileLock(tmp_path / "a.lock")
+        lock.acquire()
+        if os.fork() == 0:
+            ready.set()
+            end.wait(60)
+            os._exit(0)
+        fork.Event().wait()
+
+    process = fork.Process(target=hold)
+    process.start()
+    assert ready.wait(20)
+    assert not FileLock(tmp_path / "a.lock").acquire(blocking=False)
+    process.kill()
+    process.join()
+    assert FileLock(tmp_path / "a.lock").acquire(blocking=False)
+    end.set()

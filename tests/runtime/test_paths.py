@@ -6,7 +6,7 @@ import pytest
 import sftcore_templates
 
 from sftcore import ConfigError
-from sftcore.runtime.paths import locate
+from sftcore.runtime.paths import cache_folder, locate
 
 
 @pytest.fixture
@@ -49,3 +49,16 @@ def test_a_package_that_is_not_installed(name: str) -> None:
 def test_the_hint_spells_the_package_name_as_pip_does() -> None:
     with pytest.raises(ConfigError, match="pip install llm-nope"):
         locate("package:llm_nope/x.gguf")
+
+
+def test_the_cache_folder_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("SFTCORE_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert cache_folder() == tmp_path / ".cache/sftcore"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert cache_folder() == tmp_path / ".cache/sftcore"
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert cache_folder() == Path("/xdg/sftcore")
+    monkeypatch.setenv("SFTCORE_CACHE", "/own")
+    assert cache_folder() == Path("/own")

@@ -213,7 +213,7 @@ WORDS = [
 ]
 FAILURES = {
     f"model.name_or_path=https://me:{canary(20)}@host/model": "model.name_or_path",
-    f"data.train=https://me:{canary(21)}@host/rows.jsonl?token={canary(22)}": "data source",
+    f"data.train=https://me:{canary(21)}@host/rows.jsonl?token={canary(22)}": "data.train",
     f"training_args.hub_token=[{canary(23)}]": "training_args.hub_token",
     "training_args.hub_token=[ab]": "training_args.hub_token: should be text, got (redacted)",
     "trackers.0.doing=shout": "(redacted)",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from sftcore.config.document import Keys, dotted
 from sftcore.config.loader import LoadedConfig, load_format
@@ -20,7 +21,7 @@ from sftcore.data.row_types import Origin
 from sftcore.data.sources.content_key import content_key
 from sftcore.data.sources.readers import SourceRow
 from sftcore.data.sources.rejected import RejectedRow, not_an_object, rejected_rows
-from sftcore.data.sources.renaming import OPTIONS, missing_names, rename
+from sftcore.data.sources.renaming import OPTIONS, missing_names, propose_columns, rename
 from sftcore.data.sources.row_fields import read_conversation
 from sftcore.data.sources.source_rows import SourceRows
 from sftcore.data.sources.unread import check_unread, keys_of, unread_keys
@@ -91,9 +92,13 @@ class DataSource(NamedTuple):
             ConfigError: one is not.
         """
         for option, name, names in missing_names(self.config, seen):
-            listed = isinstance(loaded.document.data["data"][self.place[1]], list)
             problem = f"no {rows} of {self.config.path} has this {OPTIONS[option]}; there are: {names}"
-            raise loaded.document.error((*(self.place if listed else self.place[:-1]), option, name), problem)
+            raise loaded.document.error((*self.keys(loaded), option, name), problem)
+
+    def keys(self, loaded: LoadedConfig) -> Keys:
+        """The keys in the document of *loaded* at which the source stands: without a number, if it is the only one."""
+        listed = isinstance(loaded.document.data["data"][self.place[1]], list)
+        return self.place if listed else self.place[:-1]
 
 
 def open_source(config: SourceConfig, place: Keys, loaded: LoadedConfig, registry: Registry) -> DataSource:
@@ -108,7 +113,9 @@ def open_source(config: SourceConfig, place: Keys, loaded: LoadedConfig, registr
     slot, policy = dotted((*place, "format")), loaded.config.data.policy(config)
     rows = SourceRows(config, loaded.document, loaded.config.data.streaming and place[1] == "train")
     if config.format != AUTO:
-        return DataSource(config, place, rows, loaded.selected[slot].name, cast("Format", config.format), policy)
+        return _with_format(
+            DataSource(config, place, rows, loaded.selected[slot].name, Format(), policy), config.format, loaded
+        )
     columns: dict[str, None] = {}
     sample = _sampled(rows.decoded(), config, columns)
     unknown = DataSource(config, place, rows, UNKNOWN, Format(), policy)
@@ -119,9 +126,23 @@ def open_source(config: SourceConfig, place: Keys, loaded: LoadedConfig, registr
         raise
     if detected is None:
         return unknown
-    return unknown._replace(
-        format_name=f"{detected.name} (auto)", format=load_format(detected.qualified, place, loaded, registry)
-    )
+    named = unknown._replace(format_name=f"{detected.name} (auto)")
+    return _with_format(named, load_format(detected.qualified, place, loaded, registry), loaded)
+
+
+def _with_format(source: DataSource, form: Format, loaded: LoadedConfig) -> DataSource:
+    """*source* with the format *form*.
+
+    Raises:
+        ConfigError: the format has plain texts, and the source an option for the turns of conversations.
+    """
+    if not form.plain_text:
+        return source._replace(format=form)
+    for option in ("train_on", "train_on_stop", "reasoning", "context"):
+        if getattr(source.config, option) not in (None, "all"):
+            problem = f"is for conversations, and the format {source.format_name} has plain texts, trained whole"
+            raise loaded.document.error((*source.keys(loaded), option), problem)
+    return source._replace(format=form, policy=replace(source.policy, train_on="all", plain_text=True))
 
 
 class SourceSample(NamedTuple):
@@ -200,6 +221,12 @@ def detect_format(path: str, sample: list[SourceRow], registry: Registry) -> Ent
     if fits:
         shown = ", ".join(f"{name} (row {origin})" for name, origin in fits.items())
         raise DataError(f"data source {path}: several formats fit its rows: {shown}; name one with 'format'")
+    if all({"role", "content"} <= row.keys() or {"from", "value"} <= row.keys() for _, row in rows):
+        problem = "each row is one message, and a row must be a conversation; for one of all rows"
+        raise DataError(f"data source {path}: {problem}: jq -sc '{{messages: .}}' FILE > NEW.jsonl")
     wanted = "; ".join(f"{name}: {', '.join(sorted(spec.keys))}" for name, (_, spec) in specs.items() if spec.keys)
     problems = [f"{origin}: no format fits its keys ({', '.join(map(str, row)) or 'no keys'})" for origin, row in rows]
-    raise DataError(f"{rejected_rows(problems)}\n  known formats need {wanted}")
+    proposed = propose_columns(rows[0][1], [(name, spec) for name, (_, spec) in specs.items()])
+    hint = f", such as {proposed}" if proposed else ""
+    problem = f"{rejected_rows(problems)}\n  known formats need {wanted}"
+    raise DataError(f"{problem}\n  'columns' of the source renames its columns{hint}")

@@ -79,6 +79,8 @@ def not_an_object(origin: Origin, row: object) -> RejectedRow:
     if isinstance(row, UnreadableError):
         return RejectedRow.for_reason(origin, str(row), row.row, row.raw)
     hint = " (if the whole file is one list, name it .json)" if isinstance(row, list) else ""
+    if isinstance(row, list) and row and isinstance(row[0], dict) and row[0].keys() & {"role", "from"}:
+        hint = '; name the list of messages: {"messages": [...]}'
     return RejectedRow.for_reason(origin, f"expected one JSON object, not {json_type(row)}{hint}", row)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from sftcore.config.schema import SourceConfig
 from sftcore.core.errors import RowError
+from sftcore.core.hookspecs import FormatSpec
 
 SHOWN = 20  # how many names a message lists
 
@@ -92,3 +94,42 @@ def missing_names(source: SourceConfig, seen: Iterable[str]) -> list[tuple[str, 
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more or "not one"
+
+
+def propose_columns(row: Mapping[Any, Any], specs: Sequence[tuple[str, FormatSpec]]) -> str:
+    """New names for columns of *row* with which one of *specs* fits it, as YAML; '' if none does.
+
+    Of several, those that leave the fewest columns unread, and of these the fewest.
+    """
+    renamed = {name: _names_for(spec, row) for name, spec in specs}
+    fits = [
+        (-len(spec.keys), len(renamed[name]), name)
+        for name, spec in specs
+        if spec.fits({renamed[name].get(key, key): value for key, value in row.items()})
+    ]
+    if not fits:
+        return ""
+    _, _, chosen = min(fits)
+    quoted = {
+        old if old.isidentifier() else json.dumps(old, ensure_ascii=False): new for old, new in renamed[chosen].items()
+    }
+    listed = ", ".join(f"{old}: {new}" for old, new in quoted.items())
+    return f"columns: {{{listed}}} for the format {chosen}"
+
+
+def _names_for(spec: FormatSpec, row: Mapping[Any, Any]) -> dict[Any, str]:
+    """New names for columns of *row* that mean a key of *spec*, by its synonyms."""
+    columns = {_plain(column): column for column in row if isinstance(column, str)}
+    names: dict[Any, str] = {}
+    for key in dict.fromkeys([*spec.keys, *spec.synonyms]):
+        if key in row and key not in names:
+            continue
+        words = map(_plain, (key, *spec.synonyms.get(key, ())))
+        chosen = (columns[word] for word in words if word in columns)
+        if column := next((each for each in chosen if each not in names and each not in spec.keys), None):
+            names[column] = key
+    return names
+
+
+def _plain(column: str) -> str:
+    return re.sub(r"[\W_]", "", column).lower()

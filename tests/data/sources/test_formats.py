@@ -68,6 +68,7 @@ def test_every_row_is_reported_where_none_fits():
         "  f:1: no format fits its keys (a, b)",
         "  f:2: no format fits its keys (no keys)",
         "  known formats need lines: lines",
+        "  'columns' of the source renames its columns",
     ]
 
 

@@ -6,6 +6,7 @@ import copy
 import json
 
 import pytest
+import yaml
 from transformers import AutoTokenizer
 
 from sftcore import ConfigError, RowError
@@ -16,7 +17,7 @@ from sftcore.core.errors import DataError
 from sftcore.core.registry import Registry
 from sftcore.data import prepare, sample_sources
 from sftcore.data.row_types import Origin
-from sftcore.data.sources.formats import _sampled
+from sftcore.data.sources.formats import _sampled, detect_format
 from sftcore.data.sources.renaming import MOST, missing_names, rename
 from sftcore.labelling import Labeller
 
@@ -184,3 +185,38 @@ def test_names_in_messages_from_the_configuration_to_the_tokens(tmp_path, labell
             prepared(tmp_path, labeller, f"data: {{train: {{path: t.jsonl, {options}}}}}", rows)
     with pytest.raises(ConfigError, match=r"data.train.message_keys.who: no row .* key of a message; .*: not one"):
         prepared(tmp_path, labeller, "data: {train: {path: t.jsonl, message_keys: {who: role}}}", ROWS)
+
+
+@pytest.mark.parametrize(
+    ("columns", "proposed"),
+    [
+        ("request, reply", "{request: instruction, reply: output}"),
+        ("Question, Answer", "{Question: instruction, Answer: output}"),
+        ("question, context, answer", "{question: instruction, answer: output, context: input}"),
+        ("input, context, output", "{input: instruction, context: input}"),
+        ("prompt, chosen, rejected", "{prompt: instruction, chosen: output}"),
+        ("my prompt, prompt , Completion", '{"prompt ": instruction, Completion: output}'),
+        ("dialogue, id", "{dialogue: messages}"),
+        ("Body, title", "{Body: text}"),
+        ("question, choices, answer", None),
+        ("x, y", None),
+    ],
+)
+def test_columns_are_proposed(columns, proposed):
+    row = dict.fromkeys(columns.split(", "), "x")
+    with pytest.raises(DataError) as raised:
+        detect_format("f", [(Origin("f", 1), row)], REGISTRY)
+    last = str(raised.value).splitlines()[-1]
+    assert last.startswith("  'columns' of the source renames its columns")
+    assert (f"such as columns: {proposed} for the format" in last) == (proposed is not None)
+    if proposed:
+        names = yaml.safe_load(proposed)
+        assert detect_format("f", [(Origin("f", 1), {names.get(key, key): 1 for key in row})], REGISTRY)
+    else:
+        assert "such as" not in last
+
+
+@pytest.mark.parametrize("row", [{"role": "user", "content": "q"}, {"from": "human", "value": "q", "id": 1}])
+def test_rows_that_are_messages(row):
+    with pytest.raises(DataError, match=r"each row is one message, .* jq -sc '\{messages: \.\}'"):
+        detect_format("f", [(Origin("f", 1), row)], REGISTRY)

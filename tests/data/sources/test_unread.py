@@ -103,7 +103,7 @@ def test_what_is_read_or_empty_is_not_reported(tmp_path, labeller, row):
 
 @pytest.mark.parametrize("key", sorted(NEEDED))
 def test_a_row_with_a_key_that_changes_what_is_trained_is_rejected(tmp_path, labeller, key):
-    row = {"messages": TURNS} if key in ("history", "reasoning_content") else QA  # which single turns read
+    row = {"messages": TURNS} if key in ("history", "reasoning_content", "context") else QA  # which single turns read
     row = {**row, key: "x"}
     with pytest.raises(DataError, match=f"t.jsonl:1: '{key}' is not read: .*, or set data.unread to ignore"):
         prepared(tmp_path, labeller, [row])
