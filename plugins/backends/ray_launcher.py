@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import chdir, suppress
 from typing import Any
 
 from sftcore import SftError
@@ -53,16 +53,28 @@ def main(options: Ray, argv: Sequence[str]) -> int:
     os.environ |= SETTINGS
     import ray
 
-    with stop_signals_blocked():  # so that the cluster, which they would end too, does not get them
-        try:
-            _check_address(options.where)
-            dashboard = {"include_dashboard": False} if options.where == "local" else {}
-            ray.init(address=options.where, log_to_driver=False, logging_level="error", **dashboard)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise SftError(f"backend.address: cannot connect to a Ray cluster at {options.where}: {error}") from None
-    with handle_stop_signals(os.environ) as stop:  # after Ray has set handlers of its own
-        stop.interruptible = False
-        return _run(options, _scaling(options, ray.cluster_resources()), argv, stop)
+    with tempfile.TemporaryDirectory() as empty:  # Ray lets its workers import from the driver's working directory
+        with chdir(empty), stop_signals_blocked():  # which would end the cluster, too
+            _connect(options.where)
+        with handle_stop_signals(os.environ) as stop:  # after Ray has set handlers of its own
+            stop.interruptible = False
+            return _run(options, _scaling(options, ray.cluster_resources()), argv, stop)
+
+
+def _connect(address: str) -> None:
+    """Connect to the cluster at *address*, or start a local one.
+
+    Raises:
+        SftError: it cannot be reached.
+    """
+    import ray
+
+    dashboard = {"include_dashboard": False} if address == "local" else {}
+    try:
+        _check_address(address)
+        ray.init(address=address, log_to_driver=False, logging_level="error", **dashboard)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise SftError(f"backend.address: cannot connect to a Ray cluster at {address}: {error}") from None
 
 
 def _check_address(address: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -33,6 +34,10 @@ class LoRA(Method):
     loraplus_lr_ratio: float | None = None
     """LoRA+: ratio of the learning rates of the B and A matrices (Hayou et al., 2024, arXiv:2402.12354)."""
     peft: dict[str, Any] = further_options("peft:LoraConfig")
+
+    def __post_init__(self) -> None:
+        if self.loraplus_lr_ratio is not None and not 0 < self.loraplus_lr_ratio < math.inf:
+            raise ConfigError(f"loraplus_lr_ratio must be a number above 0, not {self.loraplus_lr_ratio:g}")
 
     def prepare(self, model: Any, args: Any) -> Any:
         from peft import LoraConfig, get_peft_model

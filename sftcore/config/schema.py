@@ -199,6 +199,10 @@ class AskConfig:
     max_new_tokens: int = 48
     """Limit of the length of an answer, in tokens."""
 
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise FieldError("max_new_tokens", f"must be at least 1, not {self.max_new_tokens}")
+
 
 @dataclass
 class NonFiniteConfig:
@@ -250,6 +254,8 @@ class Config:
     """Arguments of transformers.TrainingArguments, under their own names."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise FieldError("seed", f"must be at least 0 and below 2^32, not {self.seed}")
         if self.max_hours is not None and not 0 < self.max_hours < math.inf:
             raise FieldError("max_hours", f"must be a number above 0, not {self.max_hours:g}")
         if not 0 < self.rank_timeout < math.inf:

@@ -55,7 +55,7 @@ def label_preview_rows(loaded: LoadedConfig, registry: Registry, number: int, pl
         read = ", ".join(source.path for source in sources)
         within = " within its limit" if any(source.limit for source in sources) else ""
         raise DataError(f"--source {place}: the training data has no such row{within} (sources: {read})")
-    _, tokenizer, template, labeller = set_up_model(loaded)
+    _, tokenizer, template, labeller, _ = set_up_model(loaded)
     examples: list[tuple[LabelledExample, Origin]] = []
     unlabelled: list[str] = []
     untrained: list[str] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ _MERGE = (
     "merge it into its base model first (PEFT: merge_and_unload, save_pretrained), or remove adapter_config.json to "
     "train the base model alone"
 )
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "adapter_model.safetensors", "adapter_model.bin")
 _HUB_TIMEOUT = 10  # seconds for the hub to answer whether it has a model
 
 
@@ -65,19 +67,11 @@ class BaseModel:
         Raises:
             ConfigError: the model cannot be loaded, or weights of its architecture are missing.
         """
-        import torch
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM
 
-        kwargs = self.pretrained_kwargs()
-        if self.config.attn_implementation != "auto":
-            kwargs["attn_implementation"] = self.config.attn_implementation
-        dtype: Any = self.config.dtype
+        kwargs = {**self.pretrained_kwargs(), **self._attention()}
         try:
-            if dtype == "auto":
-                config = AutoConfig.from_pretrained(self.location, **self.pretrained_kwargs())
-                dtype = getattr(config, "dtype", None) or torch.float32
-            else:
-                dtype = getattr(torch, dtype)
+            dtype = self._dtype(self._config())
             kwargs.update(method.load_options(dtype))
             model, info = AutoModelForCausalLM.from_pretrained(
                 self.location, dtype=dtype, output_loading_info=True, **kwargs
@@ -100,6 +94,61 @@ class BaseModel:
             )
         _mark_untied(model)
         return model
+
+    def build_without_weights(self) -> Any:
+        """The model on the meta device, in the type that its weights will have.
+
+        Raises:
+            ConfigError: it cannot be built.
+        """
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        try:
+            config = self._config()
+            options = {"trust_remote_code": self.config.trust_remote_code, "dtype": self._dtype(config)}
+            with torch.device("meta"):
+                return AutoModelForCausalLM.from_config(config, **options, **self._attention())
+        except Exception as error:
+            raise ConfigError(f"the model {self.name} cannot be loaded: {first_line(error)}") from error
+
+    def missing_weights(self) -> str:
+        """Which files with weights the folder of the model lacks; empty if none, or on the hub."""
+        folder = Path(self.location)
+        if not folder.is_dir() or any((folder / name).is_file() for name in _WEIGHTS):
+            return ""
+        indexes = [path for name in _WEIGHTS if (path := folder / f"{name}.index.json").is_file()]
+        if not indexes:
+            return f"the folder {folder} holds no weights: none of {', '.join(_WEIGHTS)}"
+        try:
+            files = {*json.loads(indexes[0].read_text(encoding="utf-8"))["weight_map"].values()}
+        except (OSError, ValueError, LookupError, AttributeError):
+            return f"{indexes[0]} is not an index of weights"
+        missing = sorted(name for name in files if not (folder / name).is_file())
+        return f"the folder {folder} lacks {', '.join(missing[:3])}, of {count(len(files), 'file')}" if missing else ""
+
+    def embedding_rows(self) -> int | None:
+        """The number of token ids that the model has; None if its configuration does not say."""
+        try:
+            return getattr(self._config().get_text_config(), "vocab_size", None)
+        except Exception:  # whatever transformers raises here, it raises again where the model is built
+            return None
+
+    def _config(self) -> Any:
+        from transformers import AutoConfig
+
+        return AutoConfig.from_pretrained(self.location, **self.pretrained_kwargs())
+
+    def _attention(self) -> dict[str, str]:
+        chosen = self.config.attn_implementation
+        return {} if chosen == "auto" else {"attn_implementation": chosen}
+
+    def _dtype(self, config: Any) -> Any:
+        import torch
+
+        if self.config.dtype == "auto":
+            return getattr(config, "dtype", None) or torch.float32
+        return getattr(torch, self.config.dtype)
 
     def fingerprint(self, model: Any) -> str:
         """The identity of the weights: the commit on the hub, or a SHA-256 over the files of the folder."""

@@ -12,6 +12,7 @@ from sftcore.config.loader import LoadedConfig, load_template
 from sftcore.core.components import Template
 from sftcore.core.errors import ConfigError, SftError, nearest
 from sftcore.core.template_file import FileTemplate
+from sftcore.data.known_ids import KnownIds, fit_to_embedding
 from sftcore.labelling import Labeller
 from sftcore.models.base_model import BaseModel, resolve_base_model
 from sftcore.models.generation_settings import load_stop_ids
@@ -32,12 +33,17 @@ class SelectedTemplate(NamedTuple):
 
 
 class ModelSetup(NamedTuple):
-    """The base model of a run without its weights, and what labels conversations for it."""
+    """The base model of a run without its weights, and what labels conversations for it.
+
+    Attributes:
+        known_ids: the token ids that the model knows; None where these are all ids of the tokenizer.
+    """
 
     base: BaseModel
     tokenizer: Any
     template: SelectedTemplate
     labeller: Labeller
+    known_ids: KnownIds | None = None
 
 
 def set_up_model(loaded: LoadedConfig) -> ModelSetup:
@@ -48,8 +54,9 @@ def set_up_model(loaded: LoadedConfig) -> ModelSetup:
     """
     base = resolve_base_model(loaded.config.model, loaded.document)
     tokenizer = base.load_tokenizer()
+    known_ids = fit_to_embedding(tokenizer, base.embedding_rows())
     template = select_template(loaded, tokenizer, base)
-    return ModelSetup(base, tokenizer, template, build_labeller(loaded, tokenizer, template))
+    return ModelSetup(base, tokenizer, template, build_labeller(loaded, tokenizer, template), known_ids)
 
 
 def select_template(loaded: LoadedConfig, tokenizer: Any, base: BaseModel) -> SelectedTemplate:

@@ -16,17 +16,32 @@ from sftcore.runtime.console import count, status, warn
 _SHOWN = 5  # rejected rows shown per source, where a run continues without them
 
 
-def prepare_data(loaded: LoadedConfig, registry: Registry) -> tuple[ModelSetup, Prepared]:
-    """Set up the model without its weights, and label the data for it.
+def set_up(loaded: LoadedConfig) -> ModelSetup:
+    """The model without its weights, once all data files are found.
+
+    Raises:
+        SftError: a file does not exist, or the model or its chat template cannot be used.
+    """
+    for source in loaded.config.data.sources:
+        find_files(source, loaded.document)  # a mistyped path is reported before anything else
+    return set_up_model(loaded)
+
+
+def prepare_data(
+    loaded: LoadedConfig, registry: Registry, setup: ModelSetup | None = None
+) -> tuple[ModelSetup, Prepared]:
+    """Label the data for the model of *setup*; without it, set that up.
 
     Raises:
         SftError: the model, its chat template or the data cannot be used; the message says why.
     """
-    for source in loaded.config.data.sources:
-        find_files(source, loaded.document)  # a mistyped path is reported before anything else
-    setup = set_up_model(loaded)
+    setup = setup or set_up(loaded)
     prepare_rows = prepare_stream if loaded.config.data.streaming else prepare
-    return setup, prepare_rows(loaded, registry, setup.labeller, PreparationProgress())
+    prepared = prepare_rows(loaded, registry, setup.labeller, PreparationProgress())
+    if setup.known_ids:  # of a stream only the first rows are known now; its batches are checked
+        setup.known_ids.check(prepared.examples)
+        setup.known_ids.check(prepared.eval)
+    return setup, prepared
 
 
 def pack_if_configured(loaded: LoadedConfig, prepared: Prepared) -> Prepared:

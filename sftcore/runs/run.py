@@ -11,7 +11,7 @@ from sftcore.config.document import Document
 from sftcore.config.loader import load_config
 from sftcore.core.errors import SftError
 from sftcore.core.registry import Registry
-from sftcore.runs.preparation import pack_if_configured, prepare_data, report_sets, report_sources
+from sftcore.runs.preparation import pack_if_configured, prepare_data, report_sets, report_sources, set_up
 from sftcore.runtime.console import status
 from sftcore.runtime.library_warnings import report_library_warnings
 from sftcore.runtime.rank_control import LAUNCH_FOLDER_VARIABLE
@@ -37,11 +37,14 @@ def run(document: Document, registry: Registry, argv: Sequence[str], stop: StopR
     stop.set_deadline(loaded.config.max_hours)
     from sftcore.runs.session import RunSession  # imports torch, so not before the configuration is checked
     from sftcore.training.arguments import check_training_args
+    from sftcore.training.preflight import check_before_data
     from sftcore.training.private_names import check_private_names_of_libraries
 
     check_private_names_of_libraries()
     check_training_args(loaded)
-    setup, prepared = prepare_data(loaded, registry)
+    setup = set_up(loaded)
+    check_before_data(loaded, setup)
+    _, prepared = prepare_data(loaded, registry, setup)
     is_launched = "RANK" in os.environ and "WORLD_SIZE" in os.environ  # every launcher sets them
     if not is_launched and (command := loaded.config.backend.command(argv)) is not None:
         _become_launcher(command)

@@ -166,7 +166,7 @@ class RunSession:
 
     def _inputs(self, model: Any) -> dict[str, Any]:
         """What the record says of arguments, model, data and template."""
-        base, tokenizer, template, labeller = self._setup
+        base, tokenizer, template, labeller, _ = self._setup
         return {
             "training_args": redact(self._args.to_dict()),
             "base_model": {

@@ -6,10 +6,13 @@ stays as long as the run does.
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
 import signal
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,9 +20,11 @@ from types import FrameType
 
 from sftcore.runtime.output import guard_output
 from sftcore.runtime.rank_control import LAUNCH_ID_VARIABLE, LaunchedProcess
-from sftcore.runtime.redaction import register_argv_secrets
+from sftcore.runtime.redaction import redact_argv, register_argv_secrets
 from sftcore.runtime.signal_mask import block, own_stop_signals, unblock
 from sftcore.runtime.signals import REPEAT_SECONDS
+
+_OUTPUT_SECONDS = 5.0
 
 
 def launch(command: Sequence[str]) -> int:
@@ -28,10 +33,11 @@ def launch(command: Sequence[str]) -> int:
     block(numbers)  # for a moment, since the command is to keep them blocked; a request that comes now waits
     guard_output()
     register_argv_secrets(command)
+    pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE) if redact_argv(command) != list(command) else {}
     environ = {**os.environ, LAUNCH_ID_VARIABLE: secrets.token_hex(8)}
     try:
         # in a session of its own: Ctrl-C is for this process, which asks the ranks to stop cleanly
-        launched = LaunchedProcess(command, environ, start_new_session=True)
+        launched = LaunchedProcess(command, environ, start_new_session=True, **pipes)
     except OSError as error:
         print(f"sft: error: the launcher cannot be started: {command[0]}: {error}", file=sys.stderr)
         return 2
@@ -50,7 +56,20 @@ def launch(command: Sequence[str]) -> int:
         for number in numbers:
             signal.signal(number, on_signal)
         unblock(numbers)
-        return launched.wait()
+        threads = [threading.Thread(target=_relay, args=(launched.process, name), daemon=True) for name in pipes]
+        for thread in threads:
+            thread.start()
+        code = launched.wait()
+        for thread in threads:  # not for long: a process that the launcher has left may keep its output open
+            thread.join(_OUTPUT_SECONDS)
+        return code
+
+
+def _relay(process: subprocess.Popen[bytes], name: str) -> None:
+    """Print the output *name* of a launcher whose command line has secrets, which some of them print."""
+    with io.TextIOWrapper(getattr(process, name), encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            print(line, end="", file=getattr(sys, name), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
+import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 import transformers
 
+from sftcore.config.document import Keys
 from sftcore.config.fields import check_options
 from sftcore.config.loader import LoadedConfig
 from sftcore.config.schema import MISPLACED_KEYS
@@ -36,6 +38,24 @@ _NOT_ALLOWED = {
 }
 """Arguments that would have no effect or break a run, and what to use instead."""
 
+_AT_LEAST = {
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), 1),
+    **dict.fromkeys(("eval_accumulation_steps", "save_total_limit", "torch_empty_cache_steps", "ddp_timeout"), 1),
+    **dict.fromkeys(("ddp_bucket_cap_mb", "dataloader_prefetch_factor"), 1),
+    **dict.fromkeys(("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "warmup_ratio"), 0),
+    **dict.fromkeys(("neftune_noise_alpha", "dataloader_num_workers", "data_seed", "eval_delay"), 0),
+    **dict.fromkeys(("adam_beta1", "adam_beta2", "label_smoothing_factor", "adam_epsilon"), 0),
+}
+"""The least value of numbers that libraries would take as they are, or reject at the first step."""
+
+_ABOVE = dict.fromkeys(("num_train_epochs", "logging_steps", "eval_steps", "save_steps"), 0)
+"""What such numbers must be above."""
+
+_BELOW = {"adam_beta1": 1, "adam_beta2": 1, "label_smoothing_factor": 1, "data_seed": 2**63, "warmup_ratio": 1}
+"""What they must be below."""
+
+_METRICS = ("loss", "runtime", "samples_per_second", "steps_per_second")
+"""What an evaluation measures."""
 _NOT_ALLOWED |= dict.fromkeys(
     ("push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision"),
     "nothing is uploaded, since the output folder has raw rows too; upload the model after the run, with `hf upload`",
@@ -64,9 +84,26 @@ def check_training_args(loaded: LoadedConfig) -> dict[str, Any]:
     checked = check_options(
         transformers.TrainingArguments, given, document, ("training_args",), misplaced=MISPLACED_KEYS
     )
-    for key, problem in _problems(checked, loaded.config.data.streaming):
-        raise document.error(("training_args", key), problem)
+    problems = document.collect()
+    for key, problem in (*_problems(checked, loaded.config.data.streaming), *_silly_numbers(checked)):
+        with problems:
+            raise document.error(("training_args", key), problem)
+    problems.raise_all()
     return checked
+
+
+def _silly_numbers(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the numbers with which a run would train nothing, or other than it says."""
+    for key, value in given.items():
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            continue
+        bounds = [(f"at least {_AT_LEAST[key]}", value >= _AT_LEAST[key])] if key in _AT_LEAST else []
+        bounds += [(f"above {_ABOVE[key]}", value > _ABOVE[key])] if key in _ABOVE else []
+        bounds += [(f"below {_BELOW[key]:g}", value < _BELOW[key])] if key in _BELOW else []
+        bounds += [("at least 1, or -1 for no limit", value == -1 or value >= 1)] if key == "max_steps" else []
+        bounds = bounds if math.isfinite(value) else [("finite", False)]
+        if not all(holds for _, holds in bounds):
+            yield key, f"must be {' and '.join(bound for bound, _ in bounds)}, not {value:g}"
 
 
 def _problems(given: Mapping[str, Any], streaming: bool) -> Iterator[tuple[str, str]]:
@@ -83,10 +120,11 @@ def _problems(given: Mapping[str, Any], streaming: bool) -> Iterator[tuple[str, 
     for name in ("cross_entropy", "fused_linear_cross_entropy"):
         if (given.get("liger_kernel_config") or {}).get(name):
             yield "liger_kernel_config", f"'{name}' would have no effect: the loss is sftcore's, for every model"
-    if given.get("use_liger_kernel") and importlib.util.find_spec("liger_kernel") is None:
-        yield "use_liger_kernel", "needs a package that is not installed: pip install liger-kernel"
     if given.get("optim_target_modules") and not str(given.get("optim")).startswith(_TARGETED):
         yield "optim_target_modules", f"is read only with an 'optim' of {', '.join(_TARGETED)}"
+    metric = given.get("metric_for_best_model")
+    if metric is not None and metric.removeprefix("eval_") not in _METRICS:
+        yield "metric_for_best_model", f"no evaluation has a metric '{metric}'; the one to use is 'loss'"
     if streaming:
         if given.get("max_steps", -1) <= 0:
             yield "max_steps", "must be at least 1 with data.streaming, because the length of a stream is not known"
@@ -119,13 +157,16 @@ def build_training_args(
         SftError: torch does not see the processes that the launcher started.
     """
     document = loaded.document
-    values = {**_defaults(loaded, cpu, has_eval), **check_training_args(loaded)}
-    if values["eval_strategy"] != "no" and not has_eval:
-        raise document.error(("training_args", "eval_strategy"), "the run has no rows to evaluate on; set 'data.eval'")
+    given = check_training_args(loaded)
+    values = {**_defaults(loaded, cpu, has_eval), **given}
+    for key, unused in () if has_eval else (("eval_strategy", "no"), ("eval_on_start", False)):
+        if values.get(key, unused) != unused:
+            raise document.error(("training_args", key), "the run has no rows to evaluate on; set 'data.eval'")
     try:
         args = transformers.TrainingArguments(**values, **loaded.config.backend.training_args())
-    except (ValueError, TypeError, ImportError, NotImplementedError) as error:
-        raise document.error(("training_args",), f"transformers rejects them: {error}") from None
+    except (ValueError, TypeError, ImportError, NotImplementedError, OSError, LookupError, AttributeError) as error:
+        keys = named_key(("training_args",), str(error), given)
+        raise document.error(keys, f"transformers rejects {'it' if keys[1:] else 'them'}: {error}") from None
     _check_world(args, environ)
     if loaded.config.data.streaming:
         batches = args.accelerator_config
@@ -151,7 +192,14 @@ def check_optimizer_targets(args: transformers.TrainingArguments, model: Any) ->
         ):
             wanted = target if isinstance(target, str) else target[0]
             hint = nearest(wanted, {name.rpartition(".")[2] for name in names})
-            raise ConfigError(f"training_args.optim_target_modules: '{wanted}' matches no module of the model{hint}")
+            raise ConfigError(f"'{wanted}' in optim_target_modules matches no module of the model{hint}")
+
+
+def named_key(section: Keys, message: str, given: Mapping[str, Any]) -> Keys:
+    """The key of those *given* that the *message* of a library names, by itself or by its value; or the *section*."""
+    words = [*zip(given, given, strict=True), *zip(given, map(str, given.values()), strict=True)]
+    named = [key for key, word in words if len(word) > 3 and re.search(rf"\b{re.escape(word)}\b", message, re.I)]
+    return (*section, *named[:1])
 
 
 def _defaults(loaded: LoadedConfig, cpu: bool, has_eval: bool) -> dict[str, Any]:

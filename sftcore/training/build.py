@@ -76,7 +76,7 @@ def build_job(
     Raises:
         ConfigError: the weights cannot be loaded, or the method cannot use them.
     """
-    base, tokenizer, _, labeller = setup
+    base, tokenizer, _, labeller, known_ids = setup
     model = _load_model(base, config, args)
     _set_stop_tokens(model, tokenizer, labeller.stops)
     train, evaluation, pad = prepared.train, prepared.eval, tokenizer.pad_token_id
@@ -86,7 +86,7 @@ def build_job(
     dataset = train.to_dataset(pad, RowOrder(seed, args.train_sampling_strategy == "sequential"), args.max_steps)
     weighted = None if train.weighted is None else bool(train.weighted or evaluation.weighted)
     packed = train.packed is not None
-    collator = Collator(pad, packed, packed and needs_flat_rows(model), weighted)
+    collator = Collator(pad, packed, packed and needs_flat_rows(model), weighted, known_ids)
     checks = [PackingCheck(train.packed, collator)] if train.packed else []
 
     def run_state() -> dict[str, Any]:

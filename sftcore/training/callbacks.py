@@ -137,11 +137,7 @@ class SampleQuestions(TrainerCallback):  # type: ignore[misc]
         model.train(training)
 
     def _generate(self, model: Any, question: str) -> str:
-        messages = [{"role": "user", "content": question}]
-        prompt = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True, **self.template_kwargs
-        )
-        prompt = prompt.to(model.device)
+        prompt = question_ids(self.tokenizer, question, self.template_kwargs).to(model.device)
         with torch.no_grad():
             tokens = model.generate(
                 input_ids=prompt["input_ids"],
@@ -152,3 +148,11 @@ class SampleQuestions(TrainerCallback):  # type: ignore[misc]
             )
         answer = self.tokenizer.decode(tokens[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
         return " ".join(str(answer).split())
+
+
+def question_ids(tokenizer: Any, question: str, template_kwargs: Mapping[str, Any]) -> Any:
+    """The prompt of a *question* with its attention mask, each of shape (1, length)."""
+    messages = [{"role": "user", "content": question}]
+    return tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_tensors="pt", return_dict=True, **template_kwargs
+    )

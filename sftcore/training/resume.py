@@ -14,6 +14,8 @@ from sftcore.runtime.console import count, status, warn
 
 _AUTO = (True, "true", "True", "auto")
 _NEVER = (None, False, "false", "False")
+NAMES = (*_AUTO, *_NEVER)
+"""Values of ``training_args.resume_from_checkpoint`` that are not paths."""
 
 _MUST_MATCH = (
     ("rows_per_step", "rows per optimizer step", "choose batch size and accumulation so that they are the same"),

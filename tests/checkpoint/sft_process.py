@@ -45,6 +45,21 @@ class SftProcess:
         self.process.terminate()
         assert self.process.wait() == 75, self.output
 
+    def signal_all(self, number: int) -> int:
+        """Send a signal to all processes of the run, as schedulers and systemd do; how many there are."""
+        children: dict[int, list[int]] = {}
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+                children.setdefault(parent, []).append(int(process.name))
+        found = [self.process.pid]
+        for pid in found:
+            found += children.get(pid, [])
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        return len(found)
+
     def launcher(self) -> int:
         """Process id of the launcher."""
         [child] = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()

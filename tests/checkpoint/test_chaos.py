@@ -1,6 +1,7 @@
 """Runs killed at every file event of saving and at random moments, or asked to stop; ``make chaos``.
 
-``SFTCORE_KILLS``, ``SFTCORE_SPREAD_KILLS`` and ``SFTCORE_STOPS`` set the numbers of random kills and stops.
+``SFTCORE_KILLS``, ``SFTCORE_SPREAD_KILLS``, ``SFTCORE_STOPS`` and ``SFTCORE_GROUP_STOPS`` set the numbers of random
+kills and stops.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sft_process import SftProcess
 
 from tests.nursery import BACKENDS, Kill, Nursery, outcome
 from tests.sizes import generator
 
 KILLS, STOPS = int(os.environ.get("SFTCORE_KILLS", "60")), int(os.environ.get("SFTCORE_STOPS", "20"))
+GROUP_STOPS = int(os.environ.get("SFTCORE_GROUP_STOPS", "60"))
 SPREAD_KILLS = int(os.environ.get("SFTCORE_SPREAD_KILLS", "20"))
 WAYS = [(method, ranks) for method in ("full", "lora") for ranks in (1, 2)]
 SPREAD = [("full", "fsdp"), ("lora", "sharded"), ("full", "zero-2"), ("lora", "zero-3")]
@@ -123,3 +126,41 @@ def test_sigterm_at_random_moments_resumes_exactly(nursery, make_run, ranks):
         shutil.rmtree(folder)
     print(f"\n{ranks}: {stops} stopped with 75, {STOPS - stops} had finished")
     assert stops >= STOPS * 0.5
+
+
+IN_PROCESSES = {
+    "data workers": {"training_args": {"dataloader_num_workers": 2, "dataloader_persistent_workers": True}},
+    "a stream": {"data": {"streaming": True, "workers": 2}, "training_args": {"eval_strategy": "no"}},
+    "trackers": {"trackers": ["tensorboard"], "training_args": {"dataloader_num_workers": 1}},
+    "ranks": {"ranks": 2, "backend": {"name": "torchrun", "nproc_per_node": 2}},
+}
+"""Runs that consist of several processes."""
+
+
+def test_a_signal_to_all_processes_at_random_moments_ends_with_a_checkpoint(small, make_run):
+    """As of systemd, scancel and ``kill -- -GROUP``; from the first line that a run prints to its end."""
+    chance, ends = generator("group stops"), []
+    for number in range(GROUP_STOPS):
+        name = [*IN_PROCESSES][number % len(IN_PROCESSES)]
+        options = IN_PROCESSES[name]
+        steps = 40 if number % 10 == 9 else 100_000  # some runs end by themselves
+        arguments = {"max_steps": steps, "save_steps": 20, **options.get("training_args", {})}
+        data = {"train": str(small / "rows.jsonl"), "eval": str(small / "eval.jsonl"), **options.get("data", {})}
+        if "data" in options:
+            del data["eval"]
+        folder = make_run(f"{number}", **{**options, "training_args": arguments, "data": data})
+        run = SftProcess(folder)
+        run.wait_for("config")
+        time.sleep(chance.uniform(0, 12))
+        processes = run.signal_all(signal.SIGTERM)
+        code, output = run.process.wait(60), run.output
+        complete = sorted(path.parent.name for path in (folder / "out").glob("checkpoint-*/manifest.json"))
+        ends.append((name, code, processes, complete))
+        print(ends[-1])
+        assert "Traceback" not in output, output
+        assert code in (0, 75), output
+        assert complete or "train  step" not in output, output
+        shutil.rmtree(folder)
+    stopped = [end for end in ends if end[1] == 75]
+    print(f"{len(stopped)} stopped with 75, {sum(bool(end[3]) for end in stopped)} of them with a checkpoint")
+    assert len(stopped) >= GROUP_STOPS * 0.8

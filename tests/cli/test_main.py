@@ -377,6 +377,52 @@ def test_the_installed_list_is_printed_as_json() -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("args", [("list-plugins",), ("list-plugins", "--json"), ("cache", "list"), ("--help",), ()])
+def test_a_result_that_cannot_be_written_is_an_error(
+    args: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert ends(*args) == 2
+    assert capsys.readouterr().err == "sft: error: the output cannot be written: No space left on device\n"
+
+
+def test_a_closed_or_full_log_changes_no_exit_code(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    for stream in (None, open("/dev/full", "w")):  # noqa: SIM115 (closed by the end of the test)
+        monkeypatch.setattr(sys, "stdout", stream)
+        monkeypatch.setattr(sys, "stderr", stream)
+        assert ends("run") == 0
+        assert ends("run", "--config", "nope.yaml") == 2
+        assert ends("list-plugins") == 2
+
+
+WITH_STREAMS = """
+"$@" run --config c.yaml <&- >&- 2>&- || echo "run, all closed: $?"
+"$@" run --config c.yaml >/dev/full 2>/dev/full || echo "run, all full: $?"
+"$@" run --config c.yaml 2>&1 | head -c 1 >/dev/null; [ ${PIPESTATUS[0]} = 0 ] || echo "run, no reader"
+"$@" prepare --config c.yaml >/dev/full 2>/dev/full || echo "prepare, all full: $?"
+"$@" checkpoints out >&- 2>/dev/full; [ $? = 2 ] || echo "checkpoints: $?"
+for command in stats preview; do
+    "$@" $command --config c.yaml 2>&- | grep -q . || echo "$command without a log"
+    "$@" $command --config c.yaml >/dev/full 2>err; [ $? = 2 ] || echo "$command, full: $?"
+    grep -q "the output cannot be written: No space left" err || cat err
+    "$@" $command --config c.yaml >&- 2>err; [ $? = 2 ] || echo "$command, closed: $?"
+    grep -q Traceback err && cat err
+done
+"""
+
+
+@pytest.mark.slow
+def test_streams_that_are_closed_or_full(tiny: Path, rows: Path, tmp_path: Path) -> None:
+    arguments = "{output_dir: out, max_steps: 1, per_device_train_batch_size: 2}"
+    config = f"model: {{name_or_path: {tiny}}}\ndata: {{train: {rows}}}\nmethod: full\ntraining_args: {arguments}\n"
+    (tmp_path / "c.yaml").write_text(config)
+    command = ["bash", "-c", WITH_STREAMS, "bash", sys.executable, "-m", "sftcore"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.stdout + done.stderr == ""
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "finished"
+
+
 def test_a_closed_pipe_is_not_an_error() -> None:
     command = f"{sys.executable} -m sftcore list-plugins --verbose | head -1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)

@@ -1732,6 +1732,24 @@ TRACKERS = [
 
 PROCESSES = [
     Bug(
+        name="launcher-imports-the-working-directory",
+        told="A random.py beside the configuration is imported by the launcher in place of Python's own.",
+        seen="",
+        file="sftcore/runtime/rank_control.py",
+        old=', "PYTHONSAFEPATH": "1"}',
+        new="}",
+        tests=("tests/runtime/test_rank_control.py::test_a_launcher_imports_nothing_from_the_working_directory",),
+    ),
+    Bug(
+        name="second-signal-leaves-the-ranks",
+        told="A second signal ends the launcher, and its ranks train on.",
+        seen="",
+        file="sftcore/runtime/rank_control.py",
+        old="            if released or (stop.exists() and not requests):",
+        new="            if (released or stop.exists()) and not requests:",
+        tests=("tests/runtime/test_rank_control.py::test_a_second_signal_ends_a_launcher_and_its_ranks_at_once",),
+    ),
+    Bug(
         name="sigterm-ends-a-data-worker",
         told="A signal to all processes of a run ends one that loads data, and the step with it: no checkpoint.",
         seen="",
@@ -1799,6 +1817,15 @@ PROCESSES = [
 ]
 
 SECRETS = [
+    Bug(
+        name="launcher-tells-its-command-line",
+        told="The launcher of DeepSpeed prints its command line, with the keys in it.",
+        seen="",
+        file="sftcore/runtime/parent_process.py",
+        old="if redact_argv(command) != list(command) else {}",
+        new="if not command else {}",
+        tests=("tests/runtime/test_rank_control.py::test_a_launcher_that_prints_its_command_line_tells_no_secret",),
+    ),
     Bug(
         name="secret-by-name-only",
         told="A secret is hidden beside its name, and not in the message of an error.",
@@ -1950,7 +1977,40 @@ NAMES = [
     ),
 ]
 
+_PREFLIGHT = "tests/training/test_preflight.py"
+
+EARLY = [
+    Bug(
+        name="rejected-late",
+        told="What a library rejects is known only after all data is prepared and the weights are loaded.",
+        seen="hiyouga/LlamaFactory#4006, huggingface/transformers#23010",
+        file="sftcore/runs/run.py",
+        old="    check_before_data(loaded, setup)\n",
+        new="",
+        tests=(f"{_PREFLIGHT}::test_a_run_checks_before_it_reads_data",),
+    ),
+    Bug(
+        name="padding-without-embedding",
+        told="A padding token that the model has no embedding for stays, and the first step ends with an IndexError.",
+        seen="OpenRLHF/OpenRLHF#87, meta-llama/llama-cookbook#189",
+        file="sftcore/models/chat_template.py",
+        old="fit_to_embedding(tokenizer, base.embedding_rows())",
+        new="None",
+        tests=(f"{_PREFLIGHT}::test_padding_uses_a_token_that_the_model_has",),
+    ),
+    Bug(
+        name="positions-unchecked",
+        told="Rows longer than the learned positions of a model end a run with an IndexError.",
+        seen="huggingface/transformers#14384, huggingface/transformers#652",
+        file="sftcore/training/preflight.py",
+        old="if data.max_length > limit:",
+        new="if False:",
+        tests=(f"{_PREFLIGHT}::test_lengths_beyond_learned_positions",),
+    ),
+]
+
 BUGS = [
+    *EARLY,
     *LABELS,
     *PARITY,
     *CONTEXT,

@@ -370,10 +370,6 @@ def test_sections_of_the_configuration_may_be_empty(sft):
         ),
         ({"use_cache": True}, "training_args.use_cache: cannot be set here"),
         (
-            {"use_liger_kernel": True},
-            "use_liger_kernel: needs a package that is not installed: pip install liger-kernel",
-        ),
-        (
             {"use_liger_kernel": True, "liger_kernel_config": {"fused_linear_cross_entropy": True}},
             "liger_kernel_config: 'fused_linear_cross_entropy' would have no effect: the loss is",
         ),

@@ -236,12 +236,12 @@ BROKEN_YAML = {
     f"api_key: &{canary(46)} 1\nb: &{canary(46)} 2\n": "second occurrence",
     f'"api_key": %{canary(47)}\n': "cannot start any token",
 }
-CANARIES = re.compile(r"canary\d|ca9aca9a", re.IGNORECASE)
+CANARIES = re.compile(r"canary\d|ca9aca9a|Q2FuYXJ5|NhbmFye|DYW5hcn", re.IGNORECASE)  # the last ones in base64
 
 LEAKY = '''
 """Components that say all they know."""
 
-import json, logging, os, threading, warnings
+import base64, json, logging, os, threading, warnings
 from dataclasses import dataclass, field
 from sftcore import Format, Method, RowError, SftError, Tracker, hookimpl
 
@@ -267,11 +267,40 @@ class LeakyFormat(Format):
     api_key: str = ""
 
     def parse(self, row):
-        raise RowError(f"cannot be decrypted with {self.api_key}")
+        raise (RowError if row["leak"] else RuntimeError)(f"cannot be decrypted with {self.api_key}")
 
 
 def fail(*secrets):
     raise RuntimeError(f"no login with {secrets}")
+
+
+def chained(key):
+    try:
+        raise KeyError(key)
+    except KeyError as error:
+        raise ValueError("cannot", [key], key.encode()) from error
+
+
+def noted(key):
+    error = RuntimeError("noted")
+    error.add_note(f"with {key}")
+    raise error
+
+
+def grouped(key):
+    raise ExceptionGroup("several", [ValueError(key), OSError(2, "no such file", f"/mnt/{key}/x")])
+
+
+def exits(key):
+    raise SystemExit(f"fatal: {key}")
+
+
+def explained(key):
+    raise SftError(f"the service refuses {key}, {base64.b64encode(f'me:{key}'.encode()).decode()}")
+
+
+def in_c(key):
+    int(key)
 
 
 @dataclass
@@ -279,6 +308,7 @@ class LeakyMethod(Method):
     api_key: str = ""
     login: dict = field(default_factory=dict)
     licence_key: str = os.environ.get("OF_NO_NAME", "")
+    crash: str = ""
 
     def __del__(self):
         if os.environ.get("DYING"):
@@ -294,7 +324,11 @@ class LeakyMethod(Method):
         except RuntimeError:
             logging.getLogger("leaky").exception("failed with %s", self.api_key)
         warnings.warn(f"no login with a warning of {secrets}")
-        vars(self).pop("made", LeakyMethod(self.api_key))
+        LeakyMethod(self.api_key)
+        if self.crash in globals():
+            globals()[self.crash](self.api_key)
+        if self.crash == "forward":
+            model.forward = lambda *args, **kwargs: grouped(self.api_key)
         return model.requires_grad_(True)
 
 
@@ -317,6 +351,13 @@ class Leaky(Tracker):
         with open(os.path.join(run["output_dir"], "leaky.json"), "w") as file:
             json.dump(run, file)
         print(self, self.__dict__, dict(os.environ))
+        if self.doing == "exit":
+            thread = threading.Thread(target=fail, args=(self.api_key, self.password))
+            thread.start()
+            thread.join()
+            os._exit(3)
+        if self.doing == "abort":
+            os.abort()
 
     def log(self, metrics, step):
         raise ConnectionError(f"{self} {self.__dict__} {dict(os.environ)}")
@@ -396,19 +437,49 @@ def test_redaction_leaves_no_secret_in_the_output_and_files_of_a_run(careless, n
     assert "LeakyMethod" in state["method"]
     assert REDACTED in state["method"]
     assert len(list(careless.out.glob("wandb/offline-run-*"))) == len(list(careless.out.glob("swanlab/run-*"))) == 1
-    checked = 0
-    for folder in (careless.out, careless.folder / "cache"):
-        for path in folder.rglob("*"):
-            if path.is_file() and "gguf" not in path.parts:
-                found = CANARIES.search(path.read_bytes().decode("latin-1"))
-                assert not found, path
-                checked += 1
-    assert checked > 30
+    assert secrets_below(careless.out, careless.folder / "cache") == []
+    assert len(list(careless.out.rglob("*"))) > 30
     record = careless.record()
     assert record["training_args"]["hub_token"] == record["config"]["trackers"][0]["password"] == REDACTED
     assert record["config"]["trackers"][0]["endpoint"] == f"https://{REDACTED}@host/x"
     assert record["config"]["trackers"][0]["doing"] == ""
     assert json.loads((careless.out / "leaky.json").read_text())["config"] == record["config"]
+
+
+CRASHES = {
+    "method.crash=chained": 1,
+    "method.crash=noted": 1,
+    "method.crash=grouped": 1,
+    "method.crash=exits": 1,
+    "method.crash=explained": 2,
+    "method.crash=in_c": 1,
+    "method.crash=forward training_args.dataloader_num_workers=2": 1,
+    "method.crash=noted backend={name:\xa0torchrun,nproc_per_node:\xa02}": 1,
+    "trackers.0.doing=exit": 0,
+    "trackers.0.doing=abort": 0,
+    "data.train.1.path=crash.jsonl data.streaming=true data.workers=2": 0,
+}
+"""Overrides, and how the run ends."""
+
+
+def secrets_below(*folders: Path) -> list[Path]:
+    """The files that have a secret."""
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file() and "gguf" not in path.parts]
+    assert len(files) > 5
+    return [path for path in files if CANARIES.search(path.read_bytes().decode("latin-1"))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("words", "code"), CRASHES.items())
+def test_redaction_leaves_no_secret_when_something_crashes(careless, words, code):
+    (careless.folder / "crash.jsonl").write_text('{"leak": 0}\n')
+    shutil.rmtree(careless.out, ignore_errors=True)
+    words = [word.replace("\xa0", " ") for word in words.split(" ")]
+    done = careless.run(*WORDS, *words, launcher=("-m", "sftcore"), CUDA_VISIBLE_DEVICES="", **careless.env)
+    assert leaks(done.said) == []
+    assert REDACTED in done.said
+    assert done.code == code, done.said
+    assert secrets_below(careless.out, careless.folder / "cache") == []
 
 
 def test_redaction_leaves_no_secret_in_the_output_of_other_commands(careless, sft_here):

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from sftcore.core.types import IGNORE_INDEX
 from sftcore.data.batching.packing import join, weights_of
+from sftcore.data.known_ids import KnownIds
 from sftcore.data.row_types import Example
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Collator:
     packed: bool = False
     flat: bool = False  # join the packed rows of a batch: flash attention separates documents only in one row
     weighted: bool | None = False  # whether all batches have weights; None: a batch has them if an example in it has
+    known_ids: KnownIds | None = None  # what the model knows, where the tokenizer has more
     traced: bool = False  # whether a batch has ``origins``, a list of strings: where its rows were read
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
@@ -39,6 +41,8 @@ class Collator:
         """
         import torch
 
+        if self.known_ids:
+            self.known_ids.check(examples)
         if self.flat:
             examples = [join(examples)]
         longest = max(len(example.input_ids) for example in examples)
