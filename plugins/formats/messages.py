@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -13,6 +12,7 @@ from sftcore.rows import (
     TOOL_CALL_KEYS,
     is_call,
     json_type,
+    read_json,
     read_list,
     read_plain_messages,
     read_role,
@@ -142,10 +142,7 @@ def _decoded_calls(turn: Mapping[str, Any], keys: tuple[str, str], where: str) -
 
 def _decode(value: object, what: str, where: str) -> Any:
     """Return *value*, decoded where it is JSON text; *what* begins the error."""
-    try:
-        return json.loads(value) if isinstance(value, str) else value
-    except ValueError as error:
-        raise RowError(f"{where}{what} is not valid JSON: {error}") from None
+    return read_json(value, f"{where}{what}") if isinstance(value, str) else value
 
 
 def _reasoning(turn: Mapping[str, Any], where: str) -> str | None:

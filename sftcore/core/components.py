@@ -20,7 +20,7 @@ FURTHER = "further_options"
 RESERVED = {
     *("messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "conversation"),
     *("chat_template", "tokenize", "tokenizer_kwargs", "padding", "truncation", "max_length"),
-    *("return_tensors", "return_dict", "return_assistant_tokens_mask"),
+    *("self", "return_tensors", "return_dict", "return_assistant_tokens_mask"),
 }
 """Arguments of ``apply_chat_template`` that rendering sets, so no ``chat_template_kwargs`` may have them."""
 

@@ -45,6 +45,15 @@ class ModelSetup(NamedTuple):
     labeller: Labeller
     known_ids: KnownIds | None = None
 
+    def question_prompt(self, question: str) -> str:
+        """The text with which the model is asked *question*, rendered within the limits of a chat template.
+
+        Raises:
+            RowError: the template rejects it, or exceeds a limit.
+        """
+        messages = [{"role": "user", "content": question}]
+        return self.labeller.template.render(messages, add_generation_prompt=True, **self.labeller.variables)
+
 
 def set_up_model(loaded: LoadedConfig) -> ModelSetup:
     """The model of the configuration; no weights are loaded.

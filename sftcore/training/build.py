@@ -80,7 +80,7 @@ def build_job(
     model = _load_model(base, config, args)
     _set_stop_tokens(model, tokenizer, labeller.stops)
     train, evaluation, pad = prepared.train, prepared.eval, tokenizer.pad_token_id
-    questions = SampleQuestions(config.ask.questions, config.ask.max_new_tokens, tokenizer, config.template_kwargs)
+    questions = SampleQuestions(config.ask.questions, config.ask.max_new_tokens, tokenizer, setup.question_prompt)
     metrics, progress = MetricsWriter(Path(args.output_dir)), ProgressBar()
     seed = int(args.seed if args.data_seed is None else args.data_seed)
     dataset = train.to_dataset(pad, RowOrder(seed, args.train_sampling_strategy == "sequential"), args.max_steps)

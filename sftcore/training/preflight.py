@@ -151,7 +151,7 @@ def _questions(loaded: LoadedConfig, setup: ModelSetup) -> Iterator[tuple[Keys, 
     for at, question in enumerate(loaded.config.ask.questions):
         keys: Keys = ("ask", "questions", at)
         try:
-            ids = question_ids(setup.tokenizer, question, loaded.config.template_kwargs)["input_ids"][0].tolist()
+            ids = question_ids(setup.tokenizer, setup.question_prompt(question))["input_ids"][0].tolist()
         except Exception as error:
             yield keys, f"the chat template cannot render it: {first_line(error)}"
         else:

@@ -1554,6 +1554,26 @@ PREVIEW = [
 
 CACHE = [
     Bug(
+        "cache-compares-sizes-only",
+        "A flipped bit in a cached table is trained.",
+        "",
+        "sftcore/data/preparation/source_cache.py",
+        "            if digests != self.totals.digests:\n",
+        "            if False:\n",
+        ("tests/data/preparation/test_source_cache.py::test_a_flipped_bit_is_found_and_the_rows_are_prepared_again",),
+    ),
+    Bug(
+        "damaged-stream-ends-the-file",
+        "What follows a damaged stream of a compressed file vanishes.",
+        "",
+        "sftcore/data/sources/compression.py",
+        "                if not data:\n                    return 0\n",
+        '                if not data or data[:3] not in (b"BZh", b"\\xfd7z"):\n                    return 0\n',
+        (
+            "tests/data/sources/test_source_rows.py::test_every_stream_of_a_compressed_file_is_read_or_the_file_is_damaged",
+        ),
+    ),
+    Bug(
         name="template-not-in-the-key",
         told="The chat template is changed, and the rows of the old one are trained.",
         seen="",

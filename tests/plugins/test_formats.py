@@ -609,3 +609,24 @@ def test_what_the_model_wrote_into_the_channel_analysis_is_reasoning():
     ):
         with pytest.raises(RowError, match=problem):
             Messages().read({"messages": bad})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "f", "name": "g"}',
+        '{"name": "f", "arguments": {"x": NaN}}',
+        '{"name": "f", "arguments": {"x": 1e999}}',
+    ],
+)
+def test_json_in_a_text_is_as_strict_as_that_of_rows(text):
+    turn = {"from": "function_call", "value": text}
+    with pytest.raises(RowError, match="message 1: 'value' of a function_call is not valid JSON"):
+        ShareGPT().read({"conversations": [turn]})
+    arguments = {"name": "f", "arguments": '{"x": 1, "x": 2}'}
+    with pytest.raises(
+        RowError, match="the arguments of the call of 'f' are not valid JSON: the key 'x' appears twice"
+    ):
+        Messages().read({"messages": [{"role": "assistant", "content": "", "tool_calls": [arguments]}]})
+    with pytest.raises(RowError, match="'messages' is not valid JSON: the key 'role' appears twice"):
+        Messages().read({"messages": '[{"role": "user", "role": "user", "content": "a"}]'})

@@ -192,7 +192,8 @@ def test_malformed_rows_end_the_run_before_weights_are_loaded(sft, rows, tiny):
     rows_and_bad = sft.folder / "bad.jsonl"
     rows_and_bad.write_text(rows.read_text() + "\n{\n[]\n")
     sft.config["data"] = {"train": str(rows_and_bad), "max_bad_rows": 1}
-    bare = shutil.copytree(tiny, sft.folder / "bare", ignore=shutil.ignore_patterns("*.safetensors"))
+    bare = shutil.copytree(tiny, sft.folder / "bare")
+    (bare / "model.safetensors").write_bytes(b"not weights")
     sft.config["model"]["name_or_path"] = str(bare)
     done = sft.run_here()
     assert done.code == 2
@@ -361,7 +362,7 @@ def test_sections_of_the_configuration_may_be_empty(sft):
     [
         (
             {"resume_from_checkpoint": "nope"},
-            "resume_from_checkpoint: nope cannot be resumed from: it is not a folder",
+            "resume_from_checkpoint: nope cannot be resumed from: it does not exist",
         ),
         ({"output_dir": "rows.txt/out"}, "training_args.output_dir: rows.txt/out cannot be created"),
         (

@@ -8,9 +8,9 @@ from typing import Any
 
 from sftcore.core.components import RESERVED, Format
 from sftcore.core.errors import RowError, json_type
+from sftcore.core.json_text import read_json
 from sftcore.core.training_fields import TRAINING_KEYS, read_training_fields
 from sftcore.core.types import Conversation, Message
-from sftcore.data.sources.strict_json import STRICT
 
 ROW_KEYS: Mapping[str, Any] = dict.fromkeys(
     ("system", "system_prompt", "tools", "functions", "chat_template_kwargs", "parallel_tool_calls", *TRAINING_KEYS)
@@ -75,10 +75,7 @@ def _decoded(row: Mapping[str, Any], key: str) -> Any:
     value = row.get(key)
     if not isinstance(value, str):
         return value
-    try:
-        return STRICT.decode(value) if value.strip() else None
-    except ValueError as error:
-        raise RowError(f"'{key}' is not valid JSON: {error}") from None
+    return read_json(value, f"'{key}'") if value.strip() else None
 
 
 def _template_kwargs(row: Mapping[str, Any]) -> dict[str, Any]:

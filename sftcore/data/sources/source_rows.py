@@ -14,9 +14,8 @@ from sftcore.config.document import Document
 from sftcore.config.schema import SourceConfig
 from sftcore.core.errors import DataError, nearest
 from sftcore.data.row_types import Origin
+from sftcore.data.sources.compression import COMPRESSED, DAMAGED, suffixes
 from sftcore.data.sources.readers import (
-    COMPRESSED,
-    DAMAGED,
     DELIMITED,
     LINES,
     READERS,
@@ -28,7 +27,6 @@ from sftcore.data.sources.readers import (
     is_session,
     read_csv,
     split_lines,
-    suffixes,
     without_nulls,
 )
 from sftcore.runtime.console import first_line
@@ -110,7 +108,8 @@ def _saved_files(folder: Path, source: SourceConfig) -> list[Path]:
 def _matches(pattern: str) -> list[Path]:
     """The files that *pattern* matches; the folders, if it matches nothing else."""
     paths = [Path(name) for name in glob.glob(pattern, recursive=True)]
-    return [path for path in paths if path.is_file()] or paths
+    files = {path.resolve(): path for path in reversed(paths) if path.is_file()}  # links may lead to one file twice
+    return list(files.values()) or paths
 
 
 def _is_hub_id(text: str) -> bool:

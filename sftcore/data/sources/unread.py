@@ -9,9 +9,9 @@ from typing import Any
 
 from sftcore.core.components import Format
 from sftcore.core.errors import RowError, nearest
+from sftcore.core.json_text import STRICT
 from sftcore.core.types import Conversation, PlainMessages
 from sftcore.data.sources.row_fields import ROW_KEYS
-from sftcore.data.sources.strict_json import STRICT
 
 _MEDIA = "only text is trained"
 _PREFERENCE = "preference data has answers that must not be trained: rename the good one with 'columns'"

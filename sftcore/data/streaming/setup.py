@@ -17,8 +17,8 @@ from sftcore.data.preparation.progress import PreparationProgress
 from sftcore.data.preparation.source_cache import Cache
 from sftcore.data.preparation.worker import LabelledBlock, label_block
 from sftcore.data.selection import target_rows
+from sftcore.data.sources.compression import suffixes
 from sftcore.data.sources.formats import DataSource, open_source
-from sftcore.data.sources.readers import suffixes
 from sftcore.data.sources.rejected import to_json
 from sftcore.data.streaming.stream import ROWS, Stream, StreamSource
 from sftcore.data.tables.account import BadRowLimit, check_usable

@@ -34,12 +34,14 @@ class RowTotals:
     columns: list[str] = field(default_factory=list)  # columns that rows had, where some are renamed
     unread: dict[str, int] = field(default_factory=dict)  # rows that have a key that nothing reads, by its name
     size: int = 0  # bytes of the tables, and of the rejected rows
+    digests: list[str] = field(default_factory=list)  # XXH3-128 of each of these files
 
     def add(self, other: RowTotals) -> None:
         """Add the totals of further rows; of too many kinds of reasons the rest is counted as one."""
         self.read += other.read
         self.tokens += other.tokens
         self.size += other.size
+        self.digests += other.digests
         mine, others = (self.bad, self.unlabelled, self.unread), (other.bad, other.unlabelled, other.unread)
         for kinds, more in zip(mine, others, strict=True):
             for kind, rows in more.items():

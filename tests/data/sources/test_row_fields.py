@@ -106,6 +106,7 @@ def test_a_row_cannot_set_what_rendering_sets(name: str) -> None:
         ({"chat_template_kwargs": []}, "'chat_template_kwargs' must be an object, not a list"),
         ({"chat_template_kwargs": "7"}, "'chat_template_kwargs' must be an object, not a number"),
         ({"chat_template_kwargs": "{"}, "'chat_template_kwargs' is not valid JSON"),
+        ({"chat_template_kwargs": {"self": 1}}, "'chat_template_kwargs' must not have 'self'"),
         ({"chat_template_kwargs": {1: 2}}, "'chat_template_kwargs' has a name that is not a string: 1"),
     ],
 )

@@ -9,6 +9,7 @@ import lzma
 import re
 
 import pyarrow
+import pyarrow.ipc
 import pyarrow.parquet
 import pytest
 
@@ -439,3 +440,49 @@ def test_a_folder_without_data_is_one_error(folder):
     save(folder / "some" / "data" / "a.jsonl", jsonl(A))
     with pytest.raises(DataError, match=r"; for those in its folders name some/\*\*/\*$"):
         rows("some/")
+
+
+@pytest.mark.parametrize("pack", [bz2.compress, lzma.compress, gzip.compress])
+def test_every_stream_of_a_compressed_file_is_read_or_the_file_is_damaged(folder, pack):
+    """As pbzip2, `xz -T`, and `cat` of several files make them."""
+    suffix = {bz2.compress: "bz2", lzma.compress: "xz", gzip.compress: "gz"}[pack]
+    parts = [pack((jsonl({"input": str(number)}) + "\n").encode() * 3) for number in range(3)]
+    path = save(folder / f"t.jsonl.{suffix}", b"".join(parts) + bytes(8))  # padded with zeros
+    assert [row["input"] for _, row in rows(path)] == list("000111222")
+    for at in (1, 2, len(parts[1]) // 2, len(parts[1]) - 5):
+        second = bytearray(parts[1])
+        second[at] ^= 0xFF
+        save(path, parts[0] + bytes(second) + parts[2])
+        with pytest.raises(DataError, match=f"t.jsonl.{suffix} (is damaged|cannot be read)"):
+            rows(path)
+    for content in (parts[0] + b"garbage", parts[0] + parts[1][:-9]):
+        save(path, content)
+        with pytest.raises(DataError, match=f"t.jsonl.{suffix} (is damaged|cannot be read)"):
+            rows(path)
+
+
+def test_a_table_may_have_bytes_that_are_not_utf_8(folder):
+    """Writers do not check them."""
+    ends = pyarrow.py_buffer(b"".join(number.to_bytes(4, "little") for number in (0, 1, 2, 3)))
+    texts = pyarrow.StringArray.from_buffers(3, ends, pyarrow.py_buffer(b"q\xffr"))
+    pyarrow.parquet.write_table(pyarrow.table({"input": texts, "output": ["a", "b", "c"]}), "t.parquet")
+    first, second, third = (row for _, row in rows(folder / "t.parquet"))
+    assert (first, third) == ({"input": "q", "output": "a"}, {"input": "r", "output": "c"})
+    assert (str(second), second.raw) == ("not valid UTF-8", "\\xff")
+
+
+def test_a_table_with_a_column_twice_is_an_error(folder):
+    table = pyarrow.Table.from_arrays([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["input", "input"])
+    with pyarrow.OSFile("t.arrow", "wb") as file, pyarrow.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(DataError, match=r"t.arrow: has the column 'input' twice"):
+        rows(folder / "t.arrow")
+
+
+def test_links_lead_to_each_file_once(folder):
+    save(folder / "d/a.jsonl", jsonl(A))
+    save(folder / "d/in/b.jsonl", jsonl(B))
+    (folder / "d/loop").symlink_to(".")
+    (folder / "d/c.jsonl").symlink_to("a.jsonl")
+    found = [row for _, row in rows(folder / "d/**/*.jsonl")]
+    assert sorted(row["input"] for row in found) == sorted([A["input"], B["input"]])
