@@ -20,7 +20,7 @@ _FOR_PROGRAMMERS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning
 
 _NOISE = re.compile(
     r"bitsandbytes: Failed to load CPU gemm"  # a faster kernel for 4-bit inference on CPUs
-    r"|DeepSpeed: Setting accelerator to CPU"  # accelerate imports it whatever the backend is
+    r"|: Setting accelerator to CPU"  # of an engine that accelerate imports whatever the backend is
     r"|transformers: \S* LOAD REPORT|we will NOT tie them"  # models/base_model says both
     r"|The tokenizer has new PAD/BOS/EOS tokens"  # training/build sets them
     r"|peft: The following \w+_pattern keys"  # PEFT's own patterns; the user's are checked
