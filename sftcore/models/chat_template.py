@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from sftcore.config.loader import LoadedConfig, load_template
 from sftcore.core.components import Template
-from sftcore.core.errors import ConfigError, nearest
+from sftcore.core.errors import ConfigError, SftError, nearest
+from sftcore.core.template_file import FileTemplate
 from sftcore.data.known_ids import KnownIds, fit_to_embedding
 from sftcore.labelling import Labeller
 from sftcore.models.base_model import BaseModel, resolve_base_model
@@ -104,6 +107,7 @@ def select_template(loaded: LoadedConfig, tokenizer: Any, base: BaseModel) -> Se
         )
     if template is not None:
         tokenizer.chat_template = template.jinja()
+        _check_markers(loaded, template, tokenizer)
     own_stops = tuple(template.stop()) if template else ()
     stops = tuple(dict.fromkeys([*own_stops, *_stop_tokens(tokenizer, base)]))
     return SelectedTemplate(reason, stops, _fingerprint(tokenizer))
@@ -155,6 +159,41 @@ def _with_prompt(source: str, prompt: str) -> str:
     """The template *source* with *prompt* as its generation prompt; what else it prints stays the same."""
     text = source.removesuffix("\n")  # Jinja drops the last line feed
     return f"{text}{{%+ if add_generation_prompt %}}{{{{ {json.dumps(prompt, ensure_ascii=False)} }}}}{{% endif %}}"
+
+
+_MARKER = re.compile(r"<[|｜][^<>|｜\s]+[|｜]>|<reserved_\d+>|<(?:start|end)_of_\w+>")
+"""Text of a template that is one token in each model made for it."""
+
+
+def _missing_markers(template: Template, tokenizer: Any) -> list[str]:
+    """The markers of *template*, in its text and its stop strings, that are no tokens of *tokenizer*."""
+    source = re.sub(r"\{#.*?#\}", "", template.jinja(), flags=re.DOTALL)
+    texts = [*_MARKER.findall(source), *(stop for stop in template.stop() if re.fullmatch(r"<[^<>\s]+>", stop))]
+    return [text for text in dict.fromkeys(texts) if text not in tokenizer.get_vocab()]
+
+
+def _fits(path: Path, tokenizer: Any) -> bool:
+    """Whether all markers of the template in the file *path* are tokens of *tokenizer*."""
+    try:
+        return not _missing_markers(FileTemplate(path), tokenizer)
+    except SftError:  # some other file
+        return False
+
+
+def _check_markers(loaded: LoadedConfig, template: Template, tokenizer: Any) -> None:
+    """Raise ConfigError if *template* is of another model, naming those beside it that fit *tokenizer*."""
+    if not (missing := _missing_markers(template, tokenizer)):
+        return
+    key = "template" if loaded.config.template is not None else "template_path"
+    beside: list[Path] = []
+    if isinstance(template, FileTemplate):
+        beside = sorted(path for path in template.path.parent.iterdir() if path.suffix in (".json", ".jinja"))
+    fitting = [path.stem for path in beside if _fits(path, tokenizer)]
+    others = f"; templates beside it whose markers are tokens: {', '.join(fitting)}" if fitting else ""
+    own = "; without 'template' the tokenizer's own is used" if key == "template" else ""
+    number = f"{', '.join(missing[:5])}{', ...' if missing[5:] else ''}"
+    problem = f"its markers {number} are no tokens of this tokenizer, so the model does not know them"
+    raise loaded.document.error((key,), f"{problem}{others}{own}")
 
 
 def build_labeller(loaded: LoadedConfig, tokenizer: Any, template: SelectedTemplate) -> Labeller:

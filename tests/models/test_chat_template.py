@@ -238,7 +238,7 @@ def test_without_it_the_message_names_the_key(set_up):
         (None, None, ["<|im_end|>"]),
         (2, None, ["<|im_end|>"]),
         ([0, 2], None, ["<|im_end|>", "<|endoftext|>"]),
-        ([0], "chatglm3", ["</s>", "<|user|>", "<|observation|>", "<|im_end|>", "<|endoftext|>"]),
+        ([0], "qwen2_chatml", ["<|im_end|>", "<|endoftext|>"]),
         ([0], "deepseek_chat", ["<|im_end|>", "<|endoftext|>"]),
     ],
 )
@@ -302,3 +302,39 @@ def test_a_chat_template_that_is_not_valid(tmp_path, tokenizer):
 def test_stop_tokens_are_split_from_stops_that_are_text(tokenizer):
     assert split_stops(tokenizer, ["<|im_end|>", "U:", "<|im_end|>", "<|endoftext|>"]) == ([2, 0], ["U:"])
     assert split_stops(tokenizer, []) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("name", "markers"),
+    [
+        ("chatglm3", "<|system|>, <|user|>, <|assistant|>, <|observation|>, </s>"),
+        ("baichuan2_chat", "<reserved_106>, <reserved_107>, </s>"),
+        ("llama3_instruct", "<|begin_of_text|>, <|start_header_id|>, <|end_header_id|>, <|eot_id|>"),
+    ],
+)
+def test_a_named_template_whose_markers_are_no_tokens(choose, name, markers):
+    with pytest.raises(ConfigError) as refused:
+        choose(template=name)
+    said = str(refused.value)
+    assert f"template: its markers {markers} are no tokens of this tokenizer" in said
+    assert "markers are tokens: deepseek_chat, qwen2_chatml; without 'template' the tokenizer's own is used" in said
+
+
+@pytest.mark.parametrize(
+    ("source", "accepted"),
+    [
+        ("{{ '<|im_start|>' }}<tool_call>{# <|absent|> #}", True),
+        ("{{ '<|absent|>' }}", False),
+        ("<｜User｜>", False),
+        ("<start_of_turn>user", False),
+        ("Question: {{ messages[0].content }}", True),
+    ],
+)
+def test_markers_in_a_template_file(choose, tokenizer, tmp_path, source, accepted):
+    tokenizer.chat_template = None
+    (tmp_path / "own.jinja").write_text(source)
+    if accepted:
+        choose(template_path=str(tmp_path / "own.jinja"))
+    else:
+        with pytest.raises(ConfigError, match=r"template_path: its markers .* are no tokens"):
+            choose(template_path=str(tmp_path / "own.jinja"))

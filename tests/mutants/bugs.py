@@ -1997,6 +1997,63 @@ SECRETS = [
     ),
 ]
 
+NAMES = [
+    Bug(
+        name="a-mistyped-target",
+        told="A name of target_modules that matches nothing is ignored as long as another one matches.",
+        seen="peft#1959, Megatron-Bridge#1738",
+        file="plugins/methods/lora_names.py",
+        old="    return sorted({*(chosen or ())} - _suffixes(names))",
+        new="    return [] if {*(chosen or ())} & _suffixes(names) else sorted(chosen or ())",
+        tests=("tests/plugins/test_methods.py::test_a_target_that_matches_nothing",),
+    ),
+    Bug(
+        name="shared-weights-apart",
+        told="An adapter on an output layer that shares its weights with the embedding changes both when it is merged.",
+        seen="transformers#45127, LLaMA-Factory#6749",
+        file="plugins/methods/lora_names.py",
+        old="        yield from self._tied()\n",
+        new="",
+        tests=("tests/plugins/test_methods.py::test_weights_that_two_layers_share_are_not_trained_apart",),
+    ),
+    Bug(
+        name="template-of-another-model",
+        told="A template is trained whose markers are plain text to this tokenizer.",
+        seen="",
+        file="sftcore/models/chat_template.py",
+        old="        _check_markers(loaded, template, tokenizer)\n",
+        new="",
+        tests=("tests/models/test_chat_template.py::test_a_named_template_whose_markers_are_no_tokens",),
+    ),
+    Bug(
+        name="initialization-not-done",
+        told="An initialization that PEFT accepts, but leaves to code of the user's own, is not carried out.",
+        seen="",
+        file="plugins/methods/lora.py",
+        old="if options.get(name) == value:",
+        new="if False:",
+        tests=("tests/plugins/test_methods.py::test_a_name_in_an_option_that_matches_nothing",),
+    ),
+    Bug(
+        name="library-warnings-hidden",
+        told="What a library warns of is not shown.",
+        seen="transformers#45127, LLaMA-Factory#10560",
+        file="sftcore/runtime/library_warnings.py",
+        old="    warnings.showwarning = _show_or_report\n",
+        new="    warnings.simplefilter('ignore')\n",
+        tests=("tests/runs/test_run.py::test_a_warning_of_peft_is_reported",),
+    ),
+    Bug(
+        name="weights-left-out",
+        told="Weights of the checkpoint that the model has no place for are dropped without a word.",
+        seen="transformers#42612",
+        file="sftcore/models/base_model.py",
+        old='if unused := sorted(info["unexpected_keys"]):',
+        new="if unused := []:",
+        tests=("tests/runs/test_run.py::test_weights_of_the_checkpoint_that_are_not_used_are_reported",),
+    ),
+]
+
 _PREFLIGHT = "tests/training/test_preflight.py"
 
 EARLY = [
@@ -2110,4 +2167,5 @@ BUGS = [
     *TRACKERS,
     *PROCESSES,
     *SECRETS,
+    *NAMES,
 ]
