@@ -40,3 +40,5 @@ def read_json(text: str, what: str) -> Any:
         return STRICT.decode(text)
     except ValueError as error:
         raise RowError(f"{what} is not valid JSON: {error}") from None
+    except RecursionError:
+        raise RowError(f"{what} is not valid JSON: nested too deeply") from None
