@@ -20,8 +20,7 @@ FURTHER = "further_options"
 RESERVED = {
     *("messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "conversation"),
     *("chat_template", "tokenize", "tokenizer_kwargs", "padding", "truncation", "max_length"),
-    *("conversations", "raise_exception", "strftime_now", "namespace", "range", "loop"),
-    *("self", "return_tensors", "return_dict", "return_assistant_tokens_mask"),
+    *("self", "return_tensors", "return_dict", "return_assistant_tokens_mask", "conversations", "range", "loop"),
 }
 """Arguments of ``apply_chat_template`` that rendering sets, and names that mean something else to it or to Jinja."""
 
