@@ -26,7 +26,7 @@ RESERVED = {
 
 
 def variable_problem(name: object) -> str:
-    """Return why no variable of a chat template can have this *name*; empty if one can."""
+    """Return the reason that no variable of a chat template can have this *name*; empty if one can."""
     if not isinstance(name, str) or not name.isidentifier():
         return "is not a name that a chat template can read"
     return "is a name that sftcore or Jinja sets itself" if name in RESERVED else ""
