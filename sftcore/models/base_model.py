@@ -126,7 +126,7 @@ class BaseModel:
             return f"the folder {folder} holds no weights: none of {', '.join(_WEIGHTS)}"
         try:
             files = {*json.loads(indexes[0].read_text(encoding="utf-8"))["weight_map"].values()}
-        except (OSError, ValueError, LookupError, AttributeError):
+        except (OSError, ValueError, LookupError, AttributeError, RecursionError):
             return f"{indexes[0]} is not an index of weights"
         missing = sorted(name for name in files if not (folder / name).is_file())
         return f"the folder {folder} lacks {', '.join(missing[:3])}, of {count(len(files), 'file')}" if missing else ""
