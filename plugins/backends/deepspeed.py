@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import json
 import os
+import re
 import socket
 import sys
 import sysconfig
@@ -46,6 +48,8 @@ class DeepSpeed(Backend):
     def __post_init__(self) -> None:
         if self.config is not None and not self.config.is_file():
             raise ConfigError(f"the DeepSpeed configuration {self.config} does not exist")
+        if self.config is not None:
+            _check_keys(self.config)
 
     def command(self, argv: Sequence[str]) -> list[str]:
         options: dict[str, object] = {
@@ -89,6 +93,28 @@ class DeepSpeed(Backend):
 
     def _file(self) -> Path:
         return self.config or _shipped("deepspeed/ds_config.json")
+
+
+def _check_keys(path: Path) -> None:
+    """Raise ConfigError if the file at *path* is not a JSON object, or has keys that DeepSpeed's code does not name."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"the DeepSpeed configuration {path} is not valid JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"the DeepSpeed configuration {path} must be one JSON object")
+    spec = importlib.util.find_spec("deepspeed")
+    assert spec is not None
+    folder = Path(spec.origin or "").parent
+    code = "".join(file.read_text(encoding="utf-8", errors="replace") for file in folder.rglob("*.py"))
+    named = {*re.findall(r"""["'](\w+)["']""", code), *re.findall(r"^    (\w+) *:", code, re.MULTILINE)}
+    zero = content.get("zero_optimization")
+    keys = [*content, *(zero if isinstance(zero, dict) else ())]
+    for key in keys:
+        if key not in named:
+            close = difflib.get_close_matches(key, sorted(named), n=1, cutoff=0.8)
+            hint = f"; did you mean '{close[0]}'?" if close else ""
+            raise ConfigError(f"the DeepSpeed configuration {path}: DeepSpeed has no key '{key}'{hint}")
 
 
 def _allow_states() -> None:

@@ -13,7 +13,7 @@ from sftcore_plugins.backends.fsdp import Fsdp
 from sftcore_plugins.backends.none import OneProcess
 from sftcore_plugins.backends.torchrun import Torchrun
 
-from sftcore import SftError
+from sftcore import ConfigError, SftError
 
 STEPS = 10
 ZERO2, ZERO3 = (
@@ -221,3 +221,21 @@ def test_torchrun_is_standalone_only_without_rendezvous_options():
     assert "--standalone" in Torchrun().command([])
     assert "--standalone" not in Torchrun(rdzv_backend="c10d").command([])
     assert "--standalone" not in Torchrun(master_addr="host").command([])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"zero_optimisation": {}}', "DeepSpeed has no key 'zero_optimisation'; did you mean 'zero_optimization'?"),
+        ('{"bf16": {}, "gradient_cliping": 1}', "no key 'gradient_cliping'; did you mean 'gradient_clipping'?"),
+        ('{"zero_optimization": {"stagee": 2}}', "no key 'stagee'; did you mean 'stage'?"),
+        ('{"bf16": {},}', "is not valid JSON: "),
+        ("[]", "must be one JSON object"),
+    ],
+)
+def test_keys_that_deepspeed_does_not_read(tmp_path, content, message):
+    (tmp_path / "zero.json").write_text(content)
+    with pytest.raises(ConfigError) as refused:
+        DeepSpeed(config=tmp_path / "zero.json")
+    assert f"the DeepSpeed configuration {tmp_path / 'zero.json'}" in str(refused.value)
+    assert message in str(refused.value)
