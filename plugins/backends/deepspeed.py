@@ -49,7 +49,9 @@ class DeepSpeed(Backend):
         if self.config is not None and not self.config.is_file():
             raise ConfigError(f"the DeepSpeed configuration {self.config} does not exist")
         if self.config is not None:
-            _check_keys(self.config)
+            content = _read(self.config)
+            _check_keys(content, self.config)
+            _check_zero(content, self.config)
 
     def command(self, argv: Sequence[str]) -> list[str]:
         options: dict[str, object] = {
@@ -88,33 +90,60 @@ class DeepSpeed(Backend):
         return {"deepspeed": str(self._file())}
 
     def layout(self, ranks: int) -> str:
-        stage = json.loads(self._file().read_text(encoding="utf-8")).get("zero_optimization", {}).get("stage", 0)
-        return f"ZeRO-{stage} over {ranks}"
+        content = _read(self._file())
+        own = {key: content[key] for key in ("optimizer", "scheduler") if key in content}  # their state has the values
+        return (
+            f"ZeRO-{content.get('zero_optimization', {}).get('stage', 0)} over {ranks}{f' with {own}' if own else ''}"
+        )
 
     def _file(self) -> Path:
         return self.config or _shipped("deepspeed/ds_config.json")
 
 
-def _check_keys(path: Path) -> None:
-    """Raise ConfigError if the file at *path* is not a JSON object, or has keys that DeepSpeed's code does not name."""
+def _read(path: Path) -> dict[str, Any]:
+    """Return the content of the JSON file *path*.
+
+    Raises:
+        ConfigError: it is not a JSON object.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"the DeepSpeed configuration {path} is not valid JSON: {error}") from None
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}:{error.lineno}: not valid JSON: {error.msg} (column {error.colno})") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
     if not isinstance(content, dict):
-        raise ConfigError(f"the DeepSpeed configuration {path} must be one JSON object")
+        raise ConfigError(f"{path}: must be a JSON object of DeepSpeed's options")
+    return content
+
+
+def _check_keys(content: Mapping[str, Any], path: Path) -> None:
+    """Raise ConfigError if the code of DeepSpeed does not name a key of *content*: it would ignore the key."""
     spec = importlib.util.find_spec("deepspeed")
     assert spec is not None
-    folder = Path(spec.origin or "").parent
-    code = "".join(file.read_text(encoding="utf-8", errors="replace") for file in folder.rglob("*.py"))
-    named = {*re.findall(r"""["'](\w+)["']""", code), *re.findall(r"^    (\w+) *:", code, re.MULTILINE)}
-    zero = content.get("zero_optimization")
-    keys = [*content, *(zero if isinstance(zero, dict) else ())]
-    for key in keys:
-        if key not in named:
-            close = difflib.get_close_matches(key, sorted(named), n=1, cutoff=0.8)
-            hint = f"; did you mean '{close[0]}'?" if close else ""
-            raise ConfigError(f"the DeepSpeed configuration {path}: DeepSpeed has no key '{key}'{hint}")
+    files = Path(spec.origin or "").parent.rglob("*.py")
+    code = "".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
+    names = {*re.findall(r"[\"'](\w+)[\"']", code)}
+    for key in content.keys() - names:
+        close = difflib.get_close_matches(key, sorted(names), n=1, cutoff=0.8)
+        hint = f"; did you mean '{close[0]}'?" if close else ""
+        raise ConfigError(f"{path}: DeepSpeed has no key '{key}'{hint}")
+
+
+def _check_zero(content: Mapping[str, Any], path: Path) -> None:
+    """Check the section ``zero_optimization`` as DeepSpeed does, without values that transformers fills in."""
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+    from pydantic import ValidationError
+
+    section = content.get("zero_optimization", {})
+    if not isinstance(section, dict):
+        raise ConfigError(f"{path}: zero_optimization: must be an object")
+    try:
+        DeepSpeedZeroConfig(**{key: value for key, value in section.items() if value != "auto"})
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, ("zero_optimization", *first["loc"])))
+        raise ConfigError(f"{path}: {place}: {first['msg']}, got {first['input']!r}") from None
 
 
 def _allow_states() -> None:

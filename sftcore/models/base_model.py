@@ -130,9 +130,10 @@ class BaseModel:
     def embedding_rows(self) -> int | None:
         """The number of token ids that the model has; None if its configuration does not say."""
         try:
-            return getattr(self._config().get_text_config(), "vocab_size", None)
+            rows = getattr(self._config().get_text_config(), "vocab_size", None)
         except Exception:  # whatever transformers raises here, it raises again where the model is built
             return None
+        return rows if isinstance(rows, int) else None
 
     def _config(self) -> Any:
         from transformers import AutoConfig

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import transformers
 
-from sftcore.config.document import Keys
+from sftcore.config.document import Document, Keys
 from sftcore.config.fields import check_options
 from sftcore.config.loader import LoadedConfig
 from sftcore.config.schema import MISPLACED_KEYS
@@ -175,6 +175,21 @@ def build_training_args(
             raise document.error(("training_args", "accelerator_config"), problem)
         batches.dispatch_batches = False
     return args
+
+
+def check_batches(document: Document, args: transformers.TrainingArguments, rows: Any, ranks: int) -> None:
+    """Check that there is at least one batch.
+
+    Args:
+        rows: the training set.
+
+    Raises:
+        ConfigError: incomplete batches are omitted, and there are fewer rows than in a batch of all ranks.
+    """
+    if rows.streaming or not args.dataloader_drop_last or len(rows) >= (needed := args.train_batch_size * ranks):
+        return
+    problem = f"nothing would be trained: there are {count(len(rows), 'row')}, and a batch of all ranks has {needed:,}"
+    raise document.error(("training_args", "dataloader_drop_last"), problem)
 
 
 def check_optimizer_targets(args: transformers.TrainingArguments, model: Any) -> None:

@@ -112,9 +112,9 @@ def _problems(loaded: LoadedConfig, setup: ModelSetup) -> Iterator[Problem]:
     try:
         model = base.build_without_weights()
     except SftError as error:
-        found.append(
-            (named_key(("model",), str(error), {"attn_implementation": config.model.attn_implementation}), str(error))
-        )
+        if "meta" not in str(error):  # else it needs values to be built
+            attention = {"attn_implementation": config.model.attn_implementation}
+            found.append((named_key(("model",), str(error), attention), str(error)))
     questions = [*_questions(loaded, setup)]
     found += [(keys, prompt) for keys, prompt in questions if isinstance(prompt, str)]
     if model is not None:

@@ -224,18 +224,27 @@ def test_torchrun_is_standalone_only_without_rendezvous_options():
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "said"),
     [
-        ('{"zero_optimisation": {}}', "DeepSpeed has no key 'zero_optimisation'; did you mean 'zero_optimization'?"),
-        ('{"bf16": {}, "gradient_cliping": 1}', "no key 'gradient_cliping'; did you mean 'gradient_clipping'?"),
-        ('{"zero_optimization": {"stagee": 2}}', "no key 'stagee'; did you mean 'stage'?"),
-        ('{"bf16": {},}', "is not valid JSON: "),
-        ("[]", "must be one JSON object"),
+        ('{\n  "zero_optimization": {"stage": 2,}\n}', ":2: not valid JSON: "),
+        ("[]", ": must be a JSON object of DeepSpeed's options"),
+        ('{"zero_optimization": {"stage": 7}}', ": zero_optimization.stage: Input should be less than or equal to 3"),
+        ('{"zero_optimization": 2}', ": zero_optimization: must be an object"),
+        ('{"zero_optimisation": {}}', ": DeepSpeed has no key 'zero_optimisation'; did you mean 'zero_optimization'?"),
+        ('{"bf16": {}, "gradient_cliping": 1}', ": DeepSpeed has no key 'gradient_cliping'; did you mean"),
     ],
 )
-def test_keys_that_deepspeed_does_not_read(tmp_path, content, message):
-    (tmp_path / "zero.json").write_text(content)
-    with pytest.raises(ConfigError) as refused:
-        DeepSpeed(config=tmp_path / "zero.json")
-    assert f"the DeepSpeed configuration {tmp_path / 'zero.json'}" in str(refused.value)
-    assert message in str(refused.value)
+def test_a_fault_of_deepspeeds_file_names_that_file(tmp_path, content, said):
+    path = tmp_path / "ds.json"
+    path.write_text(content)
+    with pytest.raises(ConfigError) as caught:
+        DeepSpeed(config=path)
+    assert str(caught.value).startswith(f"{path}{said}")
+
+
+def test_the_values_of_a_state_are_in_its_layout(tmp_path):
+    path = tmp_path / "ds.json"
+    path.write_text('{"zero_optimization": {"stage": 1, "reduce_bucket_size": "auto"}}')
+    assert DeepSpeed(config=path).layout(2) == "ZeRO-1 over 2"
+    path.write_text('{"zero_optimization": {"stage": 1}, "optimizer": {"type": "AdamW", "params": {"lr": 1e-3}}}')
+    assert DeepSpeed(config=path).layout(2).startswith("ZeRO-1 over 2 with {'optimizer': {'type': 'AdamW'")

@@ -34,7 +34,7 @@ def test_the_output_folder_of_a_run(sft):
     }
     assert set(record["versions"]) >= {"sftcore", "torch", "transformers", "python"}
     assert record["base_model"]["fingerprint"].startswith("sha256:")
-    assert record["data"]["train"]["rows"] == record["data"]["train"]["kept"] == 40
+    assert record["data"]["train"]["rows"] == record["data"]["train"]["kept"] == 12
     assert record["command"][1:4] == ["-m", "sftcore", "run"]
     assert record["asked"][0].keys() == {"question", "before", "after"}
     assert "rows.jsonl: 40 rows, format messages (auto)" in said
@@ -149,7 +149,7 @@ def test_rows_of_the_holdout_set_are_evaluated_by_default(sft):
     sft.train()
     assert any("eval_loss" in line for line in sft.metrics())
     record = sft.record()["data"]
-    assert (record["train"]["rows"], record["eval"]["rows"]) == (30, 10)
+    assert (record["train"]["rows"], record["eval"]["rows"]) == (12, 10)
 
 
 def test_every_row_is_accounted_for_and_rejected_rows_are_in_quarantine(sft, rows):
@@ -163,7 +163,7 @@ def test_every_row_is_accounted_for_and_rejected_rows_are_in_quarantine(sft, row
         "eval": {"path": str(rows), "limit": 10},
         "max_bad_rows": 8,
     }
-    said = sft.train()
+    said = sft.train("training_args.max_steps=-1", "training_args.num_train_epochs=1")
     became = sft.record()["data"]["rows"]
     assert became["read"] == 40 + 8 + 1 + 10
     assert (became["trained"], became["evaluated"]) == (30, 10)

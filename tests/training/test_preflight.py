@@ -159,8 +159,9 @@ def gpt2(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("gpt2")
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     tokenizer.save_pretrained(folder)
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     GPT2LMHeadModel(
-        GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=1, n_head=2, n_positions=64)
+        GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=1, n_head=2, n_positions=64, **ends)
     ).save_pretrained(folder)
     return folder
 
@@ -195,7 +196,8 @@ def test_a_question_that_the_template_does_not_render(check, make_model):
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     said = check({"ask.questions": ["Hello?"]}, folder)
-    assert "ask.questions.0: the chat template cannot render it: a system prompt first" in said
+    assert "run.yaml:8: ask.questions.0: the chat template cannot render it: " in said
+    assert "a system prompt first" in said
 
 
 def test_nothing_of_the_check_remains_in_this_process(check):
