@@ -83,7 +83,7 @@ class _Names:
         matches = entry in _suffixes(names)
         if matches and option == "target_modules" and not isinstance(self.config.target_modules, str):
             others = "exclude_modules, modules_to_save or layers_to_transform"
-            return f"'{entry}' matches only modules that {others} exclude"
+            return f"'{entry}' matches only modules that {others} excludes"
         parts = [part for part in re.split(r"[\s,;]+", entry) if part]
         if len(parts) > 1 or matches:
             return f"'{entry}' matches no module as it is; a list is meant: [{', '.join(parts)}]"

@@ -312,7 +312,7 @@ def test_stop_tokens_are_split_from_stops_that_are_text(tokenizer):
         ("llama3_instruct", "<|begin_of_text|>, <|start_header_id|>, <|end_header_id|>, <|eot_id|>"),
     ],
 )
-def test_a_named_template_whose_markers_are_not_tokens(choose, name, markers):
+def test_a_named_template_whose_markers_are_no_tokens(choose, name, markers):
     with pytest.raises(ConfigError) as refused:
         choose(template=name)
     said = str(refused.value)

@@ -2041,7 +2041,7 @@ NAMES = [
         file="sftcore/models/chat_template.py",
         old="        _check_markers(loaded, template, tokenizer)\n",
         new="",
-        tests=("tests/models/test_chat_template.py::test_a_named_template_whose_markers_are_not_tokens",),
+        tests=("tests/models/test_chat_template.py::test_a_named_template_whose_markers_are_no_tokens",),
     ),
     Bug(
         name="initialization-not-done",
@@ -2063,7 +2063,7 @@ NAMES = [
     ),
     Bug(
         name="weights-left-out",
-        told="Weights of the checkpoint that the model has no place for are not mentioned.",
+        told="Weights of the checkpoint that the model has no place for are dropped silently.",
         seen="transformers#42612",
         file="sftcore/models/base_model.py",
         old='if unused := sorted(info["unexpected_keys"]):',

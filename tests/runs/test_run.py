@@ -224,7 +224,7 @@ def test_a_template_of_another_model_is_an_error_with_those_that_fit(sft):
 
 @pytest.fixture
 def loaded_with_warnings(sft, tiny):
-    """Train a copy of the tiny model with other weights and configuration, and give the output of the run."""
+    """Train a copy of the tiny model with other weights and configuration; return its output."""
     from safetensors.torch import load_file, save_file
 
     def train(more, **config):
