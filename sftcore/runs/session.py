@@ -29,7 +29,7 @@ from sftcore.runtime.console import count, is_main_process, status, warn
 from sftcore.runtime.file_io import FileLock, check_no_links
 from sftcore.runtime.redaction import describe_error, redact
 from sftcore.runtime.signals import Stopped, StopRequest
-from sftcore.tracking.group import TrackerGroup, describe_run, selected_trackers
+from sftcore.tracking.group import STOPPED_LIMIT, TrackerGroup, describe_run, selected_trackers
 from sftcore.training.arguments import build_training_args, check_batches
 from sftcore.training.build import TrainingJob, build_job
 from sftcore.training.failure import to_user_error
@@ -98,7 +98,7 @@ class RunSession:
             self._record.finish("finished", data=data, steps=result.global_step, metrics=result.metrics, asked=answers)
         with suppress(Stopped):  # all is saved: a signal ends the wait alone
             stop.interruptible = True
-            self._trackers.finish()
+            self._trackers.finish(limit=STOPPED_LIMIT if stop.reason else None)
         stop.interruptible = False
         status("saved", f"{self._folder} ({count(result.global_step, 'step')}, loss {result.training_loss:.4f})")
 
