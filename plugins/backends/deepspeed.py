@@ -8,7 +8,6 @@ import os
 import socket
 import sys
 import sysconfig
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +62,6 @@ class DeepSpeed(Backend):
         return [sys.executable, "-m", "deepspeed.launcher.runner", *given, "--module", "sftcore", *argv]
 
     def start(self, environ: Mapping[str, str], cpu: bool) -> None:
-        warnings.filterwarnings("ignore", module=r"deepspeed\.")
         size = environ.get("WORLD_SIZE", "1")
         if (
             self.num_gpus is not None

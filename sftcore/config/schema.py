@@ -147,6 +147,9 @@ class DataConfig:
     """Train the stop token that ends an assistant turn; without it the model does not learn to stop."""
     reasoning: Reasoning = "train"
     """Whether the reasoning of a trained assistant turn is trained or masked."""
+    header: Literal["reject", "prompt"] = "reject"
+    """What happens if the chat template prints a header before each answer and has no generation prompt: rows are
+    rejected, or the header becomes the `prompt`, in the saved chat template too."""
     context: Context = "served"
     """`served`: each turn is trained after the same text as in inference, in an example of its own if necessary;
     `strict`: also after the same generation prompt; `whole`: one example per row, whatever precedes a turn."""
@@ -235,7 +238,10 @@ class Config:
     method: Method
     """Which weights are trained: the name of a method, or `{name: ..., options}`."""
     template: Template | None = None
-    """Name of a chat template, which replaces the tokenizer's; null: the tokenizer's own, else `template_path`."""
+    """Name of a chat template or a file (.json or .jinja), which replaces the tokenizer's; null: the tokenizer's own,
+    else `template_path`."""
+    template_name: str | None = None
+    """Which of several chat templates of the tokenizer; null: `default`, and `tool_use` for rows with tools."""
     template_kwargs: dict[str, Any] = field(default_factory=dict)
     """Additional variables of the chat template, such as `enable_thinking: false`; the same as in inference."""
     template_path: Path | None = None

@@ -27,6 +27,7 @@ from sftcore.models.chat_template import ModelSetup
 from sftcore.runs.record import RunRecord
 from sftcore.runtime.console import count, is_main_process, status, warn
 from sftcore.runtime.file_io import FileLock, check_no_links
+from sftcore.runtime.library_warnings import report_other_ranks, reported_warnings
 from sftcore.runtime.redaction import describe_error, redact
 from sftcore.runtime.signals import Stopped, StopRequest
 from sftcore.tracking.group import STOPPED_LIMIT, TrackerGroup, describe_run, selected_trackers
@@ -89,8 +90,10 @@ class RunSession:
             )
             self._ranks.run_on_writers(lambda: try_side_files(job.trainer, self._setup.tokenizer, self._folder), str)
             self._start_from(checkpoint, job)
+            report_other_ranks(self._ranks.gather(reported_warnings()))
             result = job.trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
             job.trainer.check_trained()
+            report_other_ranks(self._ranks.gather(reported_warnings()))
             self._watchdog.report_phase("saving the model")
             export_model(job.trainer, self._setup.tokenizer, self._folder, self._ranks)
         data, answers = self._final_data(), job.questions.answers

@@ -14,6 +14,7 @@ from sftcore.checkpoint.writer import CheckpointWriter
 from sftcore.config.fields import to_mapping
 from sftcore.config.schema import Config
 from sftcore.core.components import Method
+from sftcore.core.errors import ConfigError
 from sftcore.data import Collator, Prepared, RowOrder
 from sftcore.distributed.watchdog import Watchdog
 from sftcore.models.base_model import BaseModel
@@ -22,6 +23,7 @@ from sftcore.models.generation_settings import repair
 from sftcore.runtime.console import count, status, warn
 from sftcore.runtime.redaction import redact
 from sftcore.runtime.signals import StopRequest
+from sftcore.training.arguments import check_optimizer_targets
 from sftcore.training.callbacks import MetricsWriter, ProgressBar, SampleQuestions
 from sftcore.training.loss import TokenMeanLoss
 from sftcore.training.non_finite import NonFiniteGuard
@@ -40,9 +42,14 @@ def _load_model(base: BaseModel, config: Config, args: transformers.TrainingArgu
     """Load the base model and let the method prepare it for training."""
     transformers.set_seed(config.seed)
     model = config.method.prepare(base.load_model(config.method), args)
+    check_optimizer_targets(args, model)
     total = sum(_numel(weight) for weight in model.parameters())
     trained = sum(_numel(weight) for weight in model.parameters() if weight.requires_grad)
     _warn_of_low_precision(model, config, args)
+    if not trained:
+        raise ConfigError("the method trains no weight of the model: its options leave none")
+    if args.use_liger_kernel:
+        warn("Liger's fused loss is not used, because the loss is sftcore's own; its other kernels are")
     status("model", f"{base.name}\n{trained:,} of {count(total, 'parameter')} trained ({trained / total:.2%})")
     return model
 

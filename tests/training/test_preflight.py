@@ -257,3 +257,28 @@ def test_a_token_that_the_model_does_not_have_is_named_with_its_row(sft, make_mo
     assert done.code == 2
     assert "more.jsonl:2: the token '<|mine|>' has the id" in done.said
     assert "parameters trained" not in done.said
+
+
+def test_names_that_match_no_module_of_the_model(check):
+    method = {"name": "lora", "target_modules": ["q_proj", "v_porj"], "modules_to_save": ["nrom"]}
+    said = check({"method": method, "data.max_length": 64})
+    assert said.startswith("run.yaml:")
+    assert "method: target_modules: 'v_porj' matches nothing in the model; did you mean 'v_proj'" in said
+    assert "modules_to_save: 'nrom' matches nothing in the model; did you mean 'norm'" in said
+
+
+def test_names_of_the_optimizer_that_match_no_module(tiny):
+    from types import SimpleNamespace
+
+    from transformers import AutoModelForCausalLM
+
+    from sftcore.training.arguments import check_optimizer_targets
+
+    model = AutoModelForCausalLM.from_pretrained(tiny)
+    for accepted in (None, "all-linear", ["q_proj", "mlp"], r".*attn.*", ["layers.0"]):
+        check_optimizer_targets(SimpleNamespace(optim_target_modules=accepted), model)
+    for refused in (["q_proj", "v_porj"], "v_porj"):
+        with pytest.raises(
+            SftError, match=r"'v_porj' in optim_target_modules matches no module .*did you mean 'v_proj'"
+        ):
+            check_optimizer_targets(SimpleNamespace(optim_target_modules=refused), model)
