@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import inspect
 import itertools
+import json
 import re
 import textwrap
 import types
@@ -306,6 +307,8 @@ def _yaml(value: Any) -> str:
     """Return *value* as written in YAML."""
     if value is None:
         return "null"
+    if isinstance(value, str) and not value.isprintable():
+        return json.dumps(value)
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
