@@ -195,7 +195,7 @@ def _convert(hint: Any, value: Any, document: Document, keys: Keys) -> Any:
 
 
 def _fits_placeholder(hint: Any, value: Any) -> bool:
-    """Return whether *value* is a choice with its placeholder filled in: ``niter_4`` of ``niter_[number]``."""
+    """Return True if *value* is a choice with its placeholder filled in: ``niter_4`` of ``niter_[number]``."""
     choices = [choice for member in _members(hint) for choice in typing.get_args(member) if isinstance(choice, str)]
     filled = [re.split(r"\[.*?\]", choice) for choice in choices]
     patterns = [r"\w+".join(map(re.escape, parts)) for parts in filled if len(parts) > 1]
