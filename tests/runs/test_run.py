@@ -219,7 +219,10 @@ def test_a_template_of_another_model_is_an_error_with_those_that_fit(sft):
         "template: its markers <|begin_of_text|>, <|start_header_id|>, <|end_header_id|>, <|eot_id|> are not"
         in done.said
     )
-    assert "templates beside it whose markers are tokens: deepseek_chat, qwen2_chatml; without 'template'" in done.said
+    assert (
+        "templates beside it whose markers are tokens: alpaca, deepseek_chat, qwen2_chatml; without 'template'"
+        in done.said
+    )
 
 
 @pytest.fixture
