@@ -35,6 +35,7 @@ def register_formats() -> dict[str, FormatSpec]:
         "query_response": _pair("qa:QueryResponse", "query", "response"),
         "instruction": _pair("instruction:Instruction", "instruction", "output"),
         "alpaca": _pair("alpaca:Alpaca", "instruction", "response"),
+        "agent_trace": FormatSpec(f"{here}.agent_trace:AgentTrace", keys=["traces"]),
         "completion": FormatSpec(
             f"{here}.completion:Completion",
             keys=["text"],

@@ -25,6 +25,7 @@ from typing import Any
 from sftcore.core.components import Template
 from sftcore.core.errors import ConfigError, nearest
 
+SUFFIXES = (".json", ".jinja")
 _ROLES = ("system", "user", "assistant", "tool")
 _STRINGS = {"description", "source", "begin", "default_system", "generation_prompt", "end", *_ROLES}
 _KEYS = _STRINGS | {"trim", "stop"}
@@ -52,7 +53,7 @@ class FileTemplate(Template):
 
 
 def _read(path: Path) -> str:
-    if path.suffix not in (".json", ".jinja"):
+    if path.suffix not in SUFFIXES:
         raise ConfigError(f"template {path}: the file name must end in .json or .jinja")
     try:
         return path.read_text(encoding="utf-8")

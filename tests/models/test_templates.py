@@ -1,8 +1,9 @@
-"""The five shipped templates: their text, and what is trained of it, written out by hand."""
+"""The shipped templates: their text, and what is trained of it, written out by hand."""
 
 from __future__ import annotations
 
 import pytest
+from sftcore_plugins.formats.instruction import Instruction
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -20,6 +21,7 @@ TOKENS = {  # the beginning and end tokens of the models' own tokenizers
     "chatglm3": ("[gMASK]", "</s>"),
     "baichuan2_chat": ("<s>", "</s>"),
     "deepseek_chat": DEEPSEEK,
+    "alpaca": ("<s>", "</s>"),
 }
 MARKERS = [
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
@@ -34,6 +36,12 @@ TURNS = (
     Message("assistant", "Bye!\n\nSee you."),
 )
 SYSTEM = Message("system", "Be brief.")
+
+TASK, PAIR = (
+    "Below is an instruction that describes a task.",
+    "Below is an instruction that describes a task, paired with",
+)
+WRITE = "Write a response that appropriately completes the request.\n\n"
 
 # name: (text without a system message, the same with one, the generation prompt, what is trained)
 EXPECTED = {
@@ -87,12 +95,20 @@ EXPECTED = {
         "Assistant:",
         [" It is 4.<｜end▁of▁sentence｜>", " Bye!\n\nSee you.<｜end▁of▁sentence｜>"],
     ),
+    "alpaca": (
+        f"<s>{TASK} {WRITE}### Instruction:\nWhat is 2+2?\n\n### Response:\nIt is 4.</s>\n\n"
+        "### Instruction:\n 再见 👋\n\n\n### Response:\nBye!\n\nSee you.</s>",
+        "<s>Be brief.\n\n### Instruction:\nWhat is 2+2?\n\n### Response:\nIt is 4.</s>\n\n"
+        "### Instruction:\n 再见 👋\n\n\n### Response:\nBye!\n\nSee you.</s>",
+        "### Response:\n",
+        ["It is 4.</s>", "Bye!\n\nSee you.</s>"],
+    ),
 }
 
 
 @pytest.fixture(scope="session")
 def bpe():
-    """A small byte-level BPE that knows the markers of all five templates."""
+    """A small byte-level BPE that knows the markers of all templates."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -181,6 +197,20 @@ def test_tools_that_the_template_does_not_print_are_rejected(chosen, name):
     _, labeller = chosen
     with pytest.raises(RowError, match="does not support tools"):
         labeller.examples(Conversation(TURNS, tools=({"name": "f"},)))
+
+
+@pytest.mark.parametrize("name", ["alpaca"])
+def test_an_instruction_with_its_input(chosen, name):
+    tokenizer, labeller = chosen
+    form = Instruction(separator="\n\n### Input:\n")
+    [example] = labeller.examples(form.read({"instruction": "Add them.", "input": "2 and 2", "output": "4"}))
+    assert example.text == (
+        f"<s>{PAIR} an input that provides further context. {WRITE}"
+        "### Instruction:\nAdd them.\n\n### Input:\n2 and 2\n\n### Response:\n4</s>"
+    )
+    assert trained(tokenizer, example) == ["4</s>"]
+    [example] = labeller.examples(form.read({"instruction": "Add 2 and 2.", "input": "", "output": "4"}))
+    assert example.text.startswith(f"<s>{TASK} {WRITE}### Instruction:\nAdd 2 and 2.\n\n### Response:\n")
 
 
 def test_every_shipped_template_is_tested():
