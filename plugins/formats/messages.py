@@ -88,8 +88,8 @@ def _message(turn: Mapping[str, Any], keys: tuple[str, str], where: str) -> Mess
     if is_call(turn.get(role_key)):
         if turn.get("tool_calls") or turn.get("function_call"):
             raise RowError(f"{where}is a call by its role, and has further ones; keep one of them")
-        reasoning, calls = _reasoning(turn, where), _decoded_calls(turn, keys, where)
-        return Message("assistant", "", reasoning_content=reasoning, tool_calls=calls, **training)
+        own = _decoded_calls(turn, keys, where)
+        return Message("assistant", "", reasoning_content=_reasoning(turn, where), tool_calls=own, **training)
     calls = _decode(turn.get("tool_calls") or [], "'tool_calls'", where)
     if not isinstance(calls, list):
         raise RowError(f"{where}'tool_calls' must be a list, not {json_type(calls)}")
