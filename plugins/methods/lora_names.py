@@ -83,14 +83,14 @@ class _Names:
         matches = entry in _suffixes(names)
         if matches and option == "target_modules" and not isinstance(self.config.target_modules, str):
             others = "exclude_modules, modules_to_save or layers_to_transform"
-            return f"'{entry}' matches only modules that {others} leaves out"
+            return f"'{entry}' matches only modules that {others} excludes"
         parts = [part for part in re.split(r"[\s,;]+", entry) if part]
         if len(parts) > 1 or matches:
             return f"'{entry}' matches no module as it is; a list is meant: [{', '.join(parts)}]"
         if option == "target_modules" and entry.lower() in ("all", "all-linear", "all_linear", "linear"):
             return f"'{entry}' matches no module; all-linear, outside a list, are all but the output layer"
         if any(re.fullmatch(entry, name) for name in names):
-            return f"'{entry}' is no name; a regular expression is one text, not in a list"
+            return f"'{entry}' is not a name; a regular expression is one text, not in a list"
         return f"'{entry}' matches nothing in the model{self._nearest(entry, names)}"
 
     def _nearest(self, entry: str, names: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import inspect
 import itertools
+import json
 import re
 import textwrap
 import types
@@ -194,7 +195,7 @@ def _convert(hint: Any, value: Any, document: Document, keys: Keys) -> Any:
 
 
 def _fits_placeholder(hint: Any, value: Any) -> bool:
-    """Return whether *value* is a choice with its placeholder filled in: ``niter_4`` of ``niter_[number]``."""
+    """Return True if *value* is a choice with its placeholder filled in: ``niter_4`` of ``niter_[number]``."""
     choices = [choice for member in _members(hint) for choice in typing.get_args(member) if isinstance(choice, str)]
     filled = [re.split(r"\[.*?\]", choice) for choice in choices]
     patterns = [r"\w+".join(map(re.escape, parts)) for parts in filled if len(parts) > 1]
@@ -306,6 +307,8 @@ def _yaml(value: Any) -> str:
     """Return *value* as written in YAML."""
     if value is None:
         return "null"
+    if isinstance(value, str) and not value.isprintable():
+        return json.dumps(value)
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

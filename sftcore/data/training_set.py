@@ -26,14 +26,14 @@ class Progress(NamedTuple):
     Attributes:
         steps: optimizer steps in the whole run.
         rows_per_step: rows that all ranks train in one.
-        at_once: rows that all ranks read at a time; of an epoch only multiples of them are trained.
+        per_read: rows that all ranks read at a time; of an epoch only multiples of them are trained.
         untrained: numbers of the steps whose update was skipped.
         evaluated: of the rows to evaluate, how many were; None where there was no evaluation.
     """
 
     steps: int = 0
     rows_per_step: int = 1
-    at_once: int = 1
+    per_read: int = 1
     order: RowOrder = RowOrder()
     untrained: Set[int] = frozenset()
     evaluated: int | None = None

@@ -117,7 +117,7 @@ class Labeller:
         plain = (*stops[False], *self.stops, "")[0]
         self._profile = self._profile._replace(
             last_turn=last and (last[1].stop is None, int(last[1].match)),
-            written=last[1].written(last[0]) if last else "",
+            written=last[1].text_before_content(last[0]) if last else "",
             closing=(plain, (*stops[True], plain)[0]),
         )
 

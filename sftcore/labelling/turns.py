@@ -56,7 +56,7 @@ class Turn(NamedTuple):
     has_header: bool = False
     added_stop: str = ""
 
-    def written(self, layout: Layout) -> str:
+    def text_before_content(self, layout: Layout) -> str:
         """What the model writes before the turn's own text, if the text before the turn is its prompt."""
         exact = self.match == PromptMatch.EXACT and self.own
         return layout.text[self.spans[0][0] : self.own[0].start].strip() if exact else ""

@@ -166,7 +166,7 @@ _MARKER = re.compile(r"<[|｜][^<>|｜\s]+[|｜]>|<reserved_\d+>|<(?:start|end)_
 
 
 def _missing_markers(template: Template, tokenizer: Any) -> list[str]:
-    """The markers of *template*, in its text and its stop strings, that are no tokens of *tokenizer*."""
+    """The markers of *template*, in its text and its stop strings, that are not tokens of *tokenizer*."""
     source = re.sub(r"\{#.*?#\}", "", template.jinja(), flags=re.DOTALL)
     texts = [*_MARKER.findall(source), *(stop for stop in template.stop() if re.fullmatch(r"<[^<>\s]+>", stop))]
     return [text for text in dict.fromkeys(texts) if text not in tokenizer.get_vocab()]
@@ -192,7 +192,7 @@ def _check_markers(loaded: LoadedConfig, template: Template, tokenizer: Any) -> 
     others = f"; templates beside it whose markers are tokens: {', '.join(fitting)}" if fitting else ""
     own = "; without 'template' the tokenizer's own is used" if key == "template" else ""
     number = f"{', '.join(missing[:5])}{', ...' if missing[5:] else ''}"
-    problem = f"its markers {number} are no tokens of this tokenizer, so the model does not know them"
+    problem = f"its markers {number} are not tokens of this tokenizer, so the model does not know them"
     raise loaded.document.error((key,), f"{problem}{others}{own}")
 
 

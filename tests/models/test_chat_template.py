@@ -316,7 +316,7 @@ def test_a_named_template_whose_markers_are_no_tokens(choose, name, markers):
     with pytest.raises(ConfigError) as refused:
         choose(template=name)
     said = str(refused.value)
-    assert f"template: its markers {markers} are no tokens of this tokenizer" in said
+    assert f"template: its markers {markers} are not tokens of this tokenizer" in said
     assert "markers are tokens: deepseek_chat, qwen2_chatml; without 'template' the tokenizer's own is used" in said
 
 
@@ -336,5 +336,5 @@ def test_markers_in_a_template_file(choose, tokenizer, tmp_path, source, accepte
     if accepted:
         choose(template_path=str(tmp_path / "own.jinja"))
     else:
-        with pytest.raises(ConfigError, match=r"template_path: its markers .* are no tokens"):
+        with pytest.raises(ConfigError, match=r"template_path: its markers .* are not tokens"):
             choose(template_path=str(tmp_path / "own.jinja"))

@@ -2081,7 +2081,7 @@ NAMES = [
     ),
     Bug(
         name="weights-left-out",
-        told="Weights of the checkpoint that the model has no place for are dropped without a word.",
+        told="Weights of the checkpoint that the model has no place for are dropped silently.",
         seen="transformers#42612",
         file="sftcore/models/base_model.py",
         old='if unused := sorted(info["unexpected_keys"]):',

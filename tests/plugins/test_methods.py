@@ -113,7 +113,7 @@ def experts():
     return without_weights(Qwen3MoeConfig(vocab_size=50, **sizes, **heads))
 
 
-def refusal(model, target="all-linear", **options):
+def problem_of(model, target="all-linear", **options):
     with pytest.raises(ConfigError) as refused:
         LoRA(target_modules=target, peft=options).prepare(model, ARGS)
     return str(refused.value)
@@ -133,7 +133,7 @@ def refusal(model, target="all-linear", **options):
         ("q_proj", "a list is meant: [q_proj]"),
         ("all", "'all' matches no module; all-linear, outside a list, are all but the output layer"),
         (["all-linear"], "all-linear, outside a list, are all"),
-        ([".*q_proj"], "'.*q_proj' is no name; a regular expression is one text, not in a list"),
+        ([".*q_proj"], "'.*q_proj' is not a name; a regular expression is one text, not in a list"),
         (".*q_prj", "'.*q_prj' matches nothing in the model; did you mean 'q_proj'"),
         ("*", "'*' is not a regular expression: nothing to repeat"),
         (["W_pack"], "its linear layers are q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, lm_head"),
@@ -142,7 +142,7 @@ def refusal(model, target="all-linear", **options):
     ],
 )
 def test_a_target_that_matches_nothing(target, message):
-    assert message in refusal(llama(), target)
+    assert message in problem_of(llama(), target)
 
 
 @pytest.mark.parametrize(
@@ -170,22 +170,22 @@ def test_a_target_that_matches_nothing(target, message):
     ],
 )
 def test_a_name_in_an_option_that_matches_nothing(options, message):
-    assert message in refusal(llama(), **options)
+    assert message in problem_of(llama(), **options)
 
 
 def test_layers_that_the_model_does_not_have():
-    assert "layers_to_transform: the model has no layer 5; it has 2" in refusal(
+    assert "layers_to_transform: the model has no layer 5; it has 2" in problem_of(
         llama(), ["q_proj"], layers_to_transform=[0, 5]
     )
-    assert "layers_pattern: 'h' matches nothing" in refusal(
+    assert "layers_pattern: 'h' matches nothing" in problem_of(
         llama(), ["q_proj"], layers_to_transform=[0], layers_pattern="h"
     )
-    left_out = "target_modules: 'q_proj' matches only modules that exclude_modules, modules_to_save or"
-    assert left_out in refusal(llama(), ["q_proj", "v_proj"], exclude_modules=["q_proj"])
+    excluded = "target_modules: 'q_proj' matches only modules that exclude_modules, modules_to_save or"
+    assert excluded in problem_of(llama(), ["q_proj", "v_proj"], exclude_modules=["q_proj"])
 
 
 def test_all_names_that_match_nothing_are_reported_at_once():
-    said = refusal(llama(), ["v_porj", "k_prj"], modules_to_save=["nrm"], rank_pattern={"x": 1})
+    said = problem_of(llama(), ["v_porj", "k_prj"], modules_to_save=["nrm"], rank_pattern={"x": 1})
     assert [name for name in ("'v_porj'", "'k_prj'", "'nrm'", "'x'") if name not in said] == []
 
 
@@ -213,7 +213,7 @@ def test_names_of_experts_that_have_become_parameters():
         "gate_up_proj",
         "down_proj",
     }
-    assert "'w9' matches nothing" in refusal(experts(), ["q_proj", "w9"])
+    assert "'w9' matches nothing" in problem_of(experts(), ["q_proj", "w9"])
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_names_of_experts_that_have_become_parameters():
     ],
 )
 def test_weights_that_two_layers_share_are_not_trained_apart(target, options):
-    said = refusal(llama(), target, **options)
+    said = problem_of(llama(), target, **options)
     assert "model.embed_tokens and lm_head share their weights (tie_word_embeddings)" in said
     LoRA(target_modules=target, peft=options).prepare(llama(tied=False), ARGS)
 

@@ -216,7 +216,7 @@ def test_a_template_of_another_model_is_an_error_with_those_that_fit(sft):
     done = sft.run_here()
     assert done.code == 2
     assert (
-        "template: its markers <|begin_of_text|>, <|start_header_id|>, <|end_header_id|>, <|eot_id|> are no"
+        "template: its markers <|begin_of_text|>, <|start_header_id|>, <|end_header_id|>, <|eot_id|> are not"
         in done.said
     )
     assert "templates beside it whose markers are tokens: deepseek_chat, qwen2_chatml; without 'template'" in done.said
@@ -224,7 +224,7 @@ def test_a_template_of_another_model_is_an_error_with_those_that_fit(sft):
 
 @pytest.fixture
 def loaded_with_warnings(sft, tiny):
-    """Train a copy of the tiny model with other weights and configuration; return what the run says."""
+    """Train a copy of the tiny model with other weights and configuration; return its output."""
     from safetensors.torch import load_file, save_file
 
     def train(more, **config):

@@ -30,7 +30,7 @@ class MapStyleSet(TrainingSet, Sequence[Example]):
 
     def trained(self, progress: Progress) -> list[RowIndex]:
         """The rows that a run has trained by now, each at least once."""
-        size = len(self) - len(self) % progress.at_once
+        size = len(self) - len(self) % progress.per_read
         steps = max(-(-size // progress.rows_per_step), 1)  # of an epoch
         if progress.steps >= steps and size == len(self) and not progress.untrained:
             return [*range(size)]
