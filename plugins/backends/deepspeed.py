@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import json
 import os
+import re
 import socket
 import sys
 import sysconfig
@@ -47,7 +49,9 @@ class DeepSpeed(Backend):
         if self.config is not None and not self.config.is_file():
             raise ConfigError(f"the DeepSpeed configuration {self.config} does not exist")
         if self.config is not None:
-            _check_zero(_read(self.config), self.config)
+            content = _read(self.config)
+            _check_keys(content, self.config)
+            _check_zero(content, self.config)
 
     def command(self, argv: Sequence[str]) -> list[str]:
         options: dict[str, object] = {
@@ -111,6 +115,19 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must be a JSON object of DeepSpeed's options")
     return content
+
+
+def _check_keys(content: Mapping[str, Any], path: Path) -> None:
+    """Raise ConfigError if the code of DeepSpeed does not name a key of *content*: it would ignore the key."""
+    spec = importlib.util.find_spec("deepspeed")
+    assert spec is not None
+    files = Path(spec.origin or "").parent.rglob("*.py")
+    code = "".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
+    names = {*re.findall(r"[\"'](\w+)[\"']", code)}
+    for key in content.keys() - names:
+        close = difflib.get_close_matches(key, sorted(names), n=1, cutoff=0.8)
+        hint = f"; did you mean '{close[0]}'?" if close else ""
+        raise ConfigError(f"{path}: DeepSpeed has no key '{key}'{hint}")
 
 
 def _check_zero(content: Mapping[str, Any], path: Path) -> None:

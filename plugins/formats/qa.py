@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from sftcore import Format, Message, RowError
-from sftcore.rows import SINGLE_TURN_KEYS, read_list, read_text, single_turn
+from sftcore.rows import SINGLE_TURN_KEYS, read_json, read_list, read_text, single_turn
 
 from .messages import KEYS, Messages
 
@@ -37,8 +37,10 @@ def _turns(row: Mapping[str, Any], key: str) -> list[Message] | None:
     value = row.get(key)
     if isinstance(value, str) and value.startswith("[{"):
         try:
-            value = json.loads(value)
-        except ValueError:
+            value = read_json(value, f"'{key}'")
+        except RowError:
+            if re.match(r'\[\{\s*"(role|from)"', value):
+                raise
             return None
         if not all(isinstance(turn, dict) and turn.keys() & {"role", "from"} for turn in value):
             return None

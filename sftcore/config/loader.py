@@ -10,7 +10,7 @@ from typing import Any, cast
 from sftcore.config.document import Document, Keys, dotted
 from sftcore.config.fields import check_options, format_value, from_mapping, option_names, to_mapping
 from sftcore.config.schema import AUTO, MISPLACED_KEYS, Config, DataConfig, EvalFraction, SourceConfig
-from sftcore.core.components import RESERVED, Backend, Component, Format, Method, Tracker
+from sftcore.core.components import Backend, Component, Format, Method, Tracker, variable_problem
 from sftcore.core.errors import ConfigError, PluginError
 from sftcore.core.hookspecs import BackendSpec
 from sftcore.core.registry import Entry, Registry, find_module
@@ -145,8 +145,9 @@ class _Loader:
         for entry, spec in self.registry.specs(BackendSpec):
             for key in _section(raw, "training_args").keys() & {*spec.training_args}:
                 yield ("training_args", key), f"is set by the backend '{entry.name}': select it under 'backend'"
-        for name in _section(raw, "template_kwargs").keys() & RESERVED:
-            yield ("template_kwargs", name), "is an argument of apply_chat_template that sftcore sets itself"
+        for name in _section(raw, "template_kwargs"):
+            if problem := variable_problem(name):
+                yield ("template_kwargs", name), problem
 
     def component(self, kind: str, reference: object, keys: Keys, slot: Keys | None = None) -> Component:
         """Return the component of *reference*: a name or ``{name: ..., options}``; *slot* is its key in *selected*."""

@@ -38,5 +38,5 @@ def read_json(text: str, what: str) -> Any:
     """
     try:
         return STRICT.decode(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RowError(f"{what} is not valid JSON: {error}") from None

@@ -24,6 +24,7 @@ from typing import Any
 
 from sftcore.core.components import Template
 from sftcore.core.errors import ConfigError, nearest
+from sftcore.core.json_text import STRICT
 
 SUFFIXES = (".json", ".jinja")
 _ROLES = ("system", "user", "assistant", "tool")
@@ -63,8 +64,8 @@ def _read(path: Path) -> str:
 
 def _parse(text: str, path: Path) -> dict[str, Any]:
     try:
-        form = json.loads(text)
-    except ValueError as error:
+        form = STRICT.decode(text)
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"template {path}: not valid JSON: {error}") from None
     if not isinstance(form, dict):
         raise ConfigError(f"template {path}: must be one JSON object")

@@ -23,6 +23,7 @@ _MERGE = (
     "train the base model alone"
 )
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin", "adapter_model.safetensors", "adapter_model.bin")
+_TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
 _HUB_TIMEOUT = 10  # seconds for the hub to answer whether it has a model
 
 
@@ -54,7 +55,10 @@ class BaseModel:
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.location, **self.pretrained_kwargs())
         except Exception as error:  # missing files, no network, unknown classes: transformers raises many kinds
-            raise ConfigError(f"the tokenizer of {self.name} cannot be loaded: {first_line(error)}") from error
+            folder, reason = Path(self.location), first_line(error)
+            if folder.is_dir() and not any(path for kind in _TOKENIZER_FILES for path in folder.glob(kind)):
+                reason = f"the folder has none of {', '.join(_TOKENIZER_FILES)}"
+            raise ConfigError(f"the tokenizer of {self.name} cannot be loaded: {reason}") from error
         if tokenizer.pad_token_id is None:
             if tokenizer.eos_token is None:
                 raise ConfigError(f"the tokenizer of {self.name} has neither a padding nor an end-of-sequence token")
@@ -122,7 +126,7 @@ class BaseModel:
             return f"the folder {folder} holds no weights: none of {', '.join(_WEIGHTS)}"
         try:
             files = {*json.loads(indexes[0].read_text(encoding="utf-8"))["weight_map"].values()}
-        except (OSError, ValueError, LookupError, AttributeError):
+        except (OSError, ValueError, LookupError, AttributeError, RecursionError):
             return f"{indexes[0]} is not an index of weights"
         missing = sorted(name for name in files if not (folder / name).is_file())
         return f"the folder {folder} lacks {', '.join(missing[:3])}, of {count(len(files), 'file')}" if missing else ""

@@ -138,3 +138,10 @@ def test_remote_code_from_the_hub_is_identified_by_its_commit(
     assert base.fingerprint(model) == f"commit:{code['commit']}" == f"commit:{commit}"
     assert code["modules"]
     assert all(commit in name for name in code["modules"])
+
+
+def test_a_folder_without_a_tokenizer_is_named(tiny: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*", "vocab*"))
+    base = resolve_base_model(ModelConfig(str(tmp_path / "bare")), Document({}))
+    with pytest.raises(ConfigError, match=r"bare cannot be loaded: the folder has none of tokenizer.json, \*.model"):
+        base.load_tokenizer()

@@ -17,7 +17,6 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +29,7 @@ from sftcore.data.sources.rejected import to_quarantine_line
 from sftcore.data.tables.account import RowTotals
 from sftcore.data.tables.table import SCHEMA, Table, read_table
 from sftcore.runtime.console import count, format_bytes, status, warn
-from sftcore.runtime.file_io import FileLock, write_atomically
+from sftcore.runtime.file_io import FileLock, file_xxh3, write_atomically
 from sftcore.runtime.paths import cache_folder
 
 TABLE, REJECTED = ".arrow", ".rejected"  # suffixes of the files of a shard
@@ -63,7 +62,7 @@ class CachedSource:
         if self.folder not in _INTACT:
             try:
                 with ThreadPoolExecutor(_THREADS) as threads:
-                    digests = list(threads.map(_digest, _shard_files(self.folder)))
+                    digests = list(threads.map(file_xxh3, _shard_files(self.folder)))
             except OSError:
                 return False
             if digests != self.totals.digests:
@@ -92,19 +91,25 @@ def _shard_files(folder: Path) -> list[Path]:
     return sorted(file for suffix in (TABLE, REJECTED) for file in folder.glob(f"*{suffix}"))
 
 
-def _digest(path: Path) -> str:
-    if not path.stat().st_size:  # which cannot be mapped
-        return xxh3_128_hexdigest(b"")
-    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
-        return xxh3_128_hexdigest(content)
-
-
 def _read_totals(path: Path) -> RowTotals | None:
     """The totals in the file *path*; None if it cannot be read."""
     try:
-        return RowTotals(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError):
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return RowTotals(**values) if values.pop(_CHECKSUM) == _checksum(values) else None
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return None
+
+
+_CHECKSUM = "xxh3"  # the key of the digest of all other values
+
+
+def _checksum(values: Mapping[str, Any]) -> str:
+    return xxh3_128_hexdigest(json.dumps(values).encode())
+
+
+def _write_totals(path: Path, totals: RowTotals) -> None:
+    values = asdict(totals)
+    _write_json(path, {**values, _CHECKSUM: _checksum(values)})
 
 
 def _write_json(path: Path, values: Any) -> None:
@@ -157,8 +162,8 @@ class CacheWriter(ExitStack):
         self._check()
         files = [self._path(suffix) for suffix in (TABLE, REJECTED)]
         self._shard.size = sum(file.stat().st_size for file in files)
-        self._shard.digests = [_digest(file) for file in files]
-        _write_json(self._path(".json"), asdict(self._shard))
+        self._shard.digests = [file_xxh3(file) for file in files]
+        _write_totals(self._path(".json"), self._shard)
         self.totals.add(self._shard)
         self._shards += 1
         self._shard, self._written = RowTotals(), 0
@@ -169,7 +174,7 @@ class CacheWriter(ExitStack):
             self._finish_shard()
         self._check()
         _write_json(self.folder / ABOUT, about)
-        _write_json(self.folder / TOTALS, asdict(self.totals))
+        _write_totals(self.folder / TOTALS, self.totals)
         if not self._resumed:
             _INTACT.add(folder)
         try:
@@ -180,6 +185,10 @@ class CacheWriter(ExitStack):
             else:
                 _remove(folder)
                 self.folder.rename(folder)
+
+
+def _report_damage(folder: Path) -> None:
+    warn(f"the prepared data in {folder} is damaged, and is prepared again")
 
 
 def _remove(folder: Path) -> None:
@@ -228,7 +237,7 @@ class Cache:
                     time.sleep(RETRY)
                     _wait(lock, about)
                 if cached and not cached.is_intact():
-                    warn(f"the prepared data in {folder} is damaged, and is prepared again")
+                    _report_damage(folder)
                     with suppress(FileNotFoundError):  # another process has removed it
                         _remove(folder)
                     continue
@@ -237,6 +246,8 @@ class Cache:
                         os.utime(folder / ABOUT)
                     return cached
                 if not CachedSource.open(folder):
+                    if folder.is_dir():
+                        _report_damage(folder)
                     # where files cannot be locked, each process prepares its own
                     own = "" if lock.works else f".{platform.node()}-{os.getpid()}"
                     with CacheWriter(folder.with_name(f"{key}{own}{PART}"), check) as writer:

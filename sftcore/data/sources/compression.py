@@ -56,6 +56,8 @@ def decompressed(path: Path, file: IO[bytes]) -> IO[bytes]:
 
 def _decompressed(path: Path, file: IO[bytes]) -> Any:
     compression = suffixes(path)[1]
+    if compression and not path.stat().st_size:
+        raise EOFError("it is empty, which no compressed file is")
     if compression != ".zst":
         if compression == ".gz":
             return gzip.open(file)

@@ -15,7 +15,8 @@ from typing import IO, Any
 
 from sftcore.core.errors import DataError, json_type
 from sftcore.core.json_text import STRICT
-from sftcore.data.row_types import Origin
+from sftcore.data.row_types import Origin, UnreadableError
+from sftcore.data.sources.arrow_files import read_arrow, read_parquet
 from sftcore.data.sources.compression import decompressed
 from sftcore.data.sources.strict_json import decode, reason_of
 from sftcore.runtime.console import count
@@ -25,14 +26,6 @@ SourceRow = tuple[Origin, Any]
 
 NumberedRow = tuple[int, Any]
 """The line or number of a row in its file, from 1, and its content; as bytes, if it is still to be decoded."""
-
-
-class UnreadableError(ValueError):
-    """In place of a row that could not be read: why, its text (bytes that are not UTF-8 escaped), or what was read."""
-
-    def __init__(self, reason: str, raw: str | None = None, row: Any = None) -> None:
-        super().__init__(reason)
-        self.raw, self.row = raw, row
 
 
 _LENIENT = json.JSONDecoder()
@@ -278,65 +271,6 @@ def read_csv(path: Path, file: IO[bytes], delimiter: str | None = None, usual: s
         elif fields:  # not an empty line
             reason = f"the row has {count(len(fields), 'column')}, the header {len(header)}"
             yield line, UnreadableError(reason, row=fields)
-
-
-def read_parquet(path: Path, file: IO[bytes]) -> Iterator[NumberedRow]:
-    """Yield the rows of a table; raise DataError if the file is none."""
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(file) as table:
-            yield from _rows_of(table.iter_batches(batch_size=1024))
-    except DataError as error:
-        raise DataError(f"data source {path}: {error}") from None
-    except pyarrow.ArrowException as error:
-        raise DataError(f"data source {path}: not a valid Parquet file: {error}") from None
-
-
-def read_arrow(path: Path, file: IO[bytes]) -> Iterator[NumberedRow]:
-    """Yield the rows of a stream or file of Arrow; raise DataError if it is neither."""
-    import pyarrow.ipc
-
-    is_file = file.read(6) == b"ARROW1"
-    file.seek(0)
-    try:
-        with pyarrow.ipc.open_file(file) if is_file else pyarrow.ipc.open_stream(file) as table:
-            yield from _rows_of(map(table.get_batch, range(table.num_record_batches)) if is_file else table)
-    except DataError as error:
-        raise DataError(f"data source {path}: {error}") from None
-    except pyarrow.ArrowException as error:
-        raise DataError(f"data source {path}: not a valid Arrow file: {error}") from None
-
-
-def _rows_of(batches: Iterable[Any]) -> Iterator[NumberedRow]:
-    """Yield the rows of *batches* of a table, whose columns have names of their own."""
-    first = 1
-    for batch in batches:
-        twice = [name for name in batch.schema.names if batch.schema.names.count(name) > 1]
-        if twice:
-            raise DataError(f"has the column {twice[0]!r} twice")
-        try:
-            rows = batch.to_pylist()
-        except UnicodeDecodeError:
-            rows = [_table_row(batch.slice(at, 1)) for at in range(len(batch))]
-        yield from enumerate(map(without_nulls, rows), start=first)
-        first += len(batch)
-
-
-def _table_row(batch: Any) -> Any:
-    """The row of a *batch* of one, or an :class:`UnreadableError` in its place."""
-    try:
-        return batch.to_pylist()[0]
-    except UnicodeDecodeError as error:
-        text = error.object.decode(errors="backslashreplace")
-        return UnreadableError("not valid UTF-8", text if len(text) < 1000 else f"{text[:1000]}...")
-
-
-def without_nulls(row: Any) -> Any:
-    """*row* without null fields: in a table every row has every column, so null means absent."""
-    if isinstance(row, dict):
-        return {key: without_nulls(value) for key, value in row.items() if value is not None}
-    return [without_nulls(item) for item in row] if isinstance(row, list) else row
 
 
 LINES = (".jsonl", ".ndjson")

@@ -303,6 +303,18 @@ def test_a_flipped_bit_is_found_and_the_rows_are_prepared_again(tmp_path, data, 
     assert labelled(tmp_path, data, serving) == 0
 
 
+def test_changed_counts_are_found(tmp_path, data, serving, right, capsys):
+    done, _ = made(tmp_path, data, serving)
+    [(_, cached, _)] = done.sources
+    path = cached.folder / "totals.json"
+    text = path.read_text()
+    assert '"read": ' in text
+    path.write_text(text.replace('"read": ', '"read": 1', 1))
+    del done, cached
+    assert made(tmp_path, data, serving)[1] == right
+    assert "is damaged, and is prepared again" in capsys.readouterr().err
+
+
 def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path, serving):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"input": "q", "output": "a"}\n' * 200)

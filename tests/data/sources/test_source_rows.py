@@ -461,28 +461,21 @@ def test_every_stream_of_a_compressed_file_is_read_or_the_file_is_damaged(folder
             rows(path)
 
 
-def test_a_table_may_have_bytes_that_are_not_utf_8(folder):
-    """Writers do not check them."""
-    ends = pyarrow.py_buffer(b"".join(number.to_bytes(4, "little") for number in (0, 1, 2, 3)))
-    texts = pyarrow.StringArray.from_buffers(3, ends, pyarrow.py_buffer(b"q\xffr"))
-    pyarrow.parquet.write_table(pyarrow.table({"input": texts, "output": ["a", "b", "c"]}), "t.parquet")
-    first, second, third = (row for _, row in rows(folder / "t.parquet"))
-    assert (first, third) == ({"input": "q", "output": "a"}, {"input": "r", "output": "c"})
-    assert (str(second), second.raw) == ("not valid UTF-8", "\\xff")
-
-
-def test_a_table_with_a_column_twice_is_an_error(folder):
-    table = pyarrow.Table.from_arrays([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["input", "input"])
-    with pyarrow.OSFile("t.arrow", "wb") as file, pyarrow.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table)
-    with pytest.raises(DataError, match=r"t.arrow: has the column 'input' twice"):
-        rows(folder / "t.arrow")
-
-
-def test_links_lead_to_each_file_once(folder):
+def test_a_file_with_several_names_is_read_once(folder, capsys):
     save(folder / "d/a.jsonl", jsonl(A))
     save(folder / "d/in/b.jsonl", jsonl(B))
-    (folder / "d/loop").symlink_to(".")
+    (folder / "d/self").symlink_to(".")
     (folder / "d/c.jsonl").symlink_to("a.jsonl")
-    found = [row for _, row in rows(folder / "d/**/*.jsonl")]
-    assert sorted(row["input"] for row in found) == sorted([A["input"], B["input"]])
+    (folder / "d/e.jsonl").hardlink_to(folder / "d/a.jsonl")
+    assert [place for place, _ in rows("d/**/*.jsonl")] == ["d/a.jsonl:1", "d/in/b.jsonl:1"]
+    assert [place[-9:] for place, _ in rows(folder / "d")] == ["a.jsonl:1"]
+    told = capsys.readouterr().err
+    assert "d/c.jsonl is another name of d/a.jsonl, which is read once" in told
+    assert told.count("d/e.jsonl is another name of d/a.jsonl, ") == 1
+
+
+def test_equal_files_are_not_one_file(folder, capsys):
+    for name in "ab":
+        save(folder / f"{name}.jsonl", jsonl(A))
+    assert len(rows("*.jsonl")) == 2
+    assert "another name" not in capsys.readouterr().err
