@@ -1686,7 +1686,7 @@ CACHE = [
     ),
     Bug(
         "inner-field-twice",
-        "A field that stands twice in the objects of a table has the value of the last.",
+        "A field that appears twice in the objects of a table has the value of the last.",
         "",
         "sftcore/data/sources/arrow_files.py",
         "        if pyarrow.types.is_struct(kind):",
