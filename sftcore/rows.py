@@ -188,7 +188,7 @@ def single_turn(question: str, answer: str, row: Mapping[str, Any] | None = None
 
 def _history(row: Mapping[str, Any]) -> list[Message]:
     messages: list[Message] = []
-    pairs = row["history"]
+    pairs = _decoded_list(row["history"], "history")
     for number, pair in enumerate(pairs if isinstance(pairs, list) else [pairs], start=1):
         if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
             raise RowError(f"pair {number} of 'history' must be a list of two strings, not {json_type(pair)}")
@@ -205,6 +205,8 @@ def read_tool_call(call: Mapping[str, Any], where: str = "") -> dict[str, Any]:
         RowError: the name is missing, or the arguments are something else.
     """
     name, arguments = read_text(call, "name", where), call.get("arguments", {})
+    if "arguments" not in call and (others := [str(key) for key in call if key not in TOOL_CALL_KEYS and call[key]]):
+        raise RowError(f"{where}the call of '{name}' has no 'arguments' (found: {', '.join(others)})")
     if isinstance(arguments, str):
         try:
             arguments = STRICT.decode(arguments) if arguments.strip() else {}

@@ -25,6 +25,8 @@ class QA(Format):
         question, answer = _turns(row, self.question), _turns(row, self.answer)
         if question is answer is None:
             return single_turn(read_text(row, self.question), read_text(row, self.answer), row)
+        if others := [key for key in SINGLE_TURN_KEYS if row.get(key)]:
+            raise RowError(f"'{others[0]}' has no place beside a list of messages: put it into the list")
         asked = question or [Message("user", read_text(row, self.question))]
         answered = answer or [Message("assistant", read_text(row, self.answer))]
         return [*map(_untrained, asked), *answered]

@@ -49,9 +49,12 @@ def _with_system(messages: Sequence[Message], row: Mapping[str, Any]) -> Sequenc
 
 
 def _with_training_fields(messages: Sequence[Message], row: Mapping[str, Any]) -> Sequence[Message]:
-    """*messages* with the training fields of *row*: a message's own ``train`` wins, and weights are multiplied."""
+    """*messages* with the training fields of *row*: a message's own ``train`` wins, and weights are multiplied.
+
+    True leaves to ``train_on`` which messages are trained: those of the user are not.
+    """
     fields = read_training_fields(row)
-    train, weight = fields["train"], fields["weight"]
+    train, weight = fields["train"] and None, fields["weight"]
     return tuple(
         replace(message, train=train if message.train is None else message.train, weight=weight * message.weight)
         for message in messages

@@ -60,7 +60,8 @@ class RowTotals:
         """What to tell of the keys that nothing reads of the source *name*; empty if there are none."""
         if not self.unread:
             return ""
-        keys = [f"{key}: {count(rows, 'row')}" for key, rows in Counter(self.unread).most_common(SHOWN)]
+        order = sorted(self.unread.items(), key=lambda item: (not item[0].endswith("?)"), -item[1]))  # typos first
+        keys = [f"{key}: {count(rows, 'row')}" for key, rows in order[:SHOWN]]
         more = f", and {len(self.unread) - SHOWN} more keys" if len(self.unread) > SHOWN else ""
         return f"{name}: nothing reads {', '.join(keys)}{more}; `data.unread: error` rejects such rows"
 

@@ -128,7 +128,7 @@ def test_a_malformed_row_is_a_row_error_with_the_reason(more: dict[str, Any], pr
         ({"weight": 0}, None, 0.0),
         ({"loss_weight": 0.5}, None, 0.5),
         ({"weight": 2, "train": False}, False, 2.0),
-        ({"loss": True}, True, 1.0),
+        ({"loss": True}, None, 1.0),  # which messages are trained is left to train_on
         ({"trainable": 0}, False, 1.0),
         ({"train": None, "weight": None}, None, 1.0),
     ],
