@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sftcore.core.errors import RowError, json_type, nearest
+from sftcore.core.json_text import STRICT, read_json
 from sftcore.core.training_fields import TRAINING_KEYS, TrainingFields, read_training_fields
 from sftcore.core.types import Message, PlainMessages, Role
 
@@ -24,6 +24,7 @@ __all__ = [
     "is_call",
     "json_type",
     "parse_role",
+    "read_json",
     "read_list",
     "read_plain_messages",
     "read_role",
@@ -129,7 +130,7 @@ def _decoded_list(value: Any, key: str) -> Any:
     if not isinstance(value, str) or not value.lstrip().startswith("["):
         return value
     try:
-        return json.loads(value)
+        return STRICT.decode(value)
     except ValueError as error:
         hint = "; is it printed by Python? write it with json.dumps" if re.match(r"\s*\[\{'", value) else ""
         raise RowError(f"'{key}' is not valid JSON: {error}{hint}") from None
@@ -187,7 +188,7 @@ def single_turn(question: str, answer: str, row: Mapping[str, Any] | None = None
 
 def _history(row: Mapping[str, Any]) -> list[Message]:
     messages: list[Message] = []
-    pairs = row["history"]
+    pairs = _decoded_list(row["history"], "history")
     for number, pair in enumerate(pairs if isinstance(pairs, list) else [pairs], start=1):
         if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
             raise RowError(f"pair {number} of 'history' must be a list of two strings, not {json_type(pair)}")
@@ -204,9 +205,11 @@ def read_tool_call(call: Mapping[str, Any], where: str = "") -> dict[str, Any]:
         RowError: the name is missing, or the arguments are something else.
     """
     name, arguments = read_text(call, "name", where), call.get("arguments", {})
+    if "arguments" not in call and (others := [str(key) for key in call if key not in TOOL_CALL_KEYS and call[key]]):
+        raise RowError(f"{where}the call of '{name}' has no 'arguments' (found: {', '.join(others)})")
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments) if arguments.strip() else {}
+            arguments = STRICT.decode(arguments) if arguments.strip() else {}
         except ValueError as error:
             raise RowError(f"{where}the arguments of the call of '{name}' are not valid JSON: {error}") from None
     if not isinstance(arguments, Mapping):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from oracle import NO_HEADER, Oracle, Reading, Span
@@ -153,19 +153,27 @@ def _judge_example(
     oracle: Oracle, tokenizer: PreTrainedTokenizerBase, example: LabelledExample, served: bool, verdict: Verdict
 ) -> None:
     k = example.messages
-    text = oracle.text(k)
-    expected = tokenizer.apply_chat_template(oracle.messages[:k], tools=oracle.tools, tokenize=True)["input_ids"]
-    if example.text != text or list(example.input_ids) != list(expected):
+    text = oracle.text(k) or ""
+    expected = list(tokenizer.apply_chat_template(oracle.messages[:k], tools=oracle.tools, tokenize=True)["input_ids"])
+    stop = added_stop(oracle, k, example)
+    if stop:  # the ids before it are those of the text before it
+        text = example.text
+        before = tokenizer(text.removesuffix(stop), add_special_tokens=False)["input_ids"]
+        expected = [*before, *tokenizer(stop, add_special_tokens=False)["input_ids"][-1:]]
+    if example.text != text or list(example.input_ids) != expected:
         verdict.add("ids differ", f"messages[:{k}]: {example.text!r} instead of {text!r}")
         return
     tokens = Tokens(tokenizer, text, example.labels)
-    assert tokens.ids == list(expected)
+    assert tokens.ids == expected
     if any(label not in (IGNORE_INDEX, token) for label, token in zip(example.labels, expected, strict=True)):
         verdict.add("wrong", f"messages[:{k}]: a label is another token than its input")
     readings = {i: oracle.reading(k, i) for i in example.turns}
+    if stop and readings[k - 1].decided:
+        readings[k - 1] = stopped(readings[k - 1], text, stop)
+        verdict.note("a stop token is added to the last turn")
     for i, reading in readings.items():
         if reading.decided:
-            _judge_turn(oracle, tokens, k, i, served, verdict)
+            _judge_turn(oracle, tokens, k, i, reading, served, verdict)
         else:
             verdict.add("undecided", f"messages[:{k}], turn {i}: {reading.why}")
     if not all(reading.decided for reading in readings.values()):
@@ -176,8 +184,27 @@ def _judge_example(
         verdict.add("wrong", f"messages[:{k}]: trained outside turns {tuple(readings)}: {shown}")
 
 
-def _judge_turn(oracle: Oracle, tokens: Tokens, k: int, i: int, served: bool, verdict: Verdict) -> None:
-    reading, where = oracle.reading(k, i), f"messages[:{k}], turn {i}"
+def added_stop(oracle: Oracle, k: int, example: LabelledExample) -> str:
+    """Return the stop token at the end of *example* if the template prints none after its last turn, else ''."""
+    printed = oracle.text(k) or ""
+    if example.text == printed or k - 1 not in example.turns:
+        return ""
+    ends = [stop for stop in oracle.ends.stops if example.text.endswith(stop)]
+    fits = [stop for stop in ends if printed.rstrip() == example.text.removesuffix(stop).rstrip()]
+    return fits[0] if fits and not oracle.reading(k, k - 1).stop else ""
+
+
+def stopped(reading: Reading, text: str, stop: str) -> Reading:
+    """Return *reading* with the end that has *stop*; white space may be before it."""
+    last = len(text) - len(stop)
+    spans = frozenset((start, len(text)) for start, end in reading.spans if not text[end:last].strip())
+    return replace(reading, spans=spans, stop=stop)
+
+
+def _judge_turn(
+    oracle: Oracle, tokens: Tokens, k: int, i: int, reading: Reading, served: bool, verdict: Verdict
+) -> None:
+    where = f"messages[:{k}], turn {i}"
     span = accepted(tokens, reading)
     if span is None:
         wanted = sorted({tokens.text[start:end] for start, end in reading.spans}, key=len)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import json
 import os
+import re
 import socket
 import sys
 import sysconfig
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,10 @@ class DeepSpeed(Backend):
     def __post_init__(self) -> None:
         if self.config is not None and not self.config.is_file():
             raise ConfigError(f"the DeepSpeed configuration {self.config} does not exist")
+        if self.config is not None:
+            content = _read(self.config)
+            _check_keys(content, self.config)
+            _check_zero(content, self.config)
 
     def command(self, argv: Sequence[str]) -> list[str]:
         options: dict[str, object] = {
@@ -61,7 +66,6 @@ class DeepSpeed(Backend):
         return [sys.executable, "-m", "deepspeed.launcher.runner", *given, "--module", "sftcore", *argv]
 
     def start(self, environ: Mapping[str, str], cpu: bool) -> None:
-        warnings.filterwarnings("ignore", module=r"deepspeed\.")
         size = environ.get("WORLD_SIZE", "1")
         if (
             self.num_gpus is not None
@@ -86,11 +90,60 @@ class DeepSpeed(Backend):
         return {"deepspeed": str(self._file())}
 
     def layout(self, ranks: int) -> str:
-        stage = json.loads(self._file().read_text(encoding="utf-8")).get("zero_optimization", {}).get("stage", 0)
-        return f"ZeRO-{stage} over {ranks}"
+        content = _read(self._file())
+        own = {key: content[key] for key in ("optimizer", "scheduler") if key in content}  # their state has the values
+        return (
+            f"ZeRO-{content.get('zero_optimization', {}).get('stage', 0)} over {ranks}{f' with {own}' if own else ''}"
+        )
 
     def _file(self) -> Path:
         return self.config or _shipped("deepspeed/ds_config.json")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the content of the JSON file *path*.
+
+    Raises:
+        ConfigError: it is not a JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}:{error.lineno}: not valid JSON: {error.msg} (column {error.colno})") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: must be a JSON object of DeepSpeed's options")
+    return content
+
+
+def _check_keys(content: Mapping[str, Any], path: Path) -> None:
+    """Raise ConfigError if the code of DeepSpeed does not name a key of *content*: it would ignore the key."""
+    spec = importlib.util.find_spec("deepspeed")
+    assert spec is not None
+    files = Path(spec.origin or "").parent.rglob("*.py")
+    code = "".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
+    names = {*re.findall(r"[\"'](\w+)[\"']", code)}
+    for key in content.keys() - names:
+        close = difflib.get_close_matches(key, sorted(names), n=1, cutoff=0.8)
+        hint = f"; did you mean '{close[0]}'?" if close else ""
+        raise ConfigError(f"{path}: DeepSpeed has no key '{key}'{hint}")
+
+
+def _check_zero(content: Mapping[str, Any], path: Path) -> None:
+    """Check the section ``zero_optimization`` as DeepSpeed does, without values that transformers fills in."""
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+    from pydantic import ValidationError
+
+    section = content.get("zero_optimization", {})
+    if not isinstance(section, dict):
+        raise ConfigError(f"{path}: zero_optimization: must be an object")
+    try:
+        DeepSpeedZeroConfig(**{key: value for key, value in section.items() if value != "auto"})
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, ("zero_optimization", *first["loc"])))
+        raise ConfigError(f"{path}: {place}: {first['msg']}, got {first['input']!r}") from None
 
 
 def _allow_states() -> None:

@@ -18,7 +18,7 @@ class Completion(Format):
     plain_text: ClassVar[bool] = True
 
     def parse(self, row: Mapping[str, Any]) -> list[Message]:
-        for key in ("system", "system_prompt", "tools", "functions"):
+        for key in ("system", "system_prompt", "tools", "functions", "chat_template_kwargs", "parallel_tool_calls"):
             if row.get(key):
                 raise RowError(f"'{key}' has no place in a plain text")
         text = read_text(row, "text")

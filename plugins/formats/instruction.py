@@ -17,14 +17,13 @@ KEYS: Mapping[str, Any] = {**SINGLE_TURN_KEYS, "instruction": None, "input": Non
 class Instruction(Format):
     """One turn: instruction, input or context (may be empty or missing) and output."""
 
-    separator: str | None = None
-    """Text between the instruction and the input; null: a line break."""
+    separator: str = "\n"
+    """Text between the instruction and the input."""
 
     answer: ClassVar[str] = "output"
     reads: ClassVar[Mapping[str, Any]] = {**KEYS, "output": None}
 
     def parse(self, row: Mapping[str, Any]) -> list[Message]:
         more = [read_text(row, key) for key in ("input", "context") if row.get(key) is not None]
-        separator = "\n" if self.separator is None else self.separator
-        question = separator.join(part for part in (read_text(row, "instruction"), *more) if part.strip())
+        question = self.separator.join(part for part in (read_text(row, "instruction"), *more) if part.strip())
         return single_turn(question, read_text(row, self.answer), row)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -13,6 +12,7 @@ from sftcore.rows import (
     TOOL_CALL_KEYS,
     is_call,
     json_type,
+    read_json,
     read_list,
     read_plain_messages,
     read_role,
@@ -50,22 +50,19 @@ class Messages(Format):
     def turns(self, turns: Sequence[Mapping[str, Any]], place: str = "") -> list[Message]:
         """Return the messages of *turns*; errors name each by its number and *place*."""
         messages: list[Message] = []
-        analysis: list[str] = []  # of a turn whose reasoning stands in messages of their own, as in harmony
+        analysis: list[Message] = []  # of a turn whose reasoning stands in messages of their own, as in harmony
         for index, turn in enumerate(turns, start=1):
             where, channel = f"message {index}{place}: ", turn.get("channel")
             message = _message(turn, self._keys(turn), where)
             if channel == "analysis" and index < len(turns):
-                analysis.append(message.content)
+                analysis.append(message)
                 continue
             if analysis and message.role != "assistant":
                 raise RowError(f"{where}follows the channel 'analysis', and is not of the assistant")
             if channel not in (None, "final") and not (channel == "commentary" and message.tool_calls):
                 raise RowError(f"{where}the channel {channel!r} cannot be trained here")
             if analysis:
-                message = replace(
-                    message, reasoning_content="\n".join([*analysis, message.reasoning_content or ""]).strip()
-                )
-                analysis = []
+                message, analysis = _with_analysis(message, analysis, where), []
             messages.append(message)
         return messages
 
@@ -73,11 +70,26 @@ class Messages(Format):
         return next((keys for keys in self.turn_keys if keys[0] in turn), self.turn_keys[0])
 
 
+def _with_analysis(message: Message, analysis: Sequence[Message], where: str) -> Message:
+    """Return *message* with the texts of *analysis* as its reasoning."""
+    for part in analysis:
+        trained_alike = part.train in (None, message.train) and part.weight in (1.0, message.weight)
+        if part.role != "assistant" or part.tool_calls or part.reasoning_content or not trained_alike:
+            raise RowError(f"{where}the channel 'analysis' before it must be an assistant's text, and trained as it is")
+    texts = [*(part.content for part in analysis), message.reasoning_content or ""]
+    return replace(message, reasoning_content="\n".join(texts).strip())
+
+
 def _message(turn: Mapping[str, Any], keys: tuple[str, str], where: str) -> Message:
     role_key, content_key = keys
     training = read_training_fields(turn, where)
+    if turn.get("content") and turn.get("value") and turn["content"] != turn["value"]:
+        raise RowError(f"{where}has 'content' and another 'value'; keep one of them")
     if is_call(turn.get(role_key)):
-        return Message("assistant", "", tool_calls=_decoded_calls(turn, keys, where), **training)
+        if turn.get("tool_calls") or turn.get("function_call"):
+            raise RowError(f"{where}is a call by its role, and has further ones; keep one of them")
+        own = _decoded_calls(turn, keys, where)
+        return Message("assistant", "", reasoning_content=_reasoning(turn, where), tool_calls=own, **training)
     calls = _decode(turn.get("tool_calls") or [], "'tool_calls'", where)
     if not isinstance(calls, list):
         raise RowError(f"{where}'tool_calls' must be a list, not {json_type(calls)}")
@@ -142,10 +154,7 @@ def _decoded_calls(turn: Mapping[str, Any], keys: tuple[str, str], where: str) -
 
 def _decode(value: object, what: str, where: str) -> Any:
     """Return *value*, decoded where it is JSON text; *what* begins the error."""
-    try:
-        return json.loads(value) if isinstance(value, str) else value
-    except ValueError as error:
-        raise RowError(f"{where}{what} is not valid JSON: {error}") from None
+    return read_json(value, f"{where}{what}") if isinstance(value, str) else value
 
 
 def _reasoning(turn: Mapping[str, Any], where: str) -> str | None:
@@ -163,6 +172,8 @@ def _call(call: object, where: str) -> dict[str, Any]:
     if not isinstance(function, Mapping):
         raise RowError(f"{where}a tool call must be an object, not {json_type(call)}")
     assert isinstance(call, Mapping)
+    if function is not call and call.get("arguments"):
+        raise RowError(f"{where}the arguments of a tool call stand beside its 'function'; put them into it")
     return read_tool_call(function, where) | ({"id": call["id"]} if "id" in call else {})
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from sftcore import Format, Message
-from sftcore.rows import SINGLE_TURN_KEYS, read_list, read_text, single_turn
+from sftcore import Format, Message, RowError
+from sftcore.rows import SINGLE_TURN_KEYS, read_json, read_list, read_text, single_turn
 
 from .messages import KEYS, Messages
 
@@ -25,6 +25,8 @@ class QA(Format):
         question, answer = _turns(row, self.question), _turns(row, self.answer)
         if question is answer is None:
             return single_turn(read_text(row, self.question), read_text(row, self.answer), row)
+        if others := [key for key in SINGLE_TURN_KEYS if row.get(key)]:
+            raise RowError(f"'{others[0]}' has no place beside a list of messages: put it into the list")
         asked = question or [Message("user", read_text(row, self.question))]
         answered = answer or [Message("assistant", read_text(row, self.answer))]
         return [*map(_untrained, asked), *answered]
@@ -35,8 +37,10 @@ def _turns(row: Mapping[str, Any], key: str) -> list[Message] | None:
     value = row.get(key)
     if isinstance(value, str) and value.startswith("[{"):
         try:
-            value = json.loads(value)
-        except ValueError:
+            value = read_json(value, f"'{key}'")
+        except RowError:
+            if re.match(r'\[\{\s*"(role|from)"', value):
+                raise
             return None
         if not all(isinstance(turn, dict) and turn.keys() & {"role", "from"} for turn in value):
             return None

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from sftcore import ConfigError, Method, further_options
+
+from .lora_names import check_names
+
+_NOT_DONE: dict[tuple[str, object], str] = {
+    **{("init_lora_weights", name): "needs data or code to prepare the model" for name in ("eva", "corda", "lora_ga")},
+    ("use_qalora", True): "PEFT does it for GPTQ models alone",
+}
+"""Options that PEFT accepts and would not carry out, with their values, and why."""
 
 
 @dataclass
@@ -14,6 +23,7 @@ class LoRA(Method):
     """Low-rank adapters of the frozen weights are trained."""
 
     requires: ClassVar[tuple[str, ...]] = ("peft",)
+    not_done: ClassVar[dict[tuple[str, object], str]] = _NOT_DONE
 
     r: int = 16
     """Rank of the matrices."""
@@ -34,12 +44,17 @@ class LoRA(Method):
 
         if args.activation_checkpointing:
             model.enable_input_require_grads()  # otherwise no gradient reaches a checkpointed block of frozen weights
-        options = {"task_type": "CAUSAL_LM", **self.peft}
+        options = {"task_type": "CAUSAL_LM", **copy.deepcopy(self.peft)}  # PEFT changes lists in it
+        for (name, value), why in self.not_done.items():
+            if options.get(name) == value:
+                raise ConfigError(f"{name}: {value!r} would have no effect: {why}")
         try:
-            return get_peft_model(
-                model, LoraConfig(r=self.r, lora_alpha=self.lora_alpha, target_modules=self.target_modules, **options)
-            )
-        except (ValueError, TypeError, ImportError) as error:
+            config = LoraConfig(r=self.r, lora_alpha=self.lora_alpha, target_modules=self.target_modules, **options)
+            check_names(config, model)
+            if next(model.parameters()).is_meta:
+                config.init_lora_weights = True  # others compute with the weights, which are not there
+            return get_peft_model(model, config)
+        except (ValueError, TypeError, ImportError, LookupError, AttributeError) as error:
             raise ConfigError(f"PEFT rejects the options of the method: {error}") from None
 
     def optimizer(self, model: Any, args: Any) -> Any | None:

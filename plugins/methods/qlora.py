@@ -13,6 +13,10 @@ class QLoRA(LoRA):
     """LoRA on frozen weights that are quantized to 4 bits."""
 
     requires: ClassVar[tuple[str, ...]] = ("peft", "bitsandbytes")
+    not_done: ClassVar[dict[tuple[str, object], str]] = {
+        **LoRA.not_done,
+        ("init_lora_weights", "loftq"): "it needs weights that are not quantized",
+    }
 
     bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
     """The 4-bit type: NF4 suits normally distributed weights."""

@@ -81,7 +81,7 @@ def read_manifest(folder: Path) -> Manifest:
         if not folder.is_dir():
             raise ValueError("it is not a folder") from None
         raise ValueError(f"it has no {MANIFEST_FILE}: it was not written to its end") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"its {MANIFEST_FILE} cannot be read: {type(error).__name__}: {error}") from None
 
 

@@ -33,9 +33,9 @@ def load(options: Namespace) -> tuple[LoadedConfig, Registry]:
     """Return the checked configuration of a command, overrides applied, and the registry of plugins."""
     from sftcore.config.loader import load_config
     from sftcore.core.registry import Registry
-    from sftcore.runtime.console import quiet_libraries
+    from sftcore.runtime.library_warnings import report_library_warnings
 
-    quiet_libraries()
+    report_library_warnings()
     registry, document = Registry.discover(), read_document(options)
     for assignment in options.overrides:
         document.override(assignment)

@@ -18,6 +18,9 @@ from sftcore.runtime.redaction import redact_argument, register_secret_words, re
 Keys = tuple[str | int, ...]
 """The path to a value: ``("data", "train", 0, "path")``."""
 
+MOST_VALUES, MOST_LEVELS = 100_000, 50
+"""How many values a document may have, aliases expanded, and how deeply they may be nested."""
+
 
 class _YamlLoader(yaml.SafeLoader):
     """Scalars of YAML 1.2; a key that appears twice in a mapping is an error.
@@ -82,6 +85,8 @@ class Document:
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
             raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem or error.context}") from None
+        except RecursionError:
+            raise ConfigError(f"{path}: not valid YAML: nested too deeply") from None
         except (yaml.YAMLError, ValueError, AttributeError) as error:  # the last two come from tags such as !!int
             raise ConfigError(f"{path}: not valid YAML: {first_line(error)}") from None
         if not isinstance(data, dict):
@@ -106,6 +111,8 @@ class Document:
         self._places.setdefault(keys, place)
         if id(node) in above:
             raise ConfigError(f"{place}: an alias that contains itself")
+        if len(self._places) > MOST_VALUES or len(above) > MOST_LEVELS:
+            raise ConfigError(f"{place}: more than {MOST_VALUES:,} values, or {MOST_LEVELS} levels of them")
         above = (*above, id(node))
         if isinstance(node, yaml.MappingNode):
             loader.flatten_mapping(node)  # puts merged keys first, so that the mapping's own keys win
@@ -133,7 +140,7 @@ class Document:
             raise ConfigError(f"'{shown}': expected KEY=VALUE, for example training_args.max_steps=20")
         try:
             value = yaml.load(text, Loader=_YamlLoader)  # noqa: S506 (a SafeLoader)
-        except (yaml.YAMLError, ValueError, AttributeError):
+        except (yaml.YAMLError, ValueError, AttributeError, RecursionError):
             raise ConfigError(f"'{shown}': the value is not valid YAML") from None
         self.set(tuple(int(part) if part.isdecimal() else part for part in key.split(".")), value, f"'{shown}'")
 

@@ -10,6 +10,8 @@ import dataclasses
 import importlib
 import inspect
 import itertools
+import json
+import re
 import textwrap
 import types
 import typing
@@ -177,6 +179,8 @@ def _convert(hint: Any, value: Any, document: Document, keys: Keys) -> Any:
     try:
         converted = TypeAdapter(hint, config=config).validate_python(value)
     except ValidationError as error:
+        if _fits_placeholder(hint, value):
+            return value
         inner, got, wanted = _expected(error.errors(), value)
         raise document.error((*keys, *inner), f"should be {wanted}, got {_format_unless_secret(got, keys)}") from None
     except PydanticUserError:  # an annotation that pydantic has no schema for
@@ -188,6 +192,14 @@ def _convert(hint: Any, value: Any, document: Document, keys: Keys) -> Any:
         return document.locate(str(value))
     except SftError as error:
         raise document.error(keys, str(error)) from None
+
+
+def _fits_placeholder(hint: Any, value: Any) -> bool:
+    """Return True if *value* is a choice with its placeholder filled in: ``niter_4`` of ``niter_[number]``."""
+    choices = [choice for member in _members(hint) for choice in typing.get_args(member) if isinstance(choice, str)]
+    filled = [re.split(r"\[.*?\]", choice) for choice in choices]
+    patterns = [r"\w+".join(map(re.escape, parts)) for parts in filled if len(parts) > 1]
+    return isinstance(value, str) and any(re.fullmatch(pattern, value) for pattern in patterns)
 
 
 _WANTED = {
@@ -295,6 +307,8 @@ def _yaml(value: Any) -> str:
     """Return *value* as written in YAML."""
     if value is None:
         return "null"
+    if isinstance(value, str) and not value.isprintable():
+        return json.dumps(value)
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -10,11 +10,11 @@ from typing import Any, cast
 from sftcore.config.document import Document, Keys, dotted
 from sftcore.config.fields import check_options, format_value, from_mapping, option_names, to_mapping
 from sftcore.config.schema import AUTO, MISPLACED_KEYS, Config, DataConfig, EvalFraction, SourceConfig
-from sftcore.core.components import RESERVED, Backend, Component, Format, Method, Tracker
-from sftcore.core.errors import PluginError
+from sftcore.core.components import Backend, Component, Format, Method, Tracker, variable_problem
+from sftcore.core.errors import ConfigError, PluginError
 from sftcore.core.hookspecs import BackendSpec
 from sftcore.core.registry import Entry, Registry, find_module
-from sftcore.core.template_file import FileTemplate
+from sftcore.core.template_file import SUFFIXES, FileTemplate
 
 _MAY_BE_EMPTY = ("ask", "non_finite", "training_args", "template_path", "template_kwargs")
 """Keys that may have no value, as when every line of the section is commented out."""
@@ -42,7 +42,7 @@ class LoadedConfig:
         names = {key: entry.qualified for key, entry in self.selected.items()}
         values: dict[str, Any] = to_mapping(self.config, names)
         if isinstance(self.config.template, FileTemplate):
-            values["template"] = names["template"]
+            values["template"] = names.get("template", str(self.config.template.path))
         if "backend" not in names:
             values["backend"] = AUTO
         return values
@@ -73,10 +73,14 @@ def load_format(name: str, source: Keys, loaded: LoadedConfig, registry: Registr
     return cast("Format", loader.component("format", name, (*source, "format")))
 
 
-def load_template(path: Path, document: Document) -> FileTemplate:
-    """Return the template in the file *path*, the value of ``template_path``."""
+def load_template(key: str, document: Document) -> FileTemplate:
+    """Return the template in the file at *key*, ``template`` or ``template_path``; raise as :func:`load_config`."""
+    try:
+        path = document.locate(str(document.data[key]))
+    except ConfigError as error:
+        raise document.error((key,), str(error)) from None
     if not path.is_file():
-        raise document.error(("template_path",), f"the file {path} does not exist")
+        raise document.error((key,), f"the file {path} does not exist")
     return FileTemplate(path)
 
 
@@ -112,7 +116,13 @@ class _Loader:
         for kind in ("method", "template"):
             if kind in raw and (kind == "method" or raw[kind] is not None):
                 with problems:
-                    ready[kind] = self.component(kind, raw[kind], (kind,))
+                    is_file = kind == "template" and Path(str(raw[kind])).suffix in SUFFIXES
+                    ready[kind] = (
+                        load_template(kind, self.document) if is_file else self.component(kind, raw[kind], (kind,))
+                    )
+        if isinstance(raw.get("template_path"), str):
+            with problems:
+                load_template("template_path", self.document)
         with problems:
             ready["trackers"] = self.trackers(raw.get("trackers"))
         ready["backend"] = None
@@ -135,8 +145,9 @@ class _Loader:
         for entry, spec in self.registry.specs(BackendSpec):
             for key in _section(raw, "training_args").keys() & {*spec.training_args}:
                 yield ("training_args", key), f"is set by the backend '{entry.name}': select it under 'backend'"
-        for name in _section(raw, "template_kwargs").keys() & RESERVED:
-            yield ("template_kwargs", name), "is an argument of apply_chat_template that sftcore sets itself"
+        for name in _section(raw, "template_kwargs"):
+            if problem := variable_problem(name):
+                yield ("template_kwargs", name), problem
 
     def component(self, kind: str, reference: object, keys: Keys, slot: Keys | None = None) -> Component:
         """Return the component of *reference*: a name or ``{name: ..., options}``; *slot* is its key in *selected*."""

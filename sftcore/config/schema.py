@@ -132,6 +132,9 @@ class DataConfig:
     unread: Unread = "tell"
     """What happens to keys of rows and messages that nothing reads: `tell` reports and counts them, and rejects rows
     with one that changes what is trained, such as `images` or `rejected`; `error` rejects all such rows; `ignore`."""
+    max_unlabelled: float = 0.5
+    """The share of the rows of a source that may be skipped because the chat template cannot label them with certainty;
+    more end the run. Below 1; 1: any number."""
     workers: int | None = None
     """Processes that prepare the data; null: one per CPU core."""
     streaming: bool = False
@@ -144,6 +147,9 @@ class DataConfig:
     """Train the stop token that ends an assistant turn; without it the model does not learn to stop."""
     reasoning: Reasoning = "train"
     """Whether the reasoning of a trained assistant turn is trained or masked."""
+    header: Literal["reject", "prompt"] = "reject"
+    """What happens if the chat template prints a header before each answer and has no generation prompt: rows are
+    rejected, or the header becomes the `prompt`, in the saved chat template too."""
     context: Context = "served"
     """`served`: each turn is trained after the same text as in inference, in an example of its own if necessary;
     `strict`: also after the same generation prompt; `whole`: one example per row, whatever precedes a turn."""
@@ -162,6 +168,8 @@ class DataConfig:
                 "step; move rows to a file of their own, and name it here: none of them is trained"
             )
             raise FieldError("eval", problem)
+        if not 0 <= self.max_unlabelled <= 1:
+            raise FieldError("max_unlabelled", f"must be a share between 0 and 1, not {self.max_unlabelled:g}")
         if not (0 <= self.max_bad_rows < 1 or (self.max_bad_rows >= 1 and float(self.max_bad_rows).is_integer())):
             problem = f"must be a whole number of rows, or a share between 0 and 1, not {self.max_bad_rows:g}"
             raise FieldError("max_bad_rows", problem)
@@ -230,7 +238,10 @@ class Config:
     method: Method
     """Which weights are trained: the name of a method, or `{name: ..., options}`."""
     template: Template | None = None
-    """Name of a chat template, which replaces the tokenizer's; null: the tokenizer's own, else `template_path`."""
+    """Name of a chat template or a file (.json or .jinja), which replaces the tokenizer's; null: the tokenizer's own,
+    else `template_path`."""
+    template_name: str | None = None
+    """Which of several chat templates of the tokenizer; null: `default`, and `tool_use` for rows with tools."""
     template_kwargs: dict[str, Any] = field(default_factory=dict)
     """Additional variables of the chat template, such as `enable_thinking: false`; the same as in inference."""
     template_path: Path | None = None

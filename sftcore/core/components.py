@@ -20,9 +20,16 @@ FURTHER = "further_options"
 RESERVED = {
     *("messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "conversation"),
     *("chat_template", "tokenize", "tokenizer_kwargs", "padding", "truncation", "max_length"),
-    *("return_tensors", "return_dict", "return_assistant_tokens_mask"),
+    *("self", "return_tensors", "return_dict", "return_assistant_tokens_mask", "conversations", "range", "loop"),
 }
-"""Arguments of ``apply_chat_template`` that rendering sets, so no ``chat_template_kwargs`` may have them."""
+"""Arguments of ``apply_chat_template`` that rendering sets, and names that mean something else to it or to Jinja."""
+
+
+def variable_problem(name: object) -> str:
+    """Return the reason that no variable of a chat template can have this *name*; empty if one can."""
+    if not isinstance(name, str) or not name.isidentifier():
+        return "is not a name that a chat template can read"
+    return "is a name that sftcore or Jinja sets itself" if name in RESERVED else ""
 
 
 def further_options(target: str) -> Any:

@@ -24,7 +24,9 @@ from typing import Any
 
 from sftcore.core.components import Template
 from sftcore.core.errors import ConfigError, nearest
+from sftcore.core.json_text import STRICT
 
+SUFFIXES = (".json", ".jinja")
 _ROLES = ("system", "user", "assistant", "tool")
 _STRINGS = {"description", "source", "begin", "default_system", "generation_prompt", "end", *_ROLES}
 _KEYS = _STRINGS | {"trim", "stop"}
@@ -52,7 +54,7 @@ class FileTemplate(Template):
 
 
 def _read(path: Path) -> str:
-    if path.suffix not in (".json", ".jinja"):
+    if path.suffix not in SUFFIXES:
         raise ConfigError(f"template {path}: the file name must end in .json or .jinja")
     try:
         return path.read_text(encoding="utf-8")
@@ -62,8 +64,8 @@ def _read(path: Path) -> str:
 
 def _parse(text: str, path: Path) -> dict[str, Any]:
     try:
-        form = json.loads(text)
-    except ValueError as error:
+        form = STRICT.decode(text)
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"template {path}: not valid JSON: {error}") from None
     if not isinstance(form, dict):
         raise ConfigError(f"template {path}: must be one JSON object")

@@ -32,6 +32,11 @@ class KnownIds:
                 token = int(ids[ids >= self.rows][0])
                 raise DataError(f"{', '.join(map(str, example.origins))}: {self.describe(token)}; {_ADVICE}")
 
+    def check_all(self, examples: Any) -> None:
+        """Check these ``Examples`` as :meth:`check`, without a look at each example where all tokens are known."""
+        if any(part.table.largest_id >= self.rows for part in examples.parts):
+            self.check(examples)
+
     def describe(self, token: int) -> str:
         """What is wrong with the id *token*."""
         text = self.tokenizer.convert_ids_to_tokens(token)

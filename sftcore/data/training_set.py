@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -17,6 +18,25 @@ class RowOrder(NamedTuple):
 
     seed: int = 0
     sequential: bool = True
+
+
+class Progress(NamedTuple):
+    """How far a run has come.
+
+    Attributes:
+        steps: optimizer steps in the whole run.
+        rows_per_step: rows that all ranks train in one.
+        per_read: rows that all ranks read at a time; of an epoch only multiples of them are trained.
+        untrained: numbers of the steps whose update was skipped.
+        evaluated: of the rows to evaluate, how many were; None where there was no evaluation.
+    """
+
+    steps: int = 0
+    rows_per_step: int = 1
+    per_read: int = 1
+    order: RowOrder = RowOrder()
+    untrained: Set[int] = frozenset()
+    evaluated: int | None = None
 
 
 class StreamOutcome(NamedTuple):
@@ -47,7 +67,7 @@ class TrainingSet(ABC):
         """The dataset that the Trainer gets for a run of this many optimizer *steps*; only a stream has to know these.
 
         It has ``weighted`` as this has, ``callbacks`` for the Trainer, and ``rows_per_step``, which is set to the rows
-        that all ranks train in an optimizer step.
+        that all ranks train in an optimizer step, and ``untrained``, to the numbers of steps whose update is skipped.
         """
 
     def start(self) -> None:  # noqa: B027  # only a stream has anything to start

@@ -14,6 +14,7 @@ from sftcore.core.registry import Registry
 from sftcore.data import sample_sources
 from sftcore.data.row_types import Origin
 from sftcore.data.sources.rejected import rejected_rows
+from sftcore.data.tables.account import RowTotals
 from sftcore.data.tables.label_batch import label_row
 from sftcore.data.tables.summary import WarningCounts
 from sftcore.labelling import LabelledExample, TooLongError
@@ -75,7 +76,8 @@ def label_preview_rows(loaded: LoadedConfig, registry: Registry, number: int, pl
             untrained.append(f"dropped, because none of its tokens is trained, or none within max_length: {row.origin}")
     malformed = [f"skipped, because the row is malformed: {problem}" for problem in bad]
     skipped = [*malformed, *unlabelled, *untrained]
-    return PreviewRows(examples, skipped, warnings.texts(), tokenizer, template.reason)
+    unread = [RowTotals(unread=sample.unread).unread_note(sample.source.config.path) for sample in samples]
+    return PreviewRows(examples, skipped, [*filter(None, unread), *warnings.texts()], tokenizer, template.reason)
 
 
 def _is_at(place: str) -> Callable[[Origin], bool]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -43,8 +44,11 @@ class Labeller:
         tokenizer: a transformers tokenizer, with ``chat_template`` set.
         stops: the strings that end an assistant turn, as the files of the model declare.
         template_kwargs: further variables of the template, the same as at inference.
+        source: the template; without it that of the tokenizer. If the tokenizer has several, ``apply_chat_template``
+            takes ``default``, and ``tool_use`` if there are tools; so does the labeller.
 
     Attributes:
+        with_tools: labels conversations with tools, if they have another template.
         stops: those strings, and the one found in the template if it prints none of them.
         added_ids: added tokens of the vocabulary, such as markers of roles.
         problem: the reason why no small conversation can be labelled; '' if one can.
@@ -53,9 +57,16 @@ class Labeller:
         ValueError: the chat template is not valid.
     """
 
-    def __init__(self, tokenizer: Any, stops: Sequence[str], template_kwargs: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        stops: Sequence[str],
+        template_kwargs: Mapping[str, Any] | None = None,
+        source: str | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
-        self.template = ChatTemplate(tokenizer.chat_template)
+        several = tokenizer.chat_template if isinstance(tokenizer.chat_template, dict) and not source else {}
+        self.template = ChatTemplate(source or several.get("default") or tokenizer.chat_template)
         self.variables = {**tokenizer.special_tokens_map, **(template_kwargs or {})}
         added = tokenizer.added_tokens_decoder
         specials = {token.content for token in added.values() if token.special} | set(tokenizer.all_special_tokens)
@@ -64,9 +75,23 @@ class Labeller:
         self._constant_prompts: dict[str, str] = {}
         self._text_arguments = self._needs_text_arguments()
         self._profile, self.stops = learn_profile(map(self._served, SAMPLES), list(dict.fromkeys(stops)), specials)
-        self._profile = self._profile._replace(last_turn=self._profile_last_turn())
+        self._profile_turns()
+        self.with_tools = (
+            Labeller(tokenizer, stops, template_kwargs, several["tool_use"]) if "tool_use" in several else None
+        )
+        self.stops += [stop for stop in (self.with_tools.stops if self.with_tools else ()) if stop not in self.stops]
         self.planner = Planner(self.template, self.render)
         self.problem = self._find_problem()
+
+    @property
+    def template_variables(self) -> frozenset[str]:
+        """The names that the template reads and does not set itself."""
+        return self.template.variables | (self.with_tools.template.variables if self.with_tools else frozenset())
+
+    @property
+    def missing_prompt(self) -> str:
+        """The header that the template prints before each answer, if the generation prompt has none of it."""
+        return self._profile.missing_prompt
 
     @cached_property
     def serialized(self) -> str:
@@ -84,16 +109,26 @@ class Labeller:
         """The encoder of many texts, created on first access."""
         return Encoder(self.tokenizer, cache=EquivalenceCache(lambda _: self.serialized))
 
-    def _profile_last_turn(self) -> tuple[bool, int] | None:
-        """``TemplateProfile.last_turn``, from a small conversation."""
-        for served in map(self._served, SAMPLES):
-            last = len(served.messages) - 1
-            try:
-                turn = locate_turn(served, served.layout(last + 1), last, self._profile)
-            except RowError:
-                continue
-            return turn.stop is None, int(turn.match)
-        return None
+    def _profile_turns(self) -> None:
+        """Complete the profile by the turns of small conversations."""
+        last = next(self._sample_turns(SAMPLES, -1), None)
+        ends = {calls: self._sample_turns((CALLING,) if calls else SAMPLES, -3) for calls in (False, True)}
+        stops = {calls: [layout.text[slice(*turn.stop)] for layout, turn in ends[calls] if turn.stop] for calls in ends}
+        plain = (*stops[False], *self.stops, "")[0]
+        self._profile = self._profile._replace(
+            last_turn=last and (last[1].stop is None, int(last[1].match)),
+            written=last[1].text_before_content(last[0]) if last else "",
+            closing=(plain, (*stops[True], plain)[0]),
+        )
+
+    def _sample_turns(self, samples: Sequence[Conversation], index: int) -> Iterator[tuple[Layout, Turn]]:
+        """Yield the assistant turn at *index* of each of *samples* in which it is certain, with the layout."""
+        for served in map(self._served, samples):
+            at = len(served.messages) + index
+            if at > 0 and served.messages[at]["role"] == "assistant":
+                with suppress(RowError):
+                    layout = served.layout(len(served.messages))
+                    yield layout, locate_turn(served, layout, at, self._profile)
 
     def _needs_text_arguments(self) -> bool:
         """Whether the template prints a tool call only if its arguments are JSON text, as in the OpenAI API."""
@@ -164,6 +199,8 @@ class Labeller:
         """
         if policy.plain_text:
             return self._render_text(conversation.messages[0], policy)
+        if self.with_tools and conversation.tools:
+            return self.with_tools.render(conversation, policy, template)
         weights = _trained_weights(conversation.messages, policy)
         served = self._served(conversation, template)
         done = RenderedConversation()
@@ -187,7 +224,7 @@ class Labeller:
                 [(turn.spans[0][0], turn.spans[-1][1]) for turn in part.turns],
             )
             boundaries = positions.map(lambda position: (0, position))
-            done.examples.append(RenderedExample(part.layout.text, part.messages, boundaries))
+            done.examples.append(RenderedExample(part.text, part.messages, boundaries))
             warn_of_marks(part, done.warnings, done.details)
         done.examples.reverse()
         done.warnings[LabelWarning.OWN_EXAMPLE] += max(len(done.examples) - 1, 0)
@@ -209,7 +246,8 @@ class Labeller:
 
     def messages_begun(self, conversation: Conversation, messages: int, end: int) -> int:
         """Number of messages that begin before character *end* of the rendering of the first *messages*."""
-        return self._served(conversation).layout(messages).messages_begun(end)
+        labeller = self.with_tools if self.with_tools and conversation.tools else self
+        return labeller._served(conversation).layout(messages).messages_begun(end)
 
     def _served(self, conversation: Conversation, template: ChatTemplate | None = None) -> TemplatedConversation:
         return TemplatedConversation(
@@ -240,6 +278,8 @@ class Labeller:
             if turn.match > _WORST_MATCH[policy.context]:
                 warnings[LabelWarning.NOT_AS_SERVED] += 1
                 continue
+            if turn.needs_stop and index == part.messages - 1 and policy.train_on_stop:
+                turn = turn.with_stop(self._profile.closing[bool(served.messages[index].get("tool_calls"))])
             warn_of_turn(turn, warnings)
             if any(start < end for start, end in turn.spans):  # an empty turn without a stop token has nothing to train
                 part.turns.append(turn)
@@ -294,7 +334,7 @@ class Labeller:
         spans: list[Span] = []
         if part.messages == len(served.messages):
             base = policy.weight if policy.train_on == "all" else 0.0
-            spans.append(Span(0, len(part.layout.text), base))
+            spans.append(Span(0, len(part.text), base))
             trained = {turn.message for turn in part.turns}
             for index, fields in enumerate(served.messages):
                 weight = weights.get(index, 0.0)

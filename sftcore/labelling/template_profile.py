@@ -22,10 +22,15 @@ class TemplateProfile(NamedTuple):
     Attributes:
         stops: matches the strings that end a turn.
         declared_stops: matches those of them that the files of the model declare.
-        prompt_header: the header of an assistant turn that the generation prompt has too; "" without one.
+        prompt_header: the header of an assistant turn that the generation prompt has too, or any header if the
+            prompt is blank; "" without one.
         last_turn: whether a plain last turn has no stop token, and its match; None if unknown.
         header: what the template prints of a turn before the assistant's own text.
         no_generation_prompt: the template prints *header*, but no generation prompt, so that no prompt is known.
+        missing_prompt: the header before every answer, after a generation prompt that is blank; '' if they differ.
+        written: the end of *header* that is not in the prompt, so that the model writes it.
+        closing: the stop tokens of a plain turn and of one with tool calls that another message follows.
+        separator: what the template prints after a turn only if another message follows.
     """
 
     stops: re.Pattern[str]
@@ -34,6 +39,10 @@ class TemplateProfile(NamedTuple):
     last_turn: tuple[bool, int] | None = None
     header: str = ""
     no_generation_prompt: bool = False
+    missing_prompt: str = ""
+    written: str = ""
+    closing: tuple[str, str] = ("", "")
+    separator: str = ""
 
 
 _SYSTEM = Message("system", "Be brief.")
@@ -91,21 +100,23 @@ def learn_profile(
             prompt, bare = (served.render(last, add) for add in (True, False))
         except RowError:
             continue
-        found = list(stops)
-        if not any(any_of(stops).search(tail) for tail in _tails(layout, bounded=False)):
-            found += _own_stops(_tails(layout, bounded=True), any_of(specials))
+        tails = _tails(layout, bounded=True)
+        declared = [any_of(stops).search(text) for text in _tails(layout, bounded=False)]
+        found = list(stops) if all(declared) else [*stops, *_own_stops(tails, any_of(specials), any(declared))]
         pattern = any_of(found)
         tail = prompt[len(bare) :] if prompt.startswith(bare) else ""
-        headers = [
-            _header(layout, message) for message, own in enumerate(layout.own) if own and _is_answer(layout, own)
-        ]
-        prompt_header = OPEN_TAG.sub("", _shared_start([tail, *headers])).strip()
+        answers = [message for message, own in enumerate(layout.own) if own and _is_answer(layout, own)]
+        headers = [_header(layout, message) for message in answers]
+        prompt_header = OPEN_TAG.sub("", _shared_start([tail, *headers] if tail.strip() else headers or [""])).strip()
+        missing = {_missing_prompt(served, layout, message) for message in answers}
         profile = TemplateProfile(
             stops=pattern,
             declared_stops=any_of(stops),
             prompt_header=prompt_header,
             header=headers[-1] if headers else "",
             no_generation_prompt=_has_no_generation_prompt(layout, prompt, bare, pattern),
+            missing_prompt=missing.pop() if len(missing) == 1 else "",
+            separator=tails[0].removeprefix(_shared_start(tails)) if tails else "",
         )
         return profile, found
     return TemplateProfile(any_of(stops), any_of(stops)), list(stops)
@@ -146,13 +157,27 @@ def _has_no_generation_prompt(layout: Layout, prompt: str, bare: str, stops: re.
     return not both[stop.end() if stop else len(both) :].strip()
 
 
-def _own_stops(tails: Sequence[str], specials: re.Pattern[str]) -> list[str]:
-    """The text that ends turns with these *tails*: a special token if there is one."""
+def _missing_prompt(served: TemplatedConversation, layout: Layout, message: int) -> str:
+    """What the template prints of *message* before its own text, after a blank generation prompt; '' otherwise."""
+    prompt = served.prompt(message)
+    if prompt is None or served.generation_prompt(message).strip() or not layout.text.startswith(prompt):
+        return ""
+    header = layout.text[len(prompt) : layout.own[message][0].start]
+    return header if header.strip() else ""
+
+
+def _own_stops(tails: Sequence[str], specials: re.Pattern[str], ended: bool) -> list[str]:
+    """The text that ends turns with these *tails*: a special token if there is one.
+
+    If one of them is *ended* by a declared stop string, only a text that all of them have ends the others.
+    """
     if not tails:
         return []
     shared = _shared_start(tails)
     if found := specials.findall(shared):
         return [found[-1]]
+    if ended:
+        return [text] if (text := shared.strip()) and text == tails[0].strip() else []
     if found := specials.findall(tails[-1]):
         return [found[-1]]
     text = tails[-1].strip()

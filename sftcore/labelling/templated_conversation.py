@@ -68,6 +68,15 @@ class TemplatedConversation:
                 self._prompts[key] = None
         return self._prompts[key]
 
+    def generation_prompt(self, message: int) -> str:
+        """The text that ``add_generation_prompt`` adds before *message*; '' if it changes what is printed before."""
+        try:
+            bare = self.render(message)
+        except RowError:
+            return ""
+        prompt = self.prompt(message) or ""
+        return prompt[len(bare) :] if prompt.startswith(bare) else ""
+
     def reads_tools(self, text: str) -> bool:
         """Whether *text*, the rendering of the conversation, depends on the tools."""
         try:

@@ -11,10 +11,11 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 from sftcore.core.errors import RowError
+from sftcore.labelling import headers
 from sftcore.labelling.layout import Layout
 from sftcore.labelling.rendering.provenance import CALL, CONTENT, REASONING
 from sftcore.labelling.rendering.renderer import Piece
-from sftcore.labelling.template_profile import OPEN_TAG, TemplateProfile
+from sftcore.labelling.template_profile import TemplateProfile
 from sftcore.labelling.templated_conversation import TemplatedConversation
 
 _WITHIN = "the template prints other messages within the turn, and no stop token before them"
@@ -44,6 +45,7 @@ class Turn(NamedTuple):
         own: pieces of the message in the turn.
         match: how the text before it compares with its prompt.
         has_header: whether the header of the role belongs to it, because the template leaves it out of the prompt.
+        added_stop: the stop token at its end if the template prints none; '' otherwise.
     """
 
     message: int
@@ -52,14 +54,40 @@ class Turn(NamedTuple):
     own: tuple[Piece, ...]
     match: PromptMatch
     has_header: bool = False
+    added_stop: str = ""
+
+    def text_before_content(self, layout: Layout) -> str:
+        """What the model writes before the turn's own text, if the text before the turn is its prompt."""
+        exact = self.match == PromptMatch.EXACT and self.own
+        return layout.text[self.spans[0][0] : self.own[0].start].strip() if exact else ""
+
+    @property
+    def needs_stop(self) -> bool:
+        """Whether the template prints no stop token after it, and the position of its end is certain."""
+        start, end = self.spans[-1]
+        return self.stop is None and (start < end or self.match <= PromptMatch.OTHER_SWITCH)
+
+    def with_stop(self, stop: str) -> Turn:
+        """The turn with the string *stop* added at its end."""
+        *before, (start, end) = self.spans
+        after = end + len(stop)
+        return self._replace(spans=(*before, (start, after)), stop=(end, after), added_stop=stop)
 
 
 class TrainedRendering(NamedTuple):
-    """A rendering of the first *messages* messages, and the turns that are trained in it."""
+    """A rendering of the first *messages* messages, and the turns that are trained in it, the last one first."""
 
     messages: int
     layout: Layout
     turns: list[Turn]
+
+    @property
+    def text(self) -> str:
+        """What is trained: the rendering, or its beginning through a turn to which a stop token was added."""
+        last = self.turns[0] if self.turns else None
+        if last is None or last.stop is None or not last.added_stop:
+            return self.layout.text
+        return self.layout.text[: last.stop[0]] + last.added_stop
 
 
 def locate_turn(served: TemplatedConversation, layout: Layout, message: int, profile: TemplateProfile) -> Turn:
@@ -71,11 +99,14 @@ def locate_turn(served: TemplatedConversation, layout: Layout, message: int, pro
     if profile.no_generation_prompt:
         raise RowError(
             f"message {message + 1}: the template has no generation prompt, yet prints {profile.header.strip()!r} "
-            "before the turn, so the prompt at inference is unknown"
+            "before the turn, so the prompt at inference is unknown; data.header: prompt makes that the prompt"
         )
     start, match = _start(served, layout, message, profile)
     own = layout.own_from(message, start)
     fields = served.messages[message]
+    if own:
+        start = headers.end_of_repeated(layout, message, start, own[0].start, profile)
+        start = headers.end_of_named(layout, message, start, own[0].start, fields, profile)
     if not own and (str(fields.get("content") or "").strip() or fields.get("tool_calls")):
         raise RowError(f"message {message + 1}: the template prints nothing of what the assistant wrote")
     _check_calls(layout, message, fields, own)
@@ -138,14 +169,14 @@ def _start(
     block = layout.block_of(message)
     here = own[0].start if own else block[0] if block else len(layout.text)
     if prompt is None:
-        return _after_header(layout, block, here, profile), PromptMatch.OTHER_PROMPT
+        return headers.end_of_usual(layout, block, here, profile), PromptMatch.OTHER_PROMPT
     before = layout.last_before(here)
     anchor = before[1].end if before else 0
     rewritten = not prompt.startswith(layout.text[:anchor])
     tail = prompt[anchor:]
     if rewritten:
         tail, anchor = _tail(served.layout(message, True), layout, here)
-    start = anchor + len(tail) if layout.text.startswith(tail, anchor) else None
+    start: int | None = anchor + len(tail) if layout.text.startswith(tail, anchor) else None
     for switch in switches:
         other = served.prompt(message, switch)
         if start is not None or other is None or (not rewritten and other.startswith(layout.text[:anchor])):
@@ -154,18 +185,23 @@ def _start(
         if layout.text.startswith(other, place):
             start = place + len(other)
     match = PromptMatch.REWRITTEN_HISTORY if rewritten else PromptMatch.OTHER_PROMPT
+    limit = own[0].start if own else block[1] if block else len(layout.text)
+    added = served.generation_prompt(message).lstrip() if start is None else ""
+    if added and (found := layout.text.find(added, anchor, limit)) >= 0:
+        start = headers.after_space(added, layout.text, found + len(added), limit)
     if start is not None:
         return start, match
-    limit = own[0].start if own else block[1] if block else len(layout.text)
-    start = _align(tail, layout.text, anchor, limit)
-    header_end = _after_header(layout, block, here, profile)
-    if start is None or (
-        start < header_end and not set("<[") & set(layout.text[start:header_end])
-    ):  # within the words of a header
-        start = header_end
-    if not own and (stop := profile.stops.search(layout.text, start, limit)):
-        start = start if layout.text[start : stop.start()].strip() else stop.start()
-    return start, match
+    after = headers.end_of_other(layout, message, anchor, tail, served.messages[message], profile)
+    if after is None and rewritten:
+        return here, match
+    if after is None:
+        raise RowError(
+            f"message {message + 1}: before the answer the template prints {layout.text[anchor:here][-60:]!r}, which "
+            "is neither its generation prompt nor its usual header"
+        )
+    if not own and (stop := profile.stops.search(layout.text, after, limit)):
+        after = after if layout.text[after : stop.start()].strip() else stop.start()
+    return after, match
 
 
 def _tail(prompt: Layout, layout: Layout, here: int) -> tuple[str, int]:
@@ -177,47 +213,6 @@ def _tail(prompt: Layout, layout: Layout, here: int) -> tuple[str, int]:
     ends = [other.end for who, other in layout.printed if who == owner and other.end <= here and other.tag == piece.tag]
     before = layout.last_before(here)
     return prompt.text[piece.end :], max(ends, default=before[1].end if before else 0)
-
-
-def _align(tail: str, text: str, base: int, limit: int) -> int | None:
-    """Position where the text from *base* departs from *tail*, white space aside; None if it does at once.
-
-    It is at most *limit*, where the turn's own text begins.
-    """
-    at, good = base, base
-    seen: list[int] = []
-    index = 0
-    while index < len(tail) and at < limit:
-        if tail[index] == text[at]:
-            seen.append(at)
-            index, at = index + 1, at + 1
-            good = at
-        elif tail[index].isspace():
-            index += 1
-        elif text[at].isspace():
-            at += 1
-        else:
-            break
-    rest = tail[index:]
-    if not rest.strip():
-        while tail[-1:].isspace() and good < limit and text[good].isspace():
-            good += 1
-        return good
-    if at < limit and (tag := OPEN_TAG.search(text, base, good)):  # never cut a marker such as </think> in two
-        good = max((place + 1 for place in seen if place < tag.start()), default=base)
-    rest = text[good:limit]
-    if not rest.strip():
-        return limit
-    for size in range(min(len(rest), len(tail)), 0, -1):  # the prompt may say more first, and end with the same header
-        if rest[:size].strip() and tail.rstrip().endswith(rest[:size].rstrip()) and rest[size - 1] in ">]|}:":
-            return good + size
-    return good if text[base:good].strip() else None
-
-
-def _after_header(layout: Layout, block: tuple[int, int] | None, here: int, profile: TemplateProfile) -> int:
-    """Start of a turn without a prompt: after the header of the profile, or else its own text."""
-    after = block[0] + len(profile.header) if block else here
-    return after if block and layout.text.startswith(profile.header, block[0]) and after <= here else here
 
 
 # where it ends
@@ -258,7 +253,8 @@ def _end(layout: Layout, message: int, last: int, profile: TemplateProfile) -> t
     stop = profile.stops.search(text, after, layout.next_other(message, last, headers=False))
     if stop and not text[after : stop.start()].strip():
         return stop.end(), stop.span()
-    return (last if end is None else last + len(text[last:end].rstrip())), None
+    rest = text[last:end] if end is not None else ""
+    return last + len(rest.removesuffix(profile.separator).rstrip()), None
 
 
 def lost_characters(turn: Turn, layout: Layout, fields: Mapping[str, Any]) -> int:

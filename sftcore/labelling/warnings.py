@@ -36,6 +36,11 @@ class LabelWarning(Enum):
         "turn[s] [is|are] trained with [its|their] header, because the template's prompt leaves it to the model"
     )
     NO_STOP = "turn[s] [ends|end] without a stop token, because the template prints none there"
+    EMPTY = "turn[s] [is|are] empty, so that only the end of an answer is trained"
+    STOP_ADDED = (
+        "turn[s] [gets|get] the stop token that the model is served with, because the template ends [it|them] without "
+        "one"
+    )
     CROSSED_BOUNDARY = "turn[s] [begins or ends|begin or end] within a token, which is another one at inference"
     NO_SYSTEM = "system prompt[s] [is|are] not printed by this chat template"
     NO_USER = "user message[s] [is|are] not printed by this chat template"
@@ -65,7 +70,9 @@ def warn_of_turn(turn: Turn, warnings: Counter[LabelWarning]) -> None:
     """Count the warnings of a trained turn."""
     if turn.match:
         warnings[LabelWarning[turn.match.name]] += 1
-    if turn.stop is None:
+    if turn.added_stop:
+        warnings[LabelWarning.STOP_ADDED] += 1
+    elif turn.stop is None:
         warnings[LabelWarning.NO_STOP] += 1
     warnings[LabelWarning.HEADER_TRAINED] += turn.has_header
 
@@ -84,6 +91,8 @@ def warn_of_unprinted(
     for part in parts:
         for turn in part.turns:
             message = conversation.messages[turn.message]
+            if not (message.content.strip() or message.reasoning_content or message.tool_calls):
+                warnings[LabelWarning.EMPTY] += 1
             if message.reasoning_content and not prints_field(turn, REASONING):
                 warnings[LabelWarning.NO_REASONING] += 1
             elif message.tool_calls and message.content.strip() and not prints_field(turn, CONTENT):

@@ -15,10 +15,15 @@ from sftcore.config.schema import ModelConfig
 from sftcore.core.components import Method
 from sftcore.core.errors import ConfigError, SftError
 from sftcore.models.gguf import convert_gguf
-from sftcore.runtime.console import count, first_line
+from sftcore.runtime.console import count, first_line, warn
 
 _HASHED_BYTES = 64 << 20  # of each file; of larger ones both ends
+_MERGE = (
+    "merge it into its base model first (PEFT: merge_and_unload, save_pretrained), or remove adapter_config.json to "
+    "train the base model alone"
+)
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin", "adapter_model.safetensors", "adapter_model.bin")
+_TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
 _HUB_TIMEOUT = 10  # seconds for the hub to answer whether it has a model
 
 
@@ -50,7 +55,10 @@ class BaseModel:
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.location, **self.pretrained_kwargs())
         except Exception as error:  # missing files, no network, unknown classes: transformers raises many kinds
-            raise ConfigError(f"the tokenizer of {self.name} cannot be loaded: {first_line(error)}") from error
+            folder, reason = Path(self.location), first_line(error)
+            if folder.is_dir() and not any(path for kind in _TOKENIZER_FILES for path in folder.glob(kind)):
+                reason = f"the folder has none of {', '.join(_TOKENIZER_FILES)}"
+            raise ConfigError(f"the tokenizer of {self.name} cannot be loaded: {reason}") from error
         if tokenizer.pad_token_id is None:
             if tokenizer.eos_token is None:
                 raise ConfigError(f"the tokenizer of {self.name} has neither a padding nor an end-of-sequence token")
@@ -76,11 +84,19 @@ class BaseModel:
             raise
         except Exception as error:
             raise ConfigError(f"the model {self.name} cannot be loaded: {first_line(error)}") from error
+        if getattr(model, "_hf_peft_config_loaded", False):
+            raise ConfigError(f"the model {self.name} has an adapter, which was loaded too; {_MERGE}")
         if missing := sorted(info["missing_keys"]):
             raise ConfigError(
                 f"the model {self.name} lacks {count(len(missing), 'weight')} of its architecture, "
                 f"which would be initialized randomly: {', '.join(missing[:3])}, ..."
             )
+        if unused := sorted(info["unexpected_keys"]):
+            warn(
+                f"the model is trained without {count(len(unused), 'weight')} of its checkpoint, which "
+                f"{type(model).__name__} does not have, such as {', '.join(unused[:3])}"
+            )
+        _mark_untied(model)
         return model
 
     def build_without_weights(self) -> Any:
@@ -110,7 +126,7 @@ class BaseModel:
             return f"the folder {folder} holds no weights: none of {', '.join(_WEIGHTS)}"
         try:
             files = {*json.loads(indexes[0].read_text(encoding="utf-8"))["weight_map"].values()}
-        except (OSError, ValueError, LookupError, AttributeError):
+        except (OSError, ValueError, LookupError, AttributeError, RecursionError):
             return f"{indexes[0]} is not an index of weights"
         missing = sorted(name for name in files if not (folder / name).is_file())
         return f"the folder {folder} lacks {', '.join(missing[:3])}, of {count(len(files), 'file')}" if missing else ""
@@ -118,9 +134,10 @@ class BaseModel:
     def embedding_rows(self) -> int | None:
         """The number of token ids that the model has; None if its configuration does not say."""
         try:
-            return getattr(self._config().get_text_config(), "vocab_size", None)
+            rows = getattr(self._config().get_text_config(), "vocab_size", None)
         except Exception:  # whatever transformers raises here, it raises again where the model is built
             return None
+        return rows if isinstance(rows, int) else None
 
     def _config(self) -> Any:
         from transformers import AutoConfig
@@ -175,6 +192,21 @@ class BaseModel:
         return {"sha256": _files_sha256(folder, folder.rglob("*.py")), "modules": modules}
 
 
+def _mark_untied(model: Any) -> None:
+    """Have the configuration of *model* say that its output layer has its own weights, where the checkpoint has them.
+
+    transformers loads them whatever the configuration says; others that load what is saved believe the configuration.
+    """
+    head, text_config = model.get_output_embeddings(), model.config.get_text_config()
+    tied = getattr(text_config, "tie_word_embeddings", False)
+    if tied and head is not None and not model.all_tied_weights_keys and hasattr(head, "weight"):
+        warn(
+            "the checkpoint has its own weights for the output layer, although config.json says tie_word_embeddings: "
+            "they are used, and the saved config.json says so"
+        )
+        text_config.tie_word_embeddings = model.config.tie_word_embeddings = False
+
+
 def _files_sha256(folder: Path, paths: Iterable[Path]) -> str:
     """SHA-256 over the names, sizes and contents of files; of large ones only both ends are read."""
     digest = hashlib.sha256()
@@ -205,6 +237,8 @@ def resolve_base_model(config: ModelConfig, document: Document) -> BaseModel:
             raise document.error(keys, f"the file {path} does not exist")
         return BaseModel(config.name_or_path, str(convert_gguf(path)), config)
     if path.is_dir():
+        if (path / "adapter_config.json").is_file():
+            raise document.error(keys, f"the folder {path} holds an adapter, which would be loaded too; {_MERGE}")
         if not (path / "config.json").is_file():
             raise document.error(keys, f"the folder {path} holds no model: it has no config.json")
         return BaseModel(config.name_or_path, str(path), config)

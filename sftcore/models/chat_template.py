@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from sftcore.config.loader import LoadedConfig, load_template
 from sftcore.core.components import Template
-from sftcore.core.errors import ConfigError, nearest
+from sftcore.core.errors import ConfigError, SftError, nearest
+from sftcore.core.template_file import FileTemplate
 from sftcore.data.known_ids import KnownIds, fit_to_embedding
 from sftcore.labelling import Labeller
 from sftcore.models.base_model import BaseModel, resolve_base_model
 from sftcore.models.generation_settings import load_stop_ids
+from sftcore.runtime.console import warn
 
 
 class SelectedTemplate(NamedTuple):
@@ -42,6 +47,15 @@ class ModelSetup(NamedTuple):
     labeller: Labeller
     known_ids: KnownIds | None = None
 
+    def question_prompt(self, question: str) -> str:
+        """The text with which the model is asked *question*, rendered within the limits of a chat template.
+
+        Raises:
+            RowError: the template rejects it, or exceeds a limit.
+        """
+        messages = [{"role": "user", "content": question}]
+        return self.labeller.template.render(messages, add_generation_prompt=True, **self.labeller.variables)
+
 
 def set_up_model(loaded: LoadedConfig) -> ModelSetup:
     """The model of the configuration; no weights are loaded.
@@ -53,7 +67,11 @@ def set_up_model(loaded: LoadedConfig) -> ModelSetup:
     tokenizer = base.load_tokenizer()
     known_ids = fit_to_embedding(tokenizer, base.embedding_rows())
     template = select_template(loaded, tokenizer, base)
-    return ModelSetup(base, tokenizer, template, build_labeller(loaded, tokenizer, template), known_ids)
+    labeller = build_labeller(loaded, tokenizer, template)
+    if loaded.config.data.header == "prompt":
+        template = prompt_with_header(tokenizer, labeller, template)
+        labeller = build_labeller(loaded, tokenizer, template)
+    return ModelSetup(base, tokenizer, template, labeller, known_ids)
 
 
 def select_template(loaded: LoadedConfig, tokenizer: Any, base: BaseModel) -> SelectedTemplate:
@@ -62,23 +80,25 @@ def select_template(loaded: LoadedConfig, tokenizer: Any, base: BaseModel) -> Se
     It is the configuration's ``template``; without one the tokenizer's own; without that the file at ``template_path``.
 
     Raises:
-        ConfigError: none of the three exists.
+        ConfigError: none of the three exists, or not the one of the tokenizer's with this ``template_name``.
     """
     config, document = loaded.config, loaded.document
     template: Template | None = config.template
+    if config.template_name and (template is not None or not isinstance(tokenizer.chat_template, dict)):
+        problem = (
+            "'template' is used" if template is not None else f"the tokenizer of {base.name} has none of that name"
+        )
+        raise document.error(("template_name",), f"it chooses between several chat templates of a tokenizer; {problem}")
     if template is not None:
-        reason = f"'{loaded.selected['template'].qualified}', because the configuration names it"
+        entry = loaded.selected.get("template")
+        name = f"'{entry.qualified}'" if entry else document.data["template"]
+        reason = f"{name}, because the configuration names it"
     elif tokenizer.chat_template:
-        if isinstance(tokenizer.chat_template, dict):
-            raise ConfigError(
-                f"the tokenizer of {base.name} has several chat templates ({', '.join(tokenizer.chat_template)}); "
-                "name the one to train with 'template'"
-            )
-        reason = "the tokenizer's own"
+        reason = "the tokenizer's own" + _choose_named(loaded, tokenizer, base)
         if config.template_path:
             reason += f" (template_path {config.template_path} is for tokenizers without one)"
     elif config.template_path is not None:
-        template = load_template(config.template_path, document)
+        template = load_template("template_path", document)
         reason = f"{config.template_path}, because the tokenizer has none of its own"
     else:
         raise ConfigError(
@@ -87,10 +107,93 @@ def select_template(loaded: LoadedConfig, tokenizer: Any, base: BaseModel) -> Se
         )
     if template is not None:
         tokenizer.chat_template = template.jinja()
+        _check_markers(loaded, template, tokenizer)
     own_stops = tuple(template.stop()) if template else ()
     stops = tuple(dict.fromkeys([*own_stops, *_stop_tokens(tokenizer, base)]))
-    digest = hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()
-    return SelectedTemplate(reason, stops, f"sha256:{digest}")
+    return SelectedTemplate(reason, stops, _fingerprint(tokenizer))
+
+
+def _fingerprint(tokenizer: Any) -> str:
+    return f"sha256:{hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()}"
+
+
+def _choose_named(loaded: LoadedConfig, tokenizer: Any, base: BaseModel) -> str:
+    """Which of the tokenizer's templates is used, for the reason; '' if it has only one."""
+    several, name = tokenizer.chat_template, loaded.config.template_name
+    if not isinstance(several, dict):
+        return ""
+    names = ", ".join(several)
+    if name is None:
+        if "default" not in several:
+            raise ConfigError(
+                f"{loaded.document.name}: the tokenizer of {base.name} has several chat templates ({names}), and none "
+                "is the 'default'; name one with 'template_name'"
+            )
+        return ": 'default'" + (", and 'tool_use' for rows with tools" if "tool_use" in several else f" of {names}")
+    if name not in several:
+        problem = f"the tokenizer of {base.name} has no chat template {name!r}{nearest(name, several)}; it has {names}"
+        raise loaded.document.error(("template_name",), problem)
+    tokenizer.chat_template = several[name]
+    return f": {name!r} of {names}"
+
+
+def prompt_with_header(tokenizer: Any, labeller: Labeller, template: SelectedTemplate) -> SelectedTemplate:
+    """Make the header of an answer the generation prompt of templates that have none, on *tokenizer*."""
+    own = tokenizer.chat_template
+    names = {"default": labeller, "tool_use": labeller.with_tools}
+    headers = {name: of.missing_prompt for name, of in names.items() if of and of.missing_prompt}
+    if not headers:
+        problem = "has a generation prompt, or no header that is the same before every answer"
+        warn(f"data.header: prompt has no effect: the chat template {problem}")
+        return template
+    made = {name: _with_prompt(own[name] if isinstance(own, dict) else own, header) for name, header in headers.items()}
+    tokenizer.chat_template = {**own, **made} if isinstance(own, dict) else made["default"]
+    shown = " and ".join(map(repr, dict.fromkeys(headers.values())))
+    return template._replace(
+        reason=f"{template.reason}; with {shown} as generation prompt (data.header)",
+        fingerprint=_fingerprint(tokenizer),
+    )
+
+
+def _with_prompt(source: str, prompt: str) -> str:
+    """The template *source* with *prompt* as its generation prompt; what else it prints stays the same."""
+    text = source.removesuffix("\n")  # Jinja drops the last line feed
+    return f"{text}{{%+ if add_generation_prompt %}}{{{{ {json.dumps(prompt, ensure_ascii=False)} }}}}{{% endif %}}"
+
+
+_MARKER = re.compile(r"<[|｜][^<>|｜\s]+[|｜]>|<reserved_\d+>|<(?:start|end)_of_\w+>")
+"""Text of a template that is one token in each model made for it."""
+
+
+def _missing_markers(template: Template, tokenizer: Any) -> list[str]:
+    """The markers of *template*, in its text and its stop strings, that are not tokens of *tokenizer*."""
+    source = re.sub(r"\{#.*?#\}", "", template.jinja(), flags=re.DOTALL)
+    texts = [*_MARKER.findall(source), *(stop for stop in template.stop() if re.fullmatch(r"<[^<>\s]+>", stop))]
+    return [text for text in dict.fromkeys(texts) if text not in tokenizer.get_vocab()]
+
+
+def _fits(path: Path, tokenizer: Any) -> bool:
+    """Whether all markers of the template in the file *path* are tokens of *tokenizer*."""
+    try:
+        return not _missing_markers(FileTemplate(path), tokenizer)
+    except SftError:  # some other file
+        return False
+
+
+def _check_markers(loaded: LoadedConfig, template: Template, tokenizer: Any) -> None:
+    """Raise ConfigError if *template* is of another model, naming those beside it that fit *tokenizer*."""
+    if not (missing := _missing_markers(template, tokenizer)):
+        return
+    key = "template" if loaded.config.template is not None else "template_path"
+    beside: list[Path] = []
+    if isinstance(template, FileTemplate):
+        beside = sorted(path for path in template.path.parent.iterdir() if path.suffix in (".json", ".jinja"))
+    fitting = [path.stem for path in beside if _fits(path, tokenizer)]
+    others = f"; templates beside it whose markers are tokens: {', '.join(fitting)}" if fitting else ""
+    own = "; without 'template' the tokenizer's own is used" if key == "template" else ""
+    number = f"{', '.join(missing[:5])}{', ...' if missing[5:] else ''}"
+    problem = f"its markers {number} are not tokens of this tokenizer, so the model does not know them"
+    raise loaded.document.error((key,), f"{problem}{others}{own}")
 
 
 def build_labeller(loaded: LoadedConfig, tokenizer: Any, template: SelectedTemplate) -> Labeller:
@@ -102,8 +205,8 @@ def build_labeller(loaded: LoadedConfig, tokenizer: Any, template: SelectedTempl
     kwargs = loaded.config.template_kwargs
     try:
         labeller = Labeller(tokenizer, template.stops, kwargs)
-        for name in kwargs.keys() - labeller.template.variables - set(tokenizer.special_tokens_map):
-            hint = nearest(name, labeller.template.variables)
+        for name in kwargs.keys() - labeller.template_variables - set(tokenizer.special_tokens_map):
+            hint = nearest(name, labeller.template_variables)
             problem = f"the chat template does not use this variable{hint}"
             raise loaded.document.error(("template_kwargs", name), problem)
         return labeller

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
+import shutil
 import tempfile
 from pathlib import Path
 
 from sftcore.core.errors import ConfigError
-from sftcore.runtime.console import first_line, status
-from sftcore.runtime.file_io import file_sha256
+from sftcore.runtime.console import first_line, status, warn
+from sftcore.runtime.file_io import file_sha256, file_xxh3
 from sftcore.runtime.paths import cache_folder
 
 
@@ -24,18 +26,38 @@ def convert_gguf(path: Path) -> Path:
     """
     folder = cache_folder() / "gguf" / f"{path.stem}-{file_sha256(path)[:16]}"
     if (folder / "config.json").is_file():
-        return folder
+        if _is_intact(folder):
+            return folder
+        warn(f"the model in {folder} is damaged, and is de-quantized again")
+        shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     status("model", f"de-quantizing {path.name}, once; it is cached in {folder.parent}")
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as temporary:
         staging = Path(temporary, "model")
         try:
             _dequantize(path, staging)
+            (staging / _DIGESTS).write_text(json.dumps(_digests(staging)), encoding="utf-8")
             staging.rename(folder)
         except Exception as error:
             if not (folder / "config.json").is_file():  # otherwise another process was faster; its folder is the same
                 raise ConfigError(f"the GGUF file {path} cannot be converted: {first_line(error)}") from error
     return folder
+
+
+_DIGESTS = "digests.json"
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """The digest of each file in *folder*, but of that which has them."""
+    return {file.name: file_xxh3(file) for file in sorted(folder.iterdir()) if file.name != _DIGESTS}
+
+
+def _is_intact(folder: Path) -> bool:
+    """Whether all files in *folder* are as they were written."""
+    try:
+        return bool(json.loads((folder / _DIGESTS).read_text(encoding="utf-8")) == _digests(folder))
+    except (OSError, ValueError, RecursionError):
+        return False
 
 
 def _dequantize(path: Path, folder: Path) -> None:

@@ -39,8 +39,8 @@ def prepare_data(
     prepare_rows = prepare_stream if loaded.config.data.streaming else prepare
     prepared = prepare_rows(loaded, registry, setup.labeller, PreparationProgress())
     if setup.known_ids:  # of a stream only the first rows are known now; its batches are checked
-        setup.known_ids.check(prepared.examples)
-        setup.known_ids.check(prepared.eval)
+        setup.known_ids.check_all(prepared.examples)
+        setup.known_ids.check_all(prepared.eval)
     return setup, prepared
 
 

@@ -78,7 +78,7 @@ class RunRecord:
         """The record that the folder has; empty if it cannot be read."""
         try:
             return dict(json.loads(self.path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             return {}
 
     def start(self, resuming: bool) -> None:

@@ -12,7 +12,8 @@ from sftcore.config.loader import load_config
 from sftcore.core.errors import SftError
 from sftcore.core.registry import Registry
 from sftcore.runs.preparation import pack_if_configured, prepare_data, report_sets, report_sources, set_up
-from sftcore.runtime.console import quiet_libraries, status
+from sftcore.runtime.console import status
+from sftcore.runtime.library_warnings import report_library_warnings
 from sftcore.runtime.rank_control import LAUNCH_FOLDER_VARIABLE
 from sftcore.runtime.redaction import redact_argv
 from sftcore.runtime.signal_mask import block, own_stop_signals
@@ -30,7 +31,7 @@ def run(document: Document, registry: Registry, argv: Sequence[str], stop: StopR
         SftError: the user can fix it; the message says how.
         Stopped: the run was asked to stop, and can be resumed.
     """
-    quiet_libraries()
+    report_library_warnings()
     loaded = load_config(document, registry, os.environ)
     status("config", document.name)
     stop.set_deadline(loaded.config.max_hours)

@@ -20,16 +20,18 @@ from sftcore.config.loader import LoadedConfig
 from sftcore.core.errors import RankError, SftError
 from sftcore.data import Prepared
 from sftcore.data.sources.rejected import QUARANTINE, write_quarantine
+from sftcore.data.training_set import Progress
 from sftcore.distributed.ranks import Ranks
 from sftcore.distributed.watchdog import Watchdog
 from sftcore.models.chat_template import ModelSetup
 from sftcore.runs.record import RunRecord
 from sftcore.runtime.console import count, is_main_process, status, warn
 from sftcore.runtime.file_io import FileLock, check_no_links
+from sftcore.runtime.library_warnings import report_other_ranks, reported_warnings
 from sftcore.runtime.redaction import describe_error, redact
 from sftcore.runtime.signals import Stopped, StopRequest
-from sftcore.tracking.group import TrackerGroup, describe_run, selected_trackers
-from sftcore.training.arguments import build_training_args
+from sftcore.tracking.group import STOPPED_LIMIT, TrackerGroup, describe_run, selected_trackers
+from sftcore.training.arguments import build_training_args, check_batches
 from sftcore.training.build import TrainingJob, build_job
 from sftcore.training.failure import to_user_error
 from sftcore.training.resume import check_compatible, find_checkpoint
@@ -82,12 +84,16 @@ class RunSession:
         with self._watchdog, self._exclusive_folder():
             relaunched = self._ranks.gather(self._record.is_relaunch())[0]
             checkpoint = find_checkpoint(args, self._checkpoints, relaunched)
+            check_batches(self._loaded.document, args, self._prepared.train, self._ranks.size)
             self._job = job = build_job(
                 self._setup, self._loaded.config, args, self._prepared, self._checkpoints, stop, self._watchdog
             )
             self._ranks.run_on_writers(lambda: try_side_files(job.trainer, self._setup.tokenizer, self._folder), str)
             self._start_from(checkpoint, job)
+            report_other_ranks(self._ranks.gather(reported_warnings()))
             result = job.trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
+            job.trainer.check_trained()
+            report_other_ranks(self._ranks.gather(reported_warnings()))
             self._watchdog.report_phase("saving the model")
             export_model(job.trainer, self._setup.tokenizer, self._folder, self._ranks)
         data, answers = self._final_data(), job.questions.answers
@@ -95,7 +101,7 @@ class RunSession:
             self._record.finish("finished", data=data, steps=result.global_step, metrics=result.metrics, asked=answers)
         with suppress(Stopped):  # all is saved: a signal ends the wait alone
             stop.interruptible = True
-            self._trackers.finish()
+            self._trackers.finish(limit=STOPPED_LIMIT if stop.reason else None)
         stop.interruptible = False
         status("saved", f"{self._folder} ({count(result.global_step, 'step')}, loss {result.training_loss:.4f})")
 
@@ -177,10 +183,12 @@ class RunSession:
 
     def _final_data(self) -> dict[str, Any]:
         """What the record says of the data at the end; that of a stream is known only now, and reported."""
-        prepared = self._prepared.final()
+        progress = self._job.trainer.progress(self._job.order) if self._job else Progress()
+        prepared = self._prepared.final(progress)
         if prepared.train.streaming:
             for note in prepared.train_summary.notes:
                 status("train", note)
+        if prepared.account != self._prepared.account:
             status("rows", str(prepared.account))
         return _data(prepared)
 

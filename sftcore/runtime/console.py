@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import sys
 import tempfile
-import warnings
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -78,11 +76,3 @@ def write_error_reason(folder: Path, error: BaseException) -> str:
 def utc_now() -> str:
     """The time in UTC, ISO 8601, with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def quiet_libraries() -> None:
-    """Show only errors of libraries on the terminal."""
-    logging.disable(logging.WARNING)
-    warnings.filterwarnings("ignore", module=r"(transformers|peft|accelerate|bitsandbytes|torch)\.")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import mmap
 import os
 from collections.abc import Iterable
 from contextlib import suppress
@@ -115,6 +116,16 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of the content of a file, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def file_xxh3(path: Path) -> str:
+    """XXH3 of the content of a file, in hexadecimal: as fast as it can be read."""
+    from xxhash import xxh3_128_hexdigest
+
+    if not path.stat().st_size:  # which cannot be mapped
+        return xxh3_128_hexdigest(b"")
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return xxh3_128_hexdigest(content)
 
 
 def fsync_file(path: Path) -> None:

@@ -32,7 +32,7 @@ def read_run(folder: Path) -> tuple[dict[str, Any], Document]:
         ]
     except FileNotFoundError:
         raise ConfigError(f"{folder} is not the output folder of a run: it has no run.json") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read: {type(error).__name__}: {error}") from None
     if not (folder / METRICS).exists():
         raise ConfigError(f"{folder} has no {METRICS}: nothing was logged")

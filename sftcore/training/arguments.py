@@ -10,11 +10,11 @@ from typing import Any
 import torch
 import transformers
 
-from sftcore.config.document import Keys
+from sftcore.config.document import Document, Keys
 from sftcore.config.fields import check_options
 from sftcore.config.loader import LoadedConfig
 from sftcore.config.schema import MISPLACED_KEYS
-from sftcore.core.errors import SftError
+from sftcore.core.errors import ConfigError, SftError, nearest
 from sftcore.runtime.console import count, warn
 
 _NOT_ALLOWED = {
@@ -28,8 +28,8 @@ _NOT_ALLOWED = {
     "remove_unused_columns": "sftcore builds the batches itself",
     "label_names": "sftcore builds the batches itself",
     "use_cache": "training does not need a cache, and packed rows would see each other through it",
-    "log_level": "a run prints its own lines, and only errors of the libraries",
-    "log_level_replica": "a run prints its own lines, and only errors of the libraries",
+    "log_level": "a run prints its own lines, and warnings of the libraries once",
+    "log_level_replica": "a run prints its own lines, and warnings of the libraries once",
     "logging_nan_inf_filter": "a loss that is not finite is logged as such; 'non_finite' says what happens to its step",
     "ignore_data_skip": "a resumed run trains the rows that come next",
     "enable_jit_checkpoint": "a run that is asked to stop always writes a checkpoint",
@@ -63,6 +63,9 @@ _NOT_ALLOWED |= dict.fromkeys(
 
 _STEP_IN_BACKWARD = "lomo", "layerwise"
 """Endings of the names of optimizers that step within the backward pass, and whose state no checkpoint has."""
+
+_TARGETED = "galore", "apollo"
+"""Beginnings of the names of optimizers that read ``optim_target_modules``."""
 
 _NOT_STREAMED = {
     "dataloader_num_workers": "each worker would read all rows; data.workers says how many processes label them ahead",
@@ -114,6 +117,11 @@ def _problems(given: Mapping[str, Any], streaming: bool) -> Iterator[tuple[str, 
             f"'{optimizer}' does not work here: it takes each step within the backward pass, so that no step can be "
             "skipped, and no checkpoint holds its state",
         )
+    for name in ("cross_entropy", "fused_linear_cross_entropy"):
+        if (given.get("liger_kernel_config") or {}).get(name):
+            yield "liger_kernel_config", f"'{name}' would have no effect: the loss is sftcore's, for every model"
+    if given.get("optim_target_modules") and not str(given.get("optim")).startswith(_TARGETED):
+        yield "optim_target_modules", f"is read only with an 'optim' of {', '.join(_TARGETED)}"
     metric = given.get("metric_for_best_model")
     if metric is not None and metric.removeprefix("eval_") not in _METRICS:
         yield "metric_for_best_model", f"no evaluation has a metric '{metric}'; the one to use is 'loss'"
@@ -167,6 +175,39 @@ def build_training_args(
             raise document.error(("training_args", "accelerator_config"), problem)
         batches.dispatch_batches = False
     return args
+
+
+def check_batches(document: Document, args: transformers.TrainingArguments, rows: Any, ranks: int) -> None:
+    """Check that there is at least one batch.
+
+    Args:
+        rows: the training set.
+
+    Raises:
+        ConfigError: incomplete batches are omitted, and there are fewer rows than in a batch of all ranks.
+    """
+    if rows.streaming or not args.dataloader_drop_last or len(rows) >= (needed := args.train_batch_size * ranks):
+        return
+    problem = f"nothing would be trained: there are {count(len(rows), 'row')}, and a batch of all ranks has {needed:,}"
+    raise document.error(("training_args", "dataloader_drop_last"), problem)
+
+
+def check_optimizer_targets(args: transformers.TrainingArguments, model: Any) -> None:
+    """Check that each name in ``optim_target_modules`` matches a module of *model*, by the rules of transformers.
+
+    Raises:
+        ConfigError: with the names that match nothing.
+    """
+    from transformers.trainer_utils import check_target_module_exists
+
+    targets, names = args.optim_target_modules or [], [name for name, _ in model.named_modules() if name]
+    for target in [targets] if isinstance(targets, str) else [[name] for name in targets]:
+        if target not in ("all-linear", "all_linear") and not any(
+            check_target_module_exists(target, name) for name in names
+        ):
+            wanted = target if isinstance(target, str) else target[0]
+            hint = nearest(wanted, {name.rpartition(".")[2] for name in names})
+            raise ConfigError(f"'{wanted}' in optim_target_modules matches no module of the model{hint}")
 
 
 def named_key(section: Keys, message: str, given: Mapping[str, Any]) -> Keys:

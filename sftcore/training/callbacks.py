@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,18 +104,18 @@ class ProgressBar(TrainerCallback):  # type: ignore[misc]
 
 
 class SampleQuestions(TrainerCallback):  # type: ignore[misc]
-    """Asks the model questions before and after training.
+    """Asks the model questions before and after training; *render* makes the prompt of each.
 
     ``answers`` has a ``{"question", "before", "after"}`` for each.
     """
 
     def __init__(
-        self, questions: Sequence[str], max_new_tokens: int, tokenizer: Any, template_kwargs: Mapping[str, Any]
+        self, questions: Sequence[str], max_new_tokens: int, tokenizer: Any, render: Callable[[str], str]
     ) -> None:
         self.answers: list[dict[str, str]] = [{"question": question} for question in questions]
         self.max_new_tokens = max_new_tokens
         self.tokenizer = tokenizer
-        self.template_kwargs = template_kwargs
+        self.render = render
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if state.global_step == 0:
@@ -137,7 +137,7 @@ class SampleQuestions(TrainerCallback):  # type: ignore[misc]
         model.train(training)
 
     def _generate(self, model: Any, question: str) -> str:
-        prompt = question_ids(self.tokenizer, question, self.template_kwargs).to(model.device)
+        prompt = question_ids(self.tokenizer, self.render(question)).to(model.device)
         with torch.no_grad():
             tokens = model.generate(
                 input_ids=prompt["input_ids"],
@@ -150,9 +150,6 @@ class SampleQuestions(TrainerCallback):  # type: ignore[misc]
         return " ".join(str(answer).split())
 
 
-def question_ids(tokenizer: Any, question: str, template_kwargs: Mapping[str, Any]) -> Any:
-    """The prompt of a *question* with its attention mask, each of shape (1, length)."""
-    messages = [{"role": "user", "content": question}]
-    return tokenizer.apply_chat_template(
-        messages, add_generation_prompt=True, return_tensors="pt", return_dict=True, **template_kwargs
-    )
+def question_ids(tokenizer: Any, prompt: str) -> Any:
+    """The ids of the *prompt* of a question, with their attention mask, each of shape (1, length)."""
+    return tokenizer(prompt, add_special_tokens=False, return_tensors="pt")

@@ -18,6 +18,7 @@ from sftcore.core.components import Backend
 from sftcore.core.errors import SftError
 from sftcore.distributed.ranks import LocalFailureError
 from sftcore.distributed.watchdog import Watchdog
+from sftcore.runtime.console import count, warn
 from sftcore.runtime.variables import environment_variable
 from sftcore.training.non_finite import NonFiniteGuard
 
@@ -48,6 +49,7 @@ class CheckpointingTrainer(transformers.Trainer):  # type: ignore[misc]
         run_state: Callable[[], dict[str, Any]],
         **kwargs: Any,
     ) -> None:
+        self._use_cache = getattr(kwargs["model"].config, "use_cache", None)  # the Trainer switches it off
         super().__init__(**kwargs)
         self._backend, self._checkpoint_writer, self._run_state = backend, checkpoint_writer, run_state
         self._non_finite, self._watchdog, self._ranks = non_finite, watchdog, checkpoint_writer.ranks
@@ -88,9 +90,13 @@ class CheckpointingTrainer(transformers.Trainer):  # type: ignore[misc]
             self._save_scaler(str(folder))
             _write_json(folder / _rank_state_file(self._ranks.rank), self._rank_state())
             if self.args.should_save:
-                _write_json(folder / RUN_STATE, {"evaluation_due": self._evaluation_due, **self._run_state()})
+                _write_json(folder / RUN_STATE, self._whole_state())
         if self.args.should_save:
             self.state.save_to_json(str(folder / "trainer_state.json"))
+
+    def _whole_state(self) -> dict[str, Any]:
+        due, steps = self._evaluation_due, self.state.max_steps
+        return {"evaluation_due": due, "max_steps": steps, **self._run_state()}
 
     def _write_weights(self, folder: Path) -> None:
         """Write the weights; all ranks learn of a failure before an engine makes them wait for each other."""
@@ -106,7 +112,15 @@ class CheckpointingTrainer(transformers.Trainer):  # type: ignore[misc]
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Write the weights without a pickle of the arguments: run.json has them as text."""
-        super()._save(output_dir, state_dict)
+        config = getattr(self.accelerator.unwrap_model(self.model), "config", None)
+        training = getattr(config, "use_cache", None)
+        if config is not None and self._use_cache is not None:
+            config.use_cache = self._use_cache
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            if config is not None and self._use_cache is not None:
+                config.use_cache = training
         Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
@@ -139,6 +153,7 @@ class CheckpointingTrainer(transformers.Trainer):  # type: ignore[misc]
             "logged_loss_sum": self._total_loss_scalar,
             "last_logged_step": self._globalstep_last_logged,
             "initial_step": self._initial_global_step,
+            "untrained_steps": sorted(self._non_finite.untrained),
             "skipped_steps": self._non_finite.skipped_steps,
             "skipped_in_a_row": self._non_finite.skipped_in_a_row,
             "train_seconds": time.time() - self._started_at + self._earlier_seconds,
@@ -229,14 +244,40 @@ class CheckpointingTrainer(transformers.Trainer):  # type: ignore[misc]
         self._total_loss_scalar = self._logged_loss = state["logged_loss_sum"]
         self._globalstep_last_logged = self._logged_step = state["last_logged_step"]
         self._initial_global_step = state["initial_step"]
+        self._non_finite.untrained.update(state["untrained_steps"])
         self._non_finite.skipped_steps = state["skipped_steps"]
         self._non_finite.skipped_in_a_row = state["skipped_in_a_row"]
         self._earlier_seconds = state["train_seconds"]
         self._step_ended = self._step_saved = self.state.global_step
-        if json.loads((checkpoint / RUN_STATE).read_text(encoding="utf-8"))["evaluation_due"]:
+        run_state = json.loads((checkpoint / RUN_STATE).read_text(encoding="utf-8"))
+        self._follow_schedule(run_state["max_steps"])
+        if run_state["evaluation_due"]:
             metrics = self._evaluate(None, None)
             self._determine_best_metric(metrics=metrics, trial=None)
         self._update_best_path()
+
+    def _follow_schedule(self, steps_before: int) -> None:
+        """Report if the checkpoint's run had another number of steps, and set the learning rate of this run's schedule.
+
+        The checkpoint has the rate of that run's schedule, which would be used in the first step.
+        """
+        step, steps = self.state.global_step, self.state.max_steps
+        if step >= steps:
+            warn(
+                f"the checkpoint has {count(step, 'step')}, and the run is to have {steps:,}: nothing is left to train"
+            )
+        if steps == steps_before or step >= steps:
+            return
+        schedule: Any = getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)
+        before, groups = self._get_learning_rate(), schedule.optimizer.param_groups
+        for group, rate, factor in zip(groups, schedule.base_lrs, getattr(schedule, "lr_lambdas", ()), strict=False):
+            group["lr"] = rate * factor(schedule.last_epoch)
+        schedule._last_lr = [group["lr"] for group in groups]
+        if (now := self._get_learning_rate()) != before:
+            warn(
+                f"the checkpoint is of a run of {count(steps_before, 'step')}, and this one has {steps:,}: its "
+                f"learning rate follows the schedule of all {steps:,}, and is now {now:.3g} instead of {before:.3g}"
+            )
 
     def _read_rank_state(self, checkpoint: Path) -> dict[str, Any]:
         """The state of this rank; with another number of ranks, what they share, without random states."""

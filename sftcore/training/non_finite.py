@@ -23,7 +23,8 @@ class NonFiniteGuard:
     """Decides before each optimizer step whether it may be taken.
 
     Attributes:
-        skipped_steps: steps skipped in the whole run.
+        untrained: numbers of the steps of the whole run whose update was skipped, for this or another reason.
+        skipped_steps: how many of them were skipped because they are not finite.
         skipped_in_a_row: how many of the last steps were skipped.
     """
 
@@ -31,6 +32,7 @@ class NonFiniteGuard:
         self._config, self._ranks = config, ranks
         self._enabled = config.action != "continue"
         self._losses: list[tuple[torch.Tensor, Sequence[str]]] = []
+        self.untrained: set[int] = set()
         self.skipped_steps = self.skipped_in_a_row = 0
 
     def record_loss(self, loss: torch.Tensor, origins: Sequence[str]) -> None:
@@ -52,6 +54,7 @@ class NonFiniteGuard:
         if not self._enabled or self._is_finite(norm, losses, scaled):
             self.skipped_in_a_row = 0
             return True
+        self.untrained.add(step)
         self.skipped_steps += 1
         self.skipped_in_a_row += 1
         problem = f"the loss or the gradient of step {step:,} is not finite{self._named_rows(losses)}"

@@ -25,7 +25,7 @@ from sftcore.models.base_model import BaseModel
 from sftcore.models.chat_template import ModelSetup
 from sftcore.runtime.console import count, first_line, is_main_process, warn
 from sftcore.runtime.rank_control import LAUNCH_FOLDER_VARIABLE
-from sftcore.training.arguments import build_training_args, check_training_args, named_key
+from sftcore.training.arguments import build_training_args, check_optimizer_targets, check_training_args, named_key
 from sftcore.training.callbacks import question_ids
 from sftcore.training.resume import NAMES
 
@@ -112,9 +112,9 @@ def _problems(loaded: LoadedConfig, setup: ModelSetup) -> Iterator[Problem]:
     try:
         model = base.build_without_weights()
     except SftError as error:
-        found.append(
-            (named_key(("model",), str(error), {"attn_implementation": config.model.attn_implementation}), str(error))
-        )
+        if "meta" not in str(error):  # else it needs values to be built
+            attention = {"attn_implementation": config.model.attn_implementation}
+            found.append((named_key(("model",), str(error), attention), str(error)))
     questions = [*_questions(loaded, setup)]
     found += [(keys, prompt) for keys, prompt in questions if isinstance(prompt, str)]
     if model is not None:
@@ -151,7 +151,7 @@ def _questions(loaded: LoadedConfig, setup: ModelSetup) -> Iterator[tuple[Keys, 
     for at, question in enumerate(loaded.config.ask.questions):
         keys: Keys = ("ask", "questions", at)
         try:
-            ids = question_ids(setup.tokenizer, question, loaded.config.template_kwargs)["input_ids"][0].tolist()
+            ids = question_ids(setup.tokenizer, setup.question_prompt(question))["input_ids"][0].tolist()
         except Exception as error:
             yield keys, f"the chat template cannot render it: {first_line(error)}"
         else:
@@ -193,6 +193,10 @@ def _trained(loaded: LoadedConfig, model: Any, args: transformers.TrainingArgume
         return
     except Exception:  # of what cannot be done without weights; the run itself reports it otherwise
         return
+    try:
+        check_optimizer_targets(args, model)
+    except SftError as error:
+        yield ("training_args", "optim_target_modules"), str(error)
     if any(weight.requires_grad for weight in quantized):
         problem = "trains weights that the checkpoint has quantized, which is not possible; choose a method with "
         yield ("method",), problem + "adapters, or a checkpoint that is not quantized"

@@ -29,6 +29,20 @@ _MUST_MATCH = (
 """Keys of the run state that must not change, with their names in messages, and what to do."""
 
 
+_HELD = (
+    *("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "warmup_ratio", "weight_decay"),
+    *("adam_beta1", "adam_beta2", "adam_epsilon", "optim_args", "optim_target_modules"),
+)
+"""Training arguments whose values the state of optimizer and schedule holds, so that others would have no effect."""
+
+
+def held_values(args: Any) -> dict[str, Any]:
+    """The values of training arguments that would have no effect in a resumed run, as JSON has them."""
+    values = {name: getattr(args, name, None) for name in _HELD}
+    plain: dict[str, Any] = json.loads(json.dumps(values, default=lambda value: getattr(value, "value", str(value))))
+    return plain
+
+
 def find_checkpoint(args: Any, writer: CheckpointWriter, relaunched: bool) -> Checkpoint | None:
     """The checkpoint that ``training_args.resume_from_checkpoint`` selects, or None.
 
@@ -60,6 +74,17 @@ def check_compatible(checkpoint: Checkpoint, now: Mapping[str, Any], world_size:
         ConfigError: data, order, rows per step, method, optimizer or layout of the state are not the same.
     """
     before: dict[str, Any] = json.loads((checkpoint.path / RUN_STATE).read_text(encoding="utf-8"))
+    changed = [
+        f"training_args.{name} ({value} there, {now['held'].get(name)} here)"
+        for name, value in before["held"].items()
+        if value != now["held"].get(name)
+    ]
+    if changed:
+        raise ConfigError(
+            f"{checkpoint.path} cannot be resumed from: the state of its optimizer and schedule holds "
+            f"{', '.join(changed)}; set it back, or train with other values from its weights in a new run "
+            "(model.name_or_path, another output_dir)"
+        )
     for key, name, fix in _MUST_MATCH:
         there, here = before[key], now[key]
         if there != here and not (key == "data" and "" in (there, here)):  # that of a stream is not known yet

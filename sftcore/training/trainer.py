@@ -10,7 +10,10 @@ from typing import Any
 import torch
 
 from sftcore.checkpoint import rng_state
+from sftcore.core.errors import SftError
 from sftcore.core.types import IGNORE_INDEX
+from sftcore.data.training_set import Progress, RowOrder
+from sftcore.runtime.console import count
 from sftcore.runtime.signals import Stopped, StopRequest
 from sftcore.training.checkpointing import CheckpointingTrainer
 from sftcore.training.loss import TokenMeanLoss
@@ -114,6 +117,45 @@ class SftTrainer(CheckpointingTrainer):
         self._tr_loss.zero_()
         self._initial_global_step += self.state.global_step - step
 
+    # ---- what was trained ----
+
+    def progress(self, order: RowOrder) -> Progress:
+        """How far the run has come, whose rows are in this *order*."""
+        whole = self._batch_of_ranks(self.args.train_batch_size), self._batch_of_ranks(self.args.eval_batch_size)
+        evaluated = any("eval_loss" in line for line in self.state.log_history)
+        rows = len(self.eval_dataset) if self.eval_dataset is not None and evaluated else 0
+        return Progress(
+            self.state.global_step,
+            self.get_total_train_batch_size(self.args),
+            whole[0],
+            order,
+            self._non_finite.untrained,
+            rows - rows % whole[1],
+        )
+
+    def _batch_of_ranks(self, batch_size: int) -> int:
+        """Rows of which an incomplete batch is not read; 1 if none is omitted."""
+        return batch_size * self._ranks.size if self.args.dataloader_drop_last else 1
+
+    def check_trained(self) -> None:
+        """Check that the weights were trained.
+
+        Raises:
+            SftError: on all ranks, if no step was taken, or a trained weight is not finite.
+        """
+        steps = self.state.global_step
+        if len(self._non_finite.untrained) >= steps:
+            why = f": the update of each of its {count(steps, 'step')} was skipped" if steps else ": no step was taken"
+            raise SftError(f"the run has trained nothing{why}; nothing is saved but its checkpoints")
+        weights = ((name, getattr(weight, "_local_tensor", weight)) for name, weight in self.model.named_parameters())
+        bad = next((name for name, weight in weights if weight.requires_grad and not weight.isfinite().all()), "")
+        if self._ranks.any_rank(bool(bad)):
+            named = f" ({bad})" if bad else ""
+            raise SftError(
+                f"the trained weights are not finite{named}, so the model is not saved; with non_finite.action=stop or "
+                "skip, the rows of steps that are not finite are named, and the steps skipped"
+            )
+
     # ---- evaluation ----
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -145,6 +187,8 @@ class SftTrainer(CheckpointingTrainer):
         checkpoint due at both is written at the second call, so that nothing of a step comes after its checkpoint.
         """
         step = self.state.global_step
+        if self.accelerator.optimizer_step_was_skipped:  # the scale of float16 was too large
+            self._non_finite.untrained.add(step)
         second = step == self._step_ended
         second_follows = not second and (self.state.epoch == epoch + 1 or step >= self.state.max_steps)
         self._step_ended = step

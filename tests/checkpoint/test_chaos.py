@@ -151,7 +151,7 @@ def test_a_signal_to_all_processes_at_random_moments_ends_with_a_checkpoint(smal
         folder = make_run(f"{number}", **{**options, "training_args": arguments, "data": data})
         run = SftProcess(folder)
         run.wait_for("config")
-        time.sleep(chance.uniform(0, 12))
+        time.sleep(chance.uniform(0, 12 * options.get("ranks", 1)))  # ranks take longer to start
         processes = run.signal_all(signal.SIGTERM)
         code, output = run.process.wait(60), run.output
         complete = sorted(path.parent.name for path in (folder / "out").glob("checkpoint-*/manifest.json"))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -240,3 +241,20 @@ def test_an_override_leaves_the_given_mapping_as_it_was() -> None:
     document = Document(given)
     document.override("a.b=2")
     assert (document.data, given) == ({"a": {"b": 2}}, {"a": {"b": 1}})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: " + "[" * 60 + "]" * 60,
+        "a: " + "[" * 100_000,
+        "a: &a [x, x, x, x, x, x, x, x, x]\n"
+        + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in pairwise("abcdefgh")),
+    ],
+    ids=["nested", "deep", "aliases"],
+)
+def test_a_document_that_grows_without_measure_is_an_error(load: Load, text: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"c.yaml(:\d+)?: (more than 100,000 values|not valid YAML: nested too deeply)"
+    ):
+        load(text)

@@ -170,6 +170,18 @@ def test_an_invalid_option_is_an_error_with_its_place(document: Document, values
     assert str(error.value).startswith(problem)
 
 
+def test_a_placeholder_of_a_choice_is_filled_in(document: Document) -> None:
+    @dataclass
+    class Initial:
+        how: bool | Literal["plain", "steps_[number of steps]"] = True
+
+    assert from_mapping(Initial, {"how": "steps_12"}, document, ()).how == "steps_12"
+    assert from_mapping(Initial, {"how": "plain"}, document, ()).how == "plain"
+    for value in ("steps_", "step_12", "plain_1", "steps_1 2"):
+        with pytest.raises(ConfigError, match="how: should be "):
+            from_mapping(Initial, {"how": value}, document, ())
+
+
 def test_ready_values_are_not_converted(document: Document) -> None:
     assert from_mapping(Options, {"size": "raw"}, document, ("o",), ready={"size": 4}).size == 4
     assert from_mapping(Options, {}, document, ("o",), ready={"size": 4}).size == 4

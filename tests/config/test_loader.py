@@ -11,7 +11,7 @@ import yaml
 
 from sftcore import Backend, BackendSpec, ConfigError, Format, Method, SftError, Tracker
 from sftcore.config.document import Document
-from sftcore.config.loader import LoadedConfig, load_config, load_format, load_template
+from sftcore.config.loader import LoadedConfig, load_config, load_format
 from sftcore.config.schema import EvalFraction, SourceConfig
 from sftcore.core.errors import PluginError
 from sftcore.core.registry import Broken, Entry, Registry
@@ -500,10 +500,16 @@ def test_paths_are_found(checked: Check, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_missing_template_file_is_an_error(checked: Check) -> None:
-    loaded = checked(template_path="nope.json")
-    assert loaded.config.template_path is not None
     with pytest.raises(SftError, match=r"c\.yaml:4: template_path: the file nope\.json does not exist"):
-        load_template(loaded.config.template_path, loaded.document)
+        checked(template_path="nope.json")
+
+
+def test_a_template_file_by_its_path(checked: Check, tmp_path: Path) -> None:
+    (tmp_path / "t.json").write_bytes(TEMPLATE.read_bytes())
+    path = str(tmp_path / "t.json")
+    loaded = checked(template=path)
+    assert loaded.config.template == FileTemplate(Path(path))
+    assert loaded.resolved()["template"] == path
 
 
 FULL = """\

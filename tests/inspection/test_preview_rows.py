@@ -64,7 +64,7 @@ def test_preview_respects_the_limit_of_a_source(preview_rows):
 
 def test_preview_without_any_example_suggests_more_rows(sft, capsys, monkeypatch):
     monkeypatch.chdir(sft.folder)
-    monkeypatch.setattr("sftcore.runtime.console.quiet_libraries", lambda: None)
+    monkeypatch.setattr("sftcore.runtime.library_warnings.report_library_warnings", lambda: None)
     rows = [{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "train": False}]}] * 3
     (sft.folder / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
     sft.config["data"]["train"] = "t.jsonl"

@@ -50,6 +50,11 @@ class Text:
         """Add the stop token that ends *turn*."""
         self.pieces.append(Piece(text, turn, "stop"))
 
+    def end_with(self, turn: int, stop: str) -> None:
+        """End with *turn*, and the stop token that the template does not print."""
+        last = max(index for index, piece in enumerate(self.pieces) if piece.turn == turn)
+        self.pieces[last + 1 :] = [Piece(stop, turn, "stop")]
+
     def of(self, turn: int, *kinds: Kind) -> str:
         """The text that *turn* produces, or the pieces of some kinds."""
         return "".join(p.text for p in self.pieces if p.turn == turn and (not kinds or p.kind in kinds))
@@ -84,6 +89,8 @@ class Template:
     """Whether content is printed beside tool calls."""
     may_refuse: bool = False
     """Whether it does what no tool can follow for certain: a row is labelled exactly, or refused."""
+    closing: tuple[str, str] | None = None
+    """What the model stops with where nothing is printed, after an answer and after a call; the first stop if None."""
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -556,9 +563,10 @@ def second_stop_at_the_end(text: Text, messages: Messages, tools: Tools) -> None
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|assistant|>\n' -}}{%- endif -%}
 """,
-    ["<|user|>", "<|observation|>", "</s>"],
+    ["</s>", "<|user|>", "<|observation|>"],
     "<|assistant|>\n",
     tools=True,
+    closing=("<|user|>", "<|observation|>"),
 )
 def stop_opens_the_next_header(text: Text, messages: Messages, tools: Tools) -> None:
     text.fixed("[gMASK]<sop>")

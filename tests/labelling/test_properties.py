@@ -172,7 +172,17 @@ class Row:
 
     def has_text(self, turn: int) -> bool:
         """Whether there is anything to train in *turn*: an empty one without a stop token is nothing."""
-        return any(self.text(end).of(turn) for end in range(turn + 1, len(self.messages) + 1))
+        last = turn == len(self.messages) - 1  # which gets a stop token
+        return last or any(self.text(end).of(turn) for end in range(turn + 1, len(self.messages) + 1))
+
+    def stopped(self, end: int, turns: Sequence[int]) -> tuple[Text, bool]:
+        """The text of the first *end* messages, and whether its last turn, one of *turns*, gets a stop token."""
+        text, last = self.text(end), end - 1
+        if last not in turns or text.of(last, "stop"):
+            return text, False
+        plain, called = self.template.closing or self.template.stops[:1] * 2
+        text.end_with(last, called if self.messages[last].get("tool_calls") else plain)
+        return text, True
 
     def is_swallowed(self) -> bool:
         """Whether the template prints nothing of some turn, such as a lone ``</think>``."""
@@ -274,12 +284,13 @@ def check(served: Served, template: Template, conversation: Conversation) -> int
     assert len(examples) <= fewest(list(homes.values())), f"{trained_in} of {homes}"
 
     for example in examples:
-        text = row.text(example.messages)
+        text, is_stopped = row.stopped(example.messages, example.turns)
         assert example.text == str(text)
         told = served.tokenizer.apply_chat_template(
             row.messages[: example.messages], tools=row.tools, tokenize=True, return_dict=True, **template.kwargs
         )
-        assert list(example.input_ids) == told["input_ids"]
+        ids = list(example.input_ids)
+        assert ids == [*told["input_ids"], *ids[-1:]] if is_stopped else ids == told["input_ids"]
         expected = labels(served.tokenizer, text, example.turns)
         assert set(expected) != {IGNORE_INDEX}
         assert expected[0] == IGNORE_INDEX

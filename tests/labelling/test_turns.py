@@ -11,7 +11,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from sftcore import Conversation, Message, RowError
-from sftcore.labelling import Labeller, LabelWarning
+from sftcore.labelling import Labeller, LabelWarning, Policy
 from sftcore.labelling.rendering.provenance import Tracked
 
 from .test_labeller import PLAIN, labeller, marked, said, talk, thought, trained
@@ -177,8 +177,23 @@ def test_what_was_refused_once_and_is_certain(template: str, expected: list[list
         (ENDLESS + CLOSES, ("</s>", "<|im_start|>"), ["a<|im_start|>", "b</s>"]),
         # the last turn alone is ended (Baichuan): each is trained where it is the last
         (ENDLESS + CLOSES, ("</s>",), ["a</s>", "b</s>"]),
-        # no turn is ended
-        (ENDLESS, ("</s>",), ["a", "b"]),
+        # no turn is ended: the last one gets the stop token
+        (ENDLESS, ("</s>",), ["a", "b</s>"]),
+        (ENDLESS, (), ["a", "b"]),
+        # all but the last are ended (Qwen1.5), some by the header of the next (GLM)
+        (
+            CHATML.replace("<|im_end|>\n'", "' + ('' if loop.last else '<|im_end|>\n')"),
+            (STOP,),
+            ["a" + STOP, "b" + STOP],
+        ),
+        (ENDLESS, ("</s>", "<|im_start|>"), ["a<|im_start|>", "b<|im_start|>"]),
+        # an end token once at the very end, after the template's own stop (a marker, or words)
+        (CHATML + "{% if not add_generation_prompt %}</s>{% endif %}", ("</s>",), ["a" + STOP, "b" + STOP]),
+        (
+            CHATML.replace("<|im_end|>", "\n###") + "{% if not add_generation_prompt %}</s>{% endif %}",
+            ("</s>",),
+            ["a\n###", "b\n###"],
+        ),
         # no header at all (Mistral)
         (
             "{% for m in messages %}"
@@ -191,7 +206,7 @@ def test_what_was_refused_once_and_is_certain(template: str, expected: list[list
         # the stop has white space before it
         (CHATML.replace("<|im_end|>", "\n<|im_end|>"), (STOP,), ["a\n" + STOP, "b\n" + STOP]),
         # what is not ended is followed by white space
-        (ENDLESS.replace("message.content", "message.content + '\n'"), ("</s>",), ["a", "b"]),
+        (ENDLESS.replace("message.content", "message.content + '\n'"), ("</s>",), ["a", "b</s>"]),
         # the stop is a text, and no token
         (CHATML.replace("<|im_end|>", "END"), ("END",), ["aEND", "bEND"]),
     ],
@@ -210,7 +225,43 @@ def test_a_stop_in_the_content_is_not_taken_for_the_end(content: str) -> None:
 
 def test_a_stop_in_anothers_text_ends_no_turn() -> None:
     [example] = labeller(ENDLESS, ("</s>",)).examples(talk("q</s>", "a", "r</s>", "b"))
-    assert turns(example) == ["a", "b"]
+    assert turns(example) == ["a", "b</s>"]
+
+
+def test_a_stop_that_the_template_does_not_print_follows_the_answer_at_once() -> None:
+    made = labeller(ENDLESS.replace("message.content", "message.content + '\n\n'"), ("</s>",))
+    done = made.label(talk("q", "a"))
+    assert trained(done) == ["<|im_start|>user\nq\n\n<|im_start|>assistant\n⟦a</s>⟧"]
+    assert said(done) == {LabelWarning.STOP_ADDED: 1}
+    [example] = done.examples
+    messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    printed = made.tokenizer.apply_chat_template(messages, return_dict=False)
+    assert example.input_ids[:-1] == printed[: len(example.input_ids) - 1]
+    assert example.stops == [len(example.input_ids) - 1]
+
+
+@pytest.mark.parametrize("policy", [Policy(train_on_stop=False), Policy(train_on=["user"])])
+def test_no_stop_is_added_that_is_not_trained(policy: Policy) -> None:
+    [example] = labeller(ENDLESS, ("</s>",)).examples(talk("q", "a"), policy)
+    assert "</s>" not in example.text
+
+
+def test_the_stop_after_a_call_is_that_of_calls() -> None:
+    template = """
+{%- for m in messages %}{{ '<|im_start|>' if m.role != 'tool' else '<s>' }}{{ m.role + '\n' + m.content }}
+{%- for call in m.tool_calls or [] %}{{ call.function | tojson }}{% endfor %}{% endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
+    made = labeller(template, ("</s>", "<|im_start|>", "<s>"))
+    [call] = made.examples(CALLS)
+    assert turns(call)[0].endswith("}<s>")
+    assert turns(made.examples(talk("q", "a"))[0]) == ["a<|im_start|>"]
+
+
+def test_an_empty_answer_gets_a_stop_only_where_its_place_is_certain() -> None:
+    made = labeller(ENDLESS, ("</s>",))
+    assert turns(made.examples(talk("q", ""))[0]) == ["</s>"]
+    unprinted = ENDLESS.replace("{{ '<|im_start|>'", "{{ '' if not message.content else '<|im_start|>'")
+    assert labeller(unprinted, ("</s>",)).examples(talk("q", "")) == []
 
 
 def test_reasoning_and_calls_are_trained_where_the_template_prints_them() -> None:

@@ -65,6 +65,7 @@ class Case(NamedTuple):
 
 CASES = {
     LabelWarning.OWN_EXAMPLE: Case(FORGETS, thought("q", "a", "r", "b", "s", "c"), 2, (FORGETS, TALK)),
+    LabelWarning.EMPTY: Case(PLAIN, talk("q", "", "r", "b"), 1, (PLAIN, TALK)),
     LabelWarning.OTHER_SWITCH: Case(SWITCH, TALK, 2, (PLAIN, TALK)),
     LabelWarning.OTHER_PROMPT: Case(OPENS, TALK, 2, (OPENS, thought("q", "a", "r", "b"))),
     LabelWarning.REWRITTEN_HISTORY: Case(
@@ -74,7 +75,8 @@ CASES = {
     ),
     LabelWarning.NOT_AS_SERVED: Case(OPENS, TALK, 2, (OPENS, TALK), Policy(context="strict"), Policy()),
     LabelWarning.NO_PROMPT: Case(PLAIN, FIRST, 1, (PLAIN, TALK)),
-    LabelWarning.NO_STOP: Case(ENDLESS, TALK, 2, (PLAIN, TALK)),
+    LabelWarning.NO_STOP: Case(ENDLESS, TALK, 2, (PLAIN, TALK), Policy(train_on_stop=False)),
+    LabelWarning.STOP_ADDED: Case(ENDLESS, talk("q", "a"), 1, (PLAIN, TALK)),
     LabelWarning.NO_SYSTEM: Case(only("user", "assistant"), SYSTEM, 1, (PLAIN, SYSTEM)),
     LabelWarning.NO_USER: Case(only("assistant", "system"), SYSTEM, 2, (PLAIN, SYSTEM)),
     LabelWarning.NO_RESULT: Case(only("user", "assistant"), RESULT, 1, (PLAIN, RESULT)),
@@ -144,11 +146,12 @@ def test_the_end_of_a_turn_may_be_merged_too() -> None:
     source = ENDLESS.replace("'['", "'!['").replace("'[assistant]'", "'![assistant]'")
     assert warnings(source, talk("q", "a?", "r?", "b?"), Policy()) == {
         LabelWarning.CROSSED_BOUNDARY: 1,
-        LabelWarning.NO_STOP: 2,
+        LabelWarning.NO_STOP: 1,
+        LabelWarning.STOP_ADDED: 1,
     }
 
 
-@pytest.mark.parametrize("conversation", [TALK, SYSTEM, RESULT, talk("q"), talk("", ""), talk("q", "a", "r")])
+@pytest.mark.parametrize("conversation", [TALK, SYSTEM, RESULT, talk("q"), talk("", "a"), talk("q", "a", "r")])
 def test_there_is_nothing_to_warn_of(conversation: Conversation) -> None:
     assert warnings(PLAIN, conversation, Policy()) == {}
     assert warnings(GENERATION, conversation, Policy()) == {}
@@ -164,7 +167,8 @@ def test_what_is_empty_is_not_missed(content: str) -> None:
 @pytest.mark.parametrize("stop", [True, False])
 def test_the_stop_need_not_be_trained_to_be_seen(stop: bool) -> None:
     assert warnings(PLAIN, TALK, Policy(train_on_stop=stop)) == {}
-    assert warnings(ENDLESS, TALK, Policy(train_on_stop=stop)) == {LabelWarning.NO_STOP: 2}
+    ended = {LabelWarning.NO_STOP: 1, LabelWarning.STOP_ADDED: 1}
+    assert warnings(ENDLESS, TALK, Policy(train_on_stop=stop)) == (ended if stop else {LabelWarning.NO_STOP: 2})
 
 
 def test_only_trained_turns_have_warnings() -> None:

@@ -36,6 +36,15 @@ def test_a_mistyped_model_folder_is_an_error_with_its_place() -> None:
     assert error_of("a model").endswith("the folder a model does not exist, and this is not a hub id")
 
 
+def test_an_adapter_is_no_base_model(tmp_path: Path, tiny: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(tiny / name, tmp_path)
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    assert "holds an adapter, which would be loaded too; merge it into its base model first" in error_of(str(tmp_path))
+    (tmp_path / "config.json").unlink()
+    assert "holds an adapter" in error_of(str(tmp_path))
+
+
 def test_the_hub_is_asked_once_and_not_for_a_model_in_its_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, float]] = []
 
@@ -129,3 +138,10 @@ def test_remote_code_from_the_hub_is_identified_by_its_commit(
     assert base.fingerprint(model) == f"commit:{code['commit']}" == f"commit:{commit}"
     assert code["modules"]
     assert all(commit in name for name in code["modules"])
+
+
+def test_a_folder_without_a_tokenizer_is_named(tiny: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*", "vocab*"))
+    base = resolve_base_model(ModelConfig(str(tmp_path / "bare")), Document({}))
+    with pytest.raises(ConfigError, match=r"bare cannot be loaded: the folder has none of tokenizer.json, \*.model"):
+        base.load_tokenizer()

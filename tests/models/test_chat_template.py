@@ -13,7 +13,7 @@ from sftcore.config.loader import load_config
 from sftcore.config.schema import ModelConfig
 from sftcore.core.registry import Registry
 from sftcore.models.base_model import BaseModel
-from sftcore.models.chat_template import build_labeller, select_template, split_stops
+from sftcore.models.chat_template import build_labeller, prompt_with_header, select_template, split_stops
 
 REGISTRY = Registry.discover()
 OWN = "{% for m in messages %}{{ m.content }}{% endfor %}"
@@ -79,19 +79,157 @@ def test_no_chat_template_at_all_is_an_error(choose, tokenizer):
         choose()
 
 
-def test_a_template_path_that_does_not_exist(choose, tokenizer, tmp_path):
-    tokenizer.chat_template = None
-    with pytest.raises(ConfigError, match=r"template_path: the file .*absent.json does not exist"):
-        choose(template_path=str(tmp_path / "absent.json"))
+def talk(*tools):
+    return Conversation((Message("user", "q"), Message("assistant", "a")), tools)
 
 
-def test_of_several_chat_templates_one_has_to_be_named(choose, tokenizer):
-    tokenizer.chat_template = {"default": OWN, "tool_use": OWN}
-    with pytest.raises(
-        ConfigError, match=r"has several chat templates \(default, tool_use\); name the one .*'template'"
-    ):
-        choose()
-    assert choose(template="qwen2_chatml").reason.startswith("'sftcore/qwen2_chatml'")
+CHAT = "{% for m in messages %}{{ '[' + m.role + ']' + m.content + '<|im_end|>' }}{% endfor %}"
+PROMPT = "{% if add_generation_prompt %}[assistant]{% endif %}"
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
+SEVERAL = {"default": CHAT + PROMPT, "tool_use": "{{ tools | tojson }}" + CHAT + PROMPT, "other": "O" + CHAT + PROMPT}
+
+
+@pytest.fixture
+def set_up(tmp_path, tokenizer):
+    """The template that is chosen by some keys, and its labeller."""
+
+    def run(source, data=None, **keys):
+        tokenizer.chat_template = source
+        base = BaseModel("the-base", str(tmp_path), ModelConfig("the-base"))
+        raw = {"model": {"name_or_path": "x"}, "data": {"train": "x", **(data or {})}, "method": "full", **keys}
+        loaded = load_config(Document(raw, "c.yaml"), REGISTRY, {})
+        template = select_template(loaded, tokenizer, base)
+        labeller = build_labeller(loaded, tokenizer, template)
+        if loaded.config.data.header == "prompt":
+            template = prompt_with_header(tokenizer, labeller, template)
+            labeller = build_labeller(loaded, tokenizer, template)
+        return template, labeller
+
+    return run
+
+
+def test_of_several_chat_templates_each_row_gets_the_one_of_apply_chat_template(set_up, tokenizer, tmp_path):
+    template, labeller = set_up(SEVERAL)
+    assert template.reason == "the tokenizer's own: 'default', and 'tool_use' for rows with tools"
+    for tools in ((), (TOOL,)):
+        conversation = talk(*tools)
+        [example] = labeller.examples(conversation)
+        messages = [message.to_dict() for message in conversation.messages]
+        assert example.text == tokenizer.apply_chat_template(messages, tools=list(tools) or None, tokenize=False)
+        assert labeller.tokenizer.decode([label for label in example.labels if label >= 0]) == "a<|im_end|>"
+        assert labeller.render_with_plan(conversation) == labeller.render(conversation)
+        assert labeller.messages_begun(conversation, 2, len(example.text)) == 2
+    assert "f" in labeller.examples(talk(TOOL))[0].text
+    tokenizer.save_pretrained(tmp_path / "saved")  # all of them are kept
+    assert AutoTokenizer.from_pretrained(tmp_path / "saved").chat_template == SEVERAL
+
+
+def test_both_templates_give_their_stops_and_read_their_variables(set_up):
+    sources = {"default": CHAT + PROMPT, "tool_use": CHAT.replace("'<|im_end|>'", "x + '<|endoftext|>'") + PROMPT}
+    _, labeller = set_up(sources, template_kwargs={"x": "X"})
+    assert set(labeller.stops) == {"<|im_end|>", "<|endoftext|>"}
+
+
+def test_one_of_several_chat_templates_by_its_name(set_up, tokenizer):
+    template, labeller = set_up(SEVERAL, template_name="other")
+    assert template.reason == "the tokenizer's own: 'other' of default, tool_use, other"
+    assert tokenizer.chat_template == SEVERAL["other"]
+    assert labeller.examples(talk(TOOL))[0].text.startswith("O[user]")
+    assert set_up({"default": CHAT + PROMPT, "rag": "R"})[0].reason == "the tokenizer's own: 'default' of default, rag"
+
+
+@pytest.mark.parametrize(
+    ("source", "keys", "problem"),
+    [
+        (SEVERAL, {"template_name": "tool_uze"}, r"no chat template 'tool_uze'; did you mean 'tool_use'\?; it has def"),
+        (
+            CHAT,
+            {"template_name": "default"},
+            "several chat templates of a tokenizer; the tokenizer of the-base has none",
+        ),
+        (SEVERAL, {"template_name": "other", "template": "qwen2_chatml"}, "of a tokenizer; 'template' is used"),
+        ({"rag": CHAT, "tool_use": CHAT}, {}, r"several chat templates \(rag, tool_use\), and none is the 'default'"),
+    ],
+)
+def test_a_name_that_chooses_no_template_is_an_error(set_up, source, keys, problem):
+    with pytest.raises(ConfigError, match=problem):
+        set_up(source, **keys)
+
+
+@pytest.mark.parametrize("suffix", [".jinja", ".json"])
+def test_a_file_replaces_the_tokenizers_own(set_up, tokenizer, tmp_path, suffix):
+    path = tmp_path / f"mine{suffix}"
+    path.write_text(CHAT + PROMPT if suffix == ".jinja" else json.dumps({**FILE, "user": "[user]{content}"}))
+    template, labeller = set_up(OWN, template=str(path))
+    assert template.reason == f"{path}, because the configuration names it"
+    assert labeller.examples(talk())[0].text.startswith("[user]q")
+    assert set_up(SEVERAL, template=str(path))[0] == template
+
+
+def test_a_file_of_a_package_replaces_the_tokenizers_own(set_up):
+    template, _ = set_up(OWN, template="package:sftcore_templates/qwen2_chatml.json")
+    assert template.fingerprint == set_up(OWN, template="qwen2_chatml")[0].fingerprint
+
+
+@pytest.mark.parametrize("key", ["template", "template_path"])
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("absent.jinja", "the file absent.jinja does not exist"),
+        ("package:nope/t.json", "the Python package 'nope' is not installed"),
+        ("package:sftcore_templates/nope.jinja", "the file .*nope.jinja does not exist"),
+    ],
+)
+def test_a_template_file_that_is_missing_is_found_before_the_tokenizer_is_loaded(key, value, problem):
+    data = {"model": {"name_or_path": "x"}, "data": {"train": "x"}, "method": "full", key: value}
+    with pytest.raises(ConfigError, match=f"{key}: .*{problem}"):
+        load_config(Document(data, "c.yaml"), REGISTRY, {})
+
+
+UNPROMPTED = CHAT.replace("'[' + m.role + ']'", "'<|im_start|>' + m.role + '\\n'")
+
+
+@pytest.mark.parametrize("end", ["", "\n", "{{ '\\n' if add_generation_prompt }}"])
+def test_the_header_as_generation_prompt(set_up, tokenizer, tmp_path, end):
+    messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    source = (UNPROMPTED.replace("'<|im_start|>'", "'\\n<|im_start|>'") if "prompt" in end else UNPROMPTED) + end
+    without, _ = set_up(source)
+    before = tokenizer.apply_chat_template(messages, tokenize=False)
+    prompt = tokenizer.apply_chat_template(messages[:1], tokenize=False, add_generation_prompt=True)
+    template, labeller = set_up(source, {"header": "prompt"})
+    assert "as generation prompt (data.header)" in template.reason
+    assert template.fingerprint != without.fingerprint
+    assert tokenizer.decode([label for label in labeller.examples(talk())[0].labels if label >= 0]) == "a<|im_end|>"
+    assert tokenizer.apply_chat_template(messages, tokenize=False) == before
+    tokenizer.save_pretrained(tmp_path / "saved")
+    saved = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    served = saved.apply_chat_template(messages[:1], tokenize=False, add_generation_prompt=True)
+    assert served == prompt + "<|im_start|>assistant\n"
+
+
+def test_the_header_as_generation_prompt_of_each_of_several_templates(set_up, tokenizer):
+    set_up({"default": UNPROMPTED, "tool_use": "{{ tools | tojson }}" + UNPROMPTED, "other": "O"}, {"header": "prompt"})
+    for tools in (None, [TOOL]):
+        served = tokenizer.apply_chat_template(
+            [{"role": "user", "content": "q"}], tools=tools, tokenize=False, add_generation_prompt=True
+        )
+        assert served.endswith("q<|im_end|><|im_start|>assistant\n")
+    assert tokenizer.chat_template["other"] == "O"
+
+
+@pytest.mark.parametrize(
+    "source", [CHAT + PROMPT, "{{ messages | length }}" + UNPROMPTED, UNPROMPTED + "{{ '!' }}", OWN]
+)
+def test_a_header_that_cannot_be_the_generation_prompt(set_up, tokenizer, capsys, source):
+    template, _ = set_up(source, {"header": "prompt"})
+    assert template.reason == "the tokenizer's own"
+    assert tokenizer.chat_template == source
+    assert "data.header: prompt has no effect" in capsys.readouterr().err
+
+
+def test_without_it_the_message_names_the_key(set_up):
+    _, labeller = set_up(UNPROMPTED)
+    assert "data.header: prompt makes that the prompt" in labeller.problem
 
 
 @pytest.mark.parametrize(
@@ -100,7 +238,7 @@ def test_of_several_chat_templates_one_has_to_be_named(choose, tokenizer):
         (None, None, ["<|im_end|>"]),
         (2, None, ["<|im_end|>"]),
         ([0, 2], None, ["<|im_end|>", "<|endoftext|>"]),
-        ([0], "chatglm3", ["</s>", "<|user|>", "<|observation|>", "<|im_end|>", "<|endoftext|>"]),
+        ([0], "qwen2_chatml", ["<|im_end|>", "<|endoftext|>"]),
         ([0], "deepseek_chat", ["<|im_end|>", "<|endoftext|>"]),
     ],
 )
@@ -164,3 +302,42 @@ def test_a_chat_template_that_is_not_valid(tmp_path, tokenizer):
 def test_stop_tokens_are_split_from_stops_that_are_text(tokenizer):
     assert split_stops(tokenizer, ["<|im_end|>", "U:", "<|im_end|>", "<|endoftext|>"]) == ([2, 0], ["U:"])
     assert split_stops(tokenizer, []) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("name", "markers"),
+    [
+        ("chatglm3", "<|system|>, <|user|>, <|assistant|>, <|observation|>, </s>"),
+        ("baichuan2_chat", "<reserved_106>, <reserved_107>, </s>"),
+        ("llama3_instruct", "<|begin_of_text|>, <|start_header_id|>, <|end_header_id|>, <|eot_id|>"),
+    ],
+)
+def test_a_named_template_whose_markers_are_no_tokens(choose, name, markers):
+    with pytest.raises(ConfigError) as refused:
+        choose(template=name)
+    said = str(refused.value)
+    assert f"template: its markers {markers} are not tokens of this tokenizer" in said
+    assert (
+        "markers are tokens: alpaca, deepseek_chat, qwen2_chatml; without 'template' the tokenizer's own is used"
+        in said
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "accepted"),
+    [
+        ("{{ '<|im_start|>' }}<tool_call>{# <|absent|> #}", True),
+        ("{{ '<|absent|>' }}", False),
+        ("<｜User｜>", False),
+        ("<start_of_turn>user", False),
+        ("Question: {{ messages[0].content }}", True),
+    ],
+)
+def test_markers_in_a_template_file(choose, tokenizer, tmp_path, source, accepted):
+    tokenizer.chat_template = None
+    (tmp_path / "own.jinja").write_text(source)
+    if accepted:
+        choose(template_path=str(tmp_path / "own.jinja"))
+    else:
+        with pytest.raises(ConfigError, match=r"template_path: its markers .* are not tokens"):
+            choose(template_path=str(tmp_path / "own.jinja"))

@@ -24,6 +24,7 @@ class Bug(NamedTuple):
 
 _LABELLER = "tests/labelling/test_labeller.py"
 _TURNS = "tests/labelling/test_turns.py"
+_HEADERS = "tests/labelling/test_headers.py"
 _TOKENS = "tests/labelling/test_token_labels.py"
 _LAYOUT = "tests/labelling/test_layout.py"
 _PLANS = "tests/labelling/fast_path/test_planner.py"
@@ -202,6 +203,62 @@ LABELS = [
         new="if prompt is not None:",
         tests=(f"{_LABELLER}::test_context",),
     ),
+    Bug(
+        name="own-stop-not-learned-beside-an-end-token",
+        told="A template that ends its turns itself, and prints the end token once, has no stop string of its own.",
+        seen="",
+        file="sftcore/labelling/template_profile.py",
+        old="found = list(stops) if all(declared) else [",
+        new="found = list(stops) if any(declared) else [",
+        tests=(f"{_TURNS}::test_ways_to_end_a_turn",),
+    ),
+    Bug(
+        name="stop-of-the-last-turn-missing",
+        told="A last turn that the template does not end has no stop token, so that single turns never teach to stop.",
+        seen="",
+        file="sftcore/labelling/labeller.py",
+        old="if turn.needs_stop and",
+        new="if False and",
+        tests=(f"{_TURNS}::test_ways_to_end_a_turn",),
+    ),
+    Bug(
+        name="name-in-the-header-trained",
+        told="The name of the assistant in its header is trained.",
+        seen="",
+        file="sftcore/labelling/headers.py",
+        old='if fields.get("name") else None',
+        new="if False else None",
+        tests=(f"{_HEADERS}::test_a_name_in_the_header_is_not_trained",),
+    ),
+    Bug(
+        name="unlike-header-trained",
+        told="A header that departs from the generation prompt is trained from there on.",
+        seen="",
+        file="sftcore/labelling/headers.py",
+        old="if start is not None and (not missing or not own):",
+        new="if start is not None:",
+        tests=(f"{_HEADERS}::test_a_header_other_than_the_prompt_is_not_trained",),
+    ),
+    Bug(
+        name="separator-trained",
+        told="What is printed between messages is the end of an answer.",
+        seen="",
+        file="sftcore/labelling/turns.py",
+        old=".removesuffix(profile.separator)",
+        new="",
+        tests=(f"{_HEADERS}::test_what_is_printed_between_messages_belongs_to_no_answer",),
+    ),
+    Bug(
+        name="tool-template-ignored",
+        told="Rows with tools are rendered with the default template, though apply_chat_template takes another.",
+        seen="llama.cpp#6484",
+        file="sftcore/labelling/labeller.py",
+        old="        if self.with_tools and conversation.tools:\n            return",
+        new="        if False:\n            return",
+        tests=(
+            "tests/models/test_chat_template.py::test_of_several_chat_templates_each_row_gets_the_one_of_apply_chat_template",
+        ),
+    ),
 ]
 
 PARITY = [
@@ -333,17 +390,17 @@ PARITY = [
         told="Only the tokenizer's end token ends a turn, though the template prints another.",
         seen="axolotl#3754, trl#1623",
         file="sftcore/labelling/template_profile.py",
-        old="if not any(any_of(stops).search(tail) for tail in _tails(layout, bounded=False)):",
-        new="if False:",
+        old="found = list(stops) if all(declared) else [",
+        new="found = list(stops) if True else [",
         tests=(f"{_LABELLER}::test_the_stop_that_a_template_prints_is_found",),
     ),
     Bug(
         name="end-tokens-of-the-generation-config-ignored",
         told="Of several end tokens in generation_config.json none is known.",
         seen="",
-        file="sftcore/models/chat_template.py",
-        old="ids = [eos] if isinstance(eos, int) else list(eos or ())",
-        new="ids = [eos] if isinstance(eos, int) else []",
+        file="sftcore/models/generation_settings.py",
+        old="ids = [] if eos is None else eos if isinstance(eos, list) else [eos]",
+        new="ids = [] if eos is None or isinstance(eos, list) else [eos]",
         tests=("tests/models/test_chat_template.py::test_stop_strings_of_template_tokenizer_and_generation_config",),
     ),
     Bug(
@@ -726,8 +783,8 @@ SOURCES = [
         "A row of preference data is trained on the answer that was rejected, or without its picture.",
         "",
         "sftcore/data/sources/unread.py",
-        '        if advice := NEEDED.get(key.rpartition(".")[2]):\n',
-        '        if advice := NEEDED.get(""):\n',
+        "                if advice := NEEDED.get(str(key).lower()):\n",
+        '                if advice := NEEDED.get(""):\n',
         ("tests/data/sources/test_unread.py",),
     ),
     Bug(
@@ -740,10 +797,28 @@ SOURCES = [
         ("tests/data/sources/test_row_fields.py",),
     ),
     Bug(
+        "train-of-a-row-trains-the-user",
+        "In a row with train: true, the words of the user are trained.",
+        "",
+        "sftcore/data/sources/row_fields.py",
+        '    train, weight = fields["train"] and None, fields["weight"]\n',
+        '    train, weight = fields["train"], fields["weight"]\n',
+        ("tests/data/sources/test_row_fields.py",),
+    ),
+    Bug(
+        "answers-that-are-json-are-messages",
+        "Rows whose answer is JSON are rejected for the keys in it, such as label.",
+        "",
+        "sftcore/data/sources/unread.py",
+        "return turns if all(isinstance(turn, dict) and turn.keys() & {*ROLE_KEYS} for turn in turns) else value",
+        "return turns",
+        ("tests/data/sources/test_unread.py",),
+    ),
+    Bug(
         name="key-twice-last-wins",
         told="Of a duplicate key the last value is taken, silently.",
         seen="",
-        file="sftcore/data/sources/strict_json.py",
+        file="sftcore/core/json_text.py",
         old="    if len(values) != len(pairs):",
         new="    if not values and pairs:",
         tests=(f"{_SOURCES}::test_a_bad_line_is_one_row_among_good_ones",),
@@ -770,7 +845,7 @@ SOURCES = [
         name="nan-is-json",
         told="NaN and Infinity are read as numbers.",
         seen="",
-        file="sftcore/data/sources/strict_json.py",
+        file="sftcore/core/json_text.py",
         old="parse_constant=_not_a_number, ",
         new="",
         tests=(
@@ -782,7 +857,7 @@ SOURCES = [
         name="infinity-by-overflow",
         told="1e999 is read as infinity.",
         seen="",
-        file="sftcore/data/sources/strict_json.py",
+        file="sftcore/core/json_text.py",
         old=", parse_float=_finite",
         new="",
         tests=(f"{_SOURCES}::test_a_bad_line_is_one_row_among_good_ones",),
@@ -881,7 +956,7 @@ SOURCES = [
         name="wide-text-read",
         told="Each line of UTF-16 is bad, and the reason is not named.",
         seen="LlamaFactory#7016",
-        file="sftcore/data/sources/readers.py",
+        file="sftcore/data/sources/compression.py",
         old="        if re.match(pattern, begin, re.DOTALL):",
         new="        if re.match(pattern, begin[:0], re.DOTALL):",
         tests=(f"{_SOURCES}::test_text_of_wide_characters_is_named",),
@@ -1572,6 +1647,53 @@ PREVIEW = [
 
 CACHE = [
     Bug(
+        "cache-compares-sizes-only",
+        "A flipped bit in a cached table is trained.",
+        "",
+        "sftcore/data/preparation/source_cache.py",
+        "            if digests != self.totals.digests:\n",
+        "            if False:\n",
+        ("tests/data/preparation/test_source_cache.py::test_a_flipped_bit_is_found_and_the_rows_are_prepared_again",),
+    ),
+    Bug(
+        "damaged-stream-ends-the-file",
+        "What follows a damaged stream of a compressed file vanishes.",
+        "",
+        "sftcore/data/sources/compression.py",
+        "                if not data:\n                    return 0\n",
+        '                if not data or data[:3] not in (b"BZh", b"\\xfd7z"):\n                    return 0\n',
+        (
+            "tests/data/sources/test_source_rows.py::test_every_stream_of_a_compressed_file_is_read_or_the_file_is_damaged",
+        ),
+    ),
+    Bug(
+        "totals-unchecked",
+        "A flipped bit in the counts of the prepared data is taken for right.",
+        "",
+        "sftcore/data/preparation/source_cache.py",
+        "if values.pop(_CHECKSUM) == _checksum(values) else None",
+        "if values.pop(_CHECKSUM) else None",
+        ("tests/data/preparation/test_source_cache.py::test_changed_counts_are_found",),
+    ),
+    Bug(
+        "names-of-one-file-are-read",
+        "A file that links give several names is trained several times.",
+        "",
+        "sftcore/data/sources/source_rows.py",
+        "    return _each_once(files)\n",
+        "    return files\n",
+        (f"{_SOURCES}::test_a_file_with_several_names_is_read_once",),
+    ),
+    Bug(
+        "inner-field-twice",
+        "A field that appears twice in the objects of a table has the value of the last.",
+        "",
+        "sftcore/data/sources/arrow_files.py",
+        "        if pyarrow.types.is_struct(kind):",
+        "        if False:",
+        ("tests/data/sources/test_arrow_files.py::test_a_field_that_is_there_twice",),
+    ),
+    Bug(
         name="template-not-in-the-key",
         told="The chat template is changed, and the rows of the old one are trained.",
         seen="",
@@ -1938,6 +2060,63 @@ SECRETS = [
     ),
 ]
 
+NAMES = [
+    Bug(
+        name="a-mistyped-target",
+        told="A name of target_modules that matches nothing is ignored as long as another one matches.",
+        seen="peft#1959, Megatron-Bridge#1738",
+        file="plugins/methods/lora_names.py",
+        old="    return sorted({*(chosen or ())} - _suffixes(names))",
+        new="    return [] if {*(chosen or ())} & _suffixes(names) else sorted(chosen or ())",
+        tests=("tests/plugins/test_methods.py::test_a_target_that_matches_nothing",),
+    ),
+    Bug(
+        name="shared-weights-apart",
+        told="An adapter on an output layer that shares its weights with the embedding changes both when it is merged.",
+        seen="transformers#45127, LLaMA-Factory#6749",
+        file="plugins/methods/lora_names.py",
+        old="        yield from self._tied()\n",
+        new="",
+        tests=("tests/plugins/test_methods.py::test_weights_that_two_layers_share_are_not_trained_apart",),
+    ),
+    Bug(
+        name="template-of-another-model",
+        told="A template is trained whose markers are plain text to this tokenizer.",
+        seen="",
+        file="sftcore/models/chat_template.py",
+        old="        _check_markers(loaded, template, tokenizer)\n",
+        new="",
+        tests=("tests/models/test_chat_template.py::test_a_named_template_whose_markers_are_no_tokens",),
+    ),
+    Bug(
+        name="initialization-not-done",
+        told="An initialization that PEFT accepts, but leaves to code of the user's own, is not carried out.",
+        seen="",
+        file="plugins/methods/lora.py",
+        old="if options.get(name) == value:",
+        new="if False:",
+        tests=("tests/plugins/test_methods.py::test_a_name_in_an_option_that_matches_nothing",),
+    ),
+    Bug(
+        name="library-warnings-hidden",
+        told="What a library warns of is not shown.",
+        seen="transformers#45127, LLaMA-Factory#10560",
+        file="sftcore/runtime/library_warnings.py",
+        old="    warnings.showwarning = _show_or_report\n",
+        new="    warnings.simplefilter('ignore')\n",
+        tests=("tests/runs/test_run.py::test_a_warning_of_peft_is_reported",),
+    ),
+    Bug(
+        name="weights-left-out",
+        told="Weights of the checkpoint that the model has no place for are dropped silently.",
+        seen="transformers#42612",
+        file="sftcore/models/base_model.py",
+        old='if unused := sorted(info["unexpected_keys"]):',
+        new="if unused := []:",
+        tests=("tests/runs/test_run.py::test_weights_of_the_checkpoint_that_are_not_used_are_reported",),
+    ),
+]
+
 _PREFLIGHT = "tests/training/test_preflight.py"
 
 EARLY = [
@@ -1970,7 +2149,68 @@ EARLY = [
     ),
 ]
 
+_TRAINED = "tests/training/test_trained.py"
+_UNLABELLED = "tests/data/tables/test_unlabelled.py"
+
+ASKED = [
+    Bug(
+        name="prepared-counts-as-trained",
+        told="The record counts the rows that were prepared, whatever was trained of them.",
+        seen="",
+        file="sftcore/data/batching/padded_sampler.py",
+        old="        if progress.steps >= steps and size == len(self) and not progress.untrained:",
+        new="        if True:",
+        tests=(f"{_TRAINED}::test_the_account_counts_the_rows_that_were_trained",),
+    ),
+    Bug(
+        name="nothing-trained-ends-well",
+        told="A run of which every step was skipped ends as finished, with an untrained model.",
+        seen="huggingface/trl#6702, huggingface/transformers#27758",
+        file="sftcore/runs/session.py",
+        old="            job.trainer.check_trained()\n",
+        new="",
+        tests=(f"{_TRAINED}::test_a_run_whose_steps_are_all_skipped_fails",),
+    ),
+    Bug(
+        name="new-rate-never-trained",
+        told="A resumed run is given another learning rate, which is recorded; the old one trains.",
+        seen="hiyouga/LlamaFactory#2776",
+        file="sftcore/training/resume.py",
+        old="if value != now[",
+        new="if False and value != now[",
+        tests=(f"{_TRAINED}::test_what_the_state_holds_cannot_be_changed",),
+    ),
+    Bug(
+        name="first-step-without-rate",
+        told="A finished run that is resumed with more steps takes the first of them with learning rate 0.",
+        seen="huggingface/transformers#4383",
+        file="sftcore/training/checkpointing.py",
+        old='group["lr"] = rate * factor(schedule.last_epoch)',
+        new="pass",
+        tests=(f"{_TRAINED}::test_more_steps_continue_on_the_longer_schedule",),
+    ),
+    Bug(
+        name="source-vanishes",
+        told="A whole source that the chat template cannot label is skipped, and the run ends well.",
+        seen="",
+        file="sftcore/data/tables/account.py",
+        old="    if not is_above(totals, most):",
+        new="    if True:",
+        tests=(f"{_UNLABELLED}::test_more_than_half_of_a_source_ends_the_run",),
+    ),
+    Bug(
+        name="cache-switched-off",
+        told="The saved configuration switches the cache off, so that the model is served without one.",
+        seen="turbo-llm/turbo-alignment#47, huggingface/trl#3891",
+        file="sftcore/training/checkpointing.py",
+        old="            config.use_cache = self._use_cache\n",
+        new="            pass\n",
+        tests=(f"{_TRAINED}::test_the_saved_configuration_has_the_cache_as_the_base_had_it",),
+    ),
+]
+
 BUGS = [
+    *ASKED,
     *EARLY,
     *LABELS,
     *PARITY,
@@ -1990,4 +2230,5 @@ BUGS = [
     *TRACKERS,
     *PROCESSES,
     *SECRETS,
+    *NAMES,
 ]

@@ -13,7 +13,7 @@ from sftcore_plugins.backends.fsdp import Fsdp
 from sftcore_plugins.backends.none import OneProcess
 from sftcore_plugins.backends.torchrun import Torchrun
 
-from sftcore import SftError
+from sftcore import ConfigError, SftError
 
 STEPS = 10
 ZERO2, ZERO3 = (
@@ -221,3 +221,30 @@ def test_torchrun_is_standalone_only_without_rendezvous_options():
     assert "--standalone" in Torchrun().command([])
     assert "--standalone" not in Torchrun(rdzv_backend="c10d").command([])
     assert "--standalone" not in Torchrun(master_addr="host").command([])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{\n  "zero_optimization": {"stage": 2,}\n}', ":2: not valid JSON: "),
+        ("[]", ": must be a JSON object of DeepSpeed's options"),
+        ('{"zero_optimization": {"stage": 7}}', ": zero_optimization.stage: Input should be "),
+        ('{"zero_optimization": 2}', ": zero_optimization: must be an object"),
+        ('{"zero_optimisation": {}}', ": DeepSpeed has no key 'zero_optimisation'; did you mean 'zero_optimization'?"),
+        ('{"bf16": {}, "gradient_cliping": 1}', ": DeepSpeed has no key 'gradient_cliping'; did you mean"),
+    ],
+)
+def test_a_fault_of_deepspeeds_file_names_that_file(tmp_path, content, said):
+    path = tmp_path / "ds.json"
+    path.write_text(content)
+    with pytest.raises(ConfigError) as caught:
+        DeepSpeed(config=path)
+    assert str(caught.value).startswith(f"{path}{said}")
+
+
+def test_the_values_of_a_state_are_in_its_layout(tmp_path):
+    path = tmp_path / "ds.json"
+    path.write_text('{"zero_optimization": {"stage": 1, "reduce_bucket_size": "auto"}}')
+    assert DeepSpeed(config=path).layout(2) == "ZeRO-1 over 2"
+    path.write_text('{"zero_optimization": {"stage": 1}, "optimizer": {"type": "AdamW", "params": {"lr": 1e-3}}}')
+    assert DeepSpeed(config=path).layout(2).startswith("ZeRO-1 over 2 with {'optimizer': {'type': 'AdamW'")

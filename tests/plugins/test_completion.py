@@ -93,6 +93,7 @@ def test_options_for_turns_are_an_error(tmp_path, tokenizer, option):
         ({"text": " "}, "the text is empty"),
         ({"text": 3}, "'text' must be a string, not a number"),
         ({"text": "a", "system": "s"}, "'system' has no place in a plain text"),
+        ({"text": "a", "chat_template_kwargs": {"x": 1}}, "'chat_template_kwargs' has no place in a plain text"),
     ],
 )
 def test_malformed_texts(row, reason):

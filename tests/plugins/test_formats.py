@@ -576,6 +576,7 @@ def test_history_and_reasoning_of_a_single_turn(form, row):
     ]
     assert [message.reasoning_content for message in found] == [None] * 5 + ["r"]
     assert form.read({**row, "history": []}) == form.read(row)
+    assert form.read({**row, "history": '[["q1", "a1"]]'}) == form.read({**row, "history": [["q1", "a1"]]})
     for history in ("q", [["q"]], [["q", 1]], [{"q": "a"}], {"q": "a"}):
         with pytest.raises(RowError, match=r"pair 1 of 'history' must be a list of two strings"):
             form.read({**row, "history": history})
@@ -587,6 +588,9 @@ def test_the_legacy_function_call():
     assert message == Message("assistant", "", tool_calls=(CALL,))
     with pytest.raises(RowError, match="message 1: has 'tool_calls' and 'function_call'"):
         Messages().read({"messages": [{**turn, "tool_calls": [CALL]}]})
+
+
+MORE = ({"train": False}, {"weight": 0.5}, {"role": "user"}, {"tool_calls": [CALL]}, {"thinking": "t"})
 
 
 def test_what_the_model_wrote_into_the_channel_analysis_is_reasoning():
@@ -606,6 +610,60 @@ def test_what_the_model_wrote_into_the_channel_analysis_is_reasoning():
         ([turns[1], turns[0]], "message 2: follows the channel 'analysis', and is not of the assistant"),
         ([turns[0], {**turns[5], "channel": "commentary"}], "message 2: the channel 'commentary' cannot be trained"),
         ([turns[0], turns[1]], "message 2: the channel 'analysis' cannot be trained here"),
+        *(
+            ([*turns[:1], {**turns[1], **more}, turns[5]], "message 3: the channel 'analysis' before it")
+            for more in MORE
+        ),
     ):
         with pytest.raises(RowError, match=problem):
             Messages().read({"messages": bad})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "f", "name": "g"}',
+        '{"name": "f", "arguments": {"x": NaN}}',
+        '{"name": "f", "arguments": {"x": 1e999}}',
+    ],
+)
+def test_json_in_a_text_is_as_strict_as_that_of_rows(text):
+    turn = {"from": "function_call", "value": text}
+    with pytest.raises(RowError, match="message 1: 'value' of a function_call is not valid JSON"):
+        ShareGPT().read({"conversations": [turn]})
+    arguments = {"name": "f", "arguments": '{"x": 1, "x": 2}'}
+    with pytest.raises(
+        RowError, match="the arguments of the call of 'f' are not valid JSON: the key 'x' appears twice"
+    ):
+        Messages().read({"messages": [{"role": "assistant", "content": "", "tool_calls": [arguments]}]})
+    with pytest.raises(RowError, match="'messages' is not valid JSON: the key 'role' appears twice"):
+        Messages().read({"messages": '[{"role": "user", "role": "user", "content": "a"}]'})
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        ({"tool_calls": [{"name": "f", "parameters": {"x": 1}}]}, r"'f' has no 'arguments' \(found: parameters\)"),
+        ({"tool_calls": [{"function": {"name": "f"}, "arguments": {"x": 1}}]}, "stand beside its 'function'"),
+        ({"role": "tool_call", "content": '{"name": "f", "input": {"x": 1}}'}, r"no 'arguments' \(found: input\)"),
+        ({"role": "tool_call", "content": '{"name": "f"}', "tool_calls": [CALL]}, "and has further ones"),
+        ({"value": "another"}, "has 'content' and another 'value'"),
+    ],
+)
+def test_what_would_be_lost_within_a_message_is_an_error(answer, problem):
+    turn = {"role": "assistant", "content": "a", **answer}
+    with pytest.raises(RowError, match=f"message 1: .*{problem}"):
+        Messages().read({"messages": [turn]})
+
+
+def test_a_call_by_its_role_keeps_its_reasoning():
+    turn = {"role": "tool_call", "content": json.dumps(CALL["function"]), "reasoning_content": "why"}
+    [message] = Messages().read({"messages": [turn]}).messages
+    assert (message.reasoning_content, message.tool_calls) == ("why", (CALL,))
+
+
+@pytest.mark.parametrize("key", ["history", "reasoning_content"])
+def test_fields_of_a_single_turn_have_no_place_beside_lists_of_messages(key):
+    row = {"prompt": chat()["messages"][:1], "completion": "a", key: [["q", "a"]]}
+    with pytest.raises(RowError, match=f"'{key}' has no place beside a list of messages"):
+        PromptCompletion().read(row)

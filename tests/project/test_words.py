@@ -74,7 +74,7 @@ WORDS = [
     Word(r"\bpaint(s|ed|ing)?\b", "merged spans"),
     Word(r"\bremarks?\b", "label warning"),
     Word(r"\bborders?\b", "boundary, offset", r"border(-\w+)*:|border-\w+"),
-    Word(r"\brefusals?\b|\brefused rows?\b", "rejected row"),
+    Word(r"\brefusals?\b|\brefused rows?\b", "rejected row", allowed='"refusal"'),  # a key of OpenAI's messages
     Word(r"\bbad rows?\b", "malformed row"),
     Word(r"\bkeepers?\b", "checkpoint writer"),
     Word(r"\bproofs?\b|\bproven\b", "equivalence check; isolation check; verified"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 
@@ -131,3 +132,17 @@ def test_progress_is_printed_as_lines_without_a_terminal(monkeypatch, capsys):
     assert " preparing  rows.jsonl: 50%, 100 rows/s, 1,000 tokens/s, 24 s left" in said
     assert "  prepared  rows.jsonl: 1,800 rows, 100 rows/s, 1,000 tokens/s" in said
     assert said.count("left") == 1
+
+
+def test_a_question_that_the_template_rejects_is_reported_before_the_data_is_prepared(sft, tmp_path):
+    loop = "{% if messages[0].content == 'Why?' %}{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}"
+    folder = tmp_path / "own"
+    shutil.copytree(sft.config["model"]["name_or_path"], folder)
+    template = folder / "chat_template.jinja"
+    template.write_text(loop + "{% endfor %}{% endif %}" + template.read_text())
+    sft.config["model"]["name_or_path"] = str(folder)
+    sft.config["ask"] = {"questions": ["Who?", "Why?"], "max_new_tokens": 2}
+    done = sft.run_here()
+    assert done.code == 2
+    assert "ask.questions.1: the chat template cannot render it" in done.said
+    assert "rows.jsonl" not in done.said

@@ -34,7 +34,7 @@ def test_the_output_folder_of_a_run(sft):
     }
     assert set(record["versions"]) >= {"sftcore", "torch", "transformers", "python"}
     assert record["base_model"]["fingerprint"].startswith("sha256:")
-    assert record["data"]["train"]["rows"] == record["data"]["train"]["kept"] == 40
+    assert record["data"]["train"]["rows"] == record["data"]["train"]["kept"] == 12
     assert record["command"][1:4] == ["-m", "sftcore", "run"]
     assert record["asked"][0].keys() == {"question", "before", "after"}
     assert "rows.jsonl: 40 rows, format messages (auto)" in said
@@ -149,7 +149,7 @@ def test_rows_of_the_holdout_set_are_evaluated_by_default(sft):
     sft.train()
     assert any("eval_loss" in line for line in sft.metrics())
     record = sft.record()["data"]
-    assert (record["train"]["rows"], record["eval"]["rows"]) == (30, 10)
+    assert (record["train"]["rows"], record["eval"]["rows"]) == (12, 10)
 
 
 def test_every_row_is_accounted_for_and_rejected_rows_are_in_quarantine(sft, rows):
@@ -163,7 +163,7 @@ def test_every_row_is_accounted_for_and_rejected_rows_are_in_quarantine(sft, row
         "eval": {"path": str(rows), "limit": 10},
         "max_bad_rows": 8,
     }
-    said = sft.train()
+    said = sft.train("training_args.max_steps=-1", "training_args.num_train_epochs=1")
     became = sft.record()["data"]["rows"]
     assert became["read"] == 40 + 8 + 1 + 10
     assert (became["trained"], became["evaluated"]) == (30, 10)
@@ -192,7 +192,8 @@ def test_malformed_rows_end_the_run_before_weights_are_loaded(sft, rows, tiny):
     rows_and_bad = sft.folder / "bad.jsonl"
     rows_and_bad.write_text(rows.read_text() + "\n{\n[]\n")
     sft.config["data"] = {"train": str(rows_and_bad), "max_bad_rows": 1}
-    bare = shutil.copytree(tiny, sft.folder / "bare", ignore=shutil.ignore_patterns("*.safetensors"))
+    bare = shutil.copytree(tiny, sft.folder / "bare")
+    (bare / "model.safetensors").write_bytes(b"not weights")
     sft.config["model"]["name_or_path"] = str(bare)
     done = sft.run_here()
     assert done.code == 2
@@ -204,11 +205,76 @@ def test_malformed_rows_end_the_run_before_weights_are_loaded(sft, rows, tiny):
 def test_a_configured_template_is_used_and_saved(sft, tiny):
     from transformers import AutoTokenizer
 
-    sft.config["template"] = "llama3_instruct"
+    sft.config["template"] = "deepseek_chat"
     said = sft.train()
-    assert "'sftcore/llama3_instruct', because the configuration names it" in said
-    assert "the stop string '<|eot_id|>' is not a token of this tokenizer" in said
-    assert "<|start_header_id|>" in AutoTokenizer.from_pretrained(sft.out).chat_template
+    assert "'sftcore/deepseek_chat', because the configuration names it" in said
+    assert "User: " in AutoTokenizer.from_pretrained(sft.out).chat_template
+
+
+def test_a_template_of_another_model_is_an_error_with_those_that_fit(sft):
+    sft.config["template"] = "llama3_instruct"
+    done = sft.run_here()
+    assert done.code == 2
+    assert (
+        "template: its markers <|begin_of_text|>, <|start_header_id|>, <|end_header_id|>, <|eot_id|> are not"
+        in done.said
+    )
+    assert (
+        "templates beside it whose markers are tokens: alpaca, deepseek_chat, qwen2_chatml; without 'template'"
+        in done.said
+    )
+
+
+@pytest.fixture
+def loaded_with_warnings(sft, tiny):
+    """Train a copy of the tiny model with other weights and configuration; return its output."""
+    from safetensors.torch import load_file, save_file
+
+    def train(more, **config):
+        folder = shutil.copytree(tiny, sft.folder / "changed")
+        weights = load_file(folder / "model.safetensors")
+        save_file({**weights, **more}, folder / "model.safetensors", metadata={"format": "pt"})
+        own = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**own, **config}))
+        sft.config["model"]["name_or_path"] = str(folder)
+        return sft.train("training_args.max_steps=1")
+
+    return train
+
+
+def test_weights_of_the_checkpoint_that_are_not_used_are_reported(loaded_with_warnings):
+    import torch
+
+    said = loaded_with_warnings({"score.weight": torch.ones(2, 32)})
+    line = "without 1 weight of its checkpoint, which LlamaForCausalLM does not have, such as score.weight"
+    assert said.count("score.weight") == said.count(line) == 1
+
+
+def test_an_output_layer_that_config_json_denies_is_trained_and_saved(loaded_with_warnings, sft, tiny):
+    import torch
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    shape = load_file(tiny / "model.safetensors")["model.embed_tokens.weight"].shape
+    said = loaded_with_warnings({"lm_head.weight": torch.ones(shape)})
+    assert said.count("tie_word_embeddings") == said.count("has its own weights for the output layer") == 1
+    assert json.loads((sft.out / "config.json").read_text())["tie_word_embeddings"] is False
+    saved = AutoModelForCausalLM.from_pretrained(sft.out)
+    assert abs(saved.lm_head.weight.mean().item() - 1) < 0.1
+
+
+def test_a_warning_of_peft_is_reported(sft):
+    sft.config["method"] = {"name": "lora", "r": 2, "eva_config": {}}
+    said = sft.train("training_args.max_steps=1")
+    assert "   warning  peft: `eva_config` specified but will be ignored when" in said
+    assert said.count("peft:") == 1
+
+
+def test_a_run_that_trains_no_weight_is_an_error(sft):
+    sft.config["method"] = {"name": "lora", "inference_mode": True}
+    done = sft.run_here()
+    assert done.code == 2
+    assert "the method trains no weight of the model" in done.said
 
 
 @pytest.mark.parametrize(
@@ -299,7 +365,7 @@ def test_sections_of_the_configuration_may_be_empty(sft):
     [
         (
             {"resume_from_checkpoint": "nope"},
-            "resume_from_checkpoint: nope cannot be resumed from: it is not a folder",
+            "resume_from_checkpoint: nope cannot be resumed from: it does not exist",
         ),
         ({"output_dir": "rows.txt/out"}, "training_args.output_dir: rows.txt/out cannot be created"),
         (
@@ -307,6 +373,11 @@ def test_sections_of_the_configuration_may_be_empty(sft):
             "train_sampling_strategy: 'group_by_length' does not work here",
         ),
         ({"use_cache": True}, "training_args.use_cache: cannot be set here"),
+        (
+            {"use_liger_kernel": True, "liger_kernel_config": {"fused_linear_cross_entropy": True}},
+            "liger_kernel_config: 'fused_linear_cross_entropy' would have no effect: the loss is",
+        ),
+        ({"optim_target_modules": ["q_proj"]}, "optim_target_modules: is read only with an 'optim' of galore, apollo"),
         ({"optim": "adalomo"}, "training_args.optim: 'adalomo' does not work here: it takes each step within"),
         ({"optim": "galore_adamw_layerwise"}, "training_args.optim: 'galore_adamw_layerwise' does not work here"),
     ],

@@ -391,6 +391,23 @@ def test_a_resumed_run_keeps_its_tracker_id(sft, odd):
     assert steps == [1, 2, 3, 3, 1, 2, 3]
 
 
+@pytest.mark.slow
+def test_a_signal_to_a_finished_run_ends_its_wait_for_trackers(sft, odd):
+    sft.config["trackers"] = [{"name": "note", "file": str(sft.folder / "notes"), "doing": "hang", "at": "finish"}]
+    command = [sys.executable, "-m", "sftcore", "run", "--config", str(sft.write())]
+    path = os.pathsep.join(filter(None, [os.path.dirname(odd.__file__), os.environ.get("PYTHONPATH")]))
+    run = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": path}, cwd=sft.folder)
+    try:
+        until(lambda: (lines := notes(sft.folder / "notes")) and lines[-1][0] == "finish", 120)
+        run.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        assert run.wait(60) == 0
+        assert time.monotonic() - began < 5
+    finally:
+        run.kill()
+    assert sft.record()["status"] == "finished"
+
+
 @pytest.mark.chaos
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_sigterm_ends_a_run_whose_tracker_hangs(sft, odd, ctrl_c, number):

@@ -159,8 +159,9 @@ def gpt2(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("gpt2")
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     tokenizer.save_pretrained(folder)
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     GPT2LMHeadModel(
-        GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=1, n_head=2, n_positions=64)
+        GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=1, n_head=2, n_positions=64, **ends)
     ).save_pretrained(folder)
     return folder
 
@@ -195,7 +196,8 @@ def test_a_question_that_the_template_does_not_render(check, make_model):
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     said = check({"ask.questions": ["Hello?"]}, folder)
-    assert "ask.questions.0: the chat template cannot render it: a system prompt first" in said
+    assert "run.yaml:8: ask.questions.0: the chat template cannot render it: " in said
+    assert "a system prompt first" in said
 
 
 def test_nothing_of_the_check_remains_in_this_process(check):
@@ -255,3 +257,28 @@ def test_a_token_that_the_model_does_not_have_is_named_with_its_row(sft, make_mo
     assert done.code == 2
     assert "more.jsonl:2: the token '<|mine|>' has the id" in done.said
     assert "parameters trained" not in done.said
+
+
+def test_names_that_match_no_module_of_the_model(check):
+    method = {"name": "lora", "target_modules": ["q_proj", "v_porj"], "modules_to_save": ["nrom"]}
+    said = check({"method": method, "data.max_length": 64})
+    assert said.startswith("run.yaml:")
+    assert "method: target_modules: 'v_porj' matches nothing in the model; did you mean 'v_proj'" in said
+    assert "modules_to_save: 'nrom' matches nothing in the model; did you mean 'norm'" in said
+
+
+def test_names_of_the_optimizer_that_match_no_module(tiny):
+    from types import SimpleNamespace
+
+    from transformers import AutoModelForCausalLM
+
+    from sftcore.training.arguments import check_optimizer_targets
+
+    model = AutoModelForCausalLM.from_pretrained(tiny)
+    for accepted in (None, "all-linear", ["q_proj", "mlp"], r".*attn.*", ["layers.0"]):
+        check_optimizer_targets(SimpleNamespace(optim_target_modules=accepted), model)
+    for refused in (["q_proj", "v_porj"], "v_porj"):
+        with pytest.raises(
+            SftError, match=r"'v_porj' in optim_target_modules matches no module .*did you mean 'v_proj'"
+        ):
+            check_optimizer_targets(SimpleNamespace(optim_target_modules=refused), model)

@@ -44,6 +44,10 @@ class PackedSet(MapStyleSet):
         """Itself."""
         return self
 
+    def examples_of(self, rows: Sequence[int | tuple[int, ...]]) -> list[int]:
+        """The numbers of the documents in *rows*, each once."""
+        return super().examples_of([row if isinstance(row, tuple) else tuple(self._rows[row]) for row in rows])
+
     def shuffled(self, seed: int, epoch: int) -> PackedRows:
         """All rows, their documents exchanged with others of the same length."""
         return self.bins.shuffled(seed, epoch)

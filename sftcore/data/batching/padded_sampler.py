@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from itertools import repeat
 from typing import Any
 
 from sftcore.core.types import IGNORE_INDEX
 from sftcore.data.row_types import Example
-from sftcore.data.training_set import RowOrder, TrainingSet
+from sftcore.data.training_set import Progress, RowOrder, TrainingSet
 
 PAD_ROW = -1  # the number of the row that trains nothing
 RowIndex = int | tuple[int, ...]  # a row by its number, or by the numbers of its documents
@@ -28,6 +28,24 @@ class MapStyleSet(TrainingSet, Sequence[Example]):
         order: list[int] = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed + epoch)).tolist()
         return order
 
+    def trained(self, progress: Progress) -> list[RowIndex]:
+        """The rows that a run has trained by now, each at least once."""
+        size = len(self) - len(self) % progress.per_read
+        steps = max(-(-size // progress.rows_per_step), 1)  # of an epoch
+        if progress.steps >= steps and size == len(self) and not progress.untrained:
+            return [*range(size)]
+        rows: list[RowIndex] = []
+        for epoch in range(-(-progress.steps // steps)):
+            order = [*self.order(progress.order, epoch)][:size]
+            for step in range(min(steps, progress.steps - epoch * steps)):
+                if epoch * steps + step + 1 not in progress.untrained:
+                    rows += order[step * progress.rows_per_step : (step + 1) * progress.rows_per_step]
+        return rows
+
+    def examples_of(self, rows: Sequence[RowIndex]) -> list[int]:
+        """The numbers of the examples in *rows*, each once."""
+        return sorted({number for row in rows for number in (row if isinstance(row, tuple) else (row,))})
+
     def to_dataset(self, pad_token_id: int, order: RowOrder, steps: int = 0) -> PaddedDataset:
         """These rows, padded where ranks would have different numbers of them."""
         return PaddedDataset(self, pad_token_id, order)
@@ -41,6 +59,7 @@ class PaddedDataset(Sequence[Example]):
 
     callbacks: Sequence[Any] = ()
     rows_per_step = 1
+    untrained: Set[int] = frozenset()
 
     def __init__(self, rows: MapStyleSet, pad_token_id: int, order: RowOrder) -> None:
         self.rows = rows

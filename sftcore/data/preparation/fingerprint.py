@@ -18,8 +18,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from sftcore.data.sources.compression import suffixes
 from sftcore.data.sources.formats import DataSource
-from sftcore.data.sources.readers import suffixes
 from sftcore.data.sources.renaming import OPTIONS
 from sftcore.data.sources.source_rows import file_state
 from sftcore.labelling import Labeller
@@ -135,7 +135,7 @@ def data_digest(path: Path) -> str:
         return file_sha256(path)
     name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
     note = cache_folder() / "digests" / f"{name}.json"
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
         cached = json.loads(note.read_text(encoding="utf-8"))
         if cached["state"] == state:
             return str(cached["digest"])

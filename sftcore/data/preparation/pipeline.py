@@ -9,7 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from sftcore.config.loader import LoadedConfig
 from sftcore.config.schema import SourceConfig
@@ -27,10 +29,18 @@ from sftcore.data.preparation.worker import LabelledBlock
 from sftcore.data.row_types import Origin
 from sftcore.data.selection import select
 from sftcore.data.sources.formats import DataSource, open_source, sample_sources
-from sftcore.data.tables.account import Account, BadRowLimit, RowTotals, check_usable, make_account, merge
+from sftcore.data.tables.account import (
+    Account,
+    BadRowLimit,
+    RowTotals,
+    check_labelled,
+    check_usable,
+    make_account,
+    merge,
+)
 from sftcore.data.tables.examples import Examples, SelectedRows
 from sftcore.data.tables.summary import Summary, beginning_of, check_template, summarize
-from sftcore.data.training_set import TrainingSet
+from sftcore.data.training_set import Progress, TrainingSet
 from sftcore.labelling import Labeller
 
 
@@ -60,14 +70,24 @@ class Prepared(NamedTuple):
         for item in self.sources:
             yield from item.cached.rejected(item.names)
 
-    def final(self) -> Prepared:
-        """The same, with the account of the rows of a stream, once training is over."""
-        if (outcome := self.train.outcome()) is None:
-            return self
-        digest = hashlib.sha256(f"{outcome.fingerprint} {self.fingerprint}".encode()).hexdigest()
-        return self._replace(
-            train_summary=outcome.summary, account=merge(outcome.account, self.account), fingerprint=f"sha256:{digest}"
-        )
+    def final(self, progress: Progress) -> Prepared:
+        """The same, with what was trained and evaluated when training is over: not what was prepared for it."""
+        examples: Any = getattr(self.eval, "documents", self.eval)
+        evaluated = np.array(self.eval.examples_of(range(progress.evaluated or 0)), np.int64)
+        parts = examples.counts_of(evaluated)
+        paths = [item.source.config.path for item in self.sources]
+        evaluation = self.eval_summary.reduced_to(parts, paths[len(paths) - len(parts) :])
+        if (outcome := self.train.outcome()) is not None:
+            account = merge(outcome.account, self.account.reduced_to(self.account.trained, evaluation.kept))
+            digest = hashlib.sha256(f"{outcome.fingerprint} {self.fingerprint}".encode()).hexdigest()
+            final = self._replace(train_summary=outcome.summary, account=account, fingerprint=f"sha256:{digest}")
+            return final._replace(eval_summary=evaluation)
+        assert isinstance(self.train, MapStyleSet)
+        trained = np.array(self.train.examples_of(self.train.trained(progress)), np.int64)
+        parts = self.examples.counts_of(trained)
+        summary = self.train_summary.reduced_to(parts, paths[: len(parts)])
+        account = self.account.reduced_to(summary.kept, evaluation.kept)
+        return self._replace(train_summary=summary, eval_summary=evaluation, account=account)
 
 
 def prepare(
@@ -92,6 +112,8 @@ def prepare(
     train, evaluation = sources[: len(config.train)], sources[len(config.train) :]
     for part, prefix in ((train, ""), (evaluation, "data.eval: ")):
         check_usable([(item.cached.totals, item.names) for item in part], prefix)
+    for item in sources:
+        check_labelled(item.source.config.path, item.cached.totals, item.names, config.max_unlabelled)
     rows = [SelectedRows.all_of(item.cached.table, item.names) for item in sources]
     selection = select(rows[: len(train)], rows[len(train) :], config, loaded.config.seed)
 

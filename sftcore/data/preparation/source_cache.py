@@ -12,6 +12,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -20,14 +21,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+from xxhash import xxh3_128_hexdigest
 
 from sftcore.core.errors import DataError, SftError
 from sftcore.data.preparation.worker import LabelledBlock
 from sftcore.data.sources.rejected import to_quarantine_line
 from sftcore.data.tables.account import RowTotals
 from sftcore.data.tables.table import SCHEMA, Table, read_table
-from sftcore.runtime.console import count, format_bytes, status
-from sftcore.runtime.file_io import FileLock, write_atomically
+from sftcore.runtime.console import count, format_bytes, status, warn
+from sftcore.runtime.file_io import FileLock, file_xxh3, write_atomically
 from sftcore.runtime.paths import cache_folder
 
 TABLE, REJECTED = ".arrow", ".rejected"  # suffixes of the files of a shard
@@ -50,10 +52,23 @@ class CachedSource:
         """The source in *folder*; None if it is not there, or not complete, as after a loss of power."""
         totals = _read_totals(folder / TOTALS)
         try:
-            size = sum(file.stat().st_size for suffix in (TABLE, REJECTED) for file in folder.glob(f"*{suffix}"))
+            size = sum(file.stat().st_size for file in _shard_files(folder))
         except OSError:
             return None
         return cls(folder, totals, lock) if totals and size == totals.size else None
+
+    def is_intact(self) -> bool:
+        """Whether all files are as they were written; checked once in a process."""
+        if self.folder not in _INTACT:
+            try:
+                with ThreadPoolExecutor(_THREADS) as threads:
+                    digests = list(threads.map(file_xxh3, _shard_files(self.folder)))
+            except OSError:
+                return False
+            if digests != self.totals.digests:
+                return False
+            _INTACT.add(self.folder)
+        return True
 
     @cached_property
     def table(self) -> Table:
@@ -67,12 +82,34 @@ class CachedSource:
                 yield from (to_quarantine_line(text, names) for text in lines)
 
 
+_THREADS = 2  # that digest files
+_INTACT: set[Path] = set()  # folders whose files this process has digested, or written
+
+
+def _shard_files(folder: Path) -> list[Path]:
+    """The tables and rejected rows of all shards in *folder*, in order."""
+    return sorted(file for suffix in (TABLE, REJECTED) for file in folder.glob(f"*{suffix}"))
+
+
 def _read_totals(path: Path) -> RowTotals | None:
     """The totals in the file *path*; None if it cannot be read."""
     try:
-        return RowTotals(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return RowTotals(**values) if values.pop(_CHECKSUM) == _checksum(values) else None
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return None
+
+
+_CHECKSUM = "xxh3"  # the key of the digest of all other values
+
+
+def _checksum(values: Mapping[str, Any]) -> str:
+    return xxh3_128_hexdigest(json.dumps(values).encode())
+
+
+def _write_totals(path: Path, totals: RowTotals) -> None:
+    values = asdict(totals)
+    _write_json(path, {**values, _CHECKSUM: _checksum(values)})
 
 
 def _write_json(path: Path, values: Any) -> None:
@@ -96,6 +133,7 @@ class CacheWriter(ExitStack):
             self.totals.add(totals)
             self._shards += 1
         self.blocks = self._shards * BLOCKS
+        self._resumed = bool(self._shards)
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
@@ -122,8 +160,10 @@ class CacheWriter(ExitStack):
     def _finish_shard(self) -> None:
         self.close()
         self._check()
-        self._shard.size = sum(self._path(suffix).stat().st_size for suffix in (TABLE, REJECTED))
-        _write_json(self._path(".json"), asdict(self._shard))
+        files = [self._path(suffix) for suffix in (TABLE, REJECTED)]
+        self._shard.size = sum(file.stat().st_size for file in files)
+        self._shard.digests = [file_xxh3(file) for file in files]
+        _write_totals(self._path(".json"), self._shard)
         self.totals.add(self._shard)
         self._shards += 1
         self._shard, self._written = RowTotals(), 0
@@ -134,7 +174,9 @@ class CacheWriter(ExitStack):
             self._finish_shard()
         self._check()
         _write_json(self.folder / ABOUT, about)
-        _write_json(self.folder / TOTALS, asdict(self.totals))
+        _write_totals(self.folder / TOTALS, self.totals)
+        if not self._resumed:
+            _INTACT.add(folder)
         try:
             self.folder.rename(folder)
         except OSError:
@@ -143,6 +185,10 @@ class CacheWriter(ExitStack):
             else:
                 _remove(folder)
                 self.folder.rename(folder)
+
+
+def _report_damage(folder: Path) -> None:
+    warn(f"the prepared data in {folder} is damaged, and is prepared again")
 
 
 def _remove(folder: Path) -> None:
@@ -190,11 +236,18 @@ class Cache:
                     lock.release()
                     time.sleep(RETRY)
                     _wait(lock, about)
+                if cached and not cached.is_intact():
+                    _report_damage(folder)
+                    with suppress(FileNotFoundError):  # another process has removed it
+                        _remove(folder)
+                    continue
                 if cached:
                     with suppress(OSError):
                         os.utime(folder / ABOUT)
                     return cached
                 if not CachedSource.open(folder):
+                    if folder.is_dir():
+                        _report_damage(folder)
                     # where files cannot be locked, each process prepares its own
                     own = "" if lock.works else f".{platform.node()}-{os.getpid()}"
                     with CacheWriter(folder.with_name(f"{key}{own}{PART}"), check) as writer:
@@ -251,7 +304,7 @@ class CacheEntry(NamedTuple):
         """The entry in *folder*."""
         about: dict[str, Any] = {}
         used = folder.stat().st_mtime
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, RecursionError):
             about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
             used = (folder / ABOUT).stat().st_mtime
         cached = CachedSource.open(folder)

@@ -146,11 +146,12 @@ def _with_format(source: DataSource, form: Format, loaded: LoadedConfig) -> Data
 
 
 class SourceSample(NamedTuple):
-    """Rows of one source for a person to look at: each is in ``rows`` or in ``rejected``."""
+    """Rows of one source for a person to look at: each is in ``rows`` or in ``rejected``; and keys nothing reads."""
 
     source: DataSource
     rows: list[ParsedRow]
     rejected: list[RejectedRow]
+    unread: Counter[str]
 
 
 def sample_sources(
@@ -175,9 +176,9 @@ def sample_sources(
         source = open_source(config, (*keys, index), loaded, registry)
         columns: dict[str, None] = {}
         rows = source.rows.decoded()
-        sample = SourceSample(source, [], [])
+        sample = SourceSample(source, [], [], Counter())
         chosen = islice((row for row in rows if wanted(row[0])) if wanted else rows, limit)
-        sample.rows.extend(source.parse(chosen, sample.rejected, columns, Counter()))
+        sample.rows.extend(source.parse(chosen, sample.rejected, columns, sample.unread))
         if wanted is None and next(rows, None) is None:  # all rows were parsed
             source.check_columns(columns, loaded)
         samples.append(sample)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import bz2
 import csv
-import gzip
 import io
 import json
-import lzma
 import re
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 from sftcore.core.errors import DataError, json_type
-from sftcore.data.row_types import Origin
-from sftcore.data.sources.strict_json import STRICT, decode, reason_of
+from sftcore.core.json_text import STRICT
+from sftcore.data.row_types import Origin, UnreadableError
+from sftcore.data.sources.arrow_files import read_arrow, read_parquet
+from sftcore.data.sources.compression import decompressed
+from sftcore.data.sources.strict_json import decode, reason_of
 from sftcore.runtime.console import count
 
 SourceRow = tuple[Origin, Any]
@@ -28,69 +27,12 @@ SourceRow = tuple[Origin, Any]
 NumberedRow = tuple[int, Any]
 """The line or number of a row in its file, from 1, and its content; as bytes, if it is still to be decoded."""
 
-COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
-"""Suffixes of compressed files, after the suffix of their content: ``rows.jsonl.gz``."""
-
-DAMAGED = (EOFError, zlib.error, lzma.LZMAError)  # what reading a damaged file raises, beside ``OSError``
-
-
-class UnreadableError(ValueError):
-    """In place of a row that could not be read: why, its text (bytes that are not UTF-8 escaped), or what was read."""
-
-    def __init__(self, reason: str, raw: str | None = None, row: Any = None) -> None:
-        super().__init__(reason)
-        self.raw, self.row = raw, row
-
 
 _LENIENT = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 _BOM = b"\xef\xbb\xbf"  # the byte order mark with which a UTF-8 text may begin
-_WIDE = {
-    "UTF-32": rb"\xff\xfe\0\0|\0\0\xfe\xff",
-    "UTF-32LE": rb".\0\0\0",
-    "UTF-32BE": rb"\0\0\0.",
-    "UTF-16": rb"\xff\xfe|\xfe\xff",
-    "UTF-16LE": rb".\0",
-    "UTF-16BE": rb"\0.",
-}
-"""How a text begins in encodings with several bytes per letter, as patterns by their names."""
-
-
-def suffixes(path: Path) -> tuple[str, str]:
-    """The suffix of *path* for its content, and that of its compression or ''; in lower case."""
-    suffix = path.suffix.lower()
-    return (Path(path.stem).suffix.lower(), suffix) if suffix in COMPRESSED else (suffix, "")
-
-
-def decompressed(path: Path, file: IO[bytes]) -> IO[bytes]:
-    """The content of *file*, opened at *path*, which is text.
-
-    Raises:
-        DataError: it is UTF-16 or UTF-32; or it is a ``.zst`` file and this pyarrow has no zstd.
-    """
-    stream: Any = _decompressed(path, file)
-    begin = stream.peek(4)
-    for encoding, pattern in _WIDE.items():
-        if re.match(pattern, begin, re.DOTALL):
-            problem = f"is {encoding}, and must be UTF-8; convert it: iconv -f {encoding} -t UTF-8 {path.name} > NEW"
-            raise DataError(f"data source {path}: {problem}")
-    return cast("IO[bytes]", stream)
-
-
-def _decompressed(path: Path, file: IO[bytes]) -> Any:
-    compression = suffixes(path)[1]
-    if compression != ".zst":
-        openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-        return openers[compression](file) if compression else file
-    import pyarrow
-
-    if not pyarrow.Codec.is_available("zstd"):
-        raise DataError(f"data source {path}: this build of pyarrow has no zstd; decompress the file first")
-    return io.BufferedReader(pyarrow.input_stream(file, compression="zstd"))
-
-
 TRACES = "traces"
 """The key of a session's events in the row that it becomes."""
 
@@ -329,42 +271,6 @@ def read_csv(path: Path, file: IO[bytes], delimiter: str | None = None, usual: s
         elif fields:  # not an empty line
             reason = f"the row has {count(len(fields), 'column')}, the header {len(header)}"
             yield line, UnreadableError(reason, row=fields)
-
-
-def read_parquet(path: Path, file: IO[bytes]) -> Iterator[NumberedRow]:
-    """Yield the rows of a table; raise DataError if the file is none."""
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(file) as table:
-            yield from _rows_of(table.iter_batches(batch_size=1024))
-    except pyarrow.ArrowException as error:
-        raise DataError(f"data source {path}: not a valid Parquet file: {error}") from None
-
-
-def read_arrow(path: Path, file: IO[bytes]) -> Iterator[NumberedRow]:
-    """Yield the rows of a stream or file of Arrow; raise DataError if it is neither."""
-    import pyarrow.ipc
-
-    is_file = file.read(6) == b"ARROW1"
-    file.seek(0)
-    try:
-        with pyarrow.ipc.open_file(file) if is_file else pyarrow.ipc.open_stream(file) as table:
-            yield from _rows_of(map(table.get_batch, range(table.num_record_batches)) if is_file else table)
-    except pyarrow.ArrowException as error:
-        raise DataError(f"data source {path}: not a valid Arrow file: {error}") from None
-
-
-def _rows_of(batches: Iterable[Any]) -> Iterator[NumberedRow]:
-    rows = (row for batch in batches for row in batch.to_pylist())
-    return ((number, without_nulls(row)) for number, row in enumerate(rows, start=1))
-
-
-def without_nulls(row: Any) -> Any:
-    """*row* without null fields: in a table every row has every column, so null means absent."""
-    if isinstance(row, dict):
-        return {key: without_nulls(value) for key, value in row.items() if value is not None}
-    return [without_nulls(item) for item in row] if isinstance(row, list) else row
 
 
 LINES = (".jsonl", ".ndjson")

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sftcore.core.errors import json_type
-from sftcore.data.row_types import Origin
-from sftcore.data.sources.readers import UnreadableError
+from sftcore.data.row_types import Origin, UnreadableError
 from sftcore.runtime.console import count
 from sftcore.runtime.redaction import redact_text
 

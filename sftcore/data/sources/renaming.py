@@ -11,6 +11,7 @@ from typing import Any
 from sftcore.config.schema import SourceConfig
 from sftcore.core.errors import RowError
 from sftcore.core.hookspecs import FormatSpec
+from sftcore.core.json_text import STRICT
 
 SHOWN = 20  # how many names a message lists
 
@@ -55,7 +56,7 @@ def _rename_messages(value: Any, source: SourceConfig, seen: dict[str, None]) ->
     """*value*, if it is not a list of messages or its JSON text; else these with other names."""
     if isinstance(value, str) and value.lstrip().startswith("[{"):
         with suppress(ValueError):  # reported by the format
-            value = json.loads(value)
+            value = STRICT.decode(value)
     if not isinstance(value, list) or not all(isinstance(turn, Mapping) for turn in value):
         return value
     return [_rename_message(turn, source, seen) for turn in value]

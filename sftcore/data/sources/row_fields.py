@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sftcore.core.components import RESERVED, Format
+from sftcore.core.components import Format, variable_problem
 from sftcore.core.errors import RowError, json_type
+from sftcore.core.json_text import read_json
 from sftcore.core.training_fields import TRAINING_KEYS, read_training_fields
 from sftcore.core.types import Conversation, Message
-from sftcore.data.sources.strict_json import STRICT
 
 ROW_KEYS: Mapping[str, Any] = dict.fromkeys(
     ("system", "system_prompt", "tools", "functions", "chat_template_kwargs", "parallel_tool_calls", *TRAINING_KEYS)
@@ -33,6 +33,9 @@ def read_conversation(form: Format, row: Mapping[str, Any]) -> Conversation:
     if not TRAINING_KEYS.isdisjoint(row):
         messages = _with_training_fields(messages, row)
     kwargs = {**_template_kwargs(row), **conversation.template_kwargs}
+    for name in kwargs:
+        if problem := variable_problem(name):
+            raise RowError(f"'chat_template_kwargs' must not have {name!r}: it {problem}")
     return Conversation(messages, conversation.tools or _tools(row), kwargs)
 
 
@@ -46,9 +49,12 @@ def _with_system(messages: Sequence[Message], row: Mapping[str, Any]) -> Sequenc
 
 
 def _with_training_fields(messages: Sequence[Message], row: Mapping[str, Any]) -> Sequence[Message]:
-    """*messages* with the training fields of *row*: a message's own ``train`` wins, and weights are multiplied."""
+    """*messages* with the training fields of *row*: a message's own ``train`` wins, and weights are multiplied.
+
+    True leaves to ``train_on`` which messages are trained: those of the user are not.
+    """
     fields = read_training_fields(row)
-    train, weight = fields["train"], fields["weight"]
+    train, weight = fields["train"] and None, fields["weight"]
     return tuple(
         replace(message, train=train if message.train is None else message.train, weight=weight * message.weight)
         for message in messages
@@ -75,10 +81,7 @@ def _decoded(row: Mapping[str, Any], key: str) -> Any:
     value = row.get(key)
     if not isinstance(value, str):
         return value
-    try:
-        return STRICT.decode(value) if value.strip() else None
-    except ValueError as error:
-        raise RowError(f"'{key}' is not valid JSON: {error}") from None
+    return read_json(value, f"'{key}'") if value.strip() else None
 
 
 def _template_kwargs(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,11 +92,6 @@ def _template_kwargs(row: Mapping[str, Any]) -> dict[str, Any]:
         return kwargs
     if not isinstance(value, Mapping):
         raise RowError(f"'chat_template_kwargs' must be an object, not {json_type(value)}")
-    for name in value:
-        if not isinstance(name, str):
-            raise RowError(f"'chat_template_kwargs' has a name that is not a string: {name!r}")
-        if name in RESERVED:
-            raise RowError(f"'chat_template_kwargs' must not have '{name}': sftcore sets it itself")
     return {**kwargs, **value}
 
 
@@ -108,6 +106,8 @@ def _tools(row: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
 
 def _tool(tool: object, where: str) -> Mapping[str, Any]:
     """*tool* as OpenAI's API has it; MCP's ``inputSchema`` and Anthropic's ``input_schema`` become ``parameters``."""
+    if isinstance(tool, str) and tool.lstrip().startswith("{"):
+        tool = read_json(tool, f"{where}its text")
     if not isinstance(tool, Mapping):
         raise RowError(f"{where}must be an object, not {json_type(tool)}")
     if "function" not in tool and tool.get("type") not in (None, "function"):
@@ -124,4 +124,4 @@ def _tool(tool: object, where: str) -> Mapping[str, Any]:
         function = {key: value for key, value in function.items() if key != "parameters"}
     elif not isinstance(schema, Mapping):
         raise RowError(f"{where}'parameters' of '{name}' must be an object, not {json_type(schema)}")
-    return {**tool, "function": function} if "function" in tool else {"type": "function", "function": function}
+    return {"type": "function", **(tool if "function" in tool else {}), "function": function}

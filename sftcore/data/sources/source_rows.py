@@ -6,6 +6,7 @@ import glob
 import json
 import os
 from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -14,9 +15,9 @@ from sftcore.config.document import Document
 from sftcore.config.schema import SourceConfig
 from sftcore.core.errors import DataError, nearest
 from sftcore.data.row_types import Origin
+from sftcore.data.sources.arrow_files import rows_of
+from sftcore.data.sources.compression import COMPRESSED, DAMAGED, suffixes
 from sftcore.data.sources.readers import (
-    COMPRESSED,
-    DAMAGED,
     DELIMITED,
     LINES,
     READERS,
@@ -28,10 +29,8 @@ from sftcore.data.sources.readers import (
     is_session,
     read_csv,
     split_lines,
-    suffixes,
-    without_nulls,
 )
-from sftcore.runtime.console import first_line
+from sftcore.runtime.console import first_line, warn
 
 _T = TypeVar("_T")
 
@@ -81,7 +80,7 @@ def find_files(source: SourceConfig, document: Document) -> list[Path]:
     for file in files:
         if not _is_data(file) or not file.is_file():
             raise DataError(f"data source {file}: expected a file that ends in {_SUFFIXES}")
-    return files
+    return _each_once(files)
 
 
 def _saved_files(folder: Path, source: SourceConfig) -> list[Path]:
@@ -103,7 +102,7 @@ def _saved_files(folder: Path, source: SourceConfig) -> list[Path]:
         if state.get("_indices_data_files"):
             raise DataError(f"data source {source.path}: saved by an old version of datasets; save it again")
         return [folder / file["filename"] for file in state["_data_files"]]
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise DataError(f"data source {source.path}: not a complete saved dataset: {error!r}") from None
 
 
@@ -111,6 +110,22 @@ def _matches(pattern: str) -> list[Path]:
     """The files that *pattern* matches; the folders, if it matches nothing else."""
     paths = [Path(name) for name in glob.glob(pattern, recursive=True)]
     return [path for path in paths if path.is_file()] or paths
+
+
+def _each_once(files: list[Path]) -> list[Path]:
+    """*files* without further names of a file, as links give it; these are reported."""
+    first: dict[tuple[int, int], Path] = {}
+    for file in sorted(files, key=lambda file: len(file.parts)):
+        stat = file.stat()
+        if (known := first.setdefault((stat.st_dev, stat.st_ino), file)) is not file:
+            _report_second_name(known, file)
+    return [file for file in files if file in first.values()]
+
+
+@cache
+def _report_second_name(file: Path, other: Path) -> None:
+    """Report *other*, once in this process."""
+    warn(f"{other} is another name of {file}, which is read once")
 
 
 def _is_hub_id(text: str) -> bool:
@@ -226,9 +241,9 @@ class SourceRows:
         self._total = _hub_size(self._hub)
         try:
             for batch in self._hub.with_format("arrow").iter(batch_size=1024):
-                for row in batch.to_pylist():
+                for row in rows_of([batch]):
                     self._before += 1
-                    yield 0, self._before, without_nulls(row)
+                    yield 0, self._before, row
         except Exception as error:  # a stream raises as many kinds as _load_hub
             raise DataError(f"data source {self._source.path} cannot be read: {first_line(error)}") from None
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable
 from typing import Any
+
+from sftcore.core.json_text import STRICT
 
 loads: Callable[[bytes], Any] | None
 try:
@@ -32,27 +33,6 @@ def _depth(line: bytes) -> int:
         depth += (match[0] in b"[{") - (match[0] in b"]}")
         deepest = max(deepest, depth)
     return deepest
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} appears twice in an object")
-    return values
-
-
-def _not_a_number(text: str) -> Any:
-    raise ValueError(f"{text} is not a number in JSON")
-
-
-def _finite(text: str) -> float:
-    return number if math.isfinite(number := float(text)) else _not_a_number(text)
-
-
-STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_not_a_number, parse_float=_finite)
-"""The reference for how a line is read."""
 
 
 def decode(line: bytes) -> Any:

@@ -17,11 +17,11 @@ from sftcore.data.preparation.progress import PreparationProgress
 from sftcore.data.preparation.source_cache import Cache
 from sftcore.data.preparation.worker import LabelledBlock, label_block
 from sftcore.data.selection import target_rows
+from sftcore.data.sources.compression import suffixes
 from sftcore.data.sources.formats import DataSource, open_source
-from sftcore.data.sources.readers import suffixes
 from sftcore.data.sources.rejected import to_json
 from sftcore.data.streaming.stream import ROWS, Stream, StreamSource
-from sftcore.data.tables.account import BadRowLimit, check_usable
+from sftcore.data.tables.account import SURE, BadRowLimit, RowTotals, check_labelled, check_usable, is_above
 from sftcore.data.tables.examples import SelectedRows
 from sftcore.data.tables.summary import Summary, check_template, summarize
 from sftcore.data.tables.table import Table
@@ -115,7 +115,7 @@ def estimate_rows(source: DataSource) -> int:
 def _first_blocks(sources: Sequence[StreamSource], loaded: LoadedConfig, labeller: Labeller) -> list[LabelledBlock]:
     """The first block of each source, labelled; or blocks of all, until anything is trained."""
     opened = [source.source for source in sources]
-    limit = BadRowLimit(loaded.config.data.max_bad_rows)
+    limit, most = BadRowLimit(loaded.config.data.max_bad_rows), loaded.config.data.max_unlabelled
 
     def labelled(block: Block) -> LabelledBlock:
         result = label_block(block, opened, labeller, label=True)
@@ -126,7 +126,12 @@ def _first_blocks(sources: Sequence[StreamSource], loaded: LoadedConfig, labelle
 
     first: list[LabelledBlock] = []
     for number, source in enumerate(sources):
-        first.append(labelled(next(source.blocks(number))))
+        blocks, totals = source.blocks(number), RowTotals()
+        first.append(labelled(next(blocks)))
+        totals.add(first[-1].totals)
+        while is_above(totals, most) and totals.read < SURE and (block := next(blocks, None)):
+            totals.add(labelled(block).totals)
+        check_labelled(source.source.config.path, totals, source.source.rows.names, most)
         source.source.check_columns(first[-1].totals.columns, loaded, f"row among the first {ROWS}")
     if any(block.totals.tokens for block in first):
         return first

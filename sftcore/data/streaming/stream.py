@@ -6,7 +6,7 @@ import hashlib
 import math
 import os
 from collections import Counter, deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -26,7 +26,17 @@ from sftcore.data.row_types import Example
 from sftcore.data.selection import uniform
 from sftcore.data.sources.formats import DataSource
 from sftcore.data.sources.rejected import SHOWN, to_quarantine_line
-from sftcore.data.tables.account import EVALUATED, NOT_SAMPLED, Account, BadRowLimit, RowTotals, make_account
+from sftcore.data.tables.account import (
+    EVALUATED,
+    NOT_REACHED,
+    NOT_SAMPLED,
+    SURE,
+    Account,
+    BadRowLimit,
+    RowTotals,
+    check_labelled,
+    make_account,
+)
 from sftcore.data.tables.examples import Examples, SelectedRows
 from sftcore.data.tables.summary import Summary, WarningCounts
 from sftcore.data.tables.table import Table
@@ -37,9 +47,6 @@ if TYPE_CHECKING:
     from sftcore.data.streaming.torch_dataset import StreamDataset
 
 ROWS = 256  # how many rows a block of a stream has, at most: small ones mix better, and the first comes sooner
-
-NOT_REACHED = "read, but not trained before the run ended"
-"""Why rows of an account were dropped that were still waiting."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +151,11 @@ class Stream(TrainingSet):
         self._windows: deque[ShuffleWindow] = deque()
         self._totals, self._dropped, self._warnings = RowTotals(), Counter[str](), WarningCounts()
         self._summary, self._digest = Summary(worked_example=first_example), hashlib.sha256()
+        self._of_source = [RowTotals() for _ in sources]
         self._passes = self._items = self._reached = 0
+        self._is_trained: Callable[[int], bool] = lambda item: True
+        self._paths = {tuple(source.source.rows.names): source.source.config.path for source in sources}
+        self._counts = {path: Counter(rows=0, examples=0, tokens=0, trained=0) for path in self._paths.values()}
 
     @cached_property
     def packed(self) -> PackedSet | None:
@@ -205,6 +216,8 @@ class Stream(TrainingSet):
             if block is None:
                 self._limit.check()
                 self._limit = self._make_limit()
+                for number in range(len(self._sources)):
+                    self._check_labelled(number, 0)
                 if not in_pass:
                     account = self._account()
                     reasons = [*account.rejected.items(), *Counter(account.dropped).most_common()][:SHOWN]
@@ -226,10 +239,18 @@ class Stream(TrainingSet):
                     yield parts
                     parts, rows = [], 0
 
+    def _check_labelled(self, number: int, least: int) -> None:
+        """Check all that was read of the source of this *number*, if that is at *least* this many rows."""
+        source, totals = self._sources[number].source, self._of_source[number]
+        if totals.read >= least:
+            check_labelled(source.config.path, totals, source.rows.names, self._config.max_unlabelled)
+
     def _selected(self, block: LabelledBlock) -> SelectedRows:
         """The rows of a block that are trained; all others are counted."""
         source, names = self._sources[block.source], self._sources[block.source].source.rows.names
         self._totals.add(block.totals)
+        self._of_source[block.source].add(block.totals)
+        self._check_labelled(block.source, SURE)
         if not block.reading:
             if self._quarantine and block.rejected and not self._passes:
                 with self._quarantine.open("a", encoding="utf-8") as file:
@@ -249,22 +270,27 @@ class Stream(TrainingSet):
         self._warnings.add(part)
         return part[self._summary.add_dropped(part)]
 
-    def trained(self, items: int) -> None:
-        """Note that *items* are trained by now; a window is counted once all of it is trained."""
-        self._reached = items
+    def trained(self, steps: int, per_step: int, untrained: Set[int]) -> None:
+        """Note that *steps* of *per_step* items are over by now; a window is counted once all of it is.
+
+        *untrained* has the numbers of the steps whose update was skipped.
+        """
+        self._reached = items = steps * per_step
+        self._is_trained = lambda item: item // per_step + 1 not in untrained
         while self._windows and self._items + len(self._windows[0].items) <= items:
             window = self._windows.popleft()
             self._count(window, len(window.items))
 
     def _count(self, window: ShuffleWindow, items: int) -> None:
-        """Count the first *items* of *window*."""
+        """Count those of the first *items* of *window* that were trained."""
         examples, summary = window.examples, self._summary
-        numbers = np.array([number for at in range(items) for number in window.items[at]], np.int64)
+        trained = [at for at in range(items) if self._is_trained(self._items + at)]
+        numbers = np.array([number for at in trained for number in window.items[at]], np.int64)
         self._items += items
-        summary.examples += len(numbers)
-        summary.tokens += int(examples.lengths[numbers].sum())
-        summary.trained += int(examples.trained_tokens[numbers].sum())
-        for part, rows in zip(examples.parts, examples.rows_of(numbers), strict=True):
+        counts = examples.counts_of(numbers)
+        for part, count_of_part, rows in zip(examples.parts, counts, examples.rows_of(numbers), strict=True):
+            path = self._paths[tuple(part.names)]
+            self._counts[path].update(count_of_part)
             summary.kept += len(rows)
             self._digest.update(part.table.digests[rows].tobytes())
 
@@ -274,6 +300,9 @@ class Stream(TrainingSet):
             self._count(self._windows[0], self._reached - self._items)
         self._windows.clear()
         summary = self._summary
+        summary.sources = [{"path": path, **counts} for path, counts in self._counts.items()]
+        for name in ("examples", "tokens", "trained"):
+            setattr(summary, name, sum(counts[name] for counts in self._counts.values()))
         summary.rows, summary.warnings = summary.kept + summary.dropped, self._warnings.by_name()
         passes = f"{self._passes:,} complete pass{'' if self._passes == 1 else 'es'} over the data"
         unread = self._totals.unread_note("the stream")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ class StreamDataset(IterableDataset):  # type: ignore[misc]
 
     def __init__(self, stream: Stream, order: RowOrder, steps: int) -> None:
         self.rows_per_step = 1  # items of an optimizer step, on all ranks together
+        self.untrained: Set[int] = frozenset()  # numbers of the steps whose update was skipped
         self.callbacks = [StreamProgress(self)]
         self.stream = stream
         self._order, self._steps = order, steps
@@ -44,4 +45,5 @@ class StreamProgress(transformers.TrainerCallback):  # type: ignore[misc]
         self._dataset = dataset
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._dataset.stream.trained(state.global_step * self._dataset.rows_per_step)
+        dataset = self._dataset
+        dataset.stream.trained(state.global_step, dataset.rows_per_step, dataset.untrained)

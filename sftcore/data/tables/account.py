@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sftcore.core.errors import DataError
 from sftcore.data.row_types import Origin
@@ -13,7 +13,12 @@ from sftcore.data.tables.summary import Summary
 from sftcore.runtime.console import count
 
 EVALUATED, NOT_SAMPLED = "also in data.eval", "not sampled"
+NOT_REACHED = "read, but not trained before the run ended"
+NOT_EVALUATED = "read, but never evaluated"
 TOO_LONG, UNTRAINED = "too long", "without a trained token"  # why rows are dropped
+
+SURE = 1024
+"""How many rows of a source are read before the share of a part of them counts for all."""
 
 MAX_KINDS, OTHER_KINDS = 200, "others"
 """How many kinds of reasons, or unread keys, are counted separately, and the name of the rest."""
@@ -34,12 +39,14 @@ class RowTotals:
     columns: list[str] = field(default_factory=list)  # columns that rows had, where some are renamed
     unread: dict[str, int] = field(default_factory=dict)  # rows that have a key that nothing reads, by its name
     size: int = 0  # bytes of the tables, and of the rejected rows
+    digests: list[str] = field(default_factory=list)  # XXH3-128 of each of these files
 
     def add(self, other: RowTotals) -> None:
         """Add the totals of further rows; of too many kinds of reasons the rest is counted as one."""
         self.read += other.read
         self.tokens += other.tokens
         self.size += other.size
+        self.digests += other.digests
         mine, others = (self.bad, self.unlabelled, self.unread), (other.bad, other.unlabelled, other.unread)
         for kinds, more in zip(mine, others, strict=True):
             for kind, rows in more.items():
@@ -53,7 +60,8 @@ class RowTotals:
         """What to tell of the keys that nothing reads of the source *name*; empty if there are none."""
         if not self.unread:
             return ""
-        keys = [f"{key}: {count(rows, 'row')}" for key, rows in Counter(self.unread).most_common(SHOWN)]
+        order = sorted(self.unread.items(), key=lambda item: (not item[0].endswith("?)"), -item[1]))  # typos first
+        keys = [f"{key}: {count(rows, 'row')}" for key, rows in order[:SHOWN]]
         more = f", and {len(self.unread) - SHOWN} more keys" if len(self.unread) > SHOWN else ""
         return f"{name}: nothing reads {', '.join(keys)}{more}; `data.unread: error` rejects such rows"
 
@@ -84,6 +92,29 @@ def check_usable(parts: Sequence[tuple[RowTotals, Sequence[str]]], prefix: str =
     if rejected and rejected == sum(totals.read for totals, _ in parts):
         places = [([*totals.first_bad, *totals.first_unlabelled], names) for totals, names in parts]
         raise DataError(prefix + rejected_rows([str(row) for item in places for row in rejected_at(*item)], rejected))
+
+
+def is_above(totals: RowTotals, most: float) -> bool:
+    """Whether more than the share *most* of the well-formed rows of *totals* is unlabelled."""
+    return sum(totals.unlabelled.values()) > most * (totals.read - sum(totals.bad.values()))
+
+
+def check_labelled(source: str, totals: RowTotals, names: Sequence[str], most: float) -> None:
+    """Check that at most the share *most* of the rows of a *source*, whose files have these *names*, is unlabelled.
+
+    Raises:
+        DataError: with the most frequent reasons, and the first rows.
+    """
+    if not is_above(totals, most):
+        return
+    kinds = Counter(totals.unlabelled)
+    lines = [
+        f"data source {source}: {kinds.total():,} of {count(totals.read, 'row')} cannot be labelled with this chat "
+        f"template, more than data.max_unlabelled allows ({most:.0%}); choose a template that prints what is in them "
+        "(template), exclude them, or raise data.max_unlabelled"
+    ]
+    lines += [f"{rows:>8,} x {kind}" for kind, rows in kinds.most_common(SHOWN)]
+    raise DataError("\n".join([*lines, *(f"  {row}" for row in rejected_at(totals.first_unlabelled, names)[:3])]))
 
 
 class BadRowLimit:
@@ -141,6 +172,12 @@ class Account:
     def __post_init__(self) -> None:
         total = self.trained + self.evaluated + sum(self.rejected.values()) + sum(self.dropped.values())
         assert self.read == total, f"{self.read} rows were read, and {total} are accounted for"
+
+    def reduced_to(self, trained: int, evaluated: int) -> Account:
+        """The account with only this many rows trained and evaluated; the others are dropped."""
+        fewer = {NOT_REACHED: self.trained - trained, NOT_EVALUATED: self.evaluated - evaluated}
+        dropped = {**self.dropped, **{reason: number for reason, number in fewer.items() if number}}
+        return replace(self, trained=trained, evaluated=evaluated, dropped=dropped)
 
     def __str__(self) -> str:
         parts = [f"{self.trained:,} trained"]

@@ -67,6 +67,19 @@ class Examples(MapStyleSet):
         numbers, owners = self._numbers[examples], self._owners[examples]
         return [np.unique(part.table.row_of[numbers[owners == at]]) for at, part in enumerate(self.parts)]
 
+    def counts_of(self, examples: Integers) -> list[dict[str, int]]:
+        """For each part the numbers of rows, examples, tokens and trained tokens of *examples*."""
+        owners, lengths, trained = (column[examples] for column in (self._owners, self.lengths, self.trained_tokens))
+        return [
+            {
+                "rows": len(rows),
+                "examples": int((owners == at).sum()),
+                "tokens": int(lengths[owners == at].sum()),
+                "trained": int(trained[owners == at].sum()),
+            }
+            for at, rows in enumerate(self.rows_of(examples))
+        ]
+
     def _column(self, name: str) -> Integers:
         values = np.zeros(len(self), np.int64)
         for number, part in enumerate(self.parts):

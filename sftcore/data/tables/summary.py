@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby, islice
 from typing import Any
 
@@ -38,6 +38,7 @@ class Summary:
     worked_example: dict[str, Any] = field(default_factory=dict)  # the first: origin, text and trained parts
     packing: dict[str, Any] = field(default_factory=dict)  # rows before and after, fill and padding; {} without packing
     notes: list[str] = field(default_factory=list)  # status lines about these rows
+    sources: list[dict[str, Any]] = field(default_factory=list)  # at the end: what was trained or evaluated of each
 
     def add_dropped(self, part: SelectedRows) -> Flags:
         """Count the rows of *part* of which nothing is trained, and its longest example: the flags of the others."""
@@ -47,6 +48,19 @@ class Summary:
         self.too_long += int((empty & table.too_long[part.rows]).sum())
         self.longest = max(self.longest, int(table.longest[part.rows].max(initial=0)))
         return ~empty
+
+    def reduced_to(self, parts: Sequence[Mapping[str, int]], paths: Sequence[str]) -> Summary:
+        """The summary with only these *parts* of the sources at *paths*, as they were trained or evaluated."""
+        total = {name: sum(part[name] for part in parts) for name in ("rows", "examples", "tokens", "trained")}
+        return replace(
+            self,
+            rows=total["rows"] + self.dropped,
+            kept=total["rows"],
+            examples=total["examples"],
+            tokens=total["tokens"],
+            trained=total["trained"],
+            sources=[{"path": path, **part} for path, part in zip(paths, parts, strict=True)],
+        )
 
     def add_packing(self, rows: int, fill: float, max_length: int, unpacked: str = "", **more: Any) -> None:
         """Note that the examples share *rows* of *max_length* tokens, of which *fill* is their share."""

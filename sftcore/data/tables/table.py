@@ -122,6 +122,14 @@ class Table:
         return np.repeat(np.arange(len(self)), self.examples)
 
     @cached_property
+    def largest_id(self) -> int:
+        """The largest token id of all examples."""
+        import pyarrow.compute
+
+        largest = (pyarrow.compute.max(flat_values(batch["input_ids"])).as_py() for batch in self.batches)
+        return max((number for number in largest if number is not None), default=0)
+
+    @cached_property
     def weighted(self) -> bool:
         """Whether any trained token weighs other than 1."""
         return any(batch["weights"].null_count < batch.num_rows for batch in self.batches)

@@ -55,6 +55,7 @@ _ALLOWED = frozenset(
         LabelWarning.NO_STOP,
         LabelWarning.NO_SYSTEM,
         LabelWarning.NO_USER,
+        LabelWarning.STOP_ADDED,
     }
 )
 """Warnings that follow from the roles alone.
@@ -123,7 +124,17 @@ def make_plan(
 ) -> Plan | None:
     """The plan of a shape, from its *conversation* with *placeholders* and its *renderings*; None if uncertain."""
     (example,) = conversation.examples
-    rendering = next((rendering for rendering in renderings if rendering.text == example.text), None)
+    text = example.text
+    if conversation.warnings[LabelWarning.STOP_ADDED]:
+        text = text[: max(start for start, _ in example.positions.stops)]
+    rendering = next(
+        (
+            rendering
+            for rendering in renderings
+            if rendering.text.startswith(text) and (rendering.text == text or text != example.text)
+        ),
+        None,
+    )
     if rendering is None or example.messages != len(placeholders):
         return None
     fixed: list[str] = []
@@ -131,7 +142,7 @@ def make_plan(
     ranges: list[tuple[int, int]] = []
     end_of_last = 0
     for start, end, tag in rendering.pieces:
-        if tag < 0 and start < end:  # text of several messages
+        if start < end and (tag < 0 or end > len(text)):  # text of several messages, or after an added stop token
             return None
         message, field = split_tag(tag)
         if tag < 0 or field != CONTENT:
@@ -143,7 +154,7 @@ def make_plan(
         printed.append((message, trim))
         ranges.append((start, end))
         end_of_last = end
-    fixed.append(rendering.text[end_of_last:])
+    fixed.append(example.text[end_of_last:])
     if any("\u27e6" in text or "\u27e7" in text for text in fixed):
         return None
 

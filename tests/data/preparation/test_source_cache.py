@@ -289,6 +289,32 @@ def test_a_truncated_shard_is_prepared_again(tmp_path, data, serving, right):
     assert made(tmp_path, data, serving)[1] == right
 
 
+@pytest.mark.parametrize("name", ["00000.arrow", "00003.arrow", "00003.rejected"])
+def test_a_flipped_bit_is_found_and_the_rows_are_prepared_again(tmp_path, data, serving, right, name, capsys):
+    done, _ = made(tmp_path, data, serving)
+    [(_, cached, _)] = done.sources
+    content = bytearray((cached.folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (cached.folder / name).write_bytes(content)
+    del done, cached
+    source_cache._INTACT.clear()  # as in the next run
+    assert made(tmp_path, data, serving)[1] == right
+    assert "is damaged, and is prepared again" in capsys.readouterr().err
+    assert labelled(tmp_path, data, serving) == 0
+
+
+def test_changed_counts_are_found(tmp_path, data, serving, right, capsys):
+    done, _ = made(tmp_path, data, serving)
+    [(_, cached, _)] = done.sources
+    path = cached.folder / "totals.json"
+    text = path.read_text()
+    assert '"read": ' in text
+    path.write_text(text.replace('"read": ', '"read": 1', 1))
+    del done, cached
+    assert made(tmp_path, data, serving)[1] == right
+    assert "is damaged, and is prepared again" in capsys.readouterr().err
+
+
 def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path, serving):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"input": "q", "output": "a"}\n' * 200)

@@ -11,9 +11,8 @@ from sftcore import Format, FormatSpec, Message
 from sftcore.config.schema import SourceConfig
 from sftcore.core.errors import DataError
 from sftcore.core.registry import Entry, Registry
-from sftcore.data.row_types import Origin
+from sftcore.data.row_types import Origin, UnreadableError
 from sftcore.data.sources.formats import SAMPLE, DataSource, detect_format
-from sftcore.data.sources.readers import UnreadableError
 from sftcore.data.sources.rejected import rejected_rows
 from sftcore.labelling import Policy
 

@@ -7,8 +7,7 @@ from collections import Counter
 
 import pytest
 
-from sftcore.data.row_types import Origin
-from sftcore.data.sources.readers import UnreadableError
+from sftcore.data.row_types import Origin, UnreadableError
 from sftcore.data.sources.rejected import MAX_REASON, RejectedRow, kind_of_reason, not_an_object
 
 

@@ -73,9 +73,9 @@ def test_a_row_without_template_variables() -> None:
     assert read_conversation(Pair(), ROW).template_kwargs == {}
 
 
-@pytest.mark.parametrize("name", ["messages", "tools", "documents", "add_generation_prompt"])
+@pytest.mark.parametrize("name", ["messages", "tools", "documents", "add_generation_prompt", "conversations", "loop"])
 def test_a_row_cannot_set_what_rendering_sets(name: str) -> None:
-    with pytest.raises(RowError, match=f"'chat_template_kwargs' must not have '{name}': sftcore sets it itself"):
+    with pytest.raises(RowError, match=f"'chat_template_kwargs' must not have '{name}': it is a name that "):
         read_conversation(Pair(), {**ROW, "chat_template_kwargs": {"enable_thinking": False, name: []}})
 
 
@@ -87,6 +87,13 @@ def test_a_row_cannot_set_what_rendering_sets(name: str) -> None:
         ({"tools": "[{"}, "'tools' is not valid JSON"),
         ({"tools": {"name": "f"}}, "'tools' must be a list of objects, not an object"),
         ({"tools": ["f"]}, "tool 1 of 'tools': must be an object, not a string"),
+        (
+            {"tools": [TOOL, '{"name": "f", "name": "g"}']},
+            "tool 2 of 'tools': its text is not valid JSON: ",
+        ),
+        ({"tools": "[" * 9999}, "'tools' is not valid JSON: maximum recursion depth exceeded"),
+        ({"chat_template_kwargs": {"my-key": 1}}, "must not have 'my-key': it is not a name that a chat template can"),
+        ({"chat_template_kwargs": {"": 1}}, "must not have '': it is not a name that a chat template can read"),
         ({"tools": [TOOL, {}]}, "tool 2 of 'tools': the 'name' is missing"),
         (
             {"tools": [{"type": "function", "function": None}]},
@@ -106,7 +113,8 @@ def test_a_row_cannot_set_what_rendering_sets(name: str) -> None:
         ({"chat_template_kwargs": []}, "'chat_template_kwargs' must be an object, not a list"),
         ({"chat_template_kwargs": "7"}, "'chat_template_kwargs' must be an object, not a number"),
         ({"chat_template_kwargs": "{"}, "'chat_template_kwargs' is not valid JSON"),
-        ({"chat_template_kwargs": {1: 2}}, "'chat_template_kwargs' has a name that is not a string: 1"),
+        ({"chat_template_kwargs": {"self": 1}}, "'chat_template_kwargs' must not have 'self'"),
+        ({"chat_template_kwargs": {1: 2}}, "must not have 1: it is not a name that a chat template can read"),
     ],
 )
 def test_a_malformed_row_is_a_row_error_with_the_reason(more: dict[str, Any], problem: str) -> None:
@@ -120,7 +128,7 @@ def test_a_malformed_row_is_a_row_error_with_the_reason(more: dict[str, Any], pr
         ({"weight": 0}, None, 0.0),
         ({"loss_weight": 0.5}, None, 0.5),
         ({"weight": 2, "train": False}, False, 2.0),
-        ({"loss": True}, True, 1.0),
+        ({"loss": True}, None, 1.0),  # which messages are trained is left to train_on
         ({"trainable": 0}, False, 1.0),
         ({"train": None, "weight": None}, None, 1.0),
     ],
@@ -152,11 +160,13 @@ def test_other_names_of_the_fields() -> None:
     [
         {"type": "function", **TOOL},
         {"name": "f", "inputSchema": {}},
+        '{"name": "f", "parameters": {}}',
+        {"function": {"name": "f", "parameters": {}}},
         {"name": "f", "input_schema": {}},
         {"type": "function", "function": {"name": "f", "inputSchema": {}}},
     ],
 )
-def test_other_forms_of_a_tool_become_that_of_openais_api(tool: dict[str, Any]) -> None:
+def test_other_forms_of_a_tool_become_that_of_openais_api(tool: Any) -> None:
     assert read_conversation(Pair(), {**ROW, "tools": [tool]}).tools == (WRAPPED,)
 
 

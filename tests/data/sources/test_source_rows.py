@@ -9,6 +9,7 @@ import lzma
 import re
 
 import pyarrow
+import pyarrow.ipc
 import pyarrow.parquet
 import pytest
 
@@ -439,3 +440,42 @@ def test_a_folder_without_data_is_one_error(folder):
     save(folder / "some" / "data" / "a.jsonl", jsonl(A))
     with pytest.raises(DataError, match=r"; for those in its folders name some/\*\*/\*$"):
         rows("some/")
+
+
+@pytest.mark.parametrize("pack", [bz2.compress, lzma.compress, gzip.compress])
+def test_every_stream_of_a_compressed_file_is_read_or_the_file_is_damaged(folder, pack):
+    """As pbzip2, `xz -T`, and `cat` of several files make them."""
+    suffix = {bz2.compress: "bz2", lzma.compress: "xz", gzip.compress: "gz"}[pack]
+    parts = [pack((jsonl({"input": str(number)}) + "\n").encode() * 3) for number in range(3)]
+    path = save(folder / f"t.jsonl.{suffix}", b"".join(parts) + bytes(8))  # padded with zeros
+    assert [row["input"] for _, row in rows(path)] == list("000111222")
+    for at in (1, 2, len(parts[1]) // 2, len(parts[1]) - 5):
+        second = bytearray(parts[1])
+        second[at] ^= 0xFF
+        save(path, parts[0] + bytes(second) + parts[2])
+        with pytest.raises(DataError, match=f"t.jsonl.{suffix} (is damaged|cannot be read)"):
+            rows(path)
+    for content in (parts[0] + b"garbage", parts[0] + parts[1][:-9]):
+        save(path, content)
+        with pytest.raises(DataError, match=f"t.jsonl.{suffix} (is damaged|cannot be read)"):
+            rows(path)
+
+
+def test_a_file_with_several_names_is_read_once(folder, capsys):
+    save(folder / "d/a.jsonl", jsonl(A))
+    save(folder / "d/in/b.jsonl", jsonl(B))
+    (folder / "d/self").symlink_to(".")
+    (folder / "d/c.jsonl").symlink_to("a.jsonl")
+    (folder / "d/e.jsonl").hardlink_to(folder / "d/a.jsonl")
+    assert [place for place, _ in rows("d/**/*.jsonl")] == ["d/a.jsonl:1", "d/in/b.jsonl:1"]
+    assert [place[-9:] for place, _ in rows(folder / "d")] == ["a.jsonl:1"]
+    told = capsys.readouterr().err
+    assert "d/c.jsonl is another name of d/a.jsonl, which is read once" in told
+    assert told.count("d/e.jsonl is another name of d/a.jsonl, ") == 1
+
+
+def test_equal_files_are_not_one_file(folder, capsys):
+    for name in "ab":
+        save(folder / f"{name}.jsonl", jsonl(A))
+    assert len(rows("*.jsonl")) == 2
+    assert "another name" not in capsys.readouterr().err

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from sftcore.core.json_text import STRICT
 from sftcore.data.sources.strict_json import (
     CONTAINERS,
     MAX_DEPTH,
-    STRICT,
     UNSURE,
     _depth,
     decode,

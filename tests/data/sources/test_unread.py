@@ -14,7 +14,7 @@ from sftcore.core.errors import DataError
 from sftcore.core.registry import Registry
 from sftcore.data import prepare, sample_sources
 from sftcore.data.preparation.source_cache import Cache
-from sftcore.data.sources.row_fields import read_conversation
+from sftcore.data.sources.row_fields import ROW_KEYS, read_conversation
 from sftcore.data.sources.unread import NEEDED, keys_of, unread_keys
 from sftcore.labelling import Labeller
 
@@ -103,14 +103,16 @@ def test_what_is_read_or_empty_is_not_reported(tmp_path, labeller, row):
 
 @pytest.mark.parametrize("key", sorted(NEEDED))
 def test_a_row_with_a_key_that_changes_what_is_trained_is_rejected(tmp_path, labeller, key):
-    row = {"messages": TURNS} if key in ("history", "reasoning_content", "context") else QA  # which single turns read
-    row = {**row, key: "x"}
-    with pytest.raises(DataError, match=f"t.jsonl:1: '{key}' is not read: .*, or set data.unread to ignore"):
+    read = key in ("history", "reasoning_content", "context")  # by single turns; what every row may have, in a part
+    row = {**({"messages": TURNS} if read else QA), key: "x"}
+    if key in ROW_KEYS:
+        row = turns(content=[{"type": "text", "text": "4", key: "x"}])
+    with pytest.raises(DataError, match=f"t.jsonl:1: '[a-z.]*{key}' is not read: .*, or set data.unread to ignore"):
         prepared(tmp_path, labeller, [row])
     assert prepared(tmp_path, labeller, [row], unread="ignore").account.trained == 1
 
 
-@pytest.mark.parametrize("key", ["images", "tool_call", "masked"])
+@pytest.mark.parametrize("key", ["images", "Images", "tool_call", "masked", "tools", "refusal", "train_detail", "Loss"])
 def test_the_same_holds_for_a_key_of_a_message(tmp_path, labeller, key):
     with pytest.raises(DataError, match=f"t.jsonl:1: 'messages.{key}' is not read: "):
         prepared(tmp_path, labeller, [turns(**{key: True})])
@@ -120,10 +122,10 @@ def test_the_same_holds_for_a_key_of_a_message(tmp_path, labeller, key):
     ("call", "names"),
     [
         ({"id": "1", "type": "function", "function": {"name": "f", "arguments": {"a": 1}}}, []),
-        ({"name": "f", "argumnts": {"a": 1}}, ["messages.tool_calls.argumnts (did you mean 'arguments'?)"]),
+        ({"name": "f", "arguments": {}, "strct": 1}, ["messages.tool_calls.strct"]),
         (
-            {"function": {"name": "f", "args": {"a": 1}}},
-            ["messages.tool_calls.function.args (did you mean 'arguments'?)"],
+            {"function": {"name": "f", "arguments": {}, "nme": "g"}},
+            ["messages.tool_calls.function.nme (did you mean 'name'?)"],
         ),
     ],
 )
@@ -150,3 +152,26 @@ def test_rows_of_dolly_keep_their_context(tmp_path):
     made = loaded(tmp_path, [{"instruction": "Sum up.", "context": "Long.", "response": "Ok.", "category": "x"}])
     [source] = sample_sources(made.config.data.train, ("data", "train"), made, REGISTRY)
     assert [message.content for message in source.rows[0].conversation.messages] == ["Sum up.\nLong.", "Ok."]
+
+
+@pytest.mark.parametrize("answer", ['[{"label": "PER", "text": "Ann"}]', "[1, 2]", "[", '[{"role": "x"}, 3]'])
+def test_an_answer_that_is_json_is_text(tmp_path, labeller, answer):
+    found = prepared(tmp_path, labeller, [{"input": "Which names?", "output": answer}], unread="error")
+    assert (found.account.trained, found.account.unread) == (1, {})
+
+
+@pytest.mark.parametrize("key", ["meta.label", "label (gold)", "score_chosen"])
+def test_a_name_that_only_contains_a_needed_key_is_told(tmp_path, labeller, key):
+    assert prepared(tmp_path, labeller, [{**QA, key: "x"}]).account.trained == 1
+
+
+def test_mistyped_keys_are_told_first(tmp_path, labeller):
+    more = {f"column {number}": 1 for number in range(20)}
+    totals = prepared(tmp_path, labeller, [{**QA, **more}, {**QA, **more, "wieght": 2}]).sources[0].cached.totals
+    assert totals.unread_note("t").startswith("t: nothing reads wieght (did you mean 'weight'?): 1 row, column")
+
+
+def test_a_preview_counts_them_too(tmp_path):
+    made = loaded(tmp_path, [{**QA, "lang": "en"}])
+    [sample] = sample_sources(made.config.data.train, ("data", "train"), made, REGISTRY)
+    assert sample.unread == {"lang": 1}

@@ -21,6 +21,7 @@ from sftcore.data import RowOrder, prepare, prepare_stream
 from sftcore.data.batching.bin_packing import Bins
 from sftcore.data.streaming import setup
 from sftcore.data.streaming.stream import ROWS
+from sftcore.data.training_set import Progress
 
 from ..making import REGISTRY, loaded, make_labeller, write
 
@@ -50,8 +51,8 @@ def taken(prepared, number, seed=1, trained=None, sequential=False):
     with closing(prepared.train) as stream:
         stream.start()
         found = list(islice(stream.items(RowOrder(seed, sequential)), number))
-        stream.trained(number if trained is None else trained)
-        return found, prepared.final()
+        stream.trained(number if trained is None else trained, 1, frozenset())
+        return found, prepared.final(Progress(evaluated=len(prepared.eval)))
 
 
 def texts(found):
@@ -199,7 +200,7 @@ def test_a_bad_row_ends_the_run_where_it_stands(tmp_path):
     prepared = streamed(with_bad(tmp_path, 700))
     with pytest.raises(DataError, match=r"t\.jsonl:701: the key 'output'"):
         taken(prepared, 1000, sequential=True)
-    account = prepared.final().account
+    account = prepared.final(Progress(evaluated=len(prepared.eval))).account
     assert account.rejected == {"the key 'output' is missing (found: input)": 1}
     assert account.read == 768
 
@@ -279,7 +280,7 @@ def test_a_stream_keeps_few_shuffle_windows(tmp_path):
     with closing(streamed(path, shuffle_buffer=50).train) as stream:
         stream.start()
         for number, _ in enumerate(islice(stream.items(RowOrder(1, sequential=False)), 12_000), start=1):
-            stream.trained(number)
+            stream.trained(number, 1, frozenset())
             assert len(stream._windows) <= 2
 
 

@@ -39,7 +39,8 @@ def label(rows, labeller, name="train", policy=Policy()):  # noqa: B008
 def prepared(folder, rows, labeller, **data):
     """The prepared rows of a file with *rows*."""
     lines = ({"messages": [message.to_dict() for message in parsed.conversation.messages]} for parsed in rows)
-    return prepare(loaded(write(folder / "f.jsonl", lines), max_bad_rows=9, **data), REGISTRY, labeller)
+    allowed = {"max_bad_rows": 9, "max_unlabelled": 1.0}
+    return prepare(loaded(write(folder / "f.jsonl", lines), **allowed, **data), REGISTRY, labeller)
 
 
 def lines(examples):
