@@ -39,4 +39,5 @@ def read_json(text: str, what: str) -> Any:
     try:
         return STRICT.decode(text)
     except (ValueError, RecursionError) as error:
-        raise RowError(f"{what} is not valid JSON: {error}") from None
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise RowError(f"{what} is not valid JSON: {reason}") from None
